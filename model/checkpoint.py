@@ -1,0 +1,115 @@
+"""A model on disk: config.json beside model.safetensors; nothing executable is ever read."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from model.config import ConfigError, VAEConfig
+from model.vae import VAE
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+METRICS = "metrics.json"
+DEFAULT = Path(__file__).parent / "checkpoints" / "mnist"
+"""The model that ships with the package."""
+
+
+class CheckpointError(Exception):
+    """A folder that does not hold a usable model; the message names the file, the key and the shapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model as it was read: `digest` is the SHA-256 of the weights' file, `metrics` what training left beside it."""
+
+    vae: VAE
+    digest: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def write_checkpoint(folder: Path, config: VAEConfig, weights: dict[str, Tensor]) -> None:
+    """Write config and weights so that a reader finds the old files or the new ones, never half a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, config.as_dict())
+    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
+    write_atomically(folder / WEIGHTS, save(contiguous))
+
+
+def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """The model in `folder` on `device`, in evaluation mode; a `CheckpointError` says what is wrong with the folder."""
+    vae = _skeleton(folder / CONFIG)
+    content = _read(folder / WEIGHTS)
+    weights = _weights(folder / WEIGHTS, content)
+    _require_match(folder / WEIGHTS, weights, vae.state_dict())
+    vae.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, assign=True)
+    metrics = read_json(folder / METRICS) if (folder / METRICS).exists() else {}
+    if not isinstance(metrics, dict):
+        raise CheckpointError(f"{folder / METRICS}: expected an object, got {type(metrics).__name__}")
+    frozen = vae.to(device).eval().requires_grad_(False)
+    return Checkpoint(frozen, hashlib.sha256(content).hexdigest(), metrics)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file."""
+    try:
+        return json.loads(_read(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON: {error}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value atomically, readable by a person."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one step that survives a crash or a power cut."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
+
+
+def _skeleton(path: Path) -> VAE:
+    try:
+        with torch.device("meta"):
+            return VAE(VAEConfig.from_dict(read_json(path)))
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _weights(path: Path, content: bytes) -> dict[str, Tensor]:
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a complete safetensors file ({error}), {len(content)} bytes") from None
+
+
+def _require_match(path: Path, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for key in sorted(expected.keys() | weights.keys()):
+        if key not in weights:
+            raise CheckpointError(f"{path}: {key} of shape {tuple(expected[key].shape)} is missing")
+        if key not in expected:
+            raise CheckpointError(f"{path}: {key} is unknown to the architecture in {CONFIG}")
+        if weights[key].shape != expected[key].shape:
+            wanted, got = tuple(expected[key].shape), tuple(weights[key].shape)
+            raise CheckpointError(f"{path}: {key}: {CONFIG} asks for shape {wanted}, the file holds {got}")
+        if not weights[key].is_floating_point() or not weights[key].isfinite().all():
+            raise CheckpointError(f"{path}: {key}: expected finite floating-point numbers")

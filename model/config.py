@@ -1,0 +1,104 @@
+"""The few numbers that fix an architecture: equal configs build networks of equal shapes."""
+
+from dataclasses import asdict, dataclass, fields
+from math import ceil, prod
+from typing import Any
+
+from model.likelihoods import FAMILIES
+
+MAX_WIDTH = 65_536
+MAX_VALUES = 2**26
+
+
+class ConfigError(ValueError):
+    """An architecture that cannot be built; the message names the field, what was expected and what came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VAEConfig:
+    """An encoder and the decoder that mirrors it.
+
+    `image_shape` is (C, H, W) with C of 1 or 3. `latent_shape` is (D,), or (Cz, h, w) for a latent with a place in the
+    image. `stride`, 1 or 2, is how far apart the first convolution looks; `channels` are the feature maps at each
+    resolution from there, each step halving height and width (rounded up); without any the pair is the classic MLP.
+    `blocks` counts the residual blocks at each of these resolutions. `hidden` are the widths of the fully connected
+    layers towards the latent; without any, convolutions reach a spatial latent by one of size 1x1. `scale` is the
+    standard deviation of the `gaussian` likelihood, in units of the pixel range [0, 1].
+    """
+
+    image_shape: tuple[int, ...]
+    latent_shape: tuple[int, ...]
+    stride: int = 1
+    channels: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
+    hidden: tuple[int, ...] = ()
+    likelihood: str = "bernoulli"
+    scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field, least in (("image_shape", 1), ("latent_shape", 1), ("channels", 1), ("blocks", 0), ("hidden", 1)):
+            value = getattr(self, field)
+            _require(field, _are_counts(value, least), f"integers between {least} and {MAX_WIDTH}", value)
+        _require("image_shape", len(self.image_shape) == 3, "3 integers (C, H, W)", self.image_shape)
+        _require("image_shape", self.dimensions <= MAX_VALUES, f"at most {MAX_VALUES} values", self.image_shape)
+        _require("latent_shape", len(self.latent_shape) in (1, 3), "1 or 3 integers", self.latent_shape)
+        _require("image_shape", self.image_shape[0] in (1, 3), "1 or 3 channels", self.image_shape)
+        _require("stride", self.stride in (1, 2), "1 or 2", self.stride)
+        _require("blocks", len(self.blocks) == len(self.channels), "as many as channels", self.blocks)
+        _require("likelihood", self.likelihood in FAMILIES, f"one of {', '.join(FAMILIES)}", self.likelihood)
+        _require("scale", isinstance(self.scale, int | float) and 0 < self.scale <= 10, "0 < scale <= 10", self.scale)
+        _require(
+            "latent_shape",
+            not self.pointwise or self.latent_shape[1:] == self.features[1:],
+            f"a latent on the coarsest grid {self.features[1:]} where hidden is empty",
+            self.latent_shape,
+        )
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of the feature maps at each resolution, finest first."""
+        _, height, width = self.image_shape
+        strides = [self.stride << step for step in range(len(self.channels))]
+        return tuple((ceil(height / stride), ceil(width / stride)) for stride in strides)
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """The shape between the convolutions and the fully connected layers; the image's own without convolutions."""
+        return (self.channels[-1], *self.grids[-1]) if self.channels else self.image_shape
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether a 1x1 convolution leads from the features to a latent on the same grid."""
+        return len(self.latent_shape) == 3 and bool(self.channels) and not self.hidden
+
+    @property
+    def dimensions(self) -> int:
+        """The number of values in one image, C * H * W."""
+        return prod(self.image_shape)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The config as JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "VAEConfig":
+        """The config that `as_dict` wrote; a `ConfigError` names a field that is missing, unknown or unusable."""
+        if not isinstance(values, dict):
+            raise ConfigError(f"expected an object of architecture fields, got {type(values).__name__}")
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        try:
+            return cls(**arguments)
+        except TypeError as error:
+            raise ConfigError(str(error).removeprefix("VAEConfig.__init__() ")) from None
+
+
+def _require(field: str, holds: bool, expected: str, got: object) -> None:
+    if not holds:
+        raise ConfigError(f"{field}: expected {expected}, got {got!r}")
+
+
+def _are_counts(value: object, least: int) -> bool:
+    return isinstance(value, tuple) and all(type(n) is int and least <= n <= MAX_WIDTH for n in value)

@@ -1,0 +1,53 @@
+"""q(z|x), a Gaussian with diagonal covariance, and its distance from the prior.
+
+    q(z|x) = N(z; mu(x), diag(sigma(x)^2)),   z = mu + sigma * eps  with  eps ~ N(0, I)
+    KL(q || N(0, I)) = 1/2 sum_i (mu_i^2 + sigma_i^2 - log sigma_i^2 - 1)
+
+Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), section 2.4 and appendix B.
+"""
+
+from dataclasses import dataclass
+from math import log, pi
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DiagonalGaussian:
+    """A batch of Gaussians: `mean` and `logvar` (log sigma^2) are [B, *latent], one event for each row."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    @classmethod
+    def standard(cls, like: Tensor) -> "DiagonalGaussian":
+        """N(0, I) over the latents of `like`, [B, *latent]."""
+        zeros = torch.zeros_like(like)
+        return cls(zeros, zeros)
+
+    @property
+    def std(self) -> Tensor:
+        """sigma, [B, *latent], > 0."""
+        return torch.exp(0.5 * self.logvar)
+
+    def at(self, noise: Tensor) -> Tensor:
+        """The draws mu + sigma * eps that `noise` [..., B, *latent] leads to; zero noise gives the mean."""
+        return self.mean + self.std * noise
+
+    def rsample(self, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """`samples` reparameterised draws for each row, [L, B, *latent], differentiable in mean and logvar."""
+        shape = (samples, *self.mean.shape)
+        return self.at(torch.randn(shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z|x) in nats, [..., B] for z of [..., B, *latent]."""
+        squared = (z - self.mean) ** 2 * torch.exp(-self.logvar)
+        return self._over_latents(-0.5 * (squared + self.logvar + log(2 * pi)))
+
+    def kl_to_standard(self) -> Tensor:
+        """KL(q || N(0, I)) in closed form, [B] nats, >= 0."""
+        return self._over_latents(0.5 * (self.mean**2 + self.logvar.exp() - self.logvar - 1))
+
+    def _over_latents(self, values: Tensor) -> Tensor:
+        return values.flatten(start_dim=values.dim() - self.mean.dim() + 1).sum(-1)
