@@ -30,9 +30,15 @@ class CheckpointError(Exception):
 class Checkpoint:
     """A model as it was read: `digest` is the SHA-256 of the weights' file, `metrics` what training left beside it."""
 
+    name: str
     vae: VAE
     digest: str
     metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """The folder's name and the beginning of the digest, as answers quote it."""
+        return f"{self.name}:{self.digest[:12]}"
 
 
 def write_checkpoint(folder: Path, config: VAEConfig, weights: dict[str, Tensor]) -> None:
@@ -54,7 +60,7 @@ def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
     if not isinstance(metrics, dict):
         raise CheckpointError(f"{folder / METRICS}: expected an object, got {type(metrics).__name__}")
     frozen = vae.to(device).eval().requires_grad_(False)
-    return Checkpoint(frozen, hashlib.sha256(content).hexdigest(), metrics)
+    return Checkpoint(folder.resolve().name, frozen, hashlib.sha256(content).hexdigest(), metrics)
 
 
 def read_json(path: Path) -> Any:

@@ -32,6 +32,9 @@ class Likelihood(ABC):
     log_cell: ClassVar[float] = 0.0
     """What turns `log_prob` into the log-mass of an 8-bit level, nats per value: 0 where it already is a mass."""
 
+    meaning: ClassVar[str]
+    """What log p(x|z) is the logarithm of, for people."""
+
     def __init__(self, raw: Tensor, scale: float = 1.0) -> None:
         self.location, *self.rest = raw.chunk(self.features, dim=-3)
         self.scale = scale
@@ -53,12 +56,16 @@ class Likelihood(ABC):
 class Bernoulli(Likelihood):
     """Binary pixels. A grey x is scored by its expected log-probability over binarisations of mean x."""
 
+    meaning = "the log-probability of binary pixels; a grey pixel stands for the chance that it is 1"
+
     def pixel_log_prob(self, x: Tensor) -> Tensor:
         return x * self.location - softplus(self.location)
 
 
 class Gaussian(Likelihood):
     """Continuous pixels of one fixed standard deviation."""
+
+    meaning = "the log-density of pixels in [0, 1]"
 
     log_cell: ClassVar[float] = -log(LEVELS)
 
@@ -87,6 +94,8 @@ class DiscretisedLogistic(Likelihood):
 
     `mean` is the logistic's own, before the rounding to levels.
     """
+
+    meaning = "the log-probability of 8-bit pixels"
 
     features: ClassVar[int] = 2
 

@@ -1,0 +1,1 @@
+"""A REST service around one trained Variational Autoencoder."""

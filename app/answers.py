@@ -1,0 +1,81 @@
+"""What a caller gets back: latents, images and scores in the media type that was asked for, and problems."""
+
+import base64
+
+import mimeparse
+import numpy as np
+from fastapi import Request, Response
+from torch import Tensor
+
+from app.bodies import codec
+from app.calls import Call
+from app.errors import NotAcceptable, ServiceError
+from app.images import grid, write_npy, write_png
+from app.schemas import Problem, dump, latents_json
+from model.gaussian import DiagonalGaussian
+
+PNG, JSON, NPY, PROBLEM = "image/png", "application/json", "application/x-npy", "application/problem+json"
+IMAGES, NUMBERS = (PNG, JSON, NPY), (JSON, NPY)
+
+
+class Accepts:
+    """The media type of the answer: the first of `offered` that the Accept header likes best; known before any work."""
+
+    def __init__(self, *offered: str) -> None:
+        self.offered = offered
+
+    def __call__(self, request: Request) -> str:
+        header = request.headers.get("accept")
+        if header is None:
+            return self.offered[0]
+        try:
+            # On a tie the library takes the last.
+            best: str = mimeparse.best_match(list(reversed(self.offered)), header)
+        except mimeparse.MimeTypeParseException:
+            best = ""
+        if not best:
+            raise NotAcceptable(f"this endpoint answers {' or '.join(self.offered)}")
+        return best
+
+
+async def images(
+    call: Call, media: str, pixels: np.ndarray, columns: int | None, headers: dict[str, str] | None = None
+) -> Response:
+    """Pixels [N, C, H, W] as one PNG, as JSON of many, or as an array [N, H, W, C]."""
+    return Response(await codec(call, pixels.size, _images, media, pixels, columns), headers=headers, media_type=media)
+
+
+async def latents(
+    call: Call,
+    media: str,
+    q: DiagonalGaussian,
+    model: str,
+    draws: Tensor | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Posteriors and draws [L, N, *latent] as JSON, or as an array of mean, logvar, draws: [2 + L, N, *latent]."""
+    arrays = [tensor.numpy() for tensor in (q.mean[None], q.logvar[None], *([] if draws is None else [draws]))]
+    table = np.concatenate(arrays)
+    content = await codec(call, table.nbytes, *((latents_json, table, model) if media == JSON else (write_npy, table)))
+    return Response(content, headers=headers, media_type=media)
+
+
+def problem(error: ServiceError, request_id: str) -> Response:
+    """RFC 9457 problem details."""
+    body = Problem(
+        type=error.type,
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        error=error.detail,
+        request_id=request_id,
+    )
+    return Response(dump(body.model_dump()), error.status, error.headers, PROBLEM)
+
+
+def _images(media: str, pixels: np.ndarray, columns: int | None) -> bytes:
+    if media == NPY:
+        return write_npy(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
+    if media == JSON:
+        return dump({"images": [base64.b64encode(write_png(image)).decode() for image in pixels]})
+    return write_png(pixels[0] if len(pixels) == 1 else grid(pixels, columns))

@@ -1,0 +1,194 @@
+"""Many callers, one device: a lone request never waits for company, and a crowd shares batches.
+
+A thread takes what has arrived whenever the device is free. An entry carries its own future; nothing is looked up by an
+id, nothing calls back up. A failing batch fails its own callers and no others, and closing leaves nobody waiting.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from app.calls import Call
+from app.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
+from app.metrics import Metrics
+from app.queueing import Batch, Entry, FairQueue, Kind, Rows
+
+log = logging.getLogger(__name__)
+
+
+class Device(Protocol):
+    """Three verbs, all called on the device thread."""
+
+    def warm(self) -> None:
+        """Meet every batch shape once, before the first request does."""
+
+    def stack(self, kind: Any, parts: Sequence[Any]) -> Any:
+        """One batch out of the parts of several requests."""
+
+    def infer(self, kind: Any, batch: Any) -> Any:
+        """The batch's answers, as rows in the same order."""
+
+
+class Batcher:
+    """The door to one device, and the thread that serves it."""
+
+    def __init__(
+        self, device: Device, metrics: Metrics, *, max_batch_size: int, max_queue_items: int, max_delay: float = 0.0
+    ) -> None:
+        self._device = device
+        self._metrics = metrics
+        self._max_queue_items = max_queue_items
+        self._queue = FairQueue(max_batch_size, max_delay)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._rate = 0.0
+        self._warmed = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="device", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the device thread is at work, warming up included."""
+        return self._thread.is_alive()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the device is warm and takes work."""
+        return self.alive and self._warmed.is_set() and not self._closing
+
+    def start(self) -> None:
+        """Start the device thread; answers will be delivered to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Take no more work, answer what was accepted, stop the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    async def submit(self, kind: Kind, rows: Rows, call: Call) -> list[Any]:
+        """The answers to the rows, in order, in as many parts as it took batches.
+
+        Raises `Overloaded` at once where the queue has no room, `DeadlineExceeded` when the call's time is over,
+        `Unavailable` where the device takes no work, `ServiceError` where the request's batch failed.
+        """
+        entry = Entry(kind, rows, call, self._loop.create_future())
+        self._accept(entry)
+        try:
+            async with asyncio.timeout(call.deadline - time.monotonic()):
+                return await entry.future
+        except TimeoutError:
+            self._metrics.dropped.labels("timed_out").inc()
+            raise DeadlineExceeded("the answer was not ready within the request's deadline") from None
+        except asyncio.CancelledError:
+            self._metrics.dropped.labels("cancelled").inc()
+            raise
+        finally:
+            self._forget(entry)
+
+    def _accept(self, entry: Entry) -> None:
+        with self._changed:
+            if not self.ready:
+                raise Unavailable("the model takes no work: it is warming up, draining, or its device has stopped")
+            if self._queue.depth + entry.cost > self._max_queue_items:
+                self._metrics.rejected.inc()
+                raise self._overloaded(entry)
+            self._queue.add(entry)
+            self._changed.notify()
+            self._metrics.queue_items.set(self._queue.depth)
+
+    def _overloaded(self, entry: Entry) -> Overloaded:
+        depth = self._queue.depth
+        wait = math.ceil(depth / self._rate) if self._rate else 1
+        detail = f"the queue holds {depth} of {self._max_queue_items} images, no room for {entry.cost} more"
+        return Overloaded(detail, retry_after=max(1, wait))
+
+    def _forget(self, entry: Entry) -> None:
+        if entry.waiting:
+            with self._changed:
+                self._queue.remove(entry)
+                self._metrics.queue_items.set(self._queue.depth)
+
+    # What follows runs on the device thread.
+
+    def _serve(self) -> None:
+        try:
+            self._device.warm()
+            self._warmed.set()
+            while batch := self._next():
+                self._run(batch)
+        except BaseException:
+            log.critical("the device thread has stopped", exc_info=True)
+            raise
+        finally:
+            self._abandon()
+
+    def _next(self) -> Batch | None:
+        with self._changed:
+            while self._queue or not self._closing:
+                patience = self._queue.patience() if self._queue else None
+                if patience is not None and (patience <= 0 or self._closing):
+                    return self._queue.take()
+                self._changed.wait(patience)
+            return None
+
+    def _run(self, batch: Batch) -> None:
+        self._metrics.queue_items.set(self._queue.depth)
+        if not batch.entries:
+            return
+        start = time.perf_counter()
+        try:
+            stacked = self._device.stack(batch.kind, batch.parts)
+            ready = time.perf_counter()
+            answers = self._device.infer(batch.kind, stacked)
+        except Exception:
+            log.exception("a batch of %s failed", batch.kind.operation)
+            self._deliver(batch.entries, ServiceError("the model failed on the batch of this request"))
+            return
+        done = time.perf_counter()
+        self._account(batch, ready - start, done - ready)
+        self._hand_out(batch, answers)
+
+    def _account(self, batch: Batch, stacking: float, inference: float) -> None:
+        rows = sum(map(len, batch.parts))
+        operation = batch.kind.operation
+        self._metrics.batches.labels(operation, batch.dispatch).inc()
+        self._metrics.batch_size.labels(operation).observe(rows)
+        self._metrics.device_seconds.labels(operation).observe(inference)
+        rate = rows * batch.kind.weight / (stacking + inference)
+        self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
+        for entry in batch.entries:
+            entry.call.spend("batch", stacking)
+            entry.call.spend("infer", inference)
+
+    def _hand_out(self, batch: Batch, answers: Rows) -> None:
+        start = 0
+        for entry, part in zip(batch.entries, batch.parts, strict=True):
+            entry.answers.append(answers[start : start + len(part)])
+            start += len(part)
+        self._deliver([entry for entry in batch.entries if not entry.waiting])
+
+    def _deliver(self, entries: Sequence[Entry], failure: ServiceError | None = None) -> None:
+        if entries:
+            self._loop.call_soon_threadsafe(_settle, entries, failure)
+
+    def _abandon(self) -> None:
+        with self._changed:
+            self._closing = True
+            left = self._queue.clear()
+        self._deliver(left, Unavailable("the device has stopped"))
+
+
+def _settle(entries: Sequence[Entry], failure: ServiceError | None) -> None:
+    for entry in entries:
+        if entry.future.done():
+            continue
+        if failure is None:
+            entry.future.set_result(entry.answers)
+        else:
+            entry.future.set_exception(failure)

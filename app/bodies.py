@@ -1,0 +1,179 @@
+"""What a caller sends: four content types, told by their header, become one array."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from app.calls import Call
+from app.errors import Malformed, TooLarge, UnsupportedMedia, Unusable
+from app.images import Fit, fit_array, load_images, open_image, read_npy
+from app.schemas import Images, LatentsIn
+from app.settings import Settings
+
+JSON, MULTIPART, NPY = "application/json", "multipart/form-data", "application/x-npy"
+MAX_LATENT = 1e6
+"""Far beyond any latent of a N(0, I) prior, and far below what float32 overflows at."""
+
+INLINE = 2**16
+"""Bytes or pixels up to which the codec costs less than the way to another thread."""
+
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def codec(call: Call, size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """Do codec work, away from the event loop where it is large, and count its time."""
+    with call.timing("codec"):
+        if size <= INLINE:
+            return work(*arguments)
+        return await asyncio.to_thread(work, *arguments)
+
+
+async def read_pixels(request: Request, call: Call, shape: Sequence[int], fit: Fit, settings: Settings) -> np.ndarray:
+    """The images of a request as pixels uint8 [N, C, H, W] of the model's shape."""
+    kind = _content_type(request)
+    if kind == NPY:
+        array = _image_array(read_npy(await _body(request)), settings)
+        return await codec(call, array.size, fit_array, array, shape, fit)
+    if kind == MULTIPART:
+        files = await _parts(request, settings)
+    elif kind == JSON:
+        files = await codec(call, 0, _from_base64, await _body(request))
+    elif kind.startswith("image/"):
+        files = [await _body(request)]
+    else:
+        raise UnsupportedMedia(f"expected image/*, {MULTIPART}, {JSON} or {NPY} as the content type")
+    _require_items(len(files), settings)
+    return await _decoded(files, call, shape, fit, settings.max_image_pixels)
+
+
+async def read_latents(request: Request, call: Call, shape: Sequence[int], settings: Settings) -> np.ndarray:
+    """The latents of a request, float32 [N, *latent]."""
+    kind = _content_type(request)
+    body = await _body(request)
+    if kind == JSON:
+        return await codec(call, len(body), _latents_of_json, body, shape, settings)
+    if kind == NPY:
+        return await codec(call, len(body), _latents_of_npy, body, shape, settings)
+    raise UnsupportedMedia(f"expected {JSON} or {NPY} as the content type")
+
+
+async def _body(request: Request) -> bytes:
+    body = await request.body()
+    if not body:
+        raise Malformed("the body is empty")
+    return body
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _parts(request: Request, settings: Settings) -> list[bytes]:
+    try:
+        form = await request.form(max_files=settings.max_items, max_fields=settings.max_items)
+    except HTTPException as error:
+        raise Malformed(f"the body is not {MULTIPART}: {error.detail}") from None
+    parts = form.multi_items()
+    if not parts:
+        raise Malformed("the body has no parts; expected parts named images, each a file")
+    for name, part in parts:
+        if name != "images" or not isinstance(part, UploadFile):
+            raise Unusable("expected every part to be a file named images, got another")
+    return [await part.read() for _, part in parts if isinstance(part, UploadFile)]
+
+
+def _from_base64(body: bytes) -> list[bytes]:
+    files = []
+    for index, text in enumerate(_parsed(Images, body).images):
+        data = text.partition(",")[2] if text.startswith("data:") else text
+        try:
+            files.append(base64.b64decode(data, validate=True))
+        except (binascii.Error, ValueError):
+            raise Unusable(f"images[{index}]: not base64") from None
+    return files
+
+
+async def _decoded(files: list[bytes], call: Call, shape: Sequence[int], fit: Fit, max_pixels: int) -> np.ndarray:
+    def opened() -> list[Any]:
+        return [open_image(content, index, max_pixels) for index, content in enumerate(files)]
+
+    images = await codec(call, sum(map(len, files)), opened)
+    return await codec(call, sum(image.width * image.height for image in images), load_images, images, shape, fit)
+
+
+def _image_array(array: np.ndarray, settings: Settings) -> np.ndarray:
+    channels = array.shape[3] if array.ndim == 4 else 1
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or channels not in (1, 3) or 0 in array.shape:
+        came = f"{array.dtype} {list(array.shape)}"
+        raise Unusable(f"expected a uint8 array [N, H, W] or [N, H, W, C] with C of 1 or 3, got {came}")
+    _require_items(len(array), settings)
+    if array.shape[1] * array.shape[2] > settings.max_image_pixels:
+        raise TooLarge(f"images of {array.shape[1]} x {array.shape[2]} exceed {settings.max_image_pixels} pixels")
+    return array
+
+
+def _latents_of_json(body: bytes, shape: Sequence[int], settings: Settings) -> np.ndarray:
+    values = _parsed(LatentsIn, body).values()
+    _require_items(len(values), settings)
+    rows = [_latent(value, index, shape) for index, value in enumerate(values)]
+    return _within_range(np.stack(rows))
+
+
+def _latents_of_npy(body: bytes, shape: Sequence[int], settings: Settings) -> np.ndarray:
+    array = read_npy(body)
+    if array.ndim == len(shape) + 2 and len(array):
+        array = array[0]
+    if array.dtype not in (np.float32, np.float64) or array.shape[1:] != tuple(shape) or not len(array):
+        wanted = ", ".join(["N", *map(str, shape)])
+        raise Unusable(f"expected a float32 array [{wanted}], got {array.dtype} {list(array.shape)}")
+    _require_items(len(array), settings)
+    return _within_range(array)
+
+
+def _latent(value: Any, index: int, shape: Sequence[int]) -> np.ndarray:
+    try:
+        row = np.array(value, np.float64)
+    except ValueError:
+        raise Unusable(f"latents[{index}]: expected lists of equal length") from None
+    if row.shape != tuple(shape):
+        wanted, came = (" x ".join(map(str, dimensions)) for dimensions in (shape, row.shape))
+        raise Unusable(f"latents[{index}]: expected {wanted} numbers, got {came}")
+    return row
+
+
+def _within_range(latents: np.ndarray) -> np.ndarray:
+    usable = np.abs(latents) <= MAX_LATENT
+    if not usable.all():
+        index = int(np.argwhere(~usable)[0, 0])
+        raise Unusable(f"latents[{index}]: expected finite numbers between {-MAX_LATENT:.0f} and {MAX_LATENT:.0f}")
+    return np.ascontiguousarray(latents, np.float32)
+
+
+def _require_items(count: int, settings: Settings) -> None:
+    if count > settings.max_items:
+        raise TooLarge(f"{count} items are more than the {settings.max_items} allowed in one request")
+
+
+def _parsed(schema: type[Model], body: bytes) -> Model:
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise unusable(error.errors(include_url=False, include_input=False)) from None
+
+
+def unusable(errors: Sequence[Any]) -> Malformed | Unusable:
+    """What pydantic found, as one sentence without the input."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return Malformed(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    place = ".".join(str(step) for step in first["loc"] if step not in ("query", "vector", "grid", "posterior"))
+    return Unusable(f"{place or 'the body'}: {first['msg'][0].lower()}{first['msg'][1:]}")

@@ -1,0 +1,192 @@
+"""Where a request enters and leaves: its id, key, body limit, deadline, disconnect, timing, metrics and log line.
+
+Pure ASGI, so that a caller who leaves is noticed: the work for him is cancelled, wherever it is.
+"""
+
+import asyncio
+import hmac
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.answers import problem
+from app.calls import Call
+from app.errors import DeadlineExceeded, ServiceError, TooLarge, Unauthorised, Unavailable
+from app.metrics import ENDPOINTS, Metrics
+from app.settings import Settings
+
+log = logging.getLogger("app.access")
+
+OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
+LEFT = 499
+"""The status under which a caller who left is counted; he does not see it."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class Door:
+    """What edge, probes and server agree on: how many requests are inside, and whether new ones may enter."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.draining = False
+
+
+class Edge:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, door: Door) -> None:
+        self.app = app
+        self.settings = settings
+        self.metrics = metrics
+        self.door = door
+        self.keys = settings.keys()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = Exchange(self, scope, receive, send)
+        if scope["path"].startswith(OPEN) or scope["path"] == "/":
+            await self.app(scope, receive, exchange.send)
+            return
+        self.door.inside += 1
+        try:
+            await exchange.run()
+        finally:
+            self.door.inside -= 1
+            exchange.account()
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+        self.edge, self.scope, self._receive, self._send = edge, scope, receive, send
+        self.headers = Headers(scope=scope)
+        self.started = time.monotonic()
+        self.status = 0
+        self.left = False
+        self.received = 0
+        self.watcher: asyncio.Task[None] | None = None
+        claimed = self.headers.get("x-request-id", "")
+        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else uuid.uuid4().hex
+        self.call = Call(request_id, self.started + edge.settings.request_timeout_s)
+        scope.setdefault("state", {})["call"] = self.call
+
+    async def run(self) -> None:
+        """Let the request in, answer what goes wrong, and stop when the caller leaves."""
+        self.task = asyncio.current_task()
+        try:
+            self.admit()
+            if self.scope["method"] == "GET":
+                self.watch()
+            await self.edge.app(self.scope, self.receive, self.send)
+        except ServiceError as error:
+            await self.fail(error)
+        except asyncio.CancelledError:
+            if not self.left or self.task is None or self.task.uncancel():
+                raise
+        except Exception:
+            log.exception("unexpected failure", extra={"request_id": self.call.request_id})
+            await self.fail(ServiceError("an unexpected failure; the log has it under the request id"))
+        finally:
+            self.unwatch()
+
+    def admit(self) -> None:
+        """Refuse at the door what should not come in."""
+        if self.edge.keys and not self.knows_key():
+            raise Unauthorised("expected a key as 'Authorization: Bearer KEY'")
+        if self.edge.door.draining:
+            raise Unavailable("the service is draining")
+        self.within_limit(int(length) if (length := self.headers.get("content-length", "")).isdecimal() else 0)
+
+    def knows_key(self) -> bool:
+        """Whether the bearer is one of the keys; each is compared, in constant time."""
+        scheme, _, key = self.headers.get("authorization", "").partition(" ")
+        matches = [hmac.compare_digest(key.strip().encode(), known) for known in self.edge.keys]
+        return scheme.lower() == "bearer" and any(matches)
+
+    def within_limit(self, size: int) -> None:
+        """Refuse a body of more bytes than the limit."""
+        if size > (limit := self.edge.settings.max_body_bytes):
+            raise TooLarge(f"the body is larger than the {limit} bytes allowed")
+
+    async def receive(self) -> Message:
+        """The next part of the body, counted, within the deadline; after the last, watch for the caller to leave."""
+        try:
+            async with asyncio.timeout(self.call.deadline - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError:
+            raise DeadlineExceeded("the body did not arrive within the request's deadline") from None
+        self.received += len(message.get("body", b""))
+        self.within_limit(self.received)
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self.watch()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass the answer on, with the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.call.request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+            if self.call.seconds:
+                headers["Server-Timing"] = self.call.server_timing()
+        elif not message.get("more_body", False):
+            self.unwatch()
+        await self._send(message)
+
+    async def fail(self, error: ServiceError) -> None:
+        """Answer a problem, unless an answer has begun."""
+        if not self.status:
+            await problem(error, self.call.request_id)(self.scope, self._receive, self.send)
+
+    def watch(self) -> None:
+        """Cancel the work when the caller leaves."""
+        if self.watcher is None:
+            self.watcher = asyncio.create_task(self.wait_for_leaving())
+
+    async def wait_for_leaving(self) -> None:
+        """Return when the connection is gone, having cancelled the work for it."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        if self.task is not None:
+            self.task.cancel()
+
+    def unwatch(self) -> None:
+        """The answer is out, or will not be: leaving no longer matters."""
+        if self.watcher is not None:
+            self.watcher.cancel()
+
+    def account(self) -> None:
+        """Count and log the finished request."""
+        seconds = time.monotonic() - self.started
+        path = self.scope["path"]
+        endpoint = path if path in ENDPOINTS else "other"
+        status = LEFT if self.left else self.status
+        metrics = self.edge.metrics
+        metrics.requests.labels(endpoint, str(status)).inc()
+        metrics.request_seconds.labels(endpoint).observe(seconds)
+        for stage, spent in self.call.seconds.items():
+            metrics.stage_seconds.labels(stage).observe(spent)
+        log.info("%s %s %d", self.scope["method"], endpoint, status, extra=self.fields(seconds, status))
+
+    def fields(self, seconds: float, status: int) -> dict[str, Any]:
+        """What the log line tells besides its message."""
+        stages = {f"{stage}_ms": round(spent * 1000, 3) for stage, spent in self.call.seconds.items()}
+        return {
+            "request_id": self.call.request_id,
+            "method": self.scope["method"],
+            "status": status,
+            "ms": round(seconds * 1000, 3),
+            "bytes_in": self.received,
+            **stages,
+        }

@@ -1,0 +1,120 @@
+"""What can go wrong, drawn as a tree, each with the status that a caller sees.
+
+ServiceError                        500
++-- Malformed                       400   the bytes are not what their content type says
++-- Unauthorised                    401
++-- NotFound                        404
++-- MethodNotAllowed                405
++-- NotAcceptable                   406
++-- TooLarge                        413   bytes, pixels or items
++-- UnsupportedMedia                415
++-- Unusable                        422   well-formed, but nothing that the model can work on
++-- Overloaded                      429   the queue is full; says when to come back
++-- Unavailable                     503   not ready yet, or draining; says when to come back
++-- DeadlineExceeded                504
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """A failure with a sentence for the caller: `detail` says what was expected and what came, never the input."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = headers or {}
+
+    @property
+    def type(self) -> str:
+        """The problem's identifier, stable where the title may be reworded."""
+        return f"urn:vae:problem:{self.title.lower().replace(' ', '-')}"
+
+
+class Malformed(ServiceError):
+    """The body is not what its content type says."""
+
+    status = 400
+    title = "Malformed request"
+
+
+class Unauthorised(ServiceError):
+    """The key is missing or unknown."""
+
+    status = 401
+    title = "Unauthorised"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class NotFound(ServiceError):
+    """No such path."""
+
+    status = 404
+    title = "Not found"
+
+
+class MethodNotAllowed(ServiceError):
+    """The path is there, but not for this method."""
+
+    status = 405
+    title = "Method not allowed"
+
+
+class NotAcceptable(ServiceError):
+    """The answer cannot be given in any media type of the Accept header."""
+
+    status = 406
+    title = "Not acceptable"
+
+
+class TooLarge(ServiceError):
+    """More bytes, pixels or items than the service takes at once."""
+
+    status = 413
+    title = "Too large"
+
+
+class UnsupportedMedia(ServiceError):
+    """A content type that the endpoint does not read."""
+
+    status = 415
+    title = "Unsupported media type"
+
+
+class Unusable(ServiceError):
+    """Well-formed, but nothing that the model can work on."""
+
+    status = 422
+    title = "Unusable input"
+
+
+class Overloaded(ServiceError):
+    """The queue is full."""
+
+    status = 429
+    title = "Queue full"
+
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+class Unavailable(ServiceError):
+    """Not ready yet, or no longer."""
+
+    status = 503
+    title = "Not available"
+
+    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+class DeadlineExceeded(ServiceError):
+    """The answer would have come too late."""
+
+    status = 504
+    title = "Deadline exceeded"

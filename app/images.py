@@ -1,0 +1,124 @@
+"""Where bytes become numbers, and back; the only module of the service that knows Pillow.
+
+Pixels are uint8 [N, C, H, W]. A picture of any size and mode is fitted to the model: EXIF orientation is honoured,
+alpha is flattened onto white, 16-bit grey is scaled to 8.
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from app.errors import Malformed, TooLarge, Unusable
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+Fit = Literal["resize", "pad", "crop", "exact"]
+
+
+def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
+    """A picture of which only the header has been read.
+
+    Raises `Unusable` for what is no picture and `TooLarge` for one of more than `max_pixels`, before it is decoded.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise TooLarge(f"image {index}: more than the {max_pixels} pixels allowed") from None
+    except Exception:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
+        raise Unusable(f"image {index}: expected {', '.join(FORMATS)}, got {len(content)} bytes of no such") from None
+    if image.width * image.height > max_pixels:
+        raise TooLarge(f"image {index}: {image.width} x {image.height} is more than the {max_pixels} pixels allowed")
+    return image
+
+
+def load_images(images: Sequence[Image.Image], shape: Sequence[int], fit: Fit) -> np.ndarray:
+    """Decoded and fitted to the model's [C, H, W]; `Unusable` names the picture whose data is damaged."""
+    return np.stack([_load(image, index, shape, fit) for index, image in enumerate(images)])
+
+
+def fit_array(array: np.ndarray, shape: Sequence[int], fit: Fit) -> np.ndarray:
+    """A uint8 array [N, H, W] or [N, H, W, C] as pixels of the model's [C, H, W]."""
+    images = array[..., None] if array.ndim == 3 else array
+    channels, height, width = shape
+    if images.shape[1:] == (height, width, channels):
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
+    return load_images(pictures, shape, fit)
+
+
+def read_npy(body: bytes) -> np.ndarray:
+    """The array of an .npy file, without a copy; `Malformed` where the file is damaged or asks for pickle."""
+    stream = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+    except ValueError:
+        raise Malformed("expected an .npy file, got a body without its header") from None
+    size = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or len(body) - stream.tell() != size:
+        came = f"{len(body) - stream.tell()} bytes"
+        raise Malformed(f"expected {size} bytes of numbers after the .npy header, got {came}")
+    flat = np.frombuffer(body, dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def write_npy(array: np.ndarray) -> bytes:
+    """The array as an .npy file."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def write_png(pixels: np.ndarray) -> bytes:
+    """One image [C, H, W] as a PNG file."""
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def grid(pixels: np.ndarray, columns: int | None) -> np.ndarray:
+    """Images [N, C, H, W] side by side without padding, row by row, [C, rows * H, columns * W]; the rest is black."""
+    count, channels, height, width = pixels.shape
+    across = min(columns or math.ceil(math.sqrt(count)), count)
+    down = math.ceil(count / across)
+    cells = np.zeros((down * across, channels, height, width), np.uint8)
+    cells[:count] = pixels
+    table = cells.reshape(down, across, channels, height, width).transpose(2, 0, 3, 1, 4)
+    return table.reshape(channels, down * height, across * width)
+
+
+def _load(image: Image.Image, index: int, shape: Sequence[int], fit: Fit) -> np.ndarray:
+    channels, height, width = shape
+    try:
+        upright = ImageOps.exif_transpose(image)
+        flat = _flattened(upright).convert("L" if channels == 1 else "RGB")
+    except Exception:  # noqa: BLE001  # as in `open_image`
+        raise Unusable(f"image {index}: the {image.format} data is truncated or damaged") from None
+    if fit == "exact" and flat.size != (width, height):
+        raise Unusable(f"image {index}: expected {width} x {height} pixels, got {flat.width} x {flat.height}")
+    fitted = np.asarray(_fitted(flat, (width, height), fit))
+    return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image
+    over = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
+
+
+def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
+    if fit == "pad":
+        return ImageOps.pad(image, size, Image.Resampling.BILINEAR)
+    if fit == "crop":
+        return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    return image.resize(size, Image.Resampling.BILINEAR)

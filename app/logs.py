@@ -1,0 +1,28 @@
+"""Structured logs on stderr: one JSON object a line, or one line for people."""
+
+import logging.config
+
+from app.settings import Settings
+
+_FORMATTERS = {
+    "json": {
+        "()": "pythonjsonlogger.orjson.OrjsonFormatter",
+        "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
+        "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+    },
+    "text": {"format": "%(asctime)s %(levelname)-8s %(name)s  %(message)s"},
+}
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send every logger to stderr in the chosen format; uvicorn's access log is left to the edge's."""
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": _FORMATTERS,
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}},
+            "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
+            "loggers": {"uvicorn.access": {"level": "WARNING"}},
+        }
+    )

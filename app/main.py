@@ -1,0 +1,92 @@
+"""The only module that builds: settings, metrics, checkpoint, engine, and the FastAPI application around them."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from app import answers, contract, probes, routes
+from app.bodies import unusable
+from app.edge import Door, Edge
+from app.engine import Engine
+from app.errors import MethodNotAllowed, NotFound, ServiceError
+from app.metrics import Metrics
+from app.settings import Settings
+from model.checkpoint import read_checkpoint
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTION = """Images to latents, latents to images, images to their reconstructions, the prior to new images.
+
+Every log-probability is in nats, higher is better. Errors are `application/problem+json`."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service around the model that the settings name.
+
+    Raises `model.checkpoint.CheckpointError` for a folder without a usable model, `ValueError` for a device that is
+    not there.
+    """
+    settings = settings or Settings()
+    metrics, door = Metrics(), Door()
+    checkpoint = read_checkpoint(settings.model)
+    engine = Engine(checkpoint, settings, metrics)
+    metrics.model_info.labels(engine.model, str(engine.device)).set(1)
+    app = FastAPIOffline(
+        title="VAE service",
+        description=_DESCRIPTION,
+        version=version("vae-service"),
+        lifespan=_lifespan,
+        redoc_url=None,
+        static_url="/docs/static",
+        redirect_slashes=False,
+    )
+    app.state.settings, app.state.metrics, app.state.door = settings, metrics, door
+    app.state.checkpoint, app.state.engine = checkpoint, engine
+    app.include_router(routes.router)
+    app.include_router(probes.router)
+    app.add_middleware(Edge, settings=settings, metrics=metrics, door=door)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "X-Seed", "Server-Timing", "Retry-After"],
+        )
+    app.add_exception_handler(ServiceError, _answer)
+    app.add_exception_handler(RequestValidationError, _answer)
+    app.add_exception_handler(HTTPException, _answer)
+    contract.describe(app, engine.config)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings, engine = app.state.settings, app.state.engine
+    log.info("serving %s on %s", engine.model, engine.device, extra={"settings": settings.model_dump(mode="json")})
+    engine.start()
+    yield
+    await engine.close()
+
+
+async def _answer(request: Request, failure: Exception) -> Response:
+    return answers.problem(_as_service_error(failure), request.state.call.request_id)
+
+
+def _as_service_error(failure: Exception) -> ServiceError:
+    if isinstance(failure, ServiceError):
+        return failure
+    if isinstance(failure, RequestValidationError):
+        return unusable(failure.errors())
+    if isinstance(failure, HTTPException) and failure.status_code == 404:
+        return NotFound("no such path; /docs lists them all")
+    if isinstance(failure, HTTPException) and failure.status_code == 405:
+        return MethodNotAllowed("this path does not take that method", headers=dict(failure.headers or {}))
+    raise failure

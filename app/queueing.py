@@ -1,0 +1,158 @@
+"""The queue before the device: counted in rows, fair between requests and between kinds of work; knows no thread.
+
+In each batch the waiting requests of one kind get equal shares, and the kinds take turns, so that a request of
+thousands of images makes nobody else wait for all of it.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+from app.calls import Call
+
+
+class Rows(Protocol):
+    """What one request brings, and what it gets: a stack that can be counted and cut."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> Self: ...
+
+
+class Kind(Protocol):
+    """Rows of equal kinds can share a batch. `weight` is what one row costs the device, in images."""
+
+    @property
+    def operation(self) -> str: ...
+    @property
+    def weight(self) -> int: ...
+    def __hash__(self) -> int: ...
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One request in the queue, with the future that its caller awaits."""
+
+    kind: Kind
+    rows: Any
+    call: Call
+    future: "asyncio.Future[list[Any]]"
+    arrived: float = field(default_factory=time.monotonic)
+    taken: int = 0
+    answers: list[Any] = field(default_factory=list)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that no batch has taken yet."""
+        return len(self.rows) - self.taken
+
+    @property
+    def cost(self) -> int:
+        """What the waiting rows will cost, in images."""
+        return self.waiting * self.kind.weight
+
+    @property
+    def dead(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.future.done() or time.monotonic() >= self.call.deadline
+
+    def take(self, count: int) -> Any:
+        """The next rows, for a batch that is about to run."""
+        if not self.taken:
+            self.call.spend("queue", time.monotonic() - self.arrived)
+        part = self.rows[self.taken : self.taken + count]
+        self.taken += count
+        return part
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Parts of entries that go to the device together; `dispatch` says why now: free, full or window."""
+
+    kind: Kind
+    entries: list[Entry]
+    parts: list[Any]
+    dispatch: str
+
+
+class FairQueue:
+    """Entries in order of arrival, a lane for each kind of work; `depth` is what waits, in images."""
+
+    def __init__(self, max_batch_size: int, max_delay: float = 0.0) -> None:
+        self._max_batch_size = max_batch_size
+        self._max_delay = max_delay
+        self._lanes: OrderedDict[Kind, deque[Entry]] = OrderedDict()
+        self.depth = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
+
+    def add(self, entry: Entry) -> None:
+        """Queue a request behind those of its kind."""
+        self._lanes.setdefault(entry.kind, deque()).append(entry)
+        self.depth += entry.cost
+
+    def remove(self, entry: Entry) -> None:
+        """Take out a request whose caller has left; nothing happens if it is not waiting."""
+        lane = self._lanes.get(entry.kind)
+        if lane is None or entry not in lane:
+            return
+        lane.remove(entry)
+        self.depth -= entry.cost
+        if not lane:
+            del self._lanes[entry.kind]
+
+    def patience(self) -> float:
+        """Seconds that the next batch may still wait for company; 0 or less when it must go."""
+        kind, lane = next(iter(self._lanes.items()))
+        return 0.0 if self._fills(kind, lane) else lane[0].arrived + self._max_delay - time.monotonic()
+
+    def take(self) -> Batch:
+        """The next batch, of the kind whose turn it is; without entries where all of them were dead."""
+        kind, lane = self._lanes.popitem(last=False)
+        dispatch = "full" if self._fills(kind, lane) else "window" if self._max_delay else "free"
+        room = max(1, self._max_batch_size // kind.weight)
+        entries = self._living(lane, room)
+        parts = [entry.take(n) for entry, n in zip(entries, shares([e.waiting for e in entries], room), strict=True)]
+        self.depth -= sum(len(part) for part in parts) * kind.weight
+        lane.extend(entry for entry in entries if entry.waiting)
+        if lane:
+            self._lanes[kind] = lane
+        return Batch(kind, entries, parts, dispatch)
+
+    def clear(self) -> list[Entry]:
+        """Empty the queue; returns what was waiting."""
+        entries = [entry for lane in self._lanes.values() for entry in lane]
+        self._lanes.clear()
+        self.depth = 0
+        return entries
+
+    def _fills(self, kind: Kind, lane: deque[Entry]) -> bool:
+        cost = 0
+        for entry in lane:
+            cost += entry.cost
+            if cost >= max(self._max_batch_size, kind.weight):
+                return True
+        return False
+
+    def _living(self, lane: deque[Entry], most: int) -> list[Entry]:
+        entries: list[Entry] = []
+        while lane and len(entries) < most:
+            entry = lane.popleft()
+            if entry.dead:
+                self.depth -= entry.cost
+            else:
+                entries.append(entry)
+        return entries
+
+
+def shares(waiting: Sequence[int], room: int) -> list[int]:
+    """Equal shares of `room` rows for requests with so many waiting; what the small ones leave goes to the larger."""
+    given = [0] * len(waiting)
+    smallest_first = sorted(range(len(waiting)), key=waiting.__getitem__)
+    for place, index in enumerate(smallest_first):
+        given[index] = min(waiting[index], room // (len(waiting) - place))
+        room -= given[index]
+    return given

@@ -1,0 +1,169 @@
+"""The JSON of the service, with examples: what comes in is checked against it, what goes out is written by it."""
+
+import math
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import orjson
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from model.checkpoint import Checkpoint
+from model.config import VAEConfig
+from model.elbo import Bounds
+from model.likelihoods import FAMILIES
+
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAwAAAAMCAAAAABzHgM7AAAANUlEQVR42nXNQQrAMAwDwXHI/7+sHBLTlpI9GCRZiB8JGBDSIsfY"
+    "iarnrbmLqdsnKX3eox8WPkMJDs0cPvkAAAAASUVORK5CYII="
+)
+"""A zero of 12 x 12 pixels, as a PNG file in base64: the example that /docs sends."""
+
+
+class Schema(BaseModel):
+    """What all schemas share: unknown fields are refused, so that a typing error is told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _depth(value: Any) -> str:
+    if isinstance(value, dict):
+        return "posterior"
+    return "grid" if isinstance(value, list) and value and isinstance(value[0], list) else "vector"
+
+
+Number = Annotated[float, Field(strict=True)]
+Vector = Annotated[list[Number], Tag("vector")]
+Grid = Annotated[list[list[list[Number]]], Tag("grid")]
+Values = Annotated[Vector | Grid, Discriminator(_depth)]
+
+
+class Posterior(Schema):
+    """q(z|x) of one image: N(mean, exp(logvar)), nested lists where the latent is spatial."""
+
+    mean: Values = Field(examples=[[0.4, -1.2]])
+    logvar: Values = Field(examples=[[-3.1, -2.7]], description="log of the variance")
+    z: list[Values] | None = Field(None, examples=[[[0.5, -1.3]]], description="draws, with ?samples=")
+
+
+class Latents(Schema):
+    """The answer of /encode; /decode takes it as it is."""
+
+    latents: list[Posterior]
+    shape: list[int] = Field(examples=[[2]], description="the shape of one latent")
+    model: str = Field(examples=["mnist:0123456789ab"], description="name and digest of what answered")
+
+
+class LatentsIn(Schema):
+    """The latents that /decode turns into images: bare values, or posteriors of /encode, whose means are decoded."""
+
+    latents: list[
+        Annotated[
+            Annotated[list[Number], Tag("vector")]
+            | Annotated[list[list[list[Number]]], Tag("grid")]
+            | Annotated[Posterior, Tag("posterior")],
+            Discriminator(_depth),
+        ]
+    ] = Field(min_length=1, examples=[[[0.4, -1.2]]])
+    shape: list[int] | None = None
+    model: str | None = None
+
+    def values(self) -> list[Any]:
+        """One nested list for each latent."""
+        return [item.mean if isinstance(item, Posterior) else item for item in self.latents]
+
+
+class Images(Schema):
+    """Pictures as base64, in and out; a `data:` URL is taken as well."""
+
+    images: list[str] = Field(
+        min_length=1, examples=[[PICTURE]], description="base64 of PNG, JPEG, WEBP, GIF or BMP files"
+    )
+
+
+class Score(Schema):
+    """How well the model explains one image, in nats, higher is better."""
+
+    elbo: float = Field(examples=[-82.6], description="the lower bound on log p(x): reconstruction - kl")
+    reconstruction: float = Field(examples=[-57.4], description="the expected log p(x|z)")
+    kl: float = Field(examples=[25.2], description="KL(q(z|x) || p(z)), at least 0")
+    bits_per_dim: float = Field(examples=[0.152], description="-elbo in bits per pixel value, lower is better")
+    log_likelihood: float | None = Field(None, examples=[-79.9], description="importance-weighted, with ?samples=")
+
+
+class Scores(Schema):
+    """The answer of /score."""
+
+    scores: list[Score]
+    unit: Literal["nats"] = "nats"
+
+
+class Model(Schema):
+    """What is served."""
+
+    model: str = Field(examples=["mnist:0123456789ab"])
+    digest: str = Field(description="SHA-256 of the weights' file")
+    image_shape: list[int] = Field(examples=[[1, 28, 28]], description="channels, height, width")
+    latent_shape: list[int] = Field(examples=[[32]])
+    likelihood: str = Field(examples=["bernoulli"])
+    parameters: int = Field(description="how many numbers the weights are")
+    device: str = Field(examples=["cpu"])
+    architecture: dict[str, Any] = Field(description="the model's config.json")
+    scores: str = Field(description="what the figures of /score mean for this model")
+    metrics: dict[str, Any] = Field(description="the model's metrics.json: how it was trained, what it reached")
+
+
+class Health(Schema):
+    """The answer of the probes."""
+
+    status: str = Field(examples=["ready"])
+
+
+class Problem(Schema):
+    """RFC 9457 problem details."""
+
+    type: str = Field(examples=["urn:vae:problem:unusable-input"])
+    title: str = Field(examples=["Unusable input"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["latents[0]: expected 32 numbers, got 31"])
+    error: str = Field(description="the same as detail")
+    request_id: str
+
+
+def latents_json(table: np.ndarray, model: str) -> bytes:
+    """`Latents`, straight from an array of mean, logvar and the draws, [2 + L, N, *latent]."""
+    mean, logvar, draws = table[0], table[1], np.ascontiguousarray(table[2:].swapaxes(0, 1))
+    latents = [{"mean": m, "logvar": v} for m, v in zip(mean, logvar, strict=True)]
+    if draws.size:
+        latents = [{**latent, "z": z} for latent, z in zip(latents, draws, strict=True)]
+    return dump({"latents": latents, "shape": mean.shape[1:], "model": model})
+
+
+def scores_json(bounds: Bounds, config: VAEConfig, *, with_likelihood: bool) -> bytes:
+    """`Scores`, straight from the arrays."""
+    names = ("elbo", "reconstruction", "kl", "bits_per_dim", "log_likelihood")
+    bits = -(bounds.elbo.total / config.dimensions + FAMILIES[config.likelihood].log_cell) / math.log(2)
+    columns = [column.tolist() for column in (*bounds.elbo, bits, bounds.log_likelihood)]
+    rows = zip(*(columns if with_likelihood else columns[:-1]), strict=True)
+    return dump({"scores": [dict(zip(names, row, strict=False)) for row in rows], "unit": "nats"})
+
+
+def model_of(checkpoint: Checkpoint, device: str) -> dict[str, Any]:
+    """`Model`, of what was loaded."""
+    config = checkpoint.vae.config
+    return {
+        "model": checkpoint.identity,
+        "digest": checkpoint.digest,
+        "image_shape": config.image_shape,
+        "latent_shape": config.latent_shape,
+        "likelihood": config.likelihood,
+        "parameters": sum(weight.numel() for weight in checkpoint.vae.parameters()),
+        "device": device,
+        "architecture": config.as_dict(),
+        "scores": FAMILIES[config.likelihood].meaning,
+        "metrics": checkpoint.metrics,
+    }
+
+
+def dump(value: Any) -> bytes:
+    """JSON bytes of plain values and numpy arrays."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,0 +1,58 @@
+"""The process: uvicorn, told to drain before it stops listening.
+
+On SIGTERM or SIGINT readiness turns 503 while the listener still answers, new work is refused, accepted work is
+finished, and the process ends with 0. A second signal ends it at once.
+"""
+
+import asyncio
+import logging
+import time
+from types import FrameType
+
+import uvicorn
+
+from app.main import create_app
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that empties the house before it closes the door."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = create_app(settings)
+        self.door = self.app.state.door
+        self.grace = settings.graceful_timeout_s
+        super().__init__(
+            uvicorn.Config(
+                self.app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=settings.max_connections,
+                timeout_graceful_shutdown=max(1, round(settings.graceful_timeout_s)),
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
+        """Begin to drain; at the second signal, leave."""
+        if self.door.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self.door.draining = True
+        self.drained_by = time.monotonic() + self.grace
+        log.info("draining: %d requests inside, at most %g s", self.door.inside, self.grace)
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn's clock, ten times a second: stop listening when the house is empty."""
+        if self.door.draining and (not self.door.inside or time.monotonic() > self.drained_by):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal; returns when everything accepted was answered."""
+    asyncio.run(Server(settings).serve())

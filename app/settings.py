@@ -1,0 +1,63 @@
+"""Every knob of the service, read once from options and VAE_* variables."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DEFAULT_MODEL = Path(__file__).parent.parent / "model" / "checkpoints" / "mnist"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """How the service runs; each field is also the option --field of `vae serve`."""
+
+    model_config = SettingsConfigDict(env_prefix="VAE_", extra="ignore", frozen=True)
+
+    model: Path = Field(DEFAULT_MODEL, description="folder of the model: config.json and model.safetensors")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of one batch; 0 leaves it to torch")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+
+    max_batch_size: int = Field(64, ge=1, le=4096, description="images in one batch on the device")
+    max_batch_delay_ms: float = Field(0, ge=0, le=10_000, description="how long a batch waits for company")
+    batch_invariant: bool = Field(False, description="answers whose bytes never depend on the load, at a price")
+    max_queue_items: Count = Field(8192, description="images that may wait; beyond them 429")
+    max_items: Count = Field(4096, description="images (times draws) in one request; beyond them 413")
+    max_body_bytes: Count = Field(32 * 2**20, description="bytes of one request's body; beyond them 413")
+    max_image_pixels: Count = Field(2**24, description="pixels of one picture before it is fitted; beyond them 413")
+    max_connections: Count = Field(4096, description="open connections; beyond them 503")
+    request_timeout_s: Seconds = Field(30, description="deadline of a request; beyond it 504")
+    graceful_timeout_s: Seconds = Field(30, description="how long accepted work may take after SIGTERM")
+
+    api_key: SecretStr | None = Field(None, description="keys that callers must send as a bearer, comma-separated")
+    api_key_file: Path | None = Field(None, description="file with one such key a line")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="origins of browsers, comma-separated")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is logged")
+    log_format: Literal["json", "text"] = Field("json", description="a JSON object a line, or lines for people")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_origins(cls, values: dict[str, object]) -> dict[str, object]:
+        origins = values.get("cors_origins")
+        if isinstance(origins, str):
+            values["cors_origins"] = tuple(origin.strip() for origin in origins.split(",") if origin.strip())
+        return values
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        if self.max_items > self.max_queue_items:
+            msg = f"max_items ({self.max_items}) must not exceed max_queue_items ({self.max_queue_items})"
+            raise ValueError(msg)
+        return self
+
+    def keys(self) -> tuple[bytes, ...]:
+        """The keys that callers may send, from both sources; none means that the service is open."""
+        inline = self.api_key.get_secret_value().split(",") if self.api_key else []
+        filed = self.api_key_file.read_text().splitlines() if self.api_key_file else []
+        return tuple(key.strip().encode() for key in (*inline, *filed) if key.strip())
