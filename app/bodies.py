@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -24,6 +25,8 @@ MAX_LATENT = 1e6
 
 INLINE = 2**16
 """Bytes or pixels up to which the codec costs less than the way to another thread."""
+
+_NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?")
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
@@ -167,13 +170,15 @@ def _parsed(schema: type[Model], body: bytes) -> Model:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise unusable(error.errors(include_url=False, include_input=False)) from None
+        raise unusable(error.errors(include_url=False)) from None
 
 
 def unusable(errors: Sequence[Any]) -> Malformed | Unusable:
-    """What pydantic found, as one sentence without the input."""
+    """What pydantic found, as one sentence that repeats nothing of the input but a number."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return Malformed(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     place = ".".join(str(step) for step in first["loc"] if step not in ("query", "vector", "grid", "posterior"))
-    return Unusable(f"{place or 'the body'}: {first['msg'][0].lower()}{first['msg'][1:]}")
+    came = str(first["input"])
+    got = f", got {came}" if _NUMBER.fullmatch(came) else ""
+    return Unusable(f"{place or 'the body'}: {first['msg'][0].lower()}{first['msg'][1:]}{got}")

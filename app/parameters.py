@@ -66,4 +66,5 @@ Codes = Annotated[np.ndarray, Depends(_latents)]
 def require_items(count: int, samples: int, limits: Settings) -> None:
     """Refuse more images, or images times draws, than one request may ask for."""
     if count * samples > limits.max_items:
-        raise TooLarge(f"{count} images with {samples} draws each exceed the {limits.max_items} items of one request")
+        each = f" with {samples} draws each" if samples > 1 else ""
+        raise TooLarge(f"{count} images{each} exceed the {limits.max_items} items allowed in one request")

@@ -1,0 +1,107 @@
+"""Real small models and the real application around them; a device option runs the suite on a GPU."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from fastapi import FastAPI
+from sklearn.datasets import load_digits
+
+from app.main import create_app
+from app.settings import Settings
+from model.checkpoint import write_checkpoint
+from model.config import VAEConfig
+from model.vae import VAE
+
+DIGITS = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), stride=2, channels=(8, 8), blocks=(1, 0), hidden=(24,))
+COLOUR = VAEConfig(
+    image_shape=(3, 13, 9), latent_shape=(2, 4, 3), stride=2, channels=(6, 6), blocks=(0, 1), likelihood="logistic"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where the laws are checked: cpu, cuda or cuda:N")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    name: str = request.config.getoption("--device")
+    return name
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture(scope="session")
+def digits() -> np.ndarray:
+    """1,797 real handwritten digits, uint8 [N, 1, 8, 8]."""
+    return (load_digits().images * 255 / 16).round().astype(np.uint8)[:, None]
+
+
+def build(config: VAEConfig, seed: int = 0) -> VAE:
+    """A VAE whose every weight matters: the zero-initialised ones are drawn as well."""
+    torch.manual_seed(seed)
+    vae = VAE(config)
+    with torch.no_grad():
+        for weight in vae.parameters():
+            weight.copy_(torch.randn_like(weight) * (0.5 / max(1, weight[0].numel()) ** 0.5))
+    return vae.eval()
+
+
+def write(folder: Path, config: VAEConfig) -> Path:
+    write_checkpoint(folder, config, build(config).state_dict())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("models") / "digits", DIGITS)
+
+
+@pytest.fixture(scope="session")
+def colour_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("models") / "colour", COLOUR)
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """The application, started and ready, behind a client in the same process."""
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://vae") as client,
+    ):
+        while (await client.get("/readyz")).status_code != 200:
+            pass
+        yield client
+
+
+Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture
+def serve(digits_model: Path, device: str) -> Serve:
+    """`serve(**settings)` runs the application around the digits model with those settings."""
+
+    def start(**settings: object) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+        return running(create_app(Settings(**{"model": digits_model, "device": device, **settings})))  # type: ignore[arg-type]
+
+    return start
+
+
+@pytest.fixture
+async def client(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
+    async with serve() as ready:
+        yield ready
