@@ -1,0 +1,97 @@
+"""`vae train` and `vae evaluate`: what a user can mend is told in one line, with exit code 2."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from model.recipe import TrainingOptions
+
+DEFAULTS = TrainingOptions()
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The `vae` command."""
+    cli()
+
+
+@cli.callback()
+def about() -> None:
+    """Serve, train and evaluate Variational Autoencoders."""
+
+
+@cli.command()
+def train(  # every option of the command is an argument
+    data: Annotated[Path, typer.Option(help="MNIST files, a folder of pictures, or a .npy or .npz file.")],
+    out: Annotated[Path, typer.Option(help="Where the model is kept, after every epoch.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Fetch MNIST into --data if it is not there.")] = False,
+    image_shape: Annotated[str, typer.Option(help="C,H,W that pictures are fitted to; else the data's own.")] = "",
+    latent: Annotated[str, typer.Option(help="Latent shape: D, or Cz,h,w.")] = "32",
+    stride: Annotated[int, typer.Option(help="Stride of the first convolution, 1 or 2.")] = 2,
+    channels: Annotated[str, typer.Option(help='Feature maps at each resolution; "" for an MLP.')] = "32,32",
+    blocks: Annotated[str, typer.Option(help="Residual blocks at each resolution; one each unless told.")] = "",
+    hidden: Annotated[str, typer.Option(help="Widths of the fully connected layers.")] = "450",
+    likelihood: Annotated[str, typer.Option(help="bernoulli, gaussian, gaussian-learned or logistic.")] = "bernoulli",
+    scale: Annotated[
+        float, typer.Option(help="Standard deviation of the gaussian likelihood, pixels in [0, 1].")
+    ] = 0.1,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = DEFAULTS.epochs,
+    batch_size: Annotated[int, typer.Option(help="Images for each step.")] = DEFAULTS.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="Adam's rate at its highest.")] = DEFAULTS.learning_rate,
+    warmup: Annotated[int, typer.Option(help="Steps until the rate is at its highest.")] = DEFAULTS.warmup,
+    schedule: Annotated[str, typer.Option(help="cosine (to zero) or constant.")] = DEFAULTS.schedule,
+    kl_warmup: Annotated[float, typer.Option(help="Epochs until the KL counts in full.")] = DEFAULTS.kl_warmup,
+    ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are what is kept.")] = DEFAULTS.ema,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient, 0 for any.")] = DEFAULTS.clip,
+    samples: Annotated[int, typer.Option(help="Draws L for each image.")] = DEFAULTS.samples,
+    binarize: Annotated[
+        str, typer.Option(help="dynamic (pixels drawn at each epoch) or none (grey); dynamic for bernoulli.")
+    ] = "",
+    holdout: Annotated[int, typer.Option(help="Training images held out for validation.")] = DEFAULTS.holdout,
+    seed: Annotated[int, typer.Option(help="Every draw comes from it.")] = DEFAULTS.seed,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the networks.")] = DEFAULTS.precision,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads, 0 for torch's own choice.")] = 0,
+) -> None:
+    """Train a model by gradient ascent on the ELBO; the defaults are a good recipe for MNIST."""
+    with told_in_one_line():
+        from app.train import Architecture, run_training, use_device  # noqa: PLC0415  # torch only once it is needed
+
+        architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
+        options = TrainingOptions(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup=warmup,
+            schedule=schedule,
+            kl_warmup=kl_warmup,
+            ema=ema,
+            clip=clip,
+            samples=samples,
+            binarize=binarize or ("dynamic" if likelihood == "bernoulli" else "none"),
+            holdout=holdout,
+            seed=seed,
+            precision=precision,
+        )
+        run_training(data, out, architecture, options, use_device(device, threads), resume=resume, download=download)
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """End with one line on stderr and exit code 2 where data, options or files are at fault."""
+    from model.checkpoint import CheckpointError  # noqa: PLC0415  # as above
+
+    try:
+        yield
+    except (ValueError, CheckpointError, OSError) as error:
+        typer.echo(f"vae: {error}", err=True)
+        raise typer.Exit(2) from None

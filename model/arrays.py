@@ -1,0 +1,87 @@
+"""Images as uint8 arrays [N, C, H, W]: the record of a data set, and the .npy and .npz files that hold one."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message names the file, what was expected and what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The images of each split, [N, C, H, W] grey levels; `source` says in a word or two what they are."""
+
+    source: str
+    train: Images
+    test: Images | None = None
+
+    def __post_init__(self) -> None:
+        if self.test is not None and self.test.shape[1:] != self.train.shape[1:]:
+            shapes = f"{self.train.shape[1:]} to train on, {self.test.shape[1:]} to test on"
+            raise DataError(f"{self.source}: expected images of one shape, got {shapes}")
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return self.train.shape[1:]
+
+    def describe(self) -> dict[str, Any]:
+        """What was trained on, as JSON holds it: counts, shape and the digest of the images."""
+        test = 0 if self.test is None else len(self.test)
+        shape = list(self.image_shape)
+        return {
+            "source": self.source,
+            "train": len(self.train),
+            "test": test,
+            "shape": shape,
+            "digest": digest(self.train),
+        }
+
+
+def digest(images: Images) -> str:
+    """SHA-256 of shape and grey levels."""
+    return hashlib.sha256(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
+
+
+def read_arrays(path: Path) -> Dataset:
+    """The images of a .npy file, or of a .npz file with `train` and perhaps `test`, or with one array alone."""
+    loaded = _load(path)
+    if isinstance(loaded, np.ndarray):
+        return Dataset("npy array", as_images(loaded, str(path)))
+    names = sorted(loaded)
+    train = "train" if "train" in names else names[0] if len(names) == 1 else None
+    if train is None:
+        raise DataError(f"{path}: expected `train` (and perhaps `test`), or one array alone, got {names}")
+    test = as_images(loaded["test"], f"{path}: test") if "test" in names and train != "test" else None
+    return Dataset("npz array", as_images(loaded[train], f"{path}: {train}"), test)
+
+
+def as_images(array: NDArray[Any], where: str) -> Images:
+    """[N, C, H, W] from uint8 [N, H, W] or [N, H, W, C]."""
+    if array.dtype != np.uint8:
+        raise DataError(f"{where}: expected uint8 grey levels, got {array.dtype}")
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
+        raise DataError(f"{where}: expected [N, H, W] or [N, H, W, C] with C of 1 or 3, got {list(array.shape)}")
+    if array.size == 0:
+        raise DataError(f"{where}: expected at least one image, got {list(array.shape)}")
+    channels_last = array[..., np.newaxis] if array.ndim == 3 else array
+    return np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2))
+
+
+def _load(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path}: not a complete .npy or .npz array: {error}") from None
