@@ -52,7 +52,7 @@ def fit_array(array: np.ndarray, shape: Sequence[int], fit: Fit) -> np.ndarray:
 
 
 def read_npy(body: bytes) -> np.ndarray:
-    """The array of an .npy file, without a copy; `Malformed` where the file is damaged or asks for pickle."""
+    """The array of an .npy file, in native byte order; `Malformed` where the file is damaged or asks for pickle."""
     stream = io.BytesIO(body)
     try:
         version = np.lib.format.read_magic(stream)
@@ -64,7 +64,7 @@ def read_npy(body: bytes) -> np.ndarray:
     if dtype.hasobject or len(body) - stream.tell() != size:
         came = f"{len(body) - stream.tell()} bytes"
         raise Malformed(f"expected {size} bytes of numbers after the .npy header, got {came}")
-    flat = np.frombuffer(body, dtype, offset=stream.tell())
+    flat = np.frombuffer(body, dtype, offset=stream.tell()).astype(dtype.newbyteorder("="))
     return flat.reshape(shape, order="F" if fortran else "C")
 
 

@@ -1,0 +1,133 @@
+"""The client against the real service: what it returns is what the service computed."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from app.client import AsyncClient, Client, Problem
+from app.main import create_app
+from app.settings import Settings
+
+KEY = "a-key-of-the-tests"
+
+
+@contextmanager
+def listening(**settings: Any) -> Iterator[str]:
+    """The service on a real socket; gives its URL."""
+    app = create_app(Settings(**settings))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(digits_model: Path) -> Iterator[str]:
+    with listening(model=digits_model, api_key=KEY) as address:
+        yield address
+
+
+@pytest.fixture
+def vae(url: str) -> Iterator[Client]:
+    with Client(url, api_key=KEY, retries=20) as client:
+        yield client
+
+
+def test_arrays_paths_and_bytes_are_the_same_images(vae: Client, digits: np.ndarray, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for path, image in zip(paths, digits, strict=False):
+        Image.fromarray(image[0]).save(path)
+    by_array = vae.encode(digits[:3, 0])
+    for other in (vae.encode(paths), vae.encode([path.read_bytes() for path in paths])):
+        np.testing.assert_allclose(other.mean, by_array.mean, atol=1e-5)
+        np.testing.assert_allclose(other.logvar, by_array.logvar, atol=1e-5)
+
+
+def test_decoding_the_mean_is_reconstructing(vae: Client, digits: np.ndarray) -> None:
+    decoded = vae.decode(vae.encode(digits[:5, 0]).mean)
+    assert decoded.shape == (5, 8, 8, 1)
+    assert np.abs(decoded.astype(int) - vae.reconstruct(digits[:5, 0])).max() <= 1
+
+
+def test_a_seed_gives_draws_again(vae: Client, digits: np.ndarray) -> None:
+    drawn = vae.encode(digits[:2, 0], samples=3)
+    again = vae.encode(digits[:2, 0], samples=3, seed=drawn.seed)
+    assert drawn.z.shape == (3, 2, 4)
+    np.testing.assert_array_equal(drawn.z, again.z)
+    sampled = vae.sample(4)
+    np.testing.assert_array_equal(sampled.images, vae.sample(4, seed=sampled.seed).images)
+    assert len({vae.sample(2).seed for _ in range(3)}) == 3
+
+
+def test_draws_are_told_only_when_asked_for(vae: Client, digits: np.ndarray) -> None:
+    encoded = vae.encode(digits[:2, 0])
+    assert encoded.z.shape == (0, 2, 4)
+    assert encoded.seed is None
+
+
+def test_scores_add_up(vae: Client, digits: np.ndarray) -> None:
+    scored = vae.score(digits[:4, 0])
+    np.testing.assert_allclose(scored.elbo, scored.reconstruction - scored.kl, rtol=1e-5)
+    assert scored.log_likelihood is None
+    assert vae.score(digits[:4, 0], samples=7).log_likelihood.shape == (4,)
+
+
+def test_the_model_tells_its_shapes(vae: Client) -> None:
+    assert vae.model()["latent_shape"] == [4]
+
+
+def test_a_refusal_is_a_problem_with_the_sentence_of_the_service(vae: Client) -> None:
+    with pytest.raises(Problem, match=r"expected a float32 array \[N, 4\], got float32 \[1, 5\]") as caught:
+        vae.decode(np.zeros((1, 5)))
+    assert caught.value.status == 422
+    assert caught.value.request_id
+
+
+def test_a_wrong_key_is_a_problem(url: str) -> None:
+    with Client(url, api_key="another") as stranger, pytest.raises(Problem, match="401"):
+        stranger.sample(1)
+
+
+def test_a_full_queue_is_tried_again_until_there_is_room(digits_model: Path, digits: np.ndarray) -> None:
+    """One service with room for a single request; many clients at once all get their answers."""
+    with listening(model=digits_model, max_queue_items=64, max_items=64) as address:
+        answers: list[int] = []
+
+        def ask() -> None:
+            with Client(address, retries=50) as client:
+                answers.append(len(client.encode(digits[:64, 0]).mean))
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == [64] * 8
+
+
+@pytest.mark.anyio
+async def test_the_async_client_answers_as_the_sync_one(url: str, vae: Client, digits: np.ndarray) -> None:
+    images = digits[:3, 0]
+    async with AsyncClient(url, api_key=KEY) as client:
+        np.testing.assert_allclose((await client.encode(images)).mean, vae.encode(images).mean, atol=1e-5)
+        np.testing.assert_array_equal(await client.reconstruct(images, seed=5), vae.reconstruct(images, seed=5))
+        np.testing.assert_array_equal((await client.sample(3, seed=5)).images, vae.sample(3, seed=5).images)
+        np.testing.assert_array_equal((await client.score(images, seed=5)).elbo, vae.score(images, seed=5).elbo)
+        assert (await client.decode(np.zeros((1, 4)))).shape == (1, 8, 8, 1)
+        assert await client.model() == vae.model()
+        with pytest.raises(Problem, match="422"):
+            await client.decode(np.zeros((1, 5)))
