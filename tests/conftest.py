@@ -1,6 +1,7 @@
 """Real small models and the real application around them; a device option runs the suite on a GPU."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -39,9 +40,8 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
+def _seeded() -> None:
     torch.manual_seed(0)
-    yield
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +83,8 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://vae") as client,
     ):
-        while (await client.get("/readyz")).status_code != 200:
-            pass
+        while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110  # warming up happens on a thread
+            await asyncio.sleep(0.002)
         yield client
 
 
@@ -95,8 +95,10 @@ Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 def serve(digits_model: Path, device: str) -> Serve:
     """`serve(**settings)` runs the application around the digits model with those settings."""
 
+    here = {"model": digits_model, "device": device, "threads": 1}  # one thread: these models are small
+
     def start(**settings: object) -> AbstractAsyncContextManager[httpx.AsyncClient]:
-        return running(create_app(Settings(**{"model": digits_model, "device": device, **settings})))  # type: ignore[arg-type]
+        return running(create_app(Settings(**{**here, **settings})))  # type: ignore[arg-type]
 
     return start
 
