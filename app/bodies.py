@@ -48,8 +48,11 @@ async def read_pixels(request: Request, call: Call, shape: Sequence[int], fit: F
         return await codec(call, array.size, fit_array, array, shape, fit)
     if kind == MULTIPART:
         files = await _parts(request, settings)
+        if not files:
+            raise Malformed("the body has no parts; expected parts named images, each a file")
     elif kind == JSON:
-        files = await codec(call, 0, _from_base64, await _body(request))
+        body = await _body(request)
+        files = await codec(call, len(body), _from_base64, body)
     elif kind.startswith("image/"):
         files = [await _body(request)]
     else:
@@ -82,16 +85,20 @@ def _content_type(request: Request) -> str:
 
 async def _parts(request: Request, settings: Settings) -> list[bytes]:
     try:
-        form = await request.form(max_files=settings.max_items, max_fields=settings.max_items)
+        async with request.form(max_files=settings.max_items, max_fields=settings.max_items) as form:
+            files = [await _file(name, part) for name, part in form.multi_items()]
     except HTTPException as error:
-        raise Malformed(f"the body is not {MULTIPART}: {error.detail}") from None
-    parts = form.multi_items()
-    if not parts:
+        wrong = TooLarge if error.detail.startswith("Too many") else Malformed
+        raise wrong(f"the body is not {MULTIPART} that can be read: {error.detail}") from None
+    if not files:
         raise Malformed("the body has no parts; expected parts named images, each a file")
-    for name, part in parts:
-        if name != "images" or not isinstance(part, UploadFile):
-            raise Unusable("expected every part to be a file named images, got another")
-    return [await part.read() for _, part in parts if isinstance(part, UploadFile)]
+    return files
+
+
+async def _file(name: str, part: UploadFile | str) -> bytes:
+    if name != "images" or not isinstance(part, UploadFile):
+        raise Unusable("expected every part to be a file named images, got another")
+    return await part.read()
 
 
 def _from_base64(body: bytes) -> list[bytes]:

@@ -45,7 +45,7 @@ class Sampled(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Nats for each image, [N], higher is better; `log_likelihood` only with samples. Fewer `bits_per_dim` are better."""
+    """Nats for each image, [N], higher is better; `log_likelihood` only with samples. Fewer bits are better."""
 
     elbo: np.ndarray
     reconstruction: np.ndarray
