@@ -64,7 +64,7 @@ def train(  # every option of the command is an argument
 ) -> None:
     """Train a model by gradient ascent on the ELBO; the defaults are a good recipe for MNIST."""
     with told_in_one_line():
-        from app.train import Architecture, run_training, use_device  # noqa: PLC0415  # torch only once it is needed
+        from app.train import Architecture, Place, run_training, use_device  # noqa: PLC0415  # torch only once it is needed
 
         architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
         options = TrainingOptions(
@@ -82,7 +82,35 @@ def train(  # every option of the command is an argument
             seed=seed,
             precision=precision,
         )
-        run_training(data, out, architecture, options, use_device(device, threads), resume=resume, download=download)
+        run_training(Place(data, out, resume, download), architecture, options, use_device(device, threads))
+
+
+@cli.command()
+def evaluate(  # every option of the command is an argument
+    model: Annotated[Path, typer.Option(help="The folder of the model.")],
+    data: Annotated[Path, typer.Option(help="As for train; its test split is scored, or all of it.")],
+    samples: Annotated[int, typer.Option(help="Draws K of the importance-weighted bound.")] = 128,
+    binarize: Annotated[str, typer.Option(help="dynamic (drawn once, by --seed) or none; as in training.")] = "",
+    limit: Annotated[int, typer.Option(help="Score the first images alone; 0 for all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Every draw comes from it.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
+    save: Annotated[bool, typer.Option("--save", help="Keep the figures, pictures and card with the model.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads, 0 for torch's own choice.")] = 0,
+) -> None:
+    """Score a model: both bounds on log p(x) with their certainty, bits per dimension, active units."""
+    with told_in_one_line():
+        from app.evaluate import Scoring, run_evaluation, save_evaluation  # noqa: PLC0415  # as above
+        from app.terminal import print_figures  # noqa: PLC0415  # as above
+        from app.train import use_device  # noqa: PLC0415  # as above
+        from model.checkpoint import write_json  # noqa: PLC0415  # as above
+
+        figures = run_evaluation(model, data, Scoring(samples, binarize, seed, limit), use_device(device, threads))
+        print_figures(figures)
+        if json:
+            write_json(json, figures)
+        if save:
+            save_evaluation(model, data, figures)
 
 
 @contextmanager

@@ -1,26 +1,23 @@
-"""`vae train`: the data, the training and its progress on the terminal, one checkpoint after every epoch."""
+"""`vae train`: data, training and progress; after every epoch the folder holds a whole model and can be gone on with."""
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from app.terminal import download_bar, print_epoch, training_bar
 from model.arrays import Dataset
+from model.card import write_card
 from model.checkpoint import METRICS, write_json
 from model.config import VAEConfig
 from model.data import read_dataset
-from model.mnist import Downloaded, download_mnist
+from model.mnist import download_mnist
 from model.recipe import RecipeError, TrainingOptions
 from model.snapshot import SNAPSHOT, resume_training, write_snapshot
-from model.training import EpochRecord, Training, Watch
-from model.training import Progress as Step
+from model.training import Training
 
 
 class Architecture(NamedTuple):
@@ -50,30 +47,30 @@ class Architecture(NamedTuple):
         )
 
 
-def run_training(  # what the command was asked for
-    data: Path,
-    out: Path,
-    architecture: Architecture,
-    options: TrainingOptions,
-    device: str,
-    *,
-    resume: bool,
-    download: bool,
-) -> None:
-    """Train in `out` until all epochs are done."""
-    if (out / SNAPSHOT).exists() and not resume:
-        raise RecipeError(f"out: {out} already holds a training; --resume goes on with it")
-    if download:
-        _download(data)
-    dataset = read_dataset(data, integers("image_shape", architecture.image_shape) or None)
+class Place(NamedTuple):
+    """Where the data lie, where the model goes, and what may already be there."""
+
+    data: Path
+    out: Path
+    resume: bool
+    download: bool
+
+
+def run_training(place: Place, architecture: Architecture, options: TrainingOptions, device: str) -> None:
+    """Train in the folder until all epochs are done, then draw pictures and write the card."""
+    begun = (place.out / SNAPSHOT).exists()
+    if begun and not place.resume:
+        raise RecipeError(f"out: {place.out} already holds a training; --resume goes on with it")
+    dataset = _dataset(place, integers("image_shape", architecture.image_shape))
     training = Training(architecture.config(dataset.image_shape), dataset.train, options, device)
-    if (out / SNAPSHOT).exists():
-        resume_training(out, training)
-    with _progress(training) as watch:
+    if begun:
+        resume_training(place.out, training)
+    with training_bar(options.epochs) as watch:
         for record in training.epochs(watch):
-            write_snapshot(out, training)
-            write_json(out / METRICS, {"training": _metrics(training, dataset)})
+            write_snapshot(place.out, training)
+            write_json(place.out / METRICS, {"training": _metrics(training, dataset)})
             print_epoch(record, options.epochs)
+    _portray(place.out, training, dataset)
 
 
 def integers(option: str, text: str) -> tuple[int, ...]:
@@ -97,19 +94,20 @@ def use_device(name: str, threads: int) -> str:
     return "cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu")
 
 
-def print_epoch(record: EpochRecord, epochs: int) -> None:
-    """One line for a finished epoch."""
-    validation = "" if record.validation is None else f"  validation {record.validation:.2f}"
-    terms = f"elbo {record.elbo:.2f}  reconstruction {record.reconstruction:.2f}  kl {record.kl:.2f}"
-    speed = f"{record.images_per_second:.0f} images/s  {record.seconds:.0f} s"
-    print(f"epoch {record.epoch}/{epochs}  {terms}{validation}  {speed}", flush=True)  # noqa: T201  # the command's answer
+def _dataset(place: Place, image_shape: tuple[int, ...]) -> Dataset:
+    if place.download:
+        with download_bar() as watch:
+            download_mnist(place.data, watch=watch)
+    if image_shape and (len(image_shape) != 3 or image_shape[0] not in (1, 3) or min(image_shape) < 1):
+        raise RecipeError(f"image_shape: expected C,H,W with C of 1 or 3, got {image_shape}")
+    return read_dataset(place.data, image_shape or None)
 
 
 def _metrics(training: Training, dataset: Dataset) -> dict[str, Any]:
     return {
         "options": training.options.as_dict(),
         "data": dataset.describe(),
-        "command": shlex.join(["vae", *sys.argv[1:]]),
+        "command": shlex.join(["vae", *(word for word in sys.argv[1:] if word != "--resume")]),
         "torch": str(torch.__version__),
         "device": training.images.device.type,
         "seconds": sum(record.seconds for record in training.records),
@@ -117,31 +115,9 @@ def _metrics(training: Training, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _progress(training: Training) -> Iterator[Watch | None]:
-    if not Console().is_terminal:
-        yield None
-        return
-    text = TextColumn("elbo {task.fields[elbo]:.2f}  reconstruction {task.fields[reconstruction]:.2f}")
-    more = TextColumn("kl {task.fields[kl]:.2f}  {task.fields[images_per_second]:.0f} images/s")
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), text, more) as bar:
-        steps = training.options.epochs * training.steps_per_epoch
-        task = bar.add_task("", total=steps, elbo=0.0, reconstruction=0.0, kl=0.0, images_per_second=0.0)
+def _portray(out: Path, training: Training, dataset: Dataset) -> None:
+    from model.pictures import write_pictures  # noqa: PLC0415  # matplotlib comes with the train extra alone
 
-        def watch(step: Step) -> None:
-            done = (step.epoch - 1) * step.steps + step.step
-            bar.update(task, description=f"epoch {step.epoch}", completed=done, **asdict(step))
-
-        yield watch
-
-
-def _download(data: Path) -> None:
-    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bar:
-        tasks: dict[str, Any] = {}
-
-        def watch(file: Downloaded) -> None:
-            task = tasks.setdefault(file.name, None) or bar.add_task(file.name, total=file.size or None)
-            tasks[file.name] = task
-            bar.update(task, completed=file.done)
-
-        download_mnist(data, watch=watch)
+    images = dataset.train if dataset.test is None else dataset.test
+    write_pictures(out / "pictures", training.average, images, training.records)
+    write_card(out)

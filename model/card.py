@@ -1,0 +1,97 @@
+"""The model card: what a checkpoint is, how it was trained, how good it is and what it is not for, as its README.md."""
+
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import Checkpoint, read_checkpoint, write_atomically
+from model.config import VAEConfig
+
+CARD = "README.md"
+PICTURES = {
+    "learning": "The learning curve.",
+    "reconstructions": "Held-out images, each row above its reconstructions.",
+    "samples": "The means of p(x given z) for z drawn from the prior.",
+    "traversal": "Each row moves one of the most active latents of one image from -3 to 3.",
+}
+LIMITS = """\
+- It knows images like those it was trained on. Anything else is encoded all the same, and answered with what resembles
+  it most.
+- A high log-likelihood does not mean that an image is of the training kind: deep generative models can score foreign
+  images higher (Nalisnick et al. 2019). Scores compare models on one data set, or images of one kind.
+- Both bounds are below log p(x); the importance-weighted one comes closer with every draw K.
+- Pictures show means, which are smoother than draws of p(x given z)."""
+BINARY = """
+- Pixels were drawn as black or white in training: a grey value in an answer is the probability of white."""
+
+
+def write_card(folder: Path) -> None:
+    """Render README.md anew from what lies in the folder: config, weights, metrics and pictures."""
+    pictures = [name for name in PICTURES if (folder / "pictures" / f"{name}.png").exists()]
+    write_atomically(folder / CARD, render_card(folder.resolve().name, read_checkpoint(folder), pictures).encode())
+
+
+def render_card(name: str, checkpoint: Checkpoint, pictures: list[str]) -> str:
+    """The card in Markdown; what is not known is not spoken of."""
+    training, evaluation = checkpoint.metrics.get("training"), checkpoint.metrics.get("evaluation")
+    parts = [
+        f"# {name}: a Variational Autoencoder",
+        _summary(checkpoint.vae.config, training),
+        f"## How good it is\n\n{_figures(evaluation)}",
+        f"## How it was trained\n\n{_training(training)}",
+        f"## The architecture\n\n{_table('field', checkpoint.vae.config.as_dict())}\n\n{_weights(checkpoint)}",
+        *(f"![{name}](pictures/{name}.png)\n\n{PICTURES[name]}" for name in pictures),
+        f"## Limits of use\n\n{LIMITS}{BINARY if _is_binary(training) else ''}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(config: VAEConfig, training: dict[str, Any] | None) -> str:
+    image, latent = ("x".join(map(str, shape)) for shape in (config.image_shape, config.latent_shape))
+    data = f", trained on {training['data']['train']:,} images ({training['data']['source']})" if training else ""
+    return f"Images of {image} to latents of {latent} and back, with a {config.likelihood} likelihood{data}."
+
+
+def _figures(evaluation: dict[str, Any] | None) -> str:
+    if evaluation is None:
+        return "Not evaluated yet: `vae evaluate --save` fills this in."
+    error = f" ± {evaluation['standard_error']:.2f}" if evaluation["standard_error"] is not None else ""
+    rows = {
+        f"log p(x), bound with K = {evaluation['samples']}": f"{evaluation['log_likelihood']:.2f}{error} nats",
+        "ELBO": f"{evaluation['elbo']:.2f} nats",
+        "reconstruction": f"{evaluation['reconstruction']:.2f} nats",
+        "KL": f"{evaluation['kl']:.2f} nats",
+        "bits per dimension": f"{evaluation['bits_per_dim']:.4f}",
+        "active units": f"{evaluation['active_units']} of {evaluation['units']}",
+    }
+    drawn = f", binarised once with seed {evaluation['seed']}" if evaluation["binarize"] == "dynamic" else ""
+    about = f"Means over {evaluation['images']:,} images ({evaluation['split']}){drawn}; higher is better, but bits."
+    sure = " ± is the standard error of the mean over the images." if error else ""
+    return f"{_table('figure', rows)}\n\n{about}{sure}\n\n    {evaluation['command']}"
+
+
+def _training(training: dict[str, Any] | None) -> str:
+    if training is None:
+        return "Nothing is recorded of it."
+    last = training["epochs"][-1]
+    took = f"{training['seconds'] / 60:.0f} minutes on {training['device']}, torch {training['torch']}"
+    held = "" if last["validation"] is None else f", on held-out images {last['validation']:.2f}"
+    end = f"After {last['epoch']} epochs the ELBO of the training batches was {last['elbo']:.2f} nats{held}; {took}."
+    digest = f"SHA-256 of the training images: `{training['data']['digest']}`."
+    return f"    {training['command']}\n\n{end}\n\n{_table('option', training['options'])}\n\n{digest}"
+
+
+def _weights(checkpoint: Checkpoint) -> str:
+    count = sum(weight.numel() for weight in checkpoint.vae.parameters())
+    return f"{count:,} weights; SHA-256 of model.safetensors: `{checkpoint.digest}`."
+
+
+def _is_binary(training: dict[str, Any] | None) -> bool:
+    return training is not None and training["options"]["binarize"] == "dynamic"
+
+
+def _table(title: str, rows: dict[str, Any]) -> str:
+    return "\n".join([f"| {title} | |", "|---|---|", *(f"| {name} | {_text(value)} |" for name, value in rows.items())])
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)

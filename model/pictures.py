@@ -1,0 +1,95 @@
+"""What a model has learned, as pictures: its learning curve, reconstructions, samples of the prior, its latents."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from torch import Tensor
+
+from model.arrays import Images
+from model.training import EpochRecord
+from model.vae import VAE
+
+CURVE, RECONSTRUCTIONS, SAMPLES, TRAVERSAL = "learning", "reconstructions", "samples", "traversal"
+COLUMNS = 12
+ROWS = 8
+REACH = 3.0
+"""How far from 0 a latent is moved, in standard deviations of the prior."""
+
+
+def write_pictures(folder: Path, vae: VAE, images: Images, records: Sequence[EpochRecord] = (), seed: int = 0) -> None:
+    """Write learning.png (where there are records), reconstructions.png, samples.png and traversal.png.
+
+    `images` are uint8 [N, C, H, W], best such as were not trained on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if records:
+        learning_curve(records).savefig(folder / f"{CURVE}.png", dpi=100)
+    x = torch.tensor(images[: 100 * COLUMNS]).to(next(vae.parameters()).device) / 255
+    for name, rows in (
+        (RECONSTRUCTIONS, reconstructions(vae, x)),
+        (SAMPLES, prior_samples(vae, seed)),
+        (TRAVERSAL, traversal(vae, x)),
+    ):
+        imsave(folder / f"{name}.png", _grid(rows))
+
+
+def learning_curve(records: Sequence[EpochRecord]) -> Figure:
+    """The ELBO and its two terms against the epochs."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    bound, terms = figure.subplots(1, 2)
+    epochs = [record.epoch for record in records]
+    bound.plot(epochs, [record.elbo for record in records], label="ELBO, training")
+    if records[-1].validation is not None:
+        held = [np.nan if record.validation is None else record.validation for record in records]
+        bound.plot(epochs, held, label="ELBO, held out, averaged weights")
+    terms.plot(epochs, [record.reconstruction for record in records], label="reconstruction")
+    terms.plot(epochs, [record.kl for record in records], label="KL")
+    for axes in (bound, terms):
+        axes.set(xlabel="epoch", ylabel="nats per image")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+@torch.inference_mode()
+def reconstructions(vae: VAE, x: Tensor) -> Tensor:
+    """Rows of originals x [N, C, H, W], each above the row of their reconstructions: [R, n, C, H, W]."""
+    count = min(len(x), COLUMNS)
+    rows = x[: count * min(ROWS // 2, len(x) // count)]
+    mean = vae.likelihood(vae.posterior(rows).mean).mean
+    grids = [images.reshape(-1, count, *x.shape[1:]) for images in (rows, mean)]
+    return torch.stack(grids, dim=1).flatten(0, 1)
+
+
+@torch.inference_mode()
+def prior_samples(vae: VAE, seed: int) -> Tensor:
+    """The means of p(x|z) for z of the prior: [R, n, C, H, W]."""
+    noise = torch.randn(ROWS * COLUMNS, *vae.config.latent_shape, generator=torch.Generator().manual_seed(seed))
+    prior = vae.prior(ROWS * COLUMNS)
+    means = vae.likelihood(prior.at(noise.to(prior.mean.device))).mean
+    return means.reshape(ROWS, COLUMNS, *vae.config.image_shape)
+
+
+@torch.inference_mode()
+def traversal(vae: VAE, x: Tensor) -> Tensor:
+    """Each row moves one of the most active latents of the first image from -3 to 3: [R, n, C, H, W]."""
+    means = vae.posterior(x).mean.flatten(1)
+    most = means.var(0, correction=0).argsort(descending=True)[:ROWS]
+    z = means[0].repeat(len(most), COLUMNS, 1)
+    for row, unit in enumerate(most):
+        z[row, :, unit] = torch.linspace(-REACH, REACH, COLUMNS, device=z.device)
+    return vae.likelihood(z.reshape(*z.shape[:2], *vae.config.latent_shape)).mean
+
+
+def _grid(rows: Tensor) -> Images:
+    """Rows of images [R, n, C, H, W] side by side, enlarged where they are small, as [height, width, 3]."""
+    levels = (rows.cpu() * 255).round().to(torch.uint8)
+    count, columns, _, height, width = levels.shape
+    picture = levels.permute(0, 3, 1, 4, 2).reshape(count * height, columns * width, -1)
+    enlarged = picture.expand(-1, -1, 3).numpy()
+    factor = max(1, 56 // max(height, width))
+    return np.ascontiguousarray(enlarged.repeat(factor, axis=0).repeat(factor, axis=1))
