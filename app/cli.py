@@ -1,4 +1,4 @@
-"""`vae train` and `vae evaluate`: what a user can mend is told in one line, with exit code 2."""
+"""The `vae` command: what a user can mend is told in one line, with exit code 2."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +28,22 @@ def about() -> None:
     """Serve, train and evaluate Variational Autoencoders."""
 
 
+@cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def serve(context: typer.Context) -> None:
+    """Serve a model over HTTP; `vae serve --help` lists every setting."""
+    with told_in_one_line():
+        from app.logs import configure_logging
+        from app.settings import read_settings
+
+        settings = read_settings(context.args)
+        configure_logging(settings)
+        from app.server import serve as run
+
+        run(settings)
+
+
 @cli.command()
-def train(  # every option of the command is an argument
+def train(
     data: Annotated[Path, typer.Option(help="MNIST files, a folder of pictures, or a .npy or .npz file.")],
     out: Annotated[Path, typer.Option(help="Where the model is kept, after every epoch.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
@@ -64,7 +78,7 @@ def train(  # every option of the command is an argument
 ) -> None:
     """Train a model by gradient ascent on the ELBO; the defaults are a good recipe for MNIST."""
     with told_in_one_line():
-        from app.train import Architecture, Place, run_training, use_device  # noqa: PLC0415  # torch only once it is needed
+        from app.train import Architecture, Place, run_training, use_device
 
         architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
         options = TrainingOptions(
@@ -100,10 +114,10 @@ def evaluate(  # every option of the command is an argument
 ) -> None:
     """Score a model: both bounds on log p(x) with their certainty, bits per dimension, active units."""
     with told_in_one_line():
-        from app.evaluate import Scoring, run_evaluation, save_evaluation  # noqa: PLC0415  # as above
-        from app.terminal import print_figures  # noqa: PLC0415  # as above
-        from app.train import use_device  # noqa: PLC0415  # as above
-        from model.checkpoint import write_json  # noqa: PLC0415  # as above
+        from app.evaluate import Scoring, run_evaluation, save_evaluation
+        from app.terminal import print_figures
+        from app.train import use_device
+        from model.checkpoint import write_json
 
         figures = run_evaluation(model, data, Scoring(samples, binarize, seed, limit), use_device(device, threads))
         print_figures(figures)
@@ -116,7 +130,7 @@ def evaluate(  # every option of the command is an argument
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
     """End with one line on stderr and exit code 2 where data, options or files are at fault."""
-    from model.checkpoint import CheckpointError  # noqa: PLC0415  # as above
+    from model.checkpoint import CheckpointError
 
     try:
         yield

@@ -1,9 +1,9 @@
-"""Every knob of the service, read once from options and VAE_* variables."""
+"""Every knob of the service, read once: the options of `vae serve` over the VAE_* variables over the defaults."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "model" / "checkpoints" / "mnist"
@@ -12,10 +12,23 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Settings(BaseSettings):
-    """How the service runs; each field is also the option --field of `vae serve`."""
+class SettingsError(ValueError):
+    """Settings that cannot be served with; the message is one line that names each and what was expected of it."""
 
-    model_config = SettingsConfigDict(env_prefix="VAE_", extra="ignore", frozen=True)
+
+class Settings(BaseSettings):
+    """Serve a model over HTTP. Each option is also a variable, VAE_ and its name: VAE_MAX_BATCH_SIZE."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VAE_",
+        extra="ignore",
+        frozen=True,
+        cli_prog_name="vae serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
 
     model: Path = Field(DEFAULT_MODEL, description="folder of the model: config.json and model.safetensors")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
@@ -61,3 +74,12 @@ class Settings(BaseSettings):
         inline = self.api_key.get_secret_value().split(",") if self.api_key else []
         filed = self.api_key_file.read_text().splitlines() if self.api_key_file else []
         return tuple(key.strip().encode() for key in (*inline, *filed) if key.strip())
+
+
+def read_settings(options: list[str]) -> Settings:
+    """The settings of a command line; ends the process for --help and for an unknown option, as argparse does."""
+    try:
+        return Settings(_cli_parse_args=options)
+    except ValidationError as error:
+        found = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+        raise SettingsError("; ".join(f"{field}: {text}" if field else text for field, text in found)) from None
