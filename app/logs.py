@@ -2,6 +2,8 @@
 
 import logging.config
 
+from pythonjsonlogger.core import RESERVED_ATTRS
+
 from app.settings import Settings
 
 _FORMATTERS = {
@@ -9,6 +11,7 @@ _FORMATTERS = {
         "()": "pythonjsonlogger.orjson.OrjsonFormatter",
         "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
         "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+        "reserved_attrs": [*RESERVED_ATTRS, "color_message"],  # uvicorn's second copy of its message
     },
     "text": {"format": "%(asctime)s %(levelname)-8s %(name)s  %(message)s"},
 }
