@@ -78,7 +78,8 @@ def train(
 ) -> None:
     """Train a model by gradient ascent on the ELBO; the defaults are a good recipe for MNIST."""
     with told_in_one_line():
-        from app.train import Architecture, Place, run_training, use_device
+        from app.options import Architecture, Place, use_device
+        from app.train import run_training
 
         architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
         options = TrainingOptions(
@@ -114,11 +115,13 @@ def evaluate(  # every option of the command is an argument
 ) -> None:
     """Score a model: both bounds on log p(x) with their certainty, bits per dimension, active units."""
     with told_in_one_line():
-        from app.evaluate import Scoring, run_evaluation, save_evaluation
+        from app.evaluate import run_evaluation
+        from app.options import Scoring, use_device
         from app.terminal import print_figures
-        from app.train import use_device
         from model.checkpoint import write_json
 
+        if save:
+            from app.portrait import save_evaluation
         figures = run_evaluation(model, data, Scoring(samples, binarize, seed, limit), use_device(device, threads))
         print_figures(figures)
         if json:
@@ -136,4 +139,7 @@ def told_in_one_line() -> Iterator[None]:
         yield
     except (ValueError, CheckpointError, OSError) as error:
         typer.echo(f"vae: {error}", err=True)
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        typer.echo(f"vae: {error}; pip install 'vae-service[train]' brings what training needs", err=True)
         raise typer.Exit(2) from None

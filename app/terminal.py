@@ -21,7 +21,7 @@ def print_epoch(record: EpochRecord, epochs: int) -> None:
     validation = "" if record.validation is None else f"  validation {record.validation:.2f}"
     terms = f"elbo {record.elbo:.2f}  reconstruction {record.reconstruction:.2f}  kl {record.kl:.2f}"
     speed = f"{record.images_per_second:.0f} images/s  {record.seconds:.0f} s"
-    print(f"epoch {record.epoch}/{epochs}  {terms}{validation}  {speed}", flush=True)  # noqa: T201  # the answer
+    print(f"epoch {record.epoch}/{epochs}  {terms}{validation}  {speed}", flush=True)  # noqa: T201  # it is the answer of the command
 
 
 def print_figures(figures: dict[str, Any]) -> None:

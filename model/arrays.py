@@ -34,6 +34,11 @@ class Dataset:
         """(C, H, W)."""
         return self.train.shape[1:]
 
+    @property
+    def held_out(self) -> Images:
+        """The test images; all images where none are kept for testing."""
+        return self.train if self.test is None else self.test
+
     def describe(self) -> dict[str, Any]:
         """What was trained on, as JSON holds it: counts, shape and the digest of the images."""
         test = 0 if self.test is None else len(self.test)

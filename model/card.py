@@ -27,14 +27,14 @@ BINARY = """
 def write_card(folder: Path) -> None:
     """Render README.md anew from what lies in the folder: config, weights, metrics and pictures."""
     pictures = [name for name in PICTURES if (folder / "pictures" / f"{name}.png").exists()]
-    write_atomically(folder / CARD, render_card(folder.resolve().name, read_checkpoint(folder), pictures).encode())
+    write_atomically(folder / CARD, render_card(read_checkpoint(folder), pictures).encode())
 
 
-def render_card(name: str, checkpoint: Checkpoint, pictures: list[str]) -> str:
+def render_card(checkpoint: Checkpoint, pictures: list[str]) -> str:
     """The card in Markdown; what is not known is not spoken of."""
     training, evaluation = checkpoint.metrics.get("training"), checkpoint.metrics.get("evaluation")
     parts = [
-        f"# {name}: a Variational Autoencoder",
+        f"# {checkpoint.name}: a Variational Autoencoder",
         _summary(checkpoint.vae.config, training),
         f"## How good it is\n\n{_figures(evaluation)}",
         f"## How it was trained\n\n{_training(training)}",
@@ -64,8 +64,8 @@ def _figures(evaluation: dict[str, Any] | None) -> str:
         "active units": f"{evaluation['active_units']} of {evaluation['units']}",
     }
     drawn = f", binarised once with seed {evaluation['seed']}" if evaluation["binarize"] == "dynamic" else ""
-    about = f"Means over {evaluation['images']:,} images ({evaluation['split']}){drawn}; higher is better, but bits."
-    sure = " ± is the standard error of the mean over the images." if error else ""
+    about = f"Means over {evaluation['images']:,} images of the {evaluation['split']}{drawn}."
+    sure = "\n± is the standard error of the mean over the images." if error else ""
     return f"{_table('figure', rows)}\n\n{about}{sure}\n\n    {evaluation['command']}"
 
 

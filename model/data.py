@@ -1,6 +1,5 @@
 """Data sets as arrays of images: MNIST files, a folder of pictures, .npy and .npz arrays; and their binarisation."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -35,43 +34,44 @@ def binarised(levels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _read_pictures(folder: Path, image_shape: tuple[int, ...] | None) -> Dataset:
-    if image_shape is None:
-        raise DataError(f"{folder}: a folder of pictures needs the image shape they are to be fitted to, like 3,64,64")
+    test = folder / "test"
     if not (folder / "train").is_dir():
         return Dataset("pictures", _fitted(folder, image_shape))
-    test = folder / "test"
     return Dataset(
         "pictures", _fitted(folder / "train", image_shape), _fitted(test, image_shape) if test.is_dir() else None
     )
 
 
-def _fitted(folder: Path, image_shape: tuple[int, ...]) -> Images:
+def _fitted(folder: Path, image_shape: tuple[int, ...] | None) -> Images:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
-        raise DataError(f"{folder}: expected pictures ({', '.join(sorted(SUFFIXES))}), MNIST files or arrays, got none")
-    return np.stack(list(_pixels(paths, image_shape)))
+        raise DataError(f"{folder}: expected MNIST files or pictures ({', '.join(sorted(SUFFIXES))}), got none")
+    if image_shape is None:
+        raise DataError(f"{folder}: expected the image_shape that its pictures are to be fitted to, like 3,64,64")
+    return np.stack([_read_picture(path, image_shape) for path in paths])
 
 
-def _pixels(paths: Iterable[Path], image_shape: tuple[int, ...]) -> Iterable[Images]:
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                yield fit(picture, image_shape)
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
-            raise DataError(f"{path}: cannot be read: {reason}") from None
+def _read_picture(path: Path, image_shape: tuple[int, ...]) -> Images:
+    try:
+        with Image.open(path) as picture:
+            return fit(picture, image_shape)
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: expected a picture, got {path.stat().st_size} bytes of none") from None
+    except Exception as error:  # noqa: BLE001  # Pillow's parsers raise whatever a broken file leads them to
+        raise DataError(f"{path}: expected a whole picture, got {error}") from None
 
 
 def fit(picture: Image.Image, image_shape: tuple[int, ...]) -> Images:
     """Turned as its EXIF asks, on white where it is transparent, resized: uint8 [C, H, W]."""
     channels, height, width = image_shape
-    upright = ImageOps.exif_transpose(picture)
-    opaque = _on_white(upright).convert("L" if channels == 1 else "RGB")
-    resized = opaque.resize((width, height), Image.Resampling.BICUBIC)
+    flat = _flattened(ImageOps.exif_transpose(picture)).convert("L" if channels == 1 else "RGB")
+    resized = flat.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
+def _flattened(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        return Image.fromarray((np.asarray(picture, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
     if not picture.has_transparency_data:
         return picture
     layer = picture.convert("RGBA")

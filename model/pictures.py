@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from model.arrays import Images
@@ -48,11 +50,20 @@ def learning_curve(records: Sequence[EpochRecord]) -> Figure:
         bound.plot(epochs, held, label="ELBO, held out, averaged weights")
     terms.plot(epochs, [record.reconstruction for record in records], label="reconstruction")
     terms.plot(epochs, [record.kl for record in records], label="KL")
+    _leave_out_the_fall(bound, [record.elbo for record in records])
     for axes in (bound, terms):
         axes.set(xlabel="epoch", ylabel="nats per image")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
+
+
+def _leave_out_the_fall(axes: Axes, elbos: Sequence[float]) -> None:
+    """The first tenth of the epochs would flatten all that follows."""
+    least, most = min(elbos[len(elbos) // 10 :]), max(elbos)
+    if least < most:
+        axes.set_ylim(least - 0.1 * (most - least), most + 0.1 * (most - least))
 
 
 @torch.inference_mode()

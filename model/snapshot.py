@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, write_atomically, write_checkpoint
+from model.checkpoint import CheckpointError, write_atomically
 from model.recipe import RecipeError
 from model.training import EpochRecord, Training
 
@@ -19,8 +19,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def write_snapshot(folder: Path, training: Training) -> None:
-    """Keep the averaged weights as the model in `folder`, and beside it the state to go on from."""
-    write_checkpoint(folder, training.vae.config, training.average.state_dict())
+    """Keep in `folder` the state that `resume_training` goes on from."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(training).items()}
     tensors["generator"] = training.generator.get_state()
     records = [asdict(record) for record in training.records]

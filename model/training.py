@@ -89,7 +89,9 @@ class Training:
     order, at each epoch. Everything random comes from `generator`, so that equal states go on alike.
     """
 
-    def __init__(self, config: VAEConfig, images: Images, options: TrainingOptions, device: str = "cpu") -> None:
+    def __init__(
+        self, config: VAEConfig, images: Images, options: TrainingOptions, device: torch.device | str = "cpu"
+    ) -> None:
         if len(images) <= options.holdout:
             raise DataError(f"holdout: expected fewer than the {len(images)} training images, got {options.holdout}")
         self.options = options

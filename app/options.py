@@ -1,0 +1,97 @@
+"""What the options of `vae train` and `vae evaluate` say; a `RecipeError` names the one that cannot be used."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from app.engine import choose_device
+from model.config import VAEConfig
+from model.recipe import RecipeError
+
+
+class Architecture(NamedTuple):
+    """The architecture as the command line writes it; an empty `image_shape` is the data's own."""
+
+    image_shape: str
+    latent: str
+    stride: int
+    channels: str
+    blocks: str
+    hidden: str
+    likelihood: str
+    scale: float
+
+    def fitted(self) -> tuple[int, ...] | None:
+        """(C, H, W) that pictures are fitted to, if it was told."""
+        shape = integers("image_shape", self.image_shape)
+        if shape and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
+            raise RecipeError(f"image_shape: expected C,H,W with C of 1 or 3, got {self.image_shape!r}")
+        return shape or None
+
+    def config(self, image_shape: tuple[int, ...]) -> VAEConfig:
+        """The architecture for images of one shape."""
+        channels = integers("channels", self.channels)
+        return VAEConfig(
+            image_shape=image_shape,
+            latent_shape=integers("latent", self.latent),
+            stride=self.stride,
+            channels=channels,
+            blocks=integers("blocks", self.blocks) if self.blocks else (1,) * len(channels),
+            hidden=integers("hidden", self.hidden),
+            likelihood=self.likelihood,
+            scale=self.scale,
+        )
+
+
+class Place(NamedTuple):
+    """Where the data lie, where the model goes, and what may already be there."""
+
+    data: Path
+    out: Path
+    resume: bool
+    download: bool
+
+
+class Scoring(NamedTuple):
+    """What is scored and how: `binarize` empty is as in training, `limit` 0 is all images."""
+
+    samples: int
+    binarize: str
+    seed: int
+    limit: int
+
+    def require_usable(self) -> None:
+        """Refuse what cannot be scored."""
+        if self.binarize not in ("", "dynamic", "none"):
+            raise RecipeError(f"binarize: expected dynamic or none, got {self.binarize!r}")
+        for option, value, least in (("samples", self.samples, 1), ("limit", self.limit, 0), ("seed", self.seed, 0)):
+            if value < least:
+                raise RecipeError(f"{option}: expected at least {least}, got {value}")
+
+
+def integers(option: str, text: str) -> tuple[int, ...]:
+    """The integers of "4,7,7"; none of ""."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise RecipeError(f"{option}: expected integers like 4,7,7, got {text!r}") from None
+
+
+def use_device(name: str, threads: int) -> torch.device:
+    """The device to work on, with `threads` CPU threads, 0 for torch's own choice."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise RecipeError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    if threads < 0:
+        raise RecipeError(f"threads: expected at least 0, got {threads}")
+    if threads:
+        torch.set_num_threads(threads)
+    return choose_device(name)
+
+
+def command() -> str:
+    """The command as it can be given again from the start."""
+    return shlex.join(["vae", *(word for word in sys.argv[1:] if word != "--resume")])

@@ -1,0 +1,27 @@
+"""What people see of a model: its pictures and its card. The only module of the service that needs the train extra."""
+
+from pathlib import Path
+from typing import Any
+
+from model.arrays import Dataset
+from model.card import write_card
+from model.checkpoint import METRICS, read_checkpoint, write_json
+from model.data import read_dataset
+from model.pictures import write_pictures
+from model.training import EpochRecord, Training
+
+
+def portray(folder: Path, training: Training, dataset: Dataset) -> None:
+    """Draw the pictures of a finished training and write its card."""
+    write_pictures(folder / "pictures", training.average, dataset.held_out, training.records)
+    write_card(folder)
+
+
+def save_evaluation(model: Path, data: Path, figures: dict[str, Any]) -> None:
+    """Keep the figures in the model's metrics.json, and draw its pictures and its card anew."""
+    checkpoint = read_checkpoint(model)
+    records = [EpochRecord(**record) for record in checkpoint.metrics.get("training", {}).get("epochs", [])]
+    write_json(model / METRICS, checkpoint.metrics | {"evaluation": figures})
+    images = read_dataset(data, checkpoint.vae.config.image_shape).held_out
+    write_pictures(model / "pictures", checkpoint.vae, images, records)
+    write_card(model)
