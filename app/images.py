@@ -18,6 +18,8 @@ from app.errors import Malformed, TooLarge, Unusable
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 Fit = Literal["resize", "pad", "crop", "exact"]
 
+_BROKEN_NPY = "expected an .npy file: its header, and exactly the numbers that it promises"
+
 
 def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
     """A picture of which only the header has been read.
@@ -37,7 +39,7 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
 
 
 def load_images(images: Sequence[Image.Image], shape: Sequence[int], fit: Fit) -> np.ndarray:
-    """Decoded and fitted to the model's [C, H, W]; `Unusable` names the picture whose data is damaged."""
+    """Decoded and fitted to the model's [C, H, W], each let go before the next; `Unusable` names a damaged picture."""
     return np.stack([_load(image, index, shape, fit) for index, image in enumerate(images)])
 
 
@@ -58,14 +60,13 @@ def read_npy(body: bytes) -> np.ndarray:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(stream)
-    except ValueError:
-        raise Malformed("expected an .npy file, got a body without its header") from None
-    size = math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or len(body) - stream.tell() != size:
-        came = f"{len(body) - stream.tell()} bytes"
-        raise Malformed(f"expected {size} bytes of numbers after the .npy header, got {came}")
-    flat = np.frombuffer(body, dtype, offset=stream.tell()).astype(dtype.newbyteorder("="))
-    return flat.reshape(shape, order="F" if fortran else "C")
+        flat = np.frombuffer(body, dtype, offset=stream.tell()).astype(dtype.newbyteorder("="))
+        array = flat.reshape(shape, order="F" if fortran else "C")
+    except Exception:  # noqa: BLE001  # numpy's parser raises whatever a broken header leads it to
+        raise Malformed(_BROKEN_NPY) from None
+    if array.shape != shape:  # a dimension of -1 takes whatever comes
+        raise Malformed(_BROKEN_NPY)
+    return array
 
 
 def write_npy(array: np.ndarray) -> bytes:
@@ -104,6 +105,7 @@ def _load(image: Image.Image, index: int, shape: Sequence[int], fit: Fit) -> np.
     if fit == "exact" and flat.size != (width, height):
         raise Unusable(f"image {index}: expected {width} x {height} pixels, got {flat.width} x {flat.height}")
     fitted = np.asarray(_fitted(flat, (width, height), fit))
+    image.close()
     return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
 
 

@@ -1,0 +1,191 @@
+"""Bytes become pixels and pixels bytes without loss, and what is broken is refused by name."""
+
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from app.errors import TooLarge, Unusable
+from app.images import Fit, fit_array, grid, load_images, open_image, write_png
+
+FITS = ("resize", "pad", "crop", "exact")
+LIMIT = 2**24
+examples = settings(deadline=None, max_examples=60)
+
+sides = st.integers(1, 9)
+pictures = st.tuples(st.sampled_from((1, 3)), sides, sides).flatmap(lambda shape: arrays(np.uint8, shape))
+
+
+def stored(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def load(content: bytes, shape: tuple[int, int, int], fit: Fit = "exact") -> np.ndarray:
+    return load_images([open_image(content, 0, LIMIT)], shape, fit)[0]
+
+
+def header_of_png(width: int, height: int) -> bytes:
+    """A PNG that announces a size, and holds no pixel."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\0IDAT"
+
+
+@examples
+@given(pictures, st.sampled_from(FITS))
+def test_a_picture_of_the_models_size_comes_through_untouched_under_every_fit(pixels, fit):
+    assert np.array_equal(load(write_png(pixels), pixels.shape, fit), pixels)
+    assert np.array_equal(fit_array(pixels.transpose(1, 2, 0)[None], pixels.shape, fit)[0], pixels)
+
+
+@examples
+@given(st.data(), st.sampled_from((1, 3)), sides, sides, st.integers(1, 9), st.none() | st.integers(1, 12))
+def test_a_grid_can_be_cut_again(data, channels, height, width, count, columns):
+    pixels = data.draw(arrays(np.uint8, (count, channels, height, width)))
+    table = grid(pixels, columns)
+    across, down = table.shape[2] // width, table.shape[1] // height
+    cells = [
+        table[:, y * height : (y + 1) * height, x * width : (x + 1) * width] for y in range(down) for x in range(across)
+    ]
+    assert across == min(columns, count) if columns else across - 1 < count**0.5 <= across
+    assert np.array_equal(cells[:count], pixels)
+    assert not np.any(cells[count:])
+    assert len(cells) - count < across
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+FILES = [stored(Image.fromarray(NOISE), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
+
+
+@settings(deadline=None, max_examples=250)
+@given(st.sampled_from(FILES), st.data(), st.sampled_from(FITS))
+def test_a_damaged_picture_is_a_picture_or_refused(content, data, fit):
+    damaged = bytearray(content[: data.draw(st.integers(0, len(content)))])
+    for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=4)) if damaged else ():
+        damaged[place] ^= 1 << data.draw(st.integers(0, 7))
+    with contextlib.suppress(Unusable, TooLarge):
+        assert load(bytes(damaged), (3, 9, 11), fit).shape == (3, 9, 11)
+
+
+@pytest.mark.parametrize("side", [4097, 12_000, 20_000])
+def test_too_many_pixels_are_refused_before_any_is_decoded(side):
+    with pytest.raises(TooLarge, match="pixels allowed"):
+        open_image(header_of_png(side, side), 0, LIMIT)
+    assert open_image(header_of_png(4096, 4096), 0, LIMIT).size == (4096, 4096)
+
+
+def test_a_picture_without_its_data_is_unusable_and_named():
+    good, bad = (open_image(content, 0, LIMIT) for content in (FILES[0], header_of_png(11, 9)))
+    with pytest.raises(Unusable, match="image 1: the PNG data is truncated or damaged"):
+        load_images([good, bad], (3, 9, 11), "resize")
+
+
+def test_a_picture_is_let_go_once_it_is_fitted():
+    opened = [open_image(FILES[0], index, LIMIT) for index in range(2)]
+    load_images(opened, (1, 8, 8), "resize")
+    for image in opened:
+        with pytest.raises(ValueError, match="closed"):
+            image.getpixel((0, 0))
+
+
+LYING = {
+    1: lambda upright: upright,
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: np.rot90(upright, 2).swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", LYING)
+@pytest.mark.parametrize("options", [{"form": "PNG"}, {"form": "WEBP", "lossless": True}])
+def test_a_picture_stands_upright_whatever_its_exif_says(orientation, options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = stored(Image.fromarray(np.ascontiguousarray(LYING[orientation](NOISE))), exif=exif, **options)
+    assert np.array_equal(load(content, (3, 9, 11)), NOISE.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("alpha", "seen"), [(0, 255), (51, 215), (255, 55)])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_flattened_onto_white(mode, alpha, seen):
+    ink = (55,) * (len(mode) - 1)
+    content = stored(Image.new(mode, (2, 2), (*ink, alpha)))
+    assert load(content, (3, 2, 2)).flatten().tolist() == [seen] * 12
+    assert load(content, (1, 2, 2)).flatten().tolist() == [seen] * 4
+
+
+def test_a_transparent_palette_entry_is_white():
+    image = Image.new("P", (2, 1), 1)
+    image.putpalette([9, 9, 9, 200, 30, 40])
+    image.putpixel((0, 0), 0)
+    for form in ("PNG", "GIF"):
+        assert load(stored(image, form, transparency=0), (3, 1, 2))[:, 0].T.tolist() == [[255] * 3, [200, 30, 40]]
+        assert load(stored(image, form), (3, 1, 2))[:, 0].T.tolist() == [[9] * 3, [200, 30, 40]]
+
+
+def test_sixteen_bit_grey_is_scaled_to_eight():
+    ramp = np.arange(256, dtype=np.uint16)[None]
+    assert np.array_equal(load(stored(Image.fromarray(ramp * 257)), (1, 1, 256))[0], ramp)
+    assert load(stored(Image.fromarray(ramp * 257)), (3, 1, 256))[:, 0, 200].tolist() == [200] * 3
+
+
+def test_one_bit_is_black_and_white():
+    image = Image.fromarray(np.array([[True, False]]))
+    assert image.mode == "1"
+    assert load(stored(image), (1, 1, 2)).tolist() == [[[255, 0]]]
+
+
+def test_cmyk_is_seen_in_its_colours():
+    red = load(stored(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), (3, 8, 8))
+    assert np.abs(red.astype(int) - np.array([255, 0, 0])[:, None, None]).max() < 8
+
+
+def test_an_animation_is_its_first_frame():
+    frames = [Image.new("L", (3, 3), level) for level in (10, 200)]
+    content = stored(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert load(content, (1, 3, 3)).flatten().tolist() == [10] * 9
+
+
+def test_colour_meets_a_grey_model_by_its_luminance_and_grey_a_colour_model_thrice():
+    green = load(stored(Image.new("RGB", (2, 2), (0, 255, 0))), (1, 2, 2))
+    assert green.flatten().tolist() == [150] * 4
+    assert load(stored(Image.new("L", (2, 2), 7)), (3, 2, 2)).flatten().tolist() == [7] * 12
+
+
+def test_each_fit_does_what_it_is_called():
+    wide = np.zeros((8, 16), np.uint8)
+    wide[:, 4:12] = 255  # a white square between black wings
+    content = stored(Image.fromarray(wide))
+    resized, padded, cropped = (load(content, (1, 8, 8), fit)[0] for fit in ("resize", "pad", "crop"))
+    assert (cropped == 255).all()
+    assert (resized[:, 3:5] == 255).all()
+    assert (resized[:, [0, -1]] == 0).all()
+    assert (padded[[0, 1, -2, -1]] == 0).all()
+    assert (padded[2:6, 3:5] == 255).all()
+    with pytest.raises(Unusable, match="expected 8 x 8 pixels, got 16 x 8"):
+        load(content, (1, 8, 8), "exact")
+
+
+@pytest.mark.parametrize("size", [(2000, 1), (1, 2000)])
+@pytest.mark.parametrize("fit", FITS[:3])
+def test_the_narrowest_picture_is_fitted(size, fit):
+    assert load(stored(Image.new("L", size, 255)), (3, 13, 9), fit).shape == (3, 13, 9)
+
+
+def test_what_is_no_picture_is_refused_without_being_repeated():
+    with pytest.raises(Unusable) as refused:
+        open_image(b"hunter2 is no picture", 3, LIMIT)
+    assert refused.value.detail.startswith("image 3: expected PNG")
+    assert "hunter2" not in refused.value.detail
