@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -48,8 +49,6 @@ async def read_pixels(request: Request, call: Call, shape: Sequence[int], fit: F
         return await codec(call, array.size, fit_array, array, shape, fit)
     if kind == MULTIPART:
         files = await _parts(request, settings)
-        if not files:
-            raise Malformed("the body has no parts; expected parts named images, each a file")
     elif kind == JSON:
         body = await _body(request)
         files = await codec(call, len(body), _from_base64, body)
@@ -84,12 +83,17 @@ def _content_type(request: Request) -> str:
 
 
 async def _parts(request: Request, settings: Settings) -> list[bytes]:
+    boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
+    if b"--" + boundary + b"--" not in await _body(request):
+        raise Malformed(f"the body is not {MULTIPART} that can be read: its closing boundary is missing")
     try:
         async with request.form(max_files=settings.max_items, max_fields=settings.max_items) as form:
             files = [await _file(name, part) for name, part in form.multi_items()]
     except HTTPException as error:
         wrong = TooLarge if error.detail.startswith("Too many") else Malformed
         raise wrong(f"the body is not {MULTIPART} that can be read: {error.detail}") from None
+    except ValueError:
+        raise Malformed(f"the body is not {MULTIPART} that can be read: its charset is unknown") from None
     if not files:
         raise Malformed("the body has no parts; expected parts named images, each a file")
     return files
@@ -185,7 +189,9 @@ def unusable(errors: Sequence[Any]) -> Malformed | Unusable:
     first = errors[0]
     if first["type"] == "json_invalid":
         return Malformed(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    place = ".".join(str(step) for step in first["loc"] if step not in ("query", "vector", "grid", "posterior"))
+    unknown = first["type"] == "extra_forbidden"  # its name and value are the caller's own
+    loc = first["loc"][:-1] if unknown else first["loc"]
+    place = ".".join(str(step) for step in loc if step not in ("query", "vector", "grid", "posterior"))
     came = str(first["input"])
-    got = f", got {came}" if _NUMBER.fullmatch(came) else ""
+    got = f", got {came}" if _NUMBER.fullmatch(came) and not unknown else ""
     return Unusable(f"{place or 'the body'}: {first['msg'][0].lower()}{first['msg'][1:]}{got}")

@@ -91,7 +91,7 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve(digits_model: Path, device: str) -> Serve:
     """`serve(**settings)` runs the application around the digits model with those settings."""
 
@@ -103,7 +103,8 @@ def serve(digits_model: Path, device: str) -> Serve:
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def client(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
+    """One service for all the laws of a module; a law that counts starts its own."""
     async with serve() as ready:
         yield ready

@@ -1,0 +1,193 @@
+"""Four ways in, one meaning; what cannot be read is refused with a sentence, and never with a 500."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.images import write_npy, write_png
+
+pytestmark = pytest.mark.anyio
+
+JSON, NPY = {"content-type": "application/json"}, {"content-type": "application/x-npy"}
+
+
+@pytest.fixture(scope="module")
+def pictures(digits) -> list[bytes]:
+    return [write_png(image) for image in digits[:3]]
+
+
+def text(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
+
+
+def parts(*pictures: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (f"{index}.png", picture)) for index, picture in enumerate(pictures)]
+
+
+def by_hand(*pictures: bytes, close: bytes = b"--cut--\r\n") -> bytes:
+    head = b'--cut\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
+    return b"".join(head + picture + b"\r\n" for picture in pictures) + close
+
+
+async def refused(client, status: int, sentence: str, path: str = "/encode", **request) -> None:
+    response = await client.post(path, **request)
+    problem = response.json()
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    assert sentence in problem["detail"]
+    assert problem["error"] == problem["detail"]
+
+
+async def test_four_ways_in_give_the_same_latents(client, digits, pictures):
+    answers = [
+        await client.post("/encode", files=parts(*pictures)),
+        await client.post("/encode", json={"images": [text(picture) for picture in pictures]}),
+        await client.post("/encode", json={"images": [f"data:image/png;base64,{text(p)}" for p in pictures]}),
+        await client.post("/encode", content=write_npy(digits[:3, 0]), headers=NPY),
+        await client.post("/encode", content=write_npy(digits[:3].transpose(0, 2, 3, 1)), headers=NPY),
+        await client.post("/encode", content=write_npy(np.asfortranarray(digits[:3, 0])), headers=NPY),
+    ]
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    for index, picture in enumerate(pictures):
+        alone = await client.post("/encode", content=picture, headers={"content-type": "image/png"})
+        mean = answers[0].json()["latents"][index]["mean"]
+        np.testing.assert_allclose(alone.json()["latents"][0]["mean"], mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "WEBP"])
+async def test_the_bytes_tell_the_format_whatever_the_image_type_says(client, pictures, form):
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(pictures[0])).save(stream, form, **({"lossless": True} if form == "WEBP" else {}))
+    kinds = ("image/png", "IMAGE/PNG", "image/png; q=1", f"image/{form.lower()}", "image/jpeg")
+    answers = [await client.post("/encode", content=stream.getvalue(), headers={"content-type": k}) for k in kinds]
+    as_png = await client.post("/encode", content=pictures[0], headers={"content-type": "image/png"})
+    assert {answer.content for answer in answers} == {as_png.content}
+
+
+@pytest.mark.parametrize("kind", ["Application/JSON", "application/json; charset=utf-8", " application/json ;x=y"])
+async def test_parameters_and_case_of_a_content_type_do_not_matter(client, pictures, kind):
+    body = json.dumps({"images": [text(pictures[0])]})
+    assert (await client.post("/encode", content=body, headers={"content-type": kind})).status_code == 200
+
+
+async def test_multipart_is_told_in_any_case(client, pictures):
+    for kind in ("multipart/form-data; boundary=cut", 'Multipart/Form-Data; charset=utf-8; Boundary="cut"'):
+        answer = await client.post("/encode", content=by_hand(*pictures), headers={"content-type": kind})
+        assert len(answer.json()["latents"]) == 3
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", "", "image", "application/jsonp"])
+async def test_other_content_types_are_unsupported(client, kind):
+    for path in ("/encode", "/decode", "/reconstruct", "/score"):
+        await refused(client, 415, "as the content type", path, content=b"a body", headers={"content-type": kind})
+
+
+@pytest.mark.parametrize("kind", ["image/png", "application/json", "application/x-npy", "multipart/form-data"])
+async def test_an_empty_body_is_malformed(client, kind):
+    await refused(client, 400, "empty", content=b"", headers={"content-type": f"{kind}; boundary=cut"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "sentence"),
+    [
+        ("multipart/form-data", by_hand(b"a"), "boundary"),
+        ("multipart/form-data; boundary=", by_hand(b"a"), "boundary"),
+        ("multipart/form-data; boundary=cut", b"no part", "boundary"),
+        ("multipart/form-data; boundary=cut", b"--cut--\r\n", "no parts"),
+        ("multipart/form-data; boundary=cut", b"x--cut--\r\n", "Invalid"),
+        ("multipart/form-data; boundary=cut", b"--cut\r\n\r\nx\r\n--cut--\r\n", "Content-Disposition"),
+        ("multipart/form-data; boundary=cut; charset=undefined", by_hand(b"a"), "charset"),
+        ("multipart/form-data; boundary=cut; charset=\0", by_hand(b"a"), "charset"),
+    ],
+)
+async def test_a_broken_multipart_body_is_malformed(client, kind, body, sentence):
+    await refused(client, 400, sentence, content=body, headers={"content-type": kind})
+
+
+@pytest.mark.parametrize("kept", [1, 30, 200])
+async def test_a_multipart_body_that_ends_early_is_not_taken_for_a_shorter_one(client, pictures, kept):
+    cut = by_hand(*pictures, close=b"")[:-kept]
+    kind = {"content-type": "multipart/form-data; boundary=cut"}
+    await refused(client, 400, "closing boundary", content=cut, headers=kind)
+
+
+async def test_a_part_of_another_name_or_without_a_file_is_unusable(client, pictures):
+    await refused(client, 422, "named images", files=[*parts(pictures[0]), ("mask", ("b.png", pictures[1]))])
+    await refused(client, 422, "named images", files=parts(pictures[0]), data={"images": "no file"})
+    await refused(client, 422, "image 1: expected PNG", files=parts(pictures[0], b"hunter2"))
+
+
+async def test_parts_of_any_size_are_read(client):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 700, 700), np.uint8)  # above what is held in memory
+    assert (await client.post("/encode", files=parts(write_png(noise), write_png(noise)))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "sentence"),
+    [
+        ("{", 400, "not JSON"),
+        ("[" * 10_000, 400, "not JSON"),
+        (b'{"images": ["\xff"]}', 400, "not JSON"),
+        ("null", 422, "object"),
+        ("{}", 422, "images: field required"),
+        ('{"images": []}', 422, "at least 1"),
+        ('{"images": "aGVsbG8="}', 422, "images: input should be a valid"),
+        ('{"images": [7]}', 422, "images.0: input should be a valid string, got 7"),
+        ('{"images": ["%%%"]}', 422, "images[0]: not base64"),
+        ('{"images": ["é"]}', 422, "images[0]: not base64"),
+        ('{"images": ["data:image/png;base64"]}', 422, "image 0: expected PNG"),
+        ('{"images": ["aGVsbG8="]}', 422, "image 0: expected PNG"),
+    ],
+)
+async def test_json_that_holds_no_pictures_is_refused_with_a_sentence(client, body, status, sentence):
+    await refused(client, status, sentence, content=body, headers=JSON)
+
+
+@pytest.mark.parametrize("body", ['{"images": ["hunter2"]}', '{"images": ["aaaa"], "hunter2": 2}', '"hunter2"'])
+async def test_a_refusal_repeats_nothing_of_the_input(client, body):
+    for path in ("/encode", "/decode"):
+        assert b"hunter2" not in (await client.post(path, content=body, headers=JSON)).content
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 8, 8), np.float32),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((2, 8, 8, 2), np.uint8),
+        np.zeros((0, 8, 8), np.uint8),
+        np.zeros((2, 0, 8), np.uint8),
+        np.zeros((1, 1, 8, 8, 1), np.uint8),
+    ],
+)
+async def test_an_array_that_is_no_pictures_is_unusable(client, array):
+    await refused(client, 422, "expected a uint8 array [N, H, W]", content=write_npy(array), headers=NPY)
+
+
+async def test_a_damaged_array_is_malformed(client):
+    await refused(client, 400, ".npy", content=b"\x93NUMPY\x01\x00garbage", headers=NPY)
+
+
+async def test_more_items_than_allowed_are_too_large_by_every_way_in(serve, pictures):
+    async with serve(max_items=2) as client:
+        many = [pictures[0]] * 3
+        for request in (
+            {"files": parts(*many)},
+            {"json": {"images": [text(picture) for picture in many]}},
+            {"content": write_npy(np.zeros((3, 8, 8), np.uint8)), "headers": NPY},
+        ):
+            await refused(client, 413, "2", **request)
+        latents = np.zeros((3, 4), np.float32)
+        await refused(client, 413, "2", "/decode", json={"latents": latents.tolist()})
+        await refused(client, 413, "2", "/decode", content=write_npy(latents), headers=NPY)
+        assert (await client.post("/encode", files=parts(*many[:2]))).status_code == 200
+
+
+async def test_more_pixels_than_allowed_are_too_large_by_every_way_in(serve, pictures):
+    async with serve(max_image_pixels=63) as client:
+        await refused(client, 413, "pixels", files=parts(pictures[0]))
+        await refused(client, 413, "pixels", content=write_npy(np.zeros((1, 8, 8), np.uint8)), headers=NPY)
