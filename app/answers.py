@@ -25,8 +25,8 @@ class Accepts:
         self.offered = offered
 
     def __call__(self, request: Request) -> str:
-        header = request.headers.get("accept")
-        if header is None:
+        header = ",".join(request.headers.getlist("accept")).lower()
+        if not header:
             return self.offered[0]
         try:
             # On a tie the library takes the last.
