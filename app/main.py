@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -49,7 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings, app.state.metrics, app.state.door = settings, metrics, door
     app.state.checkpoint, app.state.engine = checkpoint, engine
-    app.include_router(routes.router)
+    app.include_router(routes.router, dependencies=[Depends(HTTPBearer(auto_error=False))] if settings.keys() else [])
     app.include_router(probes.router)
     app.add_middleware(Edge, settings=settings, metrics=metrics, door=door)
     if settings.cors_origins:
