@@ -75,6 +75,13 @@ def colour_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("models") / "colour", COLOUR)
 
 
+async def until(brought_about: Callable[[], bool]) -> None:
+    """Wait for what another thread will do."""
+    async with asyncio.timeout(30):
+        while not brought_about():  # noqa: ASYNC110  # a thread sets no asyncio.Event
+            await asyncio.sleep(0.001)
+
+
 @asynccontextmanager
 async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """The application, started and ready, behind a client in the same process."""
@@ -83,8 +90,7 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://vae") as client,
     ):
-        while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110  # warming up happens on a thread
-            await asyncio.sleep(0.002)
+        await until(lambda: app.state.engine.ready)
         yield client
 
 
