@@ -117,6 +117,7 @@ class Batcher:
     # What follows runs on the device thread.
 
     def _serve(self) -> None:
+        batch = None
         try:
             self._device.warm()
             self._warmed.set()
@@ -126,7 +127,7 @@ class Batcher:
             log.critical("the device thread has stopped", exc_info=True)
             raise
         finally:
-            self._abandon()
+            self._abandon(batch.entries if batch else [])
 
     def _next(self) -> Batch | None:
         with self._changed:
@@ -177,11 +178,11 @@ class Batcher:
         if entries:
             self._loop.call_soon_threadsafe(_settle, entries, failure)
 
-    def _abandon(self) -> None:
+    def _abandon(self, taken: Sequence[Entry]) -> None:
         with self._changed:
             self._closing = True
             left = self._queue.clear()
-        self._deliver(left, Unavailable("the device has stopped"))
+        self._deliver([*taken, *left], Unavailable("the device has stopped"))
 
 
 def _settle(entries: Sequence[Entry], failure: ServiceError | None) -> None:

@@ -1,0 +1,108 @@
+"""Many callers and one device: a crowd shares batches, a lone request waits for nobody, a full queue refuses."""
+
+import asyncio
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tenfold import ENCODE, Kind, house
+
+from app.calls import Call
+from app.errors import Overloaded
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_requests_that_meet_a_busy_device_share_batches():
+    async with house() as it:
+        first = await it.occupy()
+        tasks = it.tasks(*([n] for n in range(1, 21)))
+        await it.waits(20)
+        it.device.free.set()
+        assert await asyncio.gather(first, *tasks) == [[10 * n] for n in range(21)]
+        assert [len(batch) for batch in it.device.batches] == [1, 4, 4, 4, 4, 4]
+        assert it.count("batches_total", operation="encode", dispatch="full") == 5
+
+
+async def test_a_lone_request_goes_as_soon_as_the_device_is_free():
+    async with house() as it:
+        assert await it.ask(7) == [70]
+        assert it.device.batches == [[7]]
+        assert it.count("batches_total", operation="encode", dispatch="free") == 1
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=20), min_size=1, max_size=12), st.integers(1, 6))
+async def test_everybody_gets_his_own_rows_in_his_own_order(requests, size):
+    async with house(max_batch_size=size, max_queue_items=1000) as it:
+        answers = await asyncio.gather(*it.tasks(*requests))
+        assert answers == [[10 * row for row in rows] for rows in requests]
+        assert max(map(len, it.device.batches)) <= size
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
+    async with house(max_queue_items=4) as it:
+        first = await it.occupy()
+        tasks = it.tasks([1, 2], [3])
+        await it.waits(3)
+        with pytest.raises(Overloaded, match="holds 3 of 4 images, no room for 2 more") as refused:
+            await it.ask(4, 5)
+        assert int(refused.value.headers["Retry-After"]) >= 1
+        assert it.count("rejected_requests_total") == 1
+        last = asyncio.create_task(it.ask(6))
+        it.device.free.set()
+        assert await asyncio.gather(first, *tasks, last) == [[0], [10, 20], [30], [60]]
+
+
+async def test_the_time_to_come_back_is_computed_from_what_the_device_does():
+    async with house(max_queue_items=40) as it:
+        first = await it.occupy()
+        await asyncio.sleep(0.25)  # the device is that slow for this one row
+        it.device.free.set()
+        await first
+        it.device.free.clear()
+        tasks = it.tasks(range(40))
+        await it.waits(36)
+        with pytest.raises(Overloaded) as refused:
+            await it.ask(*range(5))
+        assert int(refused.value.headers["Retry-After"]) >= 36 * 0.25
+        it.device.free.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_weight_counts_in_the_queue_and_in_the_batch():
+    async with house(max_batch_size=6, max_queue_items=10) as it:
+        first = await it.occupy()
+        (task,) = it.tasks([1, 2, 3], kind=Kind("score", 3))
+        await it.waits(9)
+        with pytest.raises(Overloaded):
+            await it.ask(4, kind=Kind("score", 3))
+        it.device.free.set()
+        await asyncio.gather(first, task)
+        assert it.device.batches == [[0], [1, 2], [3]]
+
+
+async def test_a_window_gathers_company_until_the_batch_is_full():
+    async with house(max_delay=1000) as it:
+        tasks = it.tasks([1])
+        await it.waits(1)
+        tasks += it.tasks([2, 3], [4])
+        assert await asyncio.gather(*tasks) == [[10], [20, 30], [40]]
+        assert it.device.batches == [[1, 2, 3, 4]]
+        assert it.count("batches_total", operation="encode", dispatch="full") == 1
+
+
+async def test_a_window_ends():
+    async with house(max_delay=0.2) as it:
+        assert await asyncio.gather(*it.tasks([1], [2])) == [[10], [20]]
+        assert it.device.batches == [[1, 2]]
+        assert it.count("batches_total", operation="encode", dispatch="window") == 1
+
+
+async def test_a_call_is_told_what_each_stage_took():
+    async with house() as it:
+        call = Call("id", time.monotonic() + 60)
+        await it.batcher.submit(ENCODE, [1], call)
+        assert set(call.seconds) == {"queue", "batch", "infer"}
+        assert min(call.seconds.values()) >= 0

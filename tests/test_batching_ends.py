@@ -1,0 +1,148 @@
+"""How a request ends before its time: late, left, failed, or with the device; nobody waits in vain."""
+
+import asyncio
+import time
+
+import pytest
+from conftest import until
+from tenfold import ENCODE, Kind, Tenfold, house
+
+from app.batching import Batcher
+from app.calls import Call
+from app.errors import DeadlineExceeded, ServiceError, Unavailable
+from app.metrics import Metrics
+
+pytestmark = pytest.mark.anyio
+dying = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+async def test_a_deadline_that_passes_in_the_queue_spares_the_device_the_work():
+    async with house() as it:
+        first = await it.occupy()
+        with pytest.raises(DeadlineExceeded):
+            await it.ask(1, seconds=0.05)
+        assert it.count("dropped_requests_total", why="timed_out") == 1
+        await it.waits(0)
+        it.device.free.set()
+        assert [await first, await it.ask(2)] == [[0], [20]]
+        assert it.device.batches == [[0], [2]]
+
+
+async def test_a_deadline_that_passes_on_the_device_is_told_while_the_device_works_on():
+    async with house() as it:
+        it.device.free.clear()
+        with pytest.raises(DeadlineExceeded):
+            await it.ask(1, seconds=0.05)
+        it.device.free.set()
+        assert await it.ask(2) == [20]
+
+
+async def test_who_leaves_is_forgotten_before_the_device_works_for_him():
+    async with house() as it:
+        first = await it.occupy()
+        leaver, stayer = it.tasks([1], [2])
+        await it.waits(2)
+        leaver.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+        assert it.count("queue_items") == 1
+        assert it.count("dropped_requests_total", why="cancelled") == 1
+        it.device.free.set()
+        assert [await first, await stayer] == [[0], [20]]
+        assert it.device.batches == [[0], [2]]
+
+
+async def test_the_rest_of_a_large_request_is_forgotten_when_its_caller_leaves():
+    async with house() as it:
+        it.device.free.clear()
+        (task,) = it.tasks(range(50))
+        await it.waits(46)
+        task.cancel()
+        await it.waits(0)
+        it.device.free.set()
+        assert await it.ask(99) == [990]
+        assert it.device.batches == [[0, 1, 2, 3], [99]]
+
+
+async def test_a_failing_batch_fails_its_own_callers_and_no_others():
+    async with house() as it:
+        first = await it.occupy()
+        doomed = it.tasks([-1], [1], range(40, 50))
+        spared = it.tasks([2], [3], kind=Kind("decode"))
+        await it.waits(14)
+        it.device.free.set()
+        failures = await asyncio.gather(*doomed, return_exceptions=True)
+        assert {type(failure) for failure in failures} == {ServiceError}
+        assert "hunter2" not in str(failures)
+        assert await asyncio.gather(first, *spared, it.ask(4)) == [[0], [20], [30], [40]]
+        assert it.count("queue_items") == 0
+
+
+async def test_closing_answers_everything_accepted_and_takes_nothing_more():
+    async with house() as it:
+        first = await it.occupy()
+        tasks = it.tasks([1], range(2, 12), [12], kind=Kind("decode"))
+        await it.waits(12)
+        closing = asyncio.create_task(it.batcher.close())
+        await until(lambda: not it.batcher.ready)
+        with pytest.raises(Unavailable) as refused:
+            await it.ask(13)
+        assert refused.value.headers["Retry-After"]
+        it.device.free.set()
+        await closing
+        assert [await first, *[await task for task in tasks]] == [[0], [10], [n * 10 for n in range(2, 12)], [120]]
+        assert not it.batcher.alive
+
+
+async def test_closing_does_not_wait_for_a_window():
+    async with house(max_delay=1000) as it:
+        (task,) = it.tasks([1])
+        await it.waits(1)
+        await it.batcher.close()
+        assert await task == [10]
+
+
+async def test_a_cold_device_is_alive_but_takes_no_work():
+    device = Tenfold()
+    device.warm_enough.clear()
+    batcher = Batcher(device, Metrics(), max_batch_size=4, max_queue_items=4)
+    batcher.start()
+    assert (batcher.alive, batcher.ready) == (True, False)
+    with pytest.raises(Unavailable):
+        await batcher.submit(ENCODE, [1], Call("id", time.monotonic() + 60))
+    device.warm_enough.set()
+    await until(lambda: batcher.ready)
+    await batcher.close()
+    assert (batcher.alive, batcher.ready) == (False, False)
+
+
+@dying
+async def test_the_death_of_the_device_is_told_to_all_who_wait_and_to_those_who_watch():
+    async with house() as it:
+        first = await it.occupy()
+        tasks = it.tasks([-2], [1], range(20))
+        others = it.tasks([2], kind=Kind("decode"))
+        await it.waits(23)
+        it.device.free.set()
+        async with asyncio.timeout(30):
+            failures = await asyncio.gather(*tasks, *others, return_exceptions=True)
+        assert {type(failure) for failure in failures} == {Unavailable}
+        assert await first == [0]
+        await until(lambda: not it.batcher.alive)
+        assert not it.batcher.ready
+        with pytest.raises(Unavailable):
+            await it.ask(3)
+
+
+@dying
+async def test_a_device_that_does_not_get_warm_is_dead_and_closes_all_the_same():
+    class Cold(Tenfold):
+        def warm(self) -> None:
+            raise MemoryError
+
+    batcher = Batcher(Cold(), Metrics(), max_batch_size=4, max_queue_items=4)
+    batcher.start()
+    await until(lambda: not batcher.alive)
+    with pytest.raises(Unavailable):
+        await batcher.submit(ENCODE, [1], Call("id", time.monotonic() + 60))
+    await batcher.close()
