@@ -12,6 +12,7 @@ import uuid
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.answers import problem
@@ -22,7 +23,7 @@ from app.settings import Settings
 
 log = logging.getLogger("app.access")
 
-OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
+OPEN = ("/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 LEFT = 499
 """The status under which a caller who left is counted; he does not see it."""
 
@@ -52,7 +53,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         exchange = Exchange(self, scope, receive, send)
-        if scope["path"].startswith(OPEN) or scope["path"] == "/":
+        if scope["path"] in OPEN or scope["path"].startswith("/docs/"):
             await self.app(scope, receive, exchange.send)
             return
         self.door.inside += 1
@@ -89,6 +90,8 @@ class Exchange:
             await self.edge.app(self.scope, self.receive, self.send)
         except ServiceError as error:
             await self.fail(error)
+        except ClientDisconnect:
+            self.left = True
         except asyncio.CancelledError:
             if not self.left or self.task is None or self.task.uncancel():
                 raise
@@ -109,7 +112,7 @@ class Exchange:
     def knows_key(self) -> bool:
         """Whether the bearer is one of the keys; each is compared, in constant time."""
         scheme, _, key = self.headers.get("authorization", "").partition(" ")
-        matches = [hmac.compare_digest(key.strip().encode(), known) for known in self.edge.keys]
+        matches = [hmac.compare_digest(key.strip().encode("latin-1"), known) for known in self.edge.keys]
         return scheme.lower() == "bearer" and any(matches)
 
     def within_limit(self, size: int) -> None:
@@ -175,13 +178,13 @@ class Exchange:
         metrics = self.edge.metrics
         metrics.requests.labels(endpoint, str(status)).inc()
         metrics.request_seconds.labels(endpoint).observe(seconds)
-        for stage, spent in self.call.seconds.items():
+        for stage, spent in tuple(self.call.seconds.items()):  # the device may still be adding
             metrics.stage_seconds.labels(stage).observe(spent)
         log.info("%s %s %d", self.scope["method"], endpoint, status, extra=self.fields(seconds, status))
 
     def fields(self, seconds: float, status: int) -> dict[str, Any]:
         """What the log line tells besides its message."""
-        stages = {f"{stage}_ms": round(spent * 1000, 3) for stage, spent in self.call.seconds.items()}
+        stages = {f"{stage}_ms": round(spent * 1000, 3) for stage, spent in tuple(self.call.seconds.items())}
         return {
             "request_id": self.call.request_id,
             "method": self.scope["method"],
