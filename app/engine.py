@@ -84,6 +84,10 @@ class Engine:
         """Whether the weights are loaded, every batch shape is warmed and the device takes work."""
         return self._batcher.ready
 
+    def device_memory(self) -> int:
+        """Bytes that torch holds of the GPU's memory."""
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
+
     async def encode(self, pixels: np.ndarray, call: Call, *, exact: bool = False) -> DiagonalGaussian:
         """q(z|x) for uint8 pixels [N, C, H, W]: mean and logvar [N, *latent] on the CPU."""
         answer = await self._submit(Work("encode", exact), call, pixels)

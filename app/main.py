@@ -39,6 +39,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     checkpoint = read_checkpoint(settings.model)
     engine = Engine(checkpoint, settings, metrics)
     metrics.model_info.labels(engine.model, str(engine.device)).set(1)
+    metrics.ready.set_function(lambda: engine.ready and not door.draining)
+    metrics.device_memory.set_function(engine.device_memory)
     app = FastAPIOffline(
         title="VAE service",
         description=_DESCRIPTION,

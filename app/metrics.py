@@ -31,6 +31,8 @@ class Metrics:
         self.queue_items = self._gauge("queue_items", "Images that wait for the device.")
         self.rejected = self._counter("rejected_requests", "Requests refused by a full queue.")
         self.dropped = self._counter("dropped_requests", "Requests whose caller no longer waits.", "why")
+        self.ready = self._gauge("ready", "1 while the service takes work.")
+        self.device_memory = self._gauge("device_memory_bytes", "What torch holds of the GPU's memory; 0 on a CPU.")
         self.model_info = self._gauge("model_info", "The model that is served.", "model", "device")
         self._at_zero()
 
