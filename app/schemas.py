@@ -131,7 +131,7 @@ class Problem(Schema):
 
 def latents_json(table: np.ndarray, model: str) -> bytes:
     """`Latents`, straight from an array of mean, logvar and the draws, [2 + L, N, *latent]."""
-    mean, logvar, draws = table[0], table[1], np.ascontiguousarray(table[2:].swapaxes(0, 1))
+    mean, logvar, draws = map(np.ascontiguousarray, (table[0], table[1], table[2:].swapaxes(0, 1)))
     latents = [{"mean": m, "logvar": v} for m, v in zip(mean, logvar, strict=True)]
     if draws.size:
         latents = [{**latent, "z": z} for latent, z in zip(latents, draws, strict=True)]

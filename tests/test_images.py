@@ -1,15 +1,13 @@
 """Bytes become pixels and pixels bytes without loss, and what is broken is refused by name."""
 
 import contextlib
-import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pictures import header_of_png, stored
 from PIL import Image
 
 from app.errors import TooLarge, Unusable
@@ -23,20 +21,8 @@ sides = st.integers(1, 9)
 pictures = st.tuples(st.sampled_from((1, 3)), sides, sides).flatmap(lambda shape: arrays(np.uint8, shape))
 
 
-def stored(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, form, **options)
-    return stream.getvalue()
-
-
 def load(content: bytes, shape: tuple[int, int, int], fit: Fit = "exact") -> np.ndarray:
     return load_images([open_image(content, 0, LIMIT)], shape, fit)[0]
-
-
-def header_of_png(width: int, height: int) -> bytes:
-    """A PNG that announces a size, and holds no pixel."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\0IDAT"
 
 
 @examples
