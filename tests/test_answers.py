@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import io
-import json
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.requests import Request
 
-from app.answers import IMAGES, JSON, NPY, NUMBERS, PNG, Accepts, problem
-from app.errors import NotAcceptable, Overloaded, ServiceError
+from app.answers import IMAGES, JSON, NPY, NUMBERS, PNG, Accepts
+from app.errors import NotAcceptable
 from app.images import grid, write_png
 
 pytestmark = pytest.mark.anyio
@@ -107,24 +106,3 @@ async def test_an_unacceptable_accept_is_told_before_the_body_is_read(client):
     for method, path in (("GET", "/sample"), ("POST", "/encode"), ("POST", "/score"), ("GET", "/model")):
         answer = await client.request(method, path, content=b"garbage", headers={"Accept": "text/html"})
         assert (answer.status_code, answer.json()["title"]) == (406, "Not acceptable")
-
-
-def test_a_problem_has_all_that_rfc_9457_asks_for_and_the_plain_error():
-    answer = problem(Overloaded("full", retry_after=7), "an-id")
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert json.loads(answer.body) == {
-        "type": "urn:vae:problem:queue-full",
-        "title": "Queue full",
-        "status": 429,
-        "detail": "full",
-        "error": "full",
-        "request_id": "an-id",
-    }
-
-
-def test_every_error_of_the_tree_has_its_own_type_and_status():
-    tree = ServiceError.__subclasses__()
-    statuses = {error.status for error in tree}
-    assert statuses == {400, 401, 404, 405, 406, 413, 415, 422, 429, 503, 504}
-    assert len(statuses) == len(tree) == len({error.title for error in tree})
