@@ -84,8 +84,9 @@ def as_images(array: NDArray[Any], where: str) -> Images:
 
 def _load(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except (ValueError, EOFError, BadZipFile) as error:

@@ -1,0 +1,95 @@
+"""The card says what lies in the folder, figures with their certainty, and nothing that is not known."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.arrays import Dataset
+from model.card import LIMITS, write_card
+from model.checkpoint import METRICS, read_checkpoint, write_checkpoint, write_json
+from model.evaluation import evaluate
+from model.pictures import write_pictures
+from model.recipe import TrainingOptions
+from model.training import EpochRecord
+from tests.conftest import DIGITS, build
+
+TABLE = {"split": "test split", "command": "vae evaluate --model digits --data digits.npz"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_checkpoint(tmp_path / "digits", DIGITS, build(DIGITS).state_dict())
+    return tmp_path / "digits"
+
+
+@pytest.fixture
+def training(digits: np.ndarray) -> dict[str, object]:
+    return {
+        "options": TrainingOptions(epochs=1).as_dict(),
+        "data": Dataset("npz array", digits).describe(),
+        "command": "vae train --data digits.npz --out digits",
+        "torch": "2.6",
+        "device": "cpu",
+        "seconds": 90.0,
+        "epochs": [asdict(EpochRecord(1, -20.5, -17.25, 3.25, -21.75, 1e-3, 1000.0, 90.0))],
+    }
+
+
+def card(folder: Path) -> str:
+    write_card(folder)
+    return (folder / "README.md").read_text()
+
+
+def test_a_model_of_which_nothing_is_known_has_its_architecture_and_limits(folder: Path) -> None:
+    text = card(folder)
+    assert text.startswith("# digits: a Variational Autoencoder\n")
+    assert "Not evaluated yet" in text
+    assert "Nothing is recorded" in text
+    assert read_checkpoint(folder).digest in text
+    assert "| hidden | 24 |" in text
+    assert LIMITS in text
+
+
+def test_the_figures_are_those_of_the_metrics(folder: Path, digits: np.ndarray, training: dict) -> None:
+    table = evaluate(read_checkpoint(folder).vae, digits[:40], samples=6, seed=9)
+    write_json(folder / METRICS, {"training": training, "evaluation": asdict(table) | TABLE})
+    text = card(folder)
+    assert f"K = 6 | {table.log_likelihood:.2f} ± {table.standard_error:.2f} nats |" in text
+    assert f"| ELBO | {table.elbo:.2f} nats |" in text
+    assert f"| active units | {table.active_units} of 4 |" in text
+    assert "Means over 40 images of the test split, binarised once with seed 9." in text
+    assert TABLE["command"] in text
+
+
+def test_the_training_is_told_with_its_command_and_data(folder: Path, training: dict) -> None:
+    write_json(folder / METRICS, {"training": training})
+    text = card(folder)
+    assert "    vae train --data digits.npz --out digits\n" in text
+    assert "trained on 1,797 images (npz array)" in text
+    assert "was -20.50 nats, on held-out images -21.75; 2 minutes on cpu" in text
+    assert str(training["data"]["digest"]) in text
+    assert "the probability of white" in text
+
+
+def test_a_figure_without_certainty_claims_none(folder: Path, digits: np.ndarray) -> None:
+    table = evaluate(read_checkpoint(folder).vae, digits[:1], samples=2, binarize="none")
+    write_json(folder / METRICS, {"evaluation": asdict(table) | TABLE})
+    text = card(folder)
+    assert "±" not in text
+    assert "binarised" not in text
+
+
+def test_every_picture_that_is_shown_is_there(folder: Path, digits: np.ndarray) -> None:
+    assert "![" not in card(folder)
+    write_pictures(folder / "pictures", read_checkpoint(folder).vae, digits)
+    shown = re.findall(r"!\[\w+\]\((.+?)\)", card(folder))
+    assert len(shown) == 3
+    assert all((folder / path).exists() for path in shown)
+
+
+def test_equal_folders_have_equal_cards(folder: Path, training: dict) -> None:
+    write_json(folder / METRICS, {"training": training})
+    assert card(folder) == card(folder)

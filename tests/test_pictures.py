@@ -1,0 +1,76 @@
+"""The pictures show the originals as they are, the model's means beside them, and are the same each time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.pictures import COLUMNS, ROWS, learning_curve, prior_samples, reconstructions, traversal, write_pictures
+from model.training import EpochRecord
+from tests.conftest import COLOUR, DIGITS, build
+
+RECORDS = [EpochRecord(n, -100 / n, -90 / n, 10 / n, -101 / n, 1e-3, 1e3, 1.0) for n in range(1, 6)]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_all_four_are_written_and_the_same_each_time(tmp_path: Path, digits: np.ndarray) -> None:
+    for name in ("first", "again"):
+        write_pictures(tmp_path / name, build(DIGITS), digits, RECORDS)
+    names = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert names == ["learning.png", "reconstructions.png", "samples.png", "traversal.png"]
+    for name in names:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_originals_stand_above_their_reconstructions_pixel_for_pixel(tmp_path: Path, digits: np.ndarray) -> None:
+    write_pictures(tmp_path, build(DIGITS), digits)
+    picture = pixels(tmp_path / "reconstructions.png")[..., 0]
+    size = 56
+    assert picture.shape == (ROWS * size, COLUMNS * size)
+    assert np.array_equal(picture[:size:7, : 2 * size : 7], np.concatenate([digits[0, 0], digits[1, 0]], axis=1))
+    assert np.array_equal(picture[2 * size : 3 * size : 7, :size:7], digits[COLUMNS, 0])
+
+
+@pytest.mark.parametrize("count", [1, 5, 13])
+def test_few_images_are_enough(tmp_path: Path, count: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (count, 3, 13, 9), np.uint8)
+    write_pictures(tmp_path, build(COLOUR), images)
+    assert not (tmp_path / "learning.png").exists()
+    assert pixels(tmp_path / "reconstructions.png").shape[1] == min(count, COLUMNS) * 9 * 4
+
+
+def test_the_middle_rows_are_the_models_own_means(digits: np.ndarray) -> None:
+    vae, x = build(DIGITS), torch.tensor(digits[:24]) / 255
+    rows = reconstructions(vae, x)
+    assert rows.shape == (4, 12, 1, 8, 8)
+    torch.testing.assert_close(rows[3], vae.likelihood(vae.posterior(x[12:]).mean).mean.detach())
+
+
+def test_samples_are_those_of_their_seed() -> None:
+    vae = build(DIGITS)
+    assert prior_samples(vae, 1).equal(prior_samples(vae, 1))
+    assert not prior_samples(vae, 1).equal(prior_samples(vae, 2))
+
+
+def test_a_traversal_moves_one_latent_in_each_row(digits: np.ndarray) -> None:
+    vae = build(DIGITS)
+    rows = traversal(vae, torch.tensor(digits[:50]) / 255)
+    assert rows.shape == (4, COLUMNS, 1, 8, 8)  # as many rows as there are latents
+    assert all((row[0] - row[-1]).abs().max() > 0 for row in rows)
+
+
+def test_the_learning_curve_shows_every_epoch_of_bound_and_terms() -> None:
+    bound, terms = learning_curve(RECORDS).axes
+    assert [line.get_label() for line in bound.lines] == ["ELBO, training", "ELBO, held out, averaged weights"]
+    assert [line.get_label() for line in terms.lines] == ["reconstruction", "KL"]
+    assert list(bound.lines[0].get_ydata()) == [record.elbo for record in RECORDS]
+
+
+def test_one_epoch_makes_a_learning_curve(tmp_path: Path) -> None:
+    learning_curve(RECORDS[:1]).savefig(tmp_path / "curve.png")

@@ -1,0 +1,193 @@
+"""`vae train` and `vae evaluate` as they are called: a whole model in the folder, or one line and exit code 2."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from app.cli import cli
+from model.checkpoint import METRICS, WEIGHTS, read_checkpoint
+from model.snapshot import SNAPSHOT
+
+VAE = [sys.executable, "-c", "from app.cli import main; main()"]
+SMALL = "--channels 8 --hidden 16 --latent 3 --batch-size 50 --kl-warmup 1 --warmup 5 --threads 1 --device cpu"
+
+
+def vae(line: str, *words: str | Path) -> Result:
+    return CliRunner().invoke(cli, [*line.split(), *map(str, words)])
+
+
+def refusal(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("vae: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr.strip().removeprefix("vae: ")
+
+
+@pytest.fixture
+def data(tmp_path: Path, digits: np.ndarray) -> Path:
+    np.savez(tmp_path / "digits.npz", train=digits[:600, 0], test=digits[600:700, 0])
+    return tmp_path / "digits.npz"
+
+
+@pytest.fixture
+def trained(data: Path, tmp_path: Path) -> Path:
+    result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    return tmp_path / "run"
+
+
+def test_training_leaves_a_whole_model_and_one_line_for_each_epoch(data: Path, tmp_path: Path) -> None:
+    line = f"train {SMALL} --epochs 2 --holdout 50 --precision bfloat16 --samples 2"
+    result = vae(line, "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert [text.split()[:3] for text in result.stdout.splitlines()] == [["epoch", f"{n}/2", "elbo"] for n in (1, 2)]
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"README.md", "config.json", METRICS, WEIGHTS, SNAPSHOT, "pictures"}
+    checkpoint = read_checkpoint(tmp_path / "run")
+    assert (checkpoint.vae.config.channels, checkpoint.vae.config.blocks) == ((8,), (1,))
+    training = checkpoint.metrics["training"]
+    assert [epoch["epoch"] for epoch in training["epochs"]] == [1, 2]
+    assert training["options"]["precision"] == "bfloat16"
+    assert training["data"]["train"] == 600
+    assert "evaluation" not in checkpoint.metrics
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    line = f"train {SMALL} --epochs 8 --ema 0.9"
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert vae(line, "--data", data, "--out", straight).exit_code == 0
+    command = [*VAE, *line.split(), "--data", str(data), "--out", str(killed)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("epoch 2/"):
+            pass
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert (killed / WEIGHTS).read_bytes() != (straight / WEIGHTS).read_bytes()
+    resumed = vae(f"{line} --resume", "--data", data, "--out", killed)
+    assert resumed.exit_code == 0, resumed.output
+    assert 0 < resumed.stdout.count("epoch ") <= 6
+    assert (killed / WEIGHTS).read_bytes() == (straight / WEIGHTS).read_bytes()
+    assert [epoch["elbo"] for epoch in _epochs(killed)] == [epoch["elbo"] for epoch in _epochs(straight)]
+
+
+def test_to_resume_what_never_began_is_to_begin(data: Path, tmp_path: Path) -> None:
+    assert vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", tmp_path / "run").exit_code == 0
+
+
+def test_a_finished_run_is_not_overwritten_and_not_changed_by_resuming(trained: Path, data: Path) -> None:
+    before = (trained / WEIGHTS).read_bytes()
+    again = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", trained)
+    assert refusal(again) == f"out: {trained} already holds a training; --resume goes on with it"
+    other = vae(f"train {SMALL} --epochs 1 --resume --clip 7", "--data", data, "--out", trained)
+    assert refusal(other) == "clip: expected 100.0, as the training began, got 7.0"
+    assert vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained).exit_code == 0
+    assert (trained / WEIGHTS).read_bytes() == before
+
+
+def test_pictures_are_trained_on_in_the_shape_that_is_asked_for(tmp_path: Path, digits: np.ndarray) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number, image in enumerate(digits[:60, 0]):
+        Image.fromarray(image).resize((20, 14)).save(tmp_path / "pictures" / f"{number}.png")
+    line = f"train {SMALL} --epochs 1 --image-shape 3,9,7 --likelihood logistic"
+    result = vae(line, "--data", tmp_path / "pictures", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    checkpoint = read_checkpoint(tmp_path / "run")
+    assert checkpoint.vae.config.image_shape == (3, 9, 7)
+    assert checkpoint.metrics["training"]["options"]["binarize"] == "none"
+
+
+def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_path: Path) -> None:
+    line = "evaluate --samples 3 --seed 5 --save --device cpu"
+    result = vae(line, "--model", trained, "--data", data, "--json", tmp_path / "figures.json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    kept = json.loads((trained / METRICS).read_text())
+    assert kept["evaluation"] == figures
+    assert (figures["images"], figures["samples"], figures["seed"], figures["split"]) == (100, 3, 5, "test split")
+    assert figures["binarize"] == "dynamic"
+    assert figures["elbo"] <= figures["log_likelihood"]
+    assert f"{figures['log_likelihood']:.4f}" in result.stdout
+    assert f"{figures['log_likelihood']:.2f} ±" in (trained / "README.md").read_text()
+
+
+def test_an_evaluation_that_is_not_kept_changes_nothing(trained: Path, data: Path) -> None:
+    before = {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+    assert vae("evaluate --samples 1 --limit 7 --device cpu", "--model", trained, "--data", data).exit_code == 0
+    assert {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--epochs 0", "epochs: expected an integer of at least 1, got 0"),
+        ("--latent x", "latent: expected integers like 4,7,7, got 'x'"),
+        ("--latent 4,2,2,2", "latent_shape: expected 1 or 3 integers"),
+        ("--channels 8,8 --blocks 1", "blocks: expected as many as channels, got (1,)"),
+        ("--stride 3", "stride: expected 1 or 2, got 3"),
+        ("--likelihood poisson", "likelihood: expected one of bernoulli"),
+        ("--schedule linear", "schedule: expected cosine or constant, got 'linear'"),
+        ("--image-shape 1,8", "image_shape: expected C,H,W with C of 1 or 3, got '1,8'"),
+        ("--image-shape 1,9,9", "expected images of shape (1, 9, 9), got (1, 8, 8)"),
+        ("--holdout 600", "holdout: expected fewer than the 600 training images, got 600"),
+        ("--device tpu", "device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
+        ("--threads -1", "threads: expected at least 0, got -1"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_told_in_one_line(
+    data: Path, tmp_path: Path, options: str, reason: str
+) -> None:
+    assert reason in refusal(vae(f"train --epochs 1 {options}", "--data", data, "--out", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.npz").write_bytes(b"PK nothing")
+    for name, reason in (
+        ("empty", "expected MNIST files or pictures"),
+        ("broken.npz", "not a complete .npy or .npz array"),
+        ("nowhere", "no such file or folder"),
+    ):
+        told = refusal(vae("train", "--data", tmp_path / name, "--out", tmp_path / "run"))
+        assert told.startswith(str(tmp_path / name))
+        assert reason in told
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--samples 0", "samples: expected at least 1, got 0"),
+        ("--binarize static", "binarize: expected dynamic or none, got 'static'"),
+        ("--limit -1", "limit: expected at least 0, got -1"),
+        ("--device cuda:99", "device: expected one of"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_made_is_told_in_one_line(digits_model: Path, data: Path, options, reason) -> None:
+    assert reason in refusal(vae(f"evaluate {options}", "--model", digits_model, "--data", data))
+
+
+def test_a_folder_without_a_model_is_told_in_one_line(tmp_path: Path, data: Path) -> None:
+    told = refusal(vae("evaluate", "--model", tmp_path, "--data", data))
+    assert told == f"{tmp_path / 'config.json'}: No such file or directory"
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    help_alone = "from app.cli import cli; cli(['train', '--help'], standalone_mode=False)"
+    code = f"import sys; {help_alone}; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--learning-rate" in answer
+    assert answer.splitlines()[-1] == "False"
+
+
+def _epochs(folder: Path) -> list[dict[str, float]]:
+    epochs: list[dict[str, float]] = json.loads((folder / METRICS).read_text())["training"]["epochs"]
+    return epochs
