@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "model" / "checkpoints" / "mnist"
@@ -23,6 +23,7 @@ class Settings(BaseSettings):
         env_prefix="VAE_",
         extra="ignore",
         frozen=True,
+        hide_input_in_errors=True,  # among it are keys
         cli_prog_name="vae serve",
         cli_kebab_case=True,
         cli_implicit_flags=True,
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
     graceful_timeout_s: Seconds = Field(30, description="how long accepted work may take after SIGTERM")
 
     api_key: SecretStr | None = Field(None, description="keys that callers must send as a bearer, comma-separated")
-    api_key_file: Path | None = Field(None, description="file with one such key a line")
+    api_key_file: FilePath | None = Field(None, description="file with one such key a line")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="origins of browsers, comma-separated")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is logged")
@@ -66,6 +67,13 @@ class Settings(BaseSettings):
     def _limits_agree(self) -> Self:
         if self.max_items > self.max_queue_items:
             msg = f"max_items ({self.max_items}) must not exceed max_queue_items ({self.max_queue_items})"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _locked_where_a_lock_was_asked_for(self) -> Self:
+        if self.api_key_file and not self.keys():
+            msg = "api_key_file: expected a key a line, the file holds none"
             raise ValueError(msg)
         return self
 

@@ -1,0 +1,122 @@
+"""Every knob is read from the environment or the command line, checked, and told in one line when it is wrong."""
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings, SettingsError, read_settings
+
+DEFAULTS = {name: field.get_default() for name, field in Settings.model_fields.items()}
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch):
+    for name in DEFAULTS:
+        monkeypatch.delenv(f"VAE_{name.upper()}", raising=False)
+
+
+def test_without_any_setting_the_defaults_serve():
+    assert Settings().model_dump() == DEFAULTS
+    assert Settings().keys() == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("port", "9000", 9000),
+        ("device", "cuda:1", "cuda:1"),
+        ("max_batch_size", "128", 128),
+        ("max_batch_delay_ms", "2.5", 2.5),
+        ("batch_invariant", "true", True),
+        ("request_timeout_s", "0.5", 0.5),
+        ("cors_origins", "https://a.example, https://b.example,", ("https://a.example", "https://b.example")),
+        ("cors_origins", "*", ("*",)),
+        ("cors_origins", "", ()),
+        ("log_format", "text", "text"),
+    ],
+)
+def test_a_variable_is_the_setting_of_its_name(monkeypatch, name, text, value):
+    monkeypatch.setenv(name.upper(), "unprefixed")
+    assert Settings().model_dump() == DEFAULTS
+    monkeypatch.setenv(f"VAE_{name.upper()}", text)
+    assert getattr(Settings(), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("port", "65536"),
+        ("port", "-1"),
+        ("port", "http"),
+        ("device", "gpu"),
+        ("device", "cuda:x"),
+        ("threads", "-1"),
+        ("max_batch_size", "0"),
+        ("max_batch_size", "4097"),
+        ("max_batch_delay_ms", "-1"),
+        ("max_batch_delay_ms", "nan"),
+        ("max_queue_items", "0"),
+        ("max_items", "0"),
+        ("max_items", "100000"),
+        ("max_body_bytes", "0"),
+        ("max_image_pixels", "1e400"),
+        ("request_timeout_s", "0"),
+        ("request_timeout_s", "inf"),
+        ("log_level", "loud"),
+        ("log_format", "xml"),
+    ],
+)
+def test_a_setting_that_cannot_be_served_with_is_refused_in_one_line_that_names_it(monkeypatch, name, text):
+    monkeypatch.setenv(f"VAE_{name.upper()}", text)
+    with pytest.raises(ValidationError):
+        Settings()
+    with pytest.raises(SettingsError) as refused:
+        read_settings([])
+    assert name in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_options_win_over_variables_and_variables_over_defaults(monkeypatch):
+    monkeypatch.setenv("VAE_PORT", "9000")
+    monkeypatch.setenv("VAE_MAX_BATCH_SIZE", "7")
+    read = read_settings(["--port", "9001", "--batch-invariant", "--cors-origins", "https://a.example"])
+    assert (read.port, read.max_batch_size, read.batch_invariant, read.max_items) == (9001, 7, True, 4096)
+    assert read.cors_origins == ("https://a.example",)
+
+
+def test_more_may_not_be_asked_than_may_wait():
+    with pytest.raises(ValidationError, match=r"max_items \(9\) must not exceed max_queue_items \(8\)"):
+        Settings(max_items=9, max_queue_items=8)
+
+
+def test_keys_come_from_the_setting_and_from_a_file(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("  filed \n\nclé\n")
+    assert Settings(api_key="one, two,,").keys() == (b"one", b"two")
+    assert Settings(api_key="one", api_key_file=file).keys() == (b"one", b"filed", "clé".encode())
+    assert Settings(api_key="").keys() == ()
+
+
+def test_a_key_is_shown_nowhere():
+    settings = Settings(api_key="hunter2")
+    shown = (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump(mode="json")))
+    assert not any("hunter2" in text for text in shown)
+
+
+@pytest.mark.parametrize("wrong", [{"port": -1}, {"max_items": 9, "max_queue_items": 8}])
+def test_a_key_is_not_shown_when_another_setting_is_wrong(monkeypatch, wrong):
+    with pytest.raises(ValidationError) as refused:
+        Settings(api_key="hunter2", **wrong)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_file_of_keys_that_holds_none_does_not_open_the_house(tmp_path):
+    (tmp_path / "keys").write_text("\n  \n")
+    with pytest.raises(ValidationError, match="api_key_file"):
+        Settings(api_key_file=tmp_path / "keys")
+    with pytest.raises(ValidationError, match="api_key_file"):
+        Settings(api_key_file=tmp_path / "none")
+
+
+def test_settings_do_not_change_while_they_are_served_with():
+    with pytest.raises(ValidationError):
+        Settings().port = 1
