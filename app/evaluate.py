@@ -29,7 +29,7 @@ def run_evaluation(model: Path, data: Path, scoring: Scoring, device: torch.devi
 
 
 def _evaluate(checkpoint: Checkpoint, images: Images, scoring: Scoring) -> Evaluation:
-    vae = checkpoint.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not type it
+    vae = checkpoint.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     trained = checkpoint.metrics.get("training", {}).get("options", {}).get("binarize")
     binarize = scoring.binarize or trained or ("dynamic" if vae.config.likelihood == "bernoulli" else "none")
     with evaluation_bar(len(images)) as watch:

@@ -104,7 +104,7 @@ class Training:
         self.steps_per_epoch = -(-len(self.images) // options.batch_size)
         vae = new_vae(config, options.seed)
         start_at_mean(vae, images)
-        self.vae = vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.vae = vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
         self.average = deepcopy(self.vae).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=options.learning_rate, fused=True)
         self.generator = torch.Generator(device).manual_seed(options.seed)
@@ -149,12 +149,12 @@ class Training:
         if self.options.clip:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.options.clip)
         self.optimizer.step()
-        self._average()
+        self._follow()
         self.step += 1
         return torch.stack([term.detach().double().sum() for term in bound])
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _follow(self) -> None:
         share = 1 - self.options.memory(self.step)
         for average, weight in zip(self.average.parameters(), self.vae.parameters(), strict=True):
             average.lerp_(weight, share)
