@@ -94,6 +94,7 @@ class Exchange:
             self.left = True
         except asyncio.CancelledError:
             if not self.left or self.task is None or self.task.uncancel():
+                await self.fail(Unavailable("the service has no more time for this request"))
                 raise
         except Exception:
             log.exception("unexpected failure", extra={"request_id": self.call.request_id})

@@ -112,7 +112,7 @@ async def test_a_caller_who_leaves_once_he_is_answered_has_not_left(digits_model
         assert count(app, "requests_total", endpoint="/decode", status="200") == 1
 
 
-async def test_cancelling_the_server_is_not_mistaken_for_a_caller_who_left(digits_model):
+async def test_who_is_inside_when_the_server_must_go_is_told_so_and_not_mistaken_for_one_who_left(digits_model):
     async with house(digits_model, **PATIENT) as app:
         caller = Caller(app, "POST", "/decode")
         caller.says(LATENT)
@@ -121,6 +121,8 @@ async def test_cancelling_the_server_is_not_mistaken_for_a_caller_who_left(digit
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert (caller.status, caller.problem["title"]) == (503, "Not available")
+        assert count(app, "requests_total", endpoint="/decode", status="503") == 1
         assert count(app, "queue_items") == 0
 
 

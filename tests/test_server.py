@@ -1,0 +1,140 @@
+"""The real process on a real socket: it shares batches, drains when it is told to end, and says why it cannot start."""
+
+import asyncio
+import json
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent
+SERVE = """
+import json, sys
+from app.logs import configure_logging
+from app.server import serve
+from app.settings import Settings
+settings = Settings(**json.loads(sys.argv[1]))
+configure_logging(settings)
+serve(settings)
+"""
+JSON = {"content-type": "application/json"}
+LATENT = json.dumps({"latents": [[0, 0, 0, 0]]}).encode()
+HEAD = b"POST /decode HTTP/1.1\r\nHost: vae\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+
+async def python(*arguments: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stderr=pipe)
+
+
+class Service:
+    """A running process, what it has logged, and a client of it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, client: httpx.AsyncClient, port: int) -> None:
+        self.process, self.client, self.port = process, client, port
+        self.log = asyncio.create_task(process.stderr.read())
+
+    async def status(self, path: str = "/readyz") -> int:
+        return (await self.client.get(path)).status_code
+
+    async def becomes(self, status: int) -> None:
+        while await self.status() != status:  # noqa: ASYNC110  # another process sets no asyncio.Event
+            await asyncio.sleep(0.01)
+
+    async def half_a_request(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A caller who is inside, and who says the rest when the test wants it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(HEAD % len(LATENT) + LATENT[:9])
+        await writer.drain()
+        return reader, writer
+
+    async def inside(self) -> None:
+        """Wait until what was sent before this has come in."""
+        assert await self.status("/model") == 200
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(30):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def serving(model: Path, **settings: Any) -> AsyncIterator[Service]:
+    options = {"model": str(model), "device": "cpu", "threads": 1, "port": 0, **settings}
+    process = await python("-W", "error", "-c", SERVE, json.dumps(options))
+    try:
+        async with asyncio.timeout(60):
+            while not (found := re.search(rb"http://127.0.0.1:(\d+)", await process.stderr.readline())):
+                assert process.returncode is None
+        limits = httpx.Limits(max_connections=64)
+        url = f"http://127.0.0.1:{int(found[1])}"
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
+            service = Service(process, client, int(found[1]))
+            await service.becomes(200)
+            yield service
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_many_callers_share_batches_and_are_all_answered_when_the_process_is_told_to_end(digits_model):
+    async with serving(digits_model, max_batch_delay_ms=50) as it:
+        answers = await asyncio.gather(*(it.client.post("/decode", content=LATENT, headers=JSON) for _ in range(64)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.content for answer in answers}) == 1
+        metrics = (await it.client.get("/metrics")).text
+        batches = re.findall(r'vae_batches_total\{.*operation="decode"\} (\d+)', metrics)
+        assert 0 < sum(map(int, batches)) < 64
+
+        reader, writer = await it.half_a_request()
+        await it.inside()
+        it.process.send_signal(signal.SIGTERM)
+        await it.becomes(503)
+        refused = await it.client.post("/decode", content=LATENT, headers=JSON)
+        assert (refused.status_code, refused.json()["detail"]) == (503, "the service is draining")
+        assert refused.headers["Retry-After"]
+        assert await it.status("/livez") == 200
+        writer.write(LATENT[9:])
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
+        assert await it.ended() == 0
+        log = [json.loads(line) for line in (await it.log).splitlines()]
+        assert not [line for line in log if line["level"] not in ("INFO", "DEBUG")]
+        assert [line["status"] for line in log if line["message"].startswith("POST /decode")] == [200] * 64 + [503, 200]
+
+
+async def test_a_second_signal_ends_the_process_at_once(digits_model):
+    async with serving(digits_model, graceful_timeout_s=600, request_timeout_s=600) as it:
+        reader, writer = await it.half_a_request()
+        await it.inside()
+        it.process.send_signal(signal.SIGINT)
+        await it.becomes(503)
+        it.process.send_signal(signal.SIGTERM)
+        await it.ended()
+        assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
+        writer.close()
+
+
+async def test_draining_ends_when_its_time_is_over(digits_model):
+    async with serving(digits_model, graceful_timeout_s=0.2, request_timeout_s=600) as it:
+        reader, writer = await it.half_a_request()
+        await it.inside()
+        it.process.send_signal(signal.SIGTERM)
+        assert await it.ended() == 0
+        assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
+        writer.close()
+
+
+async def test_a_missing_model_is_told_in_one_line():
+    process = await python("-c", "from app.cli import main; main()", "serve", "--model", "nowhere")
+    _, told = await process.communicate()
+    assert process.returncode == 2
+    assert told == b"vae: nowhere/config.json: No such file or directory\n"
