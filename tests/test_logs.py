@@ -1,0 +1,46 @@
+"""A log line is a JSON object, or a line for people; both go to stderr."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LOG = """
+import logging, sys
+from app.logs import configure_logging
+from app.settings import Settings
+configure_logging(Settings(log_format=sys.argv[1], log_level="warning"))
+logging.getLogger("app.x").info("too quiet")
+logging.getLogger("app.x").warning("said %d", 7, extra={"request_id": "an-id"})
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("uvicorn.error").exception("broke")
+"""
+
+
+@pytest.fixture(scope="module", params=["json", "text"])
+def logged(request) -> tuple[str, list[str]]:
+    command = [sys.executable, "-c", LOG, request.param]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    assert done.stdout == ""
+    return request.param, done.stderr.splitlines()
+
+
+def test_every_line_tells_when_how_severe_where_and_what(logged):
+    form, lines = logged
+    if form == "text":
+        assert lines[0].split()[2:] == ["WARNING", "app.x", "said", "7"]
+        return
+    said, broke = map(json.loads, lines)
+    assert {key: said[key] for key in ("level", "logger", "message", "request_id")} == {
+        "level": "WARNING",
+        "logger": "app.x",
+        "message": "said 7",
+        "request_id": "an-id",
+    }
+    assert said["time"]
+    assert (broke["level"], broke["message"]) == ("ERROR", "broke")
+    assert "ZeroDivisionError" in broke["exc_info"]
