@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from app.errors import Malformed, TooLarge, Unusable
+from model.data import upright
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 Fit = Literal["resize", "pad", "crop", "exact"]
@@ -98,8 +99,7 @@ def grid(pixels: np.ndarray, columns: int | None) -> np.ndarray:
 def _load(image: Image.Image, index: int, shape: Sequence[int], fit: Fit) -> np.ndarray:
     channels, height, width = shape
     try:
-        upright = ImageOps.exif_transpose(image)
-        flat = _flattened(upright).convert("L" if channels == 1 else "RGB")
+        flat = upright(image, channels)
     except Exception:  # noqa: BLE001  # as in `open_image`
         raise Unusable(f"image {index}: the {image.format} data is truncated or damaged") from None
     if fit == "exact" and flat.size != (width, height):
@@ -107,15 +107,6 @@ def _load(image: Image.Image, index: int, shape: Sequence[int], fit: Fit) -> np.
     fitted = np.asarray(_fitted(flat, (width, height), fit))
     image.close()
     return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
-
-
-def _flattened(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
-    if not image.has_transparency_data:
-        return image
-    over = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:

@@ -1,6 +1,5 @@
 """The JSON of the service, with examples: what comes in is checked against it, what goes out is written by it."""
 
-import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -141,7 +140,7 @@ def latents_json(table: np.ndarray, model: str) -> bytes:
 def scores_json(bounds: Bounds, config: VAEConfig, *, with_likelihood: bool) -> bytes:
     """`Scores`, straight from the arrays."""
     names = ("elbo", "reconstruction", "kl", "bits_per_dim", "log_likelihood")
-    bits = -(bounds.elbo.total / config.dimensions + FAMILIES[config.likelihood].log_cell) / math.log(2)
+    bits = FAMILIES[config.likelihood].bits_per_dim(bounds.elbo.total, config.dimensions)
     columns = [column.tolist() for column in (*bounds.elbo, bits, bounds.log_likelihood)]
     rows = zip(*(columns if with_likelihood else columns[:-1]), strict=True)
     return dump({"scores": [dict(zip(names, row, strict=False)) for row in rows], "unit": "nats"})

@@ -62,11 +62,15 @@ def _read_picture(path: Path, image_shape: tuple[int, ...]) -> Images:
 
 
 def fit(picture: Image.Image, image_shape: tuple[int, ...]) -> Images:
-    """Turned as its EXIF asks, on white where it is transparent, resized: uint8 [C, H, W]."""
+    """The picture resized: uint8 [C, H, W]."""
     channels, height, width = image_shape
-    flat = _flattened(ImageOps.exif_transpose(picture)).convert("L" if channels == 1 else "RGB")
-    resized = flat.resize((width, height), Image.Resampling.BILINEAR)
+    resized = upright(picture, channels).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def upright(picture: Image.Image, channels: int) -> Image.Image:
+    """Turned as its EXIF asks, on white where it is transparent, 8 bits of grey (1 channel) or of colour (3)."""
+    return _flattened(ImageOps.exif_transpose(picture)).convert("L" if channels == 1 else "RGB")
 
 
 def _flattened(picture: Image.Image) -> Image.Image:

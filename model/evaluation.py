@@ -7,7 +7,6 @@ bits per dimension = -(log p(x) / dimensions + log_cell) / ln 2
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import log
 from typing import NamedTuple
 
 import torch
@@ -76,7 +75,7 @@ def evaluate(  # what was scored, how well, and in what pieces
         kl=kl,
         log_likelihood=log_likelihood,
         standard_error=error,
-        bits_per_dim=-(log_likelihood / vae.config.dimensions + vae.decoder.family.log_cell) / log(2),
+        bits_per_dim=vae.decoder.family.bits_per_dim(log_likelihood, vae.config.dimensions),
         active_units=int((means.var(0, correction=0) > ACTIVE).sum()),
         units=means.shape[1],
         binarize=binarize,

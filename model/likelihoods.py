@@ -9,11 +9,13 @@ section 2.1.
 
 from abc import ABC, abstractmethod
 from math import log, pi
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
+
+Number = TypeVar("Number", float, Tensor)
 
 LEVELS = 256
 """The grey levels of an 8-bit pixel, k / 255 for k from 0 to 255."""
@@ -38,6 +40,11 @@ class Likelihood(ABC):
     def __init__(self, raw: Tensor, scale: float = 1.0) -> None:
         self.location, *self.rest = raw.chunk(self.features, dim=-3)
         self.scale = scale
+
+    @classmethod
+    def bits_per_dim(cls, log_p: Number, dimensions: int) -> Number:
+        """Log p(x) of `dimensions` values, in nats per image, as bits for each 8-bit value; lower is better."""
+        return -(log_p / dimensions + cls.log_cell) / log(2)
 
     @property
     def mean(self) -> Tensor:
