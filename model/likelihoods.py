@@ -74,7 +74,7 @@ class Gaussian(Likelihood):
 
     meaning = "the log-density of pixels in [0, 1]"
 
-    log_cell: ClassVar[float] = -log(LEVELS)
+    log_cell: ClassVar[float] = -log(LEVELS - 1)
 
     @property
     def log_scale(self) -> Tensor:
