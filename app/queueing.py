@@ -6,7 +6,7 @@ thousands of images makes nobody else wait for all of it.
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -83,7 +83,7 @@ class FairQueue:
     def __init__(self, max_batch_size: int, max_delay: float = 0.0) -> None:
         self._max_batch_size = max_batch_size
         self._max_delay = max_delay
-        self._lanes: OrderedDict[Kind, deque[Entry]] = OrderedDict()
+        self._lanes: dict[Kind, deque[Entry]] = {}
         self.depth = 0
 
     def __bool__(self) -> bool:
@@ -106,12 +106,12 @@ class FairQueue:
 
     def patience(self) -> float:
         """Seconds that the next batch may still wait for company; 0 or less when it must go."""
-        kind, lane = next(iter(self._lanes.items()))
-        return 0.0 if self._fills(kind, lane) else lane[0].arrived + self._max_delay - time.monotonic()
+        return min(map(self._patience, self._lanes))
 
     def take(self) -> Batch:
-        """The next batch, of the kind whose turn it is; without entries where all of them were dead."""
-        kind, lane = self._lanes.popitem(last=False)
+        """The next batch, of the kind whose turn it is among those that must go; without entries where all are dead."""
+        kind = next((kind for kind in self._lanes if self._patience(kind) <= 0), next(iter(self._lanes)))
+        lane = self._lanes.pop(kind)
         dispatch = "full" if self._fills(kind, lane) else "window" if self._max_delay else "free"
         room = max(1, self._max_batch_size // kind.weight)
         entries = self._living(lane, room)
@@ -128,6 +128,10 @@ class FairQueue:
         self._lanes.clear()
         self.depth = 0
         return entries
+
+    def _patience(self, kind: Kind) -> float:
+        lane = self._lanes[kind]
+        return 0.0 if self._fills(kind, lane) else lane[0].arrived + self._max_delay - time.monotonic()
 
     def _fills(self, kind: Kind, lane: deque[Entry]) -> bool:
         cost = 0

@@ -176,6 +176,15 @@ def test_without_a_window_no_batch_is_patient_and_with_one_only_a_full_batch_is_
     assert patient.take().dispatch == "window"
 
 
+def test_a_full_batch_does_not_wait_for_the_window_of_another_kind(ask):
+    queue = FairQueue(4, max_delay=1000)
+    queue.add(ask(1, KINDS[0]))
+    queue.add(ask(4, KINDS[1]))
+    assert queue.patience() == 0
+    assert queue.take().kind == KINDS[1]
+    assert 0 < queue.patience() <= 1000
+
+
 def test_clearing_gives_back_all_that_waited(ask):
     queue, asked = FairQueue(4), [ask(9, kind) for kind in KINDS]
     for entry in asked:
