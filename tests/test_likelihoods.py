@@ -1,0 +1,181 @@
+"""p(x|z): every family is normalised, agrees with torch.distributions, and stays finite at the extremes."""
+
+from itertools import product
+from math import log, pi
+
+import pytest
+import torch
+from torch.distributions import (
+    AffineTransform,
+    Bernoulli,
+    Independent,
+    Normal,
+    SigmoidTransform,
+    TransformedDistribution,
+    Uniform,
+)
+from torch.nn.functional import softplus
+from torch.testing import assert_close
+
+from model.likelihoods import FAMILIES
+
+SCALE = 0.3
+GREY = torch.arange(256, dtype=torch.float64)[:, None, None, None] / 255  # every level of a one-pixel image
+BINARY = torch.tensor(list(product([0.0, 1.0], repeat=4)), dtype=torch.float64).view(16, 1, 2, 2)
+EXTREMES = [-1e30, -1e4, -100.0, -10.0, -1.0, 0.0, 1.0, 10.0, 100.0, 1e4]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+def drawn(family, *leading, shape=(3, 4, 5), device="cpu"):
+    """A likelihood of random location (and rest) beside the numbers it is made of."""
+    channels, height, width = shape
+    raw = torch.randn(*leading, family.features * channels, height, width, dtype=torch.float64, device=device)
+    return family(raw, SCALE), raw
+
+
+def one_pixel(family, *raw, dtype=torch.float64, scale=SCALE):
+    return family(torch.tensor(raw[: family.features], dtype=dtype).view(1, -1, 1, 1), scale)
+
+
+def pixels(*leading, device="cpu"):
+    return torch.rand(*leading, 3, 4, 5, dtype=torch.float64, device=device)
+
+
+def test_bernoulli_agrees_with_torch_distributions(device):
+    p, raw = drawn(FAMILIES["bernoulli"], 7, device=device)
+    x = pixels(7, device=device).round()
+    assert_close(p.log_prob(x), Independent(Bernoulli(logits=raw), 3).log_prob(x))
+
+
+def test_gaussian_agrees_with_torch_distributions(device):
+    p, raw = drawn(FAMILIES["gaussian"], 7, device=device)
+    x = pixels(7, device=device)
+    assert_close(p.log_prob(x), Independent(Normal(raw.sigmoid(), SCALE), 3).log_prob(x))
+
+
+def test_learned_gaussian_agrees_with_torch_distributions(device):
+    p, raw = drawn(FAMILIES["gaussian-learned"], 7, device=device)
+    x, location, spread = pixels(7, device=device), raw[:, :3], raw[:, 3:]
+    assert_close(p.log_prob(x), Independent(Normal(location.sigmoid(), 1 / 256 + softplus(spread - 2)), 3).log_prob(x))
+
+
+def test_logistic_is_the_mass_of_torch_distributions_in_each_cell(device):
+    raw = torch.randn(7, 6, 4, 5, dtype=torch.float64, device=device)
+    raw[:, 3:] += 3  # wide, since a difference of cumulative masses cancels far from the location
+    x = (pixels(7, device=device) * 1.4 - 0.2).clamp(0, 1).mul(255).round() / 255
+    location, spread = raw[:, :3].sigmoid(), 1e-3 + softplus(raw[:, 3:] - 3)
+    unit = TransformedDistribution(Uniform(torch.zeros_like(x), 1.0, validate_args=False), SigmoidTransform().inv)
+    logistic = TransformedDistribution(unit, AffineTransform(location, spread))
+    upper = torch.where(x == 1, 1.0, logistic.cdf(x + 0.5 / 255))
+    lower = torch.where(x == 0, 0.0, logistic.cdf(x - 0.5 / 255))
+    assert (x == 0).any()
+    assert (x == 1).any()
+    assert_close(FAMILIES["logistic"](raw).log_prob(x), (upper - lower).log().sum((1, 2, 3)))
+
+
+def test_bernoulli_gives_mass_one_to_all_binary_images(device):
+    p, _ = drawn(FAMILIES["bernoulli"], 5, 1, shape=(1, 2, 2), device=device)
+    assert_close(p.log_prob(BINARY.to(device)).exp().sum(-1), torch.ones(5).to(p.mean))
+
+
+def test_a_grey_image_scores_the_expectation_over_its_binarisations(device):
+    p, _ = drawn(FAMILIES["bernoulli"], 5, 1, shape=(1, 2, 2), device=device)
+    grey, binary = torch.rand(1, 2, 2).to(p.mean), BINARY.to(device)
+    chance = (grey**binary * (1 - grey) ** (1 - binary)).prod(-1).prod(-1).squeeze(-1)
+    assert_close(p.log_prob(grey[None])[:, 0], (chance * p.log_prob(binary)).sum(-1))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "gaussian-learned"])
+@pytest.mark.parametrize("location", [-30.0, -1.0, 0.4, 30.0])
+def test_a_density_integrates_to_one_around_its_mean(name, location):
+    p = one_pixel(FAMILIES[name], location, -1.0)
+    x = torch.linspace(-5, 6, 20_001, dtype=torch.float64)
+    density = p.log_prob(x[:, None, None, None]).exp()
+    assert_close(torch.trapezoid(density, x).item(), 1.0)
+    assert_close(torch.trapezoid(x * density, x).item(), p.mean.item())
+
+
+def test_bernoulli_has_the_chance_of_a_one_as_its_mean():
+    p, _ = drawn(FAMILIES["bernoulli"], 1, shape=(1, 1, 1))
+    assert_close(p.log_prob(torch.ones_like(p.mean)).exp(), p.mean.flatten())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+def test_logistic_gives_mass_one_to_the_256_levels_whatever_the_network_gives(device, dtype, tolerance):
+    sweep = torch.linspace(-8, 8, 81, dtype=dtype, device=device).sinh()  # -1490 to 1490, densest around 0
+    p = FAMILIES["logistic"](torch.cartesian_prod(sweep, sweep)[:, None, :, None, None])
+    mass = p.log_prob(GREY.to(sweep)).double().exp().sum(-1)
+    assert_close(mass, torch.ones_like(mass), atol=tolerance, rtol=0)
+
+
+def test_logistic_counts_a_value_as_its_nearest_level(device):
+    p, _ = drawn(FAMILIES["logistic"], 7, device=device)
+    levels = pixels(7, device=device).mul(255).round()
+    beside = levels + 0.98 * (pixels(7, device=device) - 0.5)
+    assert torch.equal(p.log_prob(beside / 255), p.log_prob(levels / 255))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "gaussian-learned", "logistic"])
+def test_log_cell_turns_a_score_into_the_mass_of_an_8_bit_level(name):
+    family = FAMILIES[name]
+    p = one_pixel(family, 0.1, -0.4, scale=0.08)
+    assert_close((p.log_prob(GREY) + family.log_cell).exp().sum().item(), 1.0, atol=1e-5, rtol=0)
+
+
+def test_a_model_that_knows_nothing_of_its_8_bit_values_pays_8_bits_for_each_and_one_that_is_certain_none(family):
+    for mass, bits in ((1 / 256, 8.0), (1 / 2, 1.0), (1.0, 0.0)):
+        score = 12 * (torch.tensor(mass, dtype=torch.float64).log() - family.log_cell)
+        assert_close(family.bits_per_dim(score, 12).item(), bits)
+        assert_close(family.bits_per_dim(score.item(), 12), bits)
+
+
+def test_the_mean_is_an_image_whatever_the_network_gives(family):
+    p = family(torch.tensor(EXTREMES).view(1, 1, -1, 1).expand(1, family.features, -1, 2), SCALE)
+    assert p.mean.shape == (1, 1, len(EXTREMES), 2)
+    assert ((p.mean >= 0) & (p.mean <= 1)).all()
+    assert (p.mean.diff(dim=-2) >= 0).all()
+    assert_close(p.mean[0, 0, EXTREMES.index(0.0)], torch.full((2,), 0.5))
+
+
+def test_values_and_gradients_are_finite_whatever_the_network_gives(family, device):
+    raw = torch.tensor(list(product(EXTREMES, repeat=family.features)), device=device)[..., None, None].requires_grad_()
+    for level in (0, 1, 127, 254, 255):
+        score = family(raw, SCALE).log_prob(torch.full_like(raw[:, :1], level / 255))
+        (gradient,) = torch.autograd.grad(score.sum(), raw)
+        assert score.isfinite().all()
+        assert gradient.isfinite().all()
+
+
+def test_a_learned_deviation_stays_above_the_256th_part_of_the_range():
+    peak = log(256) - 0.5 * log(2 * pi)
+    for spread in EXTREMES:
+        p = one_pixel(FAMILIES["gaussian-learned"], 0.0, spread)
+        assert p.log_prob(p.mean).item() <= peak + 1e-12
+
+
+def test_an_image_scores_the_sum_of_its_values(family):
+    p, raw = drawn(family, shape=(3, 2, 2))
+    x = pixels()[:, :2, :2]
+    parts = raw.unflatten(0, (family.features, 3))
+    single = [
+        family(parts[:, c, i, j].view(-1, 1, 1), SCALE).log_prob(x[c, i, j].view(1, 1, 1))
+        for c, i, j in product(range(3), range(2), range(2))
+    ]
+    assert_close(p.log_prob(x), torch.stack(single).sum())
+
+
+def test_an_image_scores_the_same_alone_and_among_draws_and_rows(family, device):
+    p, raw = drawn(family, 2, 3, device=device)
+    x = pixels(3, device=device)
+    assert p.mean.shape == (2, 3, 3, 4, 5)
+    assert p.log_prob(x).shape == (2, 3)
+    for draw, row in product(range(2), range(3)):
+        assert_close(p.log_prob(x)[draw, row], family(raw[draw, row], SCALE).log_prob(x[row]))
+
+
+def test_every_family_says_what_its_score_is_the_logarithm_of(family):
+    assert family.meaning.startswith("the log-")
