@@ -24,6 +24,9 @@ JSON, MULTIPART, NPY = "application/json", "multipart/form-data", "application/x
 MAX_LATENT = 1e6
 """Far beyond any latent of a N(0, I) prior, and far below what float32 overflows at."""
 
+MAX_PIXELS = 2**28
+"""Pixels of all pictures in one request: what takes a second or two to decode."""
+
 INLINE = 2**16
 """Bytes or pixels up to which the codec costs less than the way to another thread."""
 
@@ -121,7 +124,10 @@ async def _decoded(files: list[bytes], call: Call, shape: Sequence[int], fit: Fi
         return [open_image(content, index, max_pixels) for index, content in enumerate(files)]
 
     images = await codec(call, sum(map(len, files)), opened)
-    return await codec(call, sum(image.width * image.height for image in images), load_images, images, shape, fit)
+    pixels = sum(image.width * image.height for image in images)
+    if pixels > (most := max(MAX_PIXELS, max_pixels)):
+        raise TooLarge(f"{len(images)} images of {pixels} pixels together are more than the {most} allowed")
+    return await codec(call, pixels, load_images, images, shape, fit)
 
 
 def _image_array(array: np.ndarray, settings: Settings) -> np.ndarray:

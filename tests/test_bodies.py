@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from pictures import header_of_png
 from PIL import Image
 
 from app.images import write_npy, write_png
@@ -185,6 +186,12 @@ async def test_more_items_than_allowed_are_too_large_by_every_way_in(serve, pict
         await refused(client, 413, "2", "/decode", json={"latents": latents.tolist()})
         await refused(client, 413, "2", "/decode", content=write_npy(latents), headers=NPY)
         assert (await client.post("/encode", files=parts(*many[:2]))).status_code == 200
+
+
+async def test_pictures_that_together_would_take_too_long_to_decode_are_too_large(client):
+    huge = header_of_png(4096, 4096)
+    await refused(client, 413, "pixels", files=parts(*[huge] * 17))
+    await refused(client, 422, "truncated", files=parts(*[huge] * 16))
 
 
 async def test_more_pixels_than_allowed_are_too_large_by_every_way_in(serve, pictures):
