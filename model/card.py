@@ -47,8 +47,13 @@ def render_card(checkpoint: Checkpoint, pictures: list[str]) -> str:
 
 def _summary(config: VAEConfig, training: dict[str, Any] | None) -> str:
     image, latent = ("x".join(map(str, shape)) for shape in (config.image_shape, config.latent_shape))
-    data = f", trained on {training['data']['train']:,} images ({training['data']['source']})" if training else ""
+    data = f", trained on {_trained(training):,} images ({training['data']['source']})" if training else ""
     return f"Images of {image} to latents of {latent} and back, with a {config.likelihood} likelihood{data}."
+
+
+def _trained(training: dict[str, Any]) -> int:
+    count: int = training["data"]["train"] - training["options"]["holdout"]
+    return count
 
 
 def _figures(evaluation: dict[str, Any] | None) -> str:

@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def training(digits: np.ndarray) -> dict[str, object]:
     return {
-        "options": TrainingOptions(epochs=1).as_dict(),
+        "options": TrainingOptions(epochs=1, holdout=97).as_dict(),
         "data": Dataset("npz array", digits).describe(),
         "command": "vae train --data digits.npz --out digits",
         "torch": "2.6",
@@ -68,7 +68,7 @@ def test_the_training_is_told_with_its_command_and_data(folder: Path, training: 
     write_json(folder / METRICS, {"training": training})
     text = card(folder)
     assert "    vae train --data digits.npz --out digits\n" in text
-    assert "trained on 1,797 images (npz array)" in text
+    assert "trained on 1,700 images (npz array)" in text
     assert "was -20.50 nats, on held-out images -21.75; 2 minutes on cpu" in text
     assert str(training["data"]["digest"]) in text
     assert "the probability of white" in text

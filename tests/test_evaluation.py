@@ -36,7 +36,7 @@ def test_a_density_becomes_bits_by_the_mass_of_a_grey_level() -> None:
     config = replace(DIGITS, likelihood="gaussian", scale=0.5)
     table = evaluate(silent(config), np.full((3, 1, 8, 8), 255, np.uint8), samples=2, binarize="none")
     log_density = -0.5 * (1 + log(2 * np.pi)) - log(0.5)  # one standard deviation from the mean
-    assert table.bits_per_dim == pytest.approx(8 - log_density / log(2), rel=1e-5)
+    assert table.bits_per_dim == pytest.approx((log(255) - log_density) / log(2), rel=1e-5)
 
 
 def test_the_figures_are_the_bounds_means_and_their_certainty(digits: np.ndarray) -> None:
