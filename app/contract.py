@@ -69,8 +69,9 @@ SCORES_ANSWER: dict[str, Any] = {"description": "Nats, higher is better.", **_SE
 IMAGES_ANSWER: dict[str, Any] = {
     "description": "One image alone, several as a grid without padding; or base64; or a uint8 array [N, H, W, C].",
     "content": {PNG: {"schema": _BINARY}, JSON: _ref(Images), NPY: {"schema": _BINARY}},
-    **_SEED,
 }
+
+DRAWN_ANSWER: dict[str, Any] = {**IMAGES_ANSWER, **_SEED}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -57,6 +57,7 @@ class Engine:
     def __init__(self, checkpoint: Checkpoint, settings: Settings, metrics: Metrics) -> None:
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        torch.backends.cudnn.allow_tf32 = False  # its 10 bits would let an answer depend on the shape of its batch
         self.device = choose_device(settings.device)
         self.vae = checkpoint.vae.to(self.device)
         self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from app import answers
-from app.contract import IMAGES_ANSWER, IMAGES_BODY, LATENTS_BODY, NUMBERS_ANSWER, SCORES_ANSWER, problems
+from app.contract import DRAWN_ANSWER, IMAGES_ANSWER, IMAGES_BODY, LATENTS_BODY, NUMBERS_ANSWER, SCORES_ANSWER, problems
 from app.parameters import (
     Codes,
     Columns,
@@ -54,9 +54,7 @@ async def decode(media: Pictures, call: Here, engine: Ready, latents: Codes, col
     return await answers.images(call, media, await engine.decode(latents, call), columns)
 
 
-@router.post(
-    "/reconstruct", response_class=Response, openapi_extra=IMAGES_BODY, responses={200: IMAGES_ANSWER, **_BODY}
-)
+@router.post("/reconstruct", response_class=Response, openapi_extra=IMAGES_BODY, responses={200: DRAWN_ANSWER, **_BODY})
 async def reconstruct(
     media: Pictures, call: Here, engine: Ready, pixels: Pixels, columns: Columns = None, seed: Seed = None
 ) -> Response:
@@ -69,7 +67,7 @@ async def reconstruct(
     return await answers.images(call, media, drawn, columns, draws.header)
 
 
-@router.get("/sample", response_class=Response, responses={200: IMAGES_ANSWER, **_QUERY})
+@router.get("/sample", response_class=Response, responses={200: DRAWN_ANSWER, **_QUERY})
 async def sample(
     media: Pictures,
     call: Here,

@@ -43,10 +43,10 @@ class VAEConfig:
         _require("image_shape", self.dimensions <= MAX_VALUES, f"at most {MAX_VALUES} values", self.image_shape)
         _require("latent_shape", len(self.latent_shape) in (1, 3), "1 or 3 integers", self.latent_shape)
         _require("image_shape", self.image_shape[0] in (1, 3), "1 or 3 channels", self.image_shape)
-        _require("stride", self.stride in (1, 2), "1 or 2", self.stride)
+        _require("stride", type(self.stride) is int and self.stride in (1, 2), "1 or 2", self.stride)
         _require("blocks", len(self.blocks) == len(self.channels), "as many as channels", self.blocks)
-        _require("likelihood", self.likelihood in FAMILIES, f"one of {', '.join(FAMILIES)}", self.likelihood)
-        _require("scale", isinstance(self.scale, int | float) and 0 < self.scale <= 10, "0 < scale <= 10", self.scale)
+        _require("likelihood", self.likelihood in [*FAMILIES], f"one of {', '.join(FAMILIES)}", self.likelihood)
+        _require("scale", type(self.scale) in (int, float) and 0 < self.scale <= 10, "0 < scale <= 10", self.scale)
         _require(
             "latent_shape",
             not self.pointwise or self.latent_shape[1:] == self.features[1:],

@@ -29,8 +29,9 @@ def _convolutions(config: VAEConfig) -> list[nn.Module]:
     finest = config.channels[0]
     stem = nn.Conv2d(config.image_shape[0], finest, 3, stride=config.stride, padding=1)
     layers = [stem, *residuals(finest, config.blocks[0])]
-    for (channels, coarser), blocks in zip(pairwise(config.channels), config.blocks[1:], strict=True):
-        layers += [Downsample(channels, coarser), *residuals(coarser, blocks)]
+    for (channels, coarser), (above, below) in zip(pairwise(config.channels), pairwise(config.blocks), strict=True):
+        layers += [] if above else [nn.SiLU()]
+        layers += [Downsample(channels, coarser), *residuals(coarser, below)]
     return [*layers, nn.SiLU()]
 
 

@@ -46,8 +46,8 @@ class DiagonalGaussian:
         return self._over_latents(-0.5 * (squared + self.logvar + log(2 * pi)))
 
     def kl_to_standard(self) -> Tensor:
-        """KL(q || N(0, I)) in closed form, [B] nats, >= 0."""
-        return self._over_latents(0.5 * (self.mean**2 + self.logvar.exp() - self.logvar - 1))
+        """KL(q || N(0, I)) in closed form, [B] nats, >= 0 (`expm1`, since exp - 1 cancels near the prior)."""
+        return self._over_latents(0.5 * (self.mean**2 + torch.expm1(self.logvar) - self.logvar))
 
     def _over_latents(self, values: Tensor) -> Tensor:
         return values.flatten(start_dim=values.dim() - self.mean.dim() + 1).sum(-1)
