@@ -34,7 +34,7 @@ class Accepts:
         except mimeparse.MimeTypeParseException:
             best = ""
         if not best:
-            raise NotAcceptable(f"this endpoint answers {' or '.join(self.offered)}")
+            raise NotAcceptable(f"this endpoint answers {' or '.join(self.offered)}; Accept asks for {header[:80]}")
         return best
 
 

@@ -58,7 +58,7 @@ async def read_pixels(request: Request, call: Call, shape: Sequence[int], fit: F
     elif kind.startswith("image/"):
         files = [await _body(request)]
     else:
-        raise UnsupportedMedia(f"expected image/*, {MULTIPART}, {JSON} or {NPY} as the content type")
+        raise _unsupported(f"image/*, {MULTIPART}, {JSON} or {NPY}", kind)
     _require_items(len(files), settings)
     return await _decoded(files, call, shape, fit, settings.max_image_pixels)
 
@@ -71,7 +71,11 @@ async def read_latents(request: Request, call: Call, shape: Sequence[int], setti
         return await codec(call, len(body), _latents_of_json, body, shape, settings)
     if kind == NPY:
         return await codec(call, len(body), _latents_of_npy, body, shape, settings)
-    raise UnsupportedMedia(f"expected {JSON} or {NPY} as the content type")
+    raise _unsupported(f"{JSON} or {NPY}", kind)
+
+
+def _unsupported(expected: str, kind: str) -> UnsupportedMedia:
+    return UnsupportedMedia(f"expected {expected} as the content type, got {kind[:80] or 'none'}")
 
 
 async def _body(request: Request) -> bytes:

@@ -63,7 +63,7 @@ class LatentsIn(Schema):
             Discriminator(_depth),
         ]
     ] = Field(min_length=1, examples=[[[0.4, -1.2]]])
-    shape: list[int] | None = None
+    shape: list[Annotated[int, Field(strict=True)]] | None = None
     model: str | None = None
 
     def values(self) -> list[Any]:
