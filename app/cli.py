@@ -42,10 +42,29 @@ def serve(context: typer.Context) -> None:
         run(settings)
 
 
+def _follow_recipe(context: typer.Context, name: str) -> str:
+    """Let the recipe's options stand where the caller gives none."""
+    if name:
+        with told_in_one_line():
+            from app.recipes import read_recipe
+
+            own = {"data", "out", "resume", "download", "recipe", "help"}
+            recipe = read_recipe(name, {str(option.name) for option in context.command.params} - own)
+            typer.echo(f"recipe {name}: {recipe}", err=True)
+            context.default_map = recipe.options
+    return name
+
+
 @cli.command()
 def train(
     data: Annotated[Path, typer.Option(help="MNIST files, a folder of pictures, or a .npy or .npz file.")],
     out: Annotated[Path, typer.Option(help="Where the model is kept, after every epoch.")],
+    recipe: Annotated[  # noqa: ARG001  # its callback has read it
+        str,
+        typer.Option(
+            is_eager=True, callback=_follow_recipe, help="mnist, mnist-cpu or a .toml file: options as a file."
+        ),
+    ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     download: Annotated[bool, typer.Option("--download", help="Fetch MNIST into --data if it is not there.")] = False,
     image_shape: Annotated[str, typer.Option(help="C,H,W that pictures are fitted to; else the data's own.")] = "",
@@ -58,6 +77,7 @@ def train(
     scale: Annotated[
         float, typer.Option(help="Standard deviation of the gaussian likelihood, pixels in [0, 1].")
     ] = 0.1,
+    objective: Annotated[str, typer.Option(help="elbo, or the importance-weighted iwae or dreg.")] = DEFAULTS.objective,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(help="Images for each step.")] = DEFAULTS.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Adam's rate at its highest.")] = DEFAULTS.learning_rate,
@@ -66,7 +86,8 @@ def train(
     kl_warmup: Annotated[float, typer.Option(help="Epochs until the KL counts in full.")] = DEFAULTS.kl_warmup,
     ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are what is kept.")] = DEFAULTS.ema,
     clip: Annotated[float, typer.Option(help="Largest norm of the gradient, 0 for any.")] = DEFAULTS.clip,
-    samples: Annotated[int, typer.Option(help="Draws L for each image.")] = DEFAULTS.samples,
+    weight_norm: Annotated[bool, typer.Option(help="Train directions and lengths of the weights.")] = False,
+    samples: Annotated[int, typer.Option(help="Draws for each image, L or K.")] = DEFAULTS.samples,
     binarize: Annotated[
         str, typer.Option(help="dynamic (pixels drawn at each epoch) or none (grey); dynamic for bernoulli.")
     ] = "",
@@ -83,6 +104,7 @@ def train(
 
         architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
         options = TrainingOptions(
+            objective=objective,
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
@@ -91,6 +113,7 @@ def train(
             kl_warmup=kl_warmup,
             ema=ema,
             clip=clip,
+            weight_norm=weight_norm,
             samples=samples,
             binarize=binarize or ("dynamic" if likelihood == "bernoulli" else "none"),
             holdout=holdout,
@@ -107,6 +130,7 @@ def evaluate(  # every option of the command is an argument
     samples: Annotated[int, typer.Option(help="Draws K of the importance-weighted bound.")] = 128,
     binarize: Annotated[str, typer.Option(help="dynamic (drawn once, by --seed) or none; as in training.")] = "",
     limit: Annotated[int, typer.Option(help="Score the first images alone; 0 for all.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the networks.")] = "float32",
     seed: Annotated[int, typer.Option(help="Every draw comes from it.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
     save: Annotated[bool, typer.Option("--save", help="Keep the figures, pictures and card with the model.")] = False,
@@ -122,7 +146,8 @@ def evaluate(  # every option of the command is an argument
 
         if save:
             from app.portrait import save_evaluation
-        figures = run_evaluation(model, data, Scoring(samples, binarize, seed, limit), use_device(device, threads))
+        scoring = Scoring(samples, binarize, seed, limit, precision)
+        figures = run_evaluation(model, data, scoring, use_device(device, threads))
         print_figures(figures)
         if json:
             write_json(json, figures)

@@ -63,6 +63,7 @@ class Engine:
         self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
         self.config = self.vae.config
         self.model = checkpoint.identity
+        self.reference = checkpoint.reference
         self._always_exact = settings.batch_invariant
         self._largest = settings.max_batch_size
         self._metrics = metrics

@@ -32,5 +32,15 @@ def _evaluate(checkpoint: Checkpoint, images: Images, scoring: Scoring) -> Evalu
     vae = checkpoint.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     trained = checkpoint.metrics.get("training", {}).get("options", {}).get("binarize")
     binarize = scoring.binarize or trained or ("dynamic" if vae.config.likelihood == "bernoulli" else "none")
+    chunk = 16 if next(vae.parameters()).device.type == "cpu" else 256
     with evaluation_bar(len(images)) as watch:
-        return evaluate(vae, images, scoring.samples, binarize=binarize, seed=scoring.seed, watch=watch)
+        return evaluate(
+            vae,
+            images,
+            scoring.samples,
+            binarize=binarize,
+            seed=scoring.seed,
+            precision=scoring.precision,
+            chunk=chunk,
+            watch=watch,
+        )

@@ -10,6 +10,7 @@ import torch
 
 from app.engine import choose_device
 from model.config import VAEConfig
+from model.precision import PRECISIONS
 from model.recipe import RecipeError
 
 
@@ -63,11 +64,14 @@ class Scoring(NamedTuple):
     binarize: str
     seed: int
     limit: int
+    precision: str
 
     def require_usable(self) -> None:
         """Refuse what cannot be scored."""
         if self.binarize not in ("", "dynamic", "none"):
             raise RecipeError(f"binarize: expected dynamic or none, got {self.binarize!r}")
+        if self.precision not in PRECISIONS:
+            raise RecipeError(f"precision: expected {' or '.join(PRECISIONS)}, got {self.precision!r}")
         for option, value, least in (("samples", self.samples, 1), ("limit", self.limit, 0), ("seed", self.seed, 0)):
             if value < least:
                 raise RecipeError(f"{option}: expected at least {least}, got {value}")

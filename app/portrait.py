@@ -1,5 +1,6 @@
 """What people see of a model: its pictures and its card. The only module of the service that needs the train extra."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ from model.arrays import Dataset
 from model.card import write_card
 from model.checkpoint import METRICS, read_checkpoint, write_json
 from model.data import read_dataset
+from model.greys import compare_inputs
 from model.pictures import write_pictures
+from model.strangers import measure_reference
 from model.training import EpochRecord, Training
 
 
@@ -21,7 +24,10 @@ def save_evaluation(model: Path, data: Path, figures: dict[str, Any]) -> None:
     """Keep the figures in the model's metrics.json, and draw its pictures and its card anew."""
     checkpoint = read_checkpoint(model)
     records = [EpochRecord(**record) for record in checkpoint.metrics.get("training", {}).get("epochs", [])]
-    write_json(model / METRICS, checkpoint.metrics | {"evaluation": figures})
     images = read_dataset(data, checkpoint.vae.config.image_shape).held_out
+    found = {"evaluation": figures, "reference": asdict(measure_reference(checkpoint.vae, images))}
+    if figures["binarize"] == "dynamic":
+        found["inputs"] = {name: asdict(fidelity) for name, fidelity in compare_inputs(checkpoint.vae, images).items()}
+    write_json(model / METRICS, checkpoint.metrics | found)
     write_pictures(model / "pictures", checkpoint.vae, images, records)
     write_card(model)

@@ -94,7 +94,7 @@ async def score(
     draws = Draws(seed)
     noise = draws.normal(len(pixels), samples or 1, *engine.config.latent_shape)
     bounds = await engine.score(pixels, noise, call)
-    content = scores_json(bounds, engine.config, with_likelihood=samples is not None)
+    content = scores_json(bounds, engine.config, engine.reference, with_likelihood=samples is not None)
     return Response(content, headers=draws.header, media_type=media)
 
 

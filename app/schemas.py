@@ -10,6 +10,9 @@ from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.elbo import Bounds
 from model.likelihoods import FAMILIES
+from model.reference import Reference
+
+PERCENTILE = "; the percentile is an image's place among the held-out images that the model was evaluated on"
 
 PICTURE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAwAAAAMCAAAAABzHgM7AAAANUlEQVR42nXNQQrAMAwDwXHI/7+sHBLTlpI9GCRZiB8JGBDSIsfY"
@@ -86,6 +89,9 @@ class Score(Schema):
     reconstruction: float = Field(examples=[-57.4], description="the expected log p(x|z)")
     kl: float = Field(examples=[25.2], description="KL(q(z|x) || p(z)), at least 0")
     bits_per_dim: float = Field(examples=[0.152], description="-elbo in bits per pixel value, lower is better")
+    percentile: float | None = Field(
+        None, examples=[48.2], description="the share of held-out images, 0 to 100, whose elbo is no higher"
+    )
     log_likelihood: float | None = Field(None, examples=[-79.9], description="importance-weighted, with ?samples=")
 
 
@@ -137,13 +143,18 @@ def latents_json(table: np.ndarray, model: str) -> bytes:
     return dump({"latents": latents, "shape": mean.shape[1:], "model": model})
 
 
-def scores_json(bounds: Bounds, config: VAEConfig, *, with_likelihood: bool) -> bytes:
-    """`Scores`, straight from the arrays."""
-    names = ("elbo", "reconstruction", "kl", "bits_per_dim", "log_likelihood")
-    bits = FAMILIES[config.likelihood].bits_per_dim(bounds.elbo.total, config.dimensions)
-    columns = [column.tolist() for column in (*bounds.elbo, bits, bounds.log_likelihood)]
-    rows = zip(*(columns if with_likelihood else columns[:-1]), strict=True)
-    return dump({"scores": [dict(zip(names, row, strict=False)) for row in rows], "unit": "nats"})
+def scores_json(bounds: Bounds, config: VAEConfig, reference: Reference | None, *, with_likelihood: bool) -> bytes:
+    """`Scores`, straight from the arrays; percentiles where there is a reference."""
+    total, reconstruction, kl = bounds.elbo
+    bits = FAMILIES[config.likelihood].bits_per_dim(total, config.dimensions)
+    tensors = {"elbo": total, "reconstruction": reconstruction, "kl": kl, "bits_per_dim": bits}
+    if with_likelihood:
+        tensors["log_likelihood"] = bounds.log_likelihood
+    columns = {name: tensor.tolist() for name, tensor in tensors.items()}
+    if reference:
+        columns["percentile"] = reference.percentile(total.numpy()).tolist()
+    rows = zip(*columns.values(), strict=True)
+    return dump({"scores": [dict(zip(columns, row, strict=True)) for row in rows], "unit": "nats"})
 
 
 def model_of(checkpoint: Checkpoint, device: str) -> dict[str, Any]:
@@ -158,7 +169,7 @@ def model_of(checkpoint: Checkpoint, device: str) -> dict[str, Any]:
         "parameters": sum(weight.numel() for weight in checkpoint.vae.parameters()),
         "device": device,
         "architecture": config.as_dict(),
-        "scores": FAMILIES[config.likelihood].meaning,
+        "scores": FAMILIES[config.likelihood].meaning + (PERCENTILE if checkpoint.reference else ""),
         "metrics": checkpoint.metrics,
     }
 

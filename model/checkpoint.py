@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from model.config import ConfigError, VAEConfig
+from model.reference import Reference
 from model.vae import VAE
 
 CONFIG = "config.json"
@@ -28,12 +29,16 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model as it was read: `digest` is the SHA-256 of the weights' file, `metrics` what training left beside it."""
+    """A model as it was read: `digest` is the SHA-256 of the weights' file, `metrics` what training left beside it.
+
+    `reference` are the scores of held-out images, once it was evaluated.
+    """
 
     name: str
     vae: VAE
     digest: str
     metrics: dict[str, Any] = field(default_factory=dict)
+    reference: Reference | None = None
 
     @property
     def identity(self) -> str:
@@ -56,11 +61,10 @@ def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
     weights = _weights(folder / WEIGHTS, content)
     _require_match(folder / WEIGHTS, weights, vae.state_dict())
     vae.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, assign=True)
-    metrics = read_json(folder / METRICS) if (folder / METRICS).exists() else {}
-    if not isinstance(metrics, dict):
-        raise CheckpointError(f"{folder / METRICS}: expected an object, got {type(metrics).__name__}")
+    metrics = _metrics(folder / METRICS)
     frozen = vae.to(device).eval().requires_grad_(False)
-    return Checkpoint(folder.resolve().name, frozen, hashlib.sha256(content).hexdigest(), metrics)
+    digest = hashlib.sha256(content).hexdigest()
+    return Checkpoint(folder.resolve().name, frozen, digest, metrics, _reference(folder / METRICS, metrics))
 
 
 def read_json(path: Path) -> Any:
@@ -99,6 +103,20 @@ def _skeleton(path: Path) -> VAE:
             return VAE(VAEConfig.from_dict(read_json(path)))
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    metrics = read_json(path) if path.exists() else {}
+    if not isinstance(metrics, dict):
+        raise CheckpointError(f"{path}: expected an object, got {type(metrics).__name__}")
+    return metrics
+
+
+def _reference(path: Path, metrics: dict[str, Any]) -> Reference | None:
+    try:
+        return Reference.from_dict(metrics["reference"]) if "reference" in metrics else None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: reference: {error}") from None
 
 
 def _weights(path: Path, content: bytes) -> dict[str, Tensor]:

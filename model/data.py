@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from model.arrays import DataError, Dataset, Images, read_arrays
@@ -31,6 +31,14 @@ def binarised(levels: Tensor, generator: torch.Generator) -> Tensor:
     The dynamic binarisation of Salakhutdinov and Murray (2008), as Burda et al. (2016) train on it.
     """
     return torch.bernoulli(levels / 255, generator=generator)
+
+
+def draw_letter(letter: str, size: int, height: int, width: int) -> Images:
+    """The letter in white on black, in the middle: uint8 [H, W]."""
+    picture = Image.new("L", (width, height))
+    font = ImageFont.load_default(size)
+    ImageDraw.Draw(picture).text((width / 2, height / 2), letter, 255, font, anchor="mm")
+    return np.asarray(picture)
 
 
 def _read_pictures(folder: Path, image_shape: tuple[int, ...] | None) -> Dataset:

@@ -9,6 +9,9 @@ from model.blocks import Downsample, dense, residuals
 from model.config import VAEConfig
 from model.gaussian import DiagonalGaussian
 
+LOGVAR = 20.0
+"""The bound on |log sigma^2|, far outside of what training leads to: images of any other kind keep finite scores."""
+
 
 class Encoder(nn.Module):
     """Residual convolutions from the finest grid to the coarsest, then fully connected layers to mean and logvar."""
@@ -20,7 +23,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> DiagonalGaussian:
         """q(z|x) for x of [B, C, H, W] in [0, 1]: mean and logvar [B, *latent]."""
         mean, logvar = self.network(2 * x - 1).to(x.dtype).chunk(2, dim=1)
-        return DiagonalGaussian(mean, logvar)
+        return DiagonalGaussian(mean, logvar.clamp(-LOGVAR, LOGVAR))
 
 
 def _convolutions(config: VAEConfig) -> list[nn.Module]:

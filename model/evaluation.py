@@ -6,6 +6,7 @@ bits per dimension = -(log p(x) / dimensions + log_cell) / ln 2
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from model.arrays import Images
 from model.data import binarised
 from model.elbo import bounds
+from model.precision import networks_in
 from model.vae import VAE
 
 ACTIVE = 0.01
@@ -41,6 +43,7 @@ class Evaluation:
     units: int
     binarize: str
     seed: int
+    precision: str
 
 
 class _Batch(NamedTuple):
@@ -55,6 +58,7 @@ def evaluate(  # what was scored, how well, and in what pieces
     *,
     binarize: str = "dynamic",
     seed: int = 0,
+    precision: str = "float32",
     batch_size: int = 50,
     chunk: int = 16,
     watch: Callable[[int], None] | None = None,
@@ -63,7 +67,9 @@ def evaluate(  # what was scored, how well, and in what pieces
 
     `watch` is told how many images are done. The same arguments give the same figures on the same device.
     """
-    batches = list(_batches(vae, _pixels(images, binarize, seed), samples, seed, batch_size, chunk, watch))
+    device = next(vae.parameters()).device
+    with _drawing_from(seed, device), networks_in(precision, device):
+        batches = list(_batches(vae, _pixels(images, binarize, seed), samples, batch_size, chunk, watch))
     scores, means = torch.cat([batch.scores for batch in batches]), torch.cat([batch.mean for batch in batches])
     elbo, reconstruction, kl, log_likelihood = scores.mean(0).tolist()
     error = scores[:, 3].std().item() / len(images) ** 0.5 if len(images) > 1 else None
@@ -80,7 +86,15 @@ def evaluate(  # what was scored, how well, and in what pieces
         units=means.shape[1],
         binarize=binarize,
         seed=seed,
+        precision=precision,
     )
+
+
+@contextmanager
+def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _pixels(images: Images, binarize: str, seed: int) -> Tensor:
@@ -94,19 +108,16 @@ def _batches(  # as evaluate
     vae: VAE,
     pixels: Tensor,
     samples: int,
-    seed: int,
     batch_size: int,
     chunk: int,
     watch: Callable[[int], None] | None,
 ) -> Iterator[_Batch]:
     device, done = next(vae.parameters()).device, 0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for x in torch.split(pixels, batch_size):
-            yield _score(vae, x.to(device), samples, chunk)
-            done += len(x)
-            if watch:
-                watch(done)
+    for x in torch.split(pixels, batch_size):
+        yield _score(vae, x.to(device), samples, chunk)
+        done += len(x)
+        if watch:
+            watch(done)
 
 
 def _score(vae: VAE, x: Tensor, samples: int, chunk: int) -> _Batch:

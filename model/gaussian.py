@@ -45,6 +45,12 @@ class DiagonalGaussian:
         squared = (z - self.mean) ** 2 * torch.exp(-self.logvar)
         return self._over_latents(-0.5 * (squared + self.logvar + log(2 * pi)))
 
+    def kl_to(self, other: "DiagonalGaussian") -> Tensor:
+        """KL(self || other) in closed form, [B] nats, >= 0."""
+        ratio = self.logvar - other.logvar
+        distance = (self.mean - other.mean) ** 2 * torch.exp(-other.logvar)
+        return self._over_latents(0.5 * (distance + torch.expm1(ratio) - ratio))
+
     def kl_to_standard(self) -> Tensor:
         """KL(q || N(0, I)) in closed form, [B] nats, >= 0 (`expm1`, since exp - 1 cancels near the prior)."""
         return self._over_latents(0.5 * (self.mean**2 + torch.expm1(self.logvar) - self.logvar))

@@ -21,9 +21,11 @@ class TrainingOptions:
     """How a model is trained.
 
     `warmup` is in steps and `kl_warmup` in epochs; `clip` bounds the norm of the gradient, 0 leaves it alone; `samples`
-    are the draws L for each image; `holdout` images of the training split are held out for validation.
+    are the draws for each image, L of the ELBO or K of the importance-weighted objectives; `holdout` images of the
+    training split are held out for validation.
     """
 
+    objective: str = "elbo"
     epochs: int = 50
     batch_size: int = 128
     learning_rate: float = 2e-3
@@ -32,6 +34,7 @@ class TrainingOptions:
     kl_warmup: float = 5.0
     ema: float = 0.999
     clip: float = 100.0
+    weight_norm: bool = False
     samples: int = 1
     binarize: str = "dynamic"
     holdout: int = 0
@@ -48,6 +51,8 @@ class TrainingOptions:
         _require("learning_rate", self.learning_rate > 0, "a rate above 0", self.learning_rate)
         _require("ema", self.ema < 1, "a decay below 1", self.ema)
         _require("seed", type(self.seed) is int and 0 <= self.seed < 2**63, "an integer from 0 to 2^63 - 1", self.seed)
+        _require("objective", self.objective in ("elbo", "iwae", "dreg"), "elbo, iwae or dreg", self.objective)
+        _require("weight_norm", type(self.weight_norm) is bool, "true or false", self.weight_norm)
         _require("schedule", self.schedule in ("cosine", "constant"), "cosine or constant", self.schedule)
         _require("binarize", self.binarize in ("dynamic", "none"), "dynamic or none", self.binarize)
         _require("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16", self.precision)

@@ -1,6 +1,6 @@
-"""Gradient ascent on the ELBO (Kingma and Welling 2014, algorithm 1), with Adam and an average of the weights.
+"""Gradient ascent on a bound (Kingma and Welling 2014, algorithm 1), with Adam and an average of the weights.
 
-    L(x) = -(E_q(z|x)[log p(x|z)] - beta KL(q(z|x) || p(z))),   beta = 1 once the warm-up is over
+    L(x) = -objective(x),   by default the ELBO: E_q(z|x)[log p(x|z)] - KL(q(z|x) || p(z))
 
 The loss is the one minus sign of the repository: everywhere else higher is better.
 """
@@ -20,8 +20,11 @@ from model.arrays import DataError, Images, digest
 from model.config import VAEConfig
 from model.data import binarised
 from model.elbo import elbo
+from model.objectives import OBJECTIVES
+from model.precision import networks_in
 from model.recipe import TrainingOptions
 from model.vae import VAE
+from model.weightnorm import normalise, plain_weights
 
 
 class TrainingError(ValueError):
@@ -62,6 +65,9 @@ class Progress:
     kl: float
     images_per_second: float
 
+
+NORMALISE_ON = 512
+"""The images by which weight normalisation takes its first values."""
 
 Watch = Callable[[Progress], None]
 
@@ -106,8 +112,11 @@ class Training:
         start_at_mean(vae, images)
         self.vae = vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
         self.average = deepcopy(self.vae).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=options.learning_rate, fused=True)
         self.generator = torch.Generator(device).manual_seed(options.seed)
+        if options.weight_norm:
+            normalise(self.vae, self._batch(self.images[:NORMALISE_ON]), self.generator)
+            self._follow(share=1.0)
+        self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=options.learning_rate, fused=True)
 
     @property
     def epoch(self) -> int:
@@ -140,24 +149,24 @@ class Training:
         rate = self.options.rate(self.step, self.options.epochs * self.steps_per_epoch)
         self.optimizer.param_groups[0]["lr"] = rate
         noise = self._noise(self.options.samples, len(x), self.generator)
-        with self._autocast():
-            bound = elbo(self.vae, x, noise=noise)
         beta = self.options.kl_weight(self.step / self.steps_per_epoch)
-        loss = -(bound.reconstruction - beta * bound.kl).mean()
+        with networks_in(self.options.precision, x.device):
+            ascent = OBJECTIVES[self.options.objective](self.vae, x, noise, beta)
+        loss = -ascent.objective.mean()
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         if self.options.clip:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.options.clip)
         self.optimizer.step()
-        self._follow()
+        self._follow(share=1 - self.options.memory(self.step))
         self.step += 1
-        return torch.stack([term.detach().double().sum() for term in bound])
+        return torch.stack([term.detach().double().sum() for term in ascent.elbo])
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        share = 1 - self.options.memory(self.step)
-        for average, weight in zip(self.average.parameters(), self.vae.parameters(), strict=True):
-            average.lerp_(weight, share)
+    def _follow(self, share: float) -> None:
+        weights = plain_weights(self.vae)
+        for name, average in self.average.named_parameters():
+            average.lerp_(weights[name], share)
 
     @torch.inference_mode()
     def _validation(self) -> float | None:
@@ -168,7 +177,7 @@ class Training:
         total = 0.0
         for levels in torch.split(self.heldout, self.options.batch_size):
             x = self._pixels(levels, generator)
-            with self._autocast():
+            with networks_in(self.options.precision, x.device):
                 total += elbo(self.average, x, noise=self._noise(1, len(x), generator)).total.double().sum().item()
         return total / len(self.heldout)
 
@@ -181,10 +190,6 @@ class Training:
     def _noise(self, samples: int, count: int, generator: torch.Generator) -> Tensor:
         shape = (samples, count, *self.vae.config.latent_shape)
         return torch.randn(shape, generator=generator, device=generator.device)
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.options.precision == "bfloat16"
-        return torch.autocast(self.images.device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def _means(sums: Tensor, count: int) -> Means:

@@ -24,6 +24,9 @@ COLOUR = VAEConfig(
 )
 
 
+torch.set_num_threads(1)  # these models are small: more threads wait for one another, and for other processes
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the laws are checked: cpu, cuda or cuda:N")
 

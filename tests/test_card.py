@@ -11,8 +11,10 @@ from model.arrays import Dataset
 from model.card import LIMITS, write_card
 from model.checkpoint import METRICS, read_checkpoint, write_checkpoint, write_json
 from model.evaluation import evaluate
+from model.greys import compare_inputs
 from model.pictures import write_pictures
 from model.recipe import TrainingOptions
+from model.strangers import measure_reference
 from model.training import EpochRecord
 from tests.conftest import DIGITS, build
 
@@ -80,6 +82,26 @@ def test_a_figure_without_certainty_claims_none(folder: Path, digits: np.ndarray
     text = card(folder)
     assert "±" not in text
     assert "binarised" not in text
+
+
+def test_what_was_found_of_greys_and_strangers_is_told_in_numbers(
+    folder: Path, digits: np.ndarray, training: dict
+) -> None:
+    assert not {"## Grey images", "## What its scores tell apart"} & set(card(folder).splitlines())
+    vae = read_checkpoint(folder).vae
+    reference, inputs = measure_reference(vae, digits[:50]), compare_inputs(vae, digits[:50])
+    found = {"reference": asdict(reference), "inputs": {name: asdict(one) for name, one in inputs.items()}}
+    write_json(folder / METRICS, {"training": training} | found)
+    text = card(folder)
+    assert f"| letters | {reference.areas['letters']:.3f} |" in text
+    assert f"half below {reference.elbo[50]:.1f}" in text
+    assert f"| threshold | {inputs['threshold'].error:.4f} | {inputs['threshold'].divergence:.2f} |" in text
+
+
+def test_what_is_published_stands_beside_models_of_mnist_alone(folder: Path, training: dict) -> None:
+    for source, expected in (("npz array", False), ("MNIST", True)):
+        write_json(folder / METRICS, {"training": training | {"data": training["data"] | {"source": source}}})
+        assert ("81.08 ± 0.08 | 128" in card(folder)) == expected
 
 
 def test_every_picture_that_is_shown_is_there(folder: Path, digits: np.ndarray) -> None:

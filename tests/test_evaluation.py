@@ -52,6 +52,14 @@ def test_the_figures_are_the_bounds_means_and_their_certainty(digits: np.ndarray
     assert table.standard_error == pytest.approx(both.log_likelihood.std().item() / 60**0.5, rel=1e-5)
 
 
+def test_half_precision_changes_the_figures_by_a_rounding_alone(digits: np.ndarray) -> None:
+    vae = build(DIGITS)
+    full, half = (evaluate(vae, digits[:100], samples=20, precision=name) for name in ("float32", "bfloat16"))
+    assert (full.precision, half.precision) == ("float32", "bfloat16")
+    assert half.log_likelihood != full.log_likelihood
+    assert half.log_likelihood == pytest.approx(full.log_likelihood, rel=2e-3)
+
+
 def test_the_tighter_bound_is_above_the_elbo_and_rises_with_its_draws(digits: np.ndarray) -> None:
     vae = build(DIGITS)
     few, many = (evaluate(vae, digits[:100], samples=samples) for samples in (2, 100))

@@ -50,6 +50,13 @@ def test_the_kl_agrees_with_torch_distributions(q):
     assert_close(q.kl_to_standard(), kl_divergence(in_torch(q), standard))
 
 
+def test_the_kl_between_any_two_agrees_with_torch_distributions(q):
+    other = DiagonalGaussian(torch.randn_like(q.mean), torch.randn_like(q.logvar))
+    assert_close(q.kl_to(other), kl_divergence(in_torch(q), in_torch(other)))
+    assert_close(q.kl_to(DiagonalGaussian.standard(q.mean)), q.kl_to_standard())
+    assert (q.kl_to(q) == 0).all()
+
+
 def test_the_kl_is_the_expected_log_ratio_of_the_densities(q):
     z = q.rsample(DRAWS)
     ratio = (q.log_prob(z) - DiagonalGaussian.standard(q.mean).log_prob(z)).detach()

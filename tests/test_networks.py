@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from model.blocks import Downsample, Residual, Upsample
 from model.config import VAEConfig
+from model.elbo import bounds
 from model.likelihoods import FAMILIES
 
 MLP = VAEConfig(image_shape=(1, 5, 7), latent_shape=(3,), hidden=(9, 6), likelihood="gaussian", scale=0.25)
@@ -119,6 +120,17 @@ def test_a_latent_is_decoded_the_same_alone_and_in_any_batch(config, leading, de
     rows = together.mean.reshape(-1, *config.image_shape)
     for latent, row in zip(z.reshape(-1, *config.latent_shape), rows, strict=True):
         assert_close(vae.likelihood(latent).mean, row)
+
+
+@CONFIGS
+def test_an_image_unlike_any_other_has_a_finite_posterior_and_finite_scores(config, device):
+    vae = build(config).to(device)
+    with torch.no_grad():
+        [layer for layer in vae.encoder.modules() if isinstance(layer, WEIGHTS)][-1].weight.mul_(1e3)
+    x = images(config, 20, device=device).float().round()
+    assert vae.posterior(x).std.isfinite().all()
+    found = bounds(vae, x, samples=4)
+    assert all(term.isfinite().all() for term in (*found.elbo, found.log_likelihood))
 
 
 @CONFIGS

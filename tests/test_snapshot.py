@@ -35,7 +35,12 @@ def half_way(tmp_path: Path, digits: np.ndarray) -> Path:
 
 @pytest.mark.parametrize(
     ("config", "options"),
-    [(MLP, OPTIONS), (CONV, replace(OPTIONS, precision="bfloat16", samples=2)), (CONV, replace(OPTIONS, clip=0.0))],
+    [
+        (MLP, OPTIONS),
+        (CONV, replace(OPTIONS, precision="bfloat16", samples=2)),
+        (CONV, replace(OPTIONS, clip=0.0)),
+        (CONV, replace(OPTIONS, weight_norm=True)),
+    ],
 )
 def test_two_epochs_and_two_more_are_four_to_the_last_bit(tmp_path: Path, digits, config, options, device) -> None:
     straight, broken_off = (Training(config, digits[:200], options, device) for _ in range(2))

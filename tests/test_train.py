@@ -112,6 +112,8 @@ def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_
     figures = json.loads((tmp_path / "figures.json").read_text())
     kept = json.loads((trained / METRICS).read_text())
     assert kept["evaluation"] == figures
+    assert kept["inputs"].keys() == {"grey", "threshold", "draw"}
+    assert read_checkpoint(trained).reference.areas.keys() >= {"noise", "letters"}
     assert (figures["images"], figures["samples"], figures["seed"], figures["split"]) == (100, 3, 5, "test split")
     assert figures["binarize"] == "dynamic"
     assert figures["elbo"] <= figures["log_likelihood"]
@@ -137,6 +139,7 @@ def test_an_evaluation_that_is_not_kept_changes_nothing(trained: Path, data: Pat
         ("--schedule linear", "schedule: expected cosine or constant, got 'linear'"),
         ("--image-shape 1,8", "image_shape: expected C,H,W with C of 1 or 3, got '1,8'"),
         ("--image-shape 1,9,9", "expected images of shape (1, 9, 9), got (1, 8, 8)"),
+        ("--objective vae", "objective: expected elbo, iwae or dreg, got 'vae'"),
         ("--holdout 600", "holdout: expected fewer than the 600 training images, got 600"),
         ("--device tpu", "device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
         ("--threads -1", "threads: expected at least 0, got -1"),
@@ -167,6 +170,7 @@ def test_data_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
     [
         ("--samples 0", "samples: expected at least 1, got 0"),
         ("--binarize static", "binarize: expected dynamic or none, got 'static'"),
+        ("--precision half", "precision: expected float32 or bfloat16, got 'half'"),
         ("--limit -1", "limit: expected at least 0, got -1"),
         ("--device cuda:99", "device: expected one of"),
     ],

@@ -133,7 +133,7 @@ def test_the_gradient_is_clipped_to_its_norm(digits: np.ndarray) -> None:
 
 def test_a_bound_that_is_not_finite_ends_the_training(digits: np.ndarray) -> None:
     options = replace(QUICK, learning_rate=9.0, clip=0.0, warmup=0, binarize="none")
-    config = replace(MLP, likelihood="gaussian", scale=1e-4)
+    config = replace(MLP, hidden=(16,) * 24)
     with pytest.raises(TrainingError, match=r"epoch \d: the ELBO is -?(nan|inf); try a lower learning rate"):
         list(Training(config, digits[:300], options).epochs())
 

@@ -1,0 +1,10 @@
+"""In which numbers the networks compute; every density and every sum stays in float32."""
+
+import torch
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def networks_in(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which convolutions and matrix products on `device` compute in `precision`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

@@ -1,0 +1,52 @@
+"""How typical an image is of what a model knows: the place of its ELBO among the ELBOs of held-out images.
+
+percentile(x) = 100 P(ELBO(held out) <= ELBO(x))
+area          = P(ELBO(held out) > ELBO(stranger)), ties by half: the area under the ROC curve (Fawcett 2006, section 7)
+"""
+
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+Scores = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """`elbo` are the 101 percentiles of the held-out ELBOs, rising, in nats; `areas` are by kind of stranger."""
+
+    elbo: tuple[float, ...]
+    areas: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        numbers = all(isinstance(value, float) and isfinite(value) for value in self.elbo)
+        if len(self.elbo) != 101 or not numbers or sorted(self.elbo) != list(self.elbo):
+            raise ValueError(f"elbo: expected 101 finite rising numbers, got {len(self.elbo)} values")
+
+    @classmethod
+    def of(cls, held_out: Scores, strangers: dict[str, Scores]) -> "Reference":
+        """What the ELBOs of held-out images, and of images of other kinds, come to."""
+        percentiles = np.percentile(held_out.astype(np.float64), np.arange(101))
+        return cls(tuple(percentiles.tolist()), {name: area(held_out, scores) for name, scores in strangers.items()})
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Reference":
+        """The reference that JSON holds; a `ValueError` says what is wrong with it."""
+        try:
+            return cls(tuple(values["elbo"]), dict(values["areas"]))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"expected the fields elbo and areas, got {type(error).__name__}: {error}") from None
+
+    def percentile(self, elbo: Scores) -> Scores:
+        """The share of held-out images that are no better explained, [N] in [0, 100]."""
+        shares: Scores = np.interp(elbo, self.elbo, np.arange(101))
+        return shares
+
+
+def area(typical: Scores, strange: Scores) -> float:
+    """The probability that a typical image scores higher than a strange one, ties counted by half."""
+    ranked = np.sort(strange)
+    below, not_above = (np.searchsorted(ranked, typical, side) for side in ("left", "right"))
+    return float((below + not_above).mean() / (2 * len(strange)))

@@ -1,0 +1,61 @@
+"""Strangers are what their names say, and are scored as /score scores them."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import COLOUR, DIGITS, build
+
+from model.elbo import elbo
+from model.strangers import elbos, measure_reference, strangers
+
+
+@pytest.mark.parametrize("shape", [(40, 1, 28, 28), (7, 3, 20, 31), (5, 1, 8, 8)])
+def test_there_are_as_many_of_each_kind_and_of_the_same_shape(shape):
+    kinds = strangers(np.random.default_rng(1).integers(0, 256, shape, np.uint8))
+    assert list(kinds) == ["noise", "inverted", "upside down", "letters"]
+    for images in kinds.values():
+        assert (images.shape, images.dtype) == (shape, np.uint8)
+
+
+def test_they_are_the_images_inverted_turned_or_something_else(digits):
+    kinds = strangers(digits)
+    assert np.array_equal(255 - kinds["inverted"], digits)
+    assert np.array_equal(np.rot90(kinds["upside down"], 2, (2, 3)), digits)
+    assert kinds["noise"].mean() == pytest.approx(127.5, abs=1)
+
+
+def test_letters_are_white_on_black_of_many_shapes_and_whole(digits):
+    letters = strangers(np.zeros((500, 1, 28, 28), np.uint8))["letters"][:, 0]
+    assert len(np.unique(letters, axis=0)) > 150
+    assert (letters.max((1, 2)) > 200).all()
+    assert 0.03 < letters.mean() / 255 < 0.3
+    edges = np.concatenate([letters[:, 0], letters[:, -1]], 1)
+    assert (edges.max(1) > 0).mean() < 0.1
+
+
+def test_the_same_seed_gives_the_same_strangers(digits):
+    first, again, other = (strangers(digits[:9], seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(first[kind], again[kind]) for kind in first)
+    assert not np.array_equal(first["noise"], other["noise"])
+
+
+@pytest.mark.parametrize("config", [DIGITS, COLOUR])
+def test_every_image_is_scored_by_the_elbo_of_its_grey_levels(config):
+    images = np.random.default_rng(1).integers(0, 256, (50, *config.image_shape), np.uint8)
+    vae = build(config)
+    means = np.mean([elbos(vae, images, seed) for seed in range(60)], 0)
+    with torch.inference_mode():
+        expected = elbo(vae, torch.tensor(images) / 255, samples=60).total.numpy()
+    assert np.corrcoef(means, expected)[0, 1] > 0.9
+    assert means.mean() == pytest.approx(expected.mean(), rel=0.02)
+
+
+def test_the_reference_is_made_of_these_scores(digits):
+    vae = build(DIGITS)
+    reference = measure_reference(vae, digits[:300], seed=3)
+    own = elbos(vae, digits[:300], seed=3)
+    assert reference.elbo[0] == pytest.approx(own.min())
+    assert reference.elbo[50] == pytest.approx(np.median(own))
+    assert reference.elbo[100] == pytest.approx(own.max())
+    assert reference.areas.keys() == strangers(digits[:1]).keys()
+    assert all(0 <= share <= 1 for share in reference.areas.values())
