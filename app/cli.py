@@ -66,6 +66,7 @@ def train(
         ),
     ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    start: Annotated[Path | None, typer.Option(help="A trained model to go on from, with its architecture.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch MNIST into --data if it is not there.")] = False,
     image_shape: Annotated[str, typer.Option(help="C,H,W that pictures are fitted to; else the data's own.")] = "",
     latent: Annotated[str, typer.Option(help="Latent shape: D, or Cz,h,w.")] = "32",
@@ -120,7 +121,7 @@ def train(
             seed=seed,
             precision=precision,
         )
-        run_training(Place(data, out, resume, download), architecture, options, use_device(device, threads))
+        run_training(Place(data, out, resume, download, start), architecture, options, use_device(device, threads))
 
 
 @cli.command()

@@ -49,12 +49,13 @@ class Architecture(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the data lie, where the model goes, and what may already be there."""
+    """Where the data lie, where the model goes, what may already be there, and the model to start from."""
 
     data: Path
     out: Path
     resume: bool
     download: bool
+    start: Path | None
 
 
 class Scoring(NamedTuple):

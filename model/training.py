@@ -92,11 +92,17 @@ class Training:
     """A training under way: `vae` has the raw weights, `average` their moving average, which is what is kept.
 
     `images` are uint8 [N, C, H, W]; they stay on the device as such and are drawn anew from their grey levels, in a new
-    order, at each epoch. Everything random comes from `generator`, so that equal states go on alike.
+    order, at each epoch. Everything random comes from `generator`, so that equal states go on alike. `start` is a
+    trained VAE of the same config to go on from.
     """
 
     def __init__(
-        self, config: VAEConfig, images: Images, options: TrainingOptions, device: torch.device | str = "cpu"
+        self,
+        config: VAEConfig,
+        images: Images,
+        options: TrainingOptions,
+        device: torch.device | str = "cpu",
+        start: VAE | None = None,
     ) -> None:
         if len(images) <= options.holdout:
             raise DataError(f"holdout: expected fewer than the {len(images)} training images, got {options.holdout}")
@@ -109,7 +115,10 @@ class Training:
         self.images = torch.tensor(images[np.sort(order[options.holdout :])], device=device)
         self.steps_per_epoch = -(-len(self.images) // options.batch_size)
         vae = new_vae(config, options.seed)
-        start_at_mean(vae, images)
+        if start:
+            vae.load_state_dict(start.state_dict())
+        else:
+            start_at_mean(vae, images)
         self.vae = vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
         self.average = deepcopy(self.vae).requires_grad_(False)
         self.generator = torch.Generator(device).manual_seed(options.seed)

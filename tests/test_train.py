@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -103,6 +104,19 @@ def test_pictures_are_trained_on_in_the_shape_that_is_asked_for(tmp_path: Path, 
     checkpoint = read_checkpoint(tmp_path / "run")
     assert checkpoint.vae.config.image_shape == (3, 9, 7)
     assert checkpoint.metrics["training"]["options"]["binarize"] == "none"
+
+
+def test_a_last_phase_starts_from_a_trained_model_and_its_architecture(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    line = "train --epochs 1 --learning-rate 1e-5 --warmup 0 --ema 0 --objective dreg --samples 3 --kl-warmup 0 --device cpu"
+    result = vae(line, "--start", trained, "--data", data, "--out", tmp_path / "last")
+    assert result.exit_code == 0, result.output
+    before, after = (read_checkpoint(folder).vae for folder in (trained, tmp_path / "last"))
+    assert after.config == before.config
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(old, new, atol=1e-3, rtol=0)
+        assert not old.equal(new)
 
 
 def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_path: Path) -> None:
