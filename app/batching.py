@@ -1,7 +1,7 @@
 """Many callers, one device: a lone request never waits for company, and a crowd shares batches.
 
 A thread takes what has arrived whenever the device is free. An entry carries its own future; nothing is looked up by an
-id, nothing calls back up. A failing batch fails its own callers and no others, and closing leaves nobody waiting.
+id, nothing calls back up. Closing leaves nobody waiting, nor does the death of the device.
 """
 
 import asyncio
@@ -10,27 +10,15 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from app.calls import Call
 from app.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from app.metrics import Metrics
 from app.queueing import Batch, Entry, FairQueue, Kind, Rows
+from app.runner import Device, DeviceLost, Runner
 
 log = logging.getLogger(__name__)
-
-
-class Device(Protocol):
-    """Three verbs, all called on the device thread."""
-
-    def warm(self) -> None:
-        """Meet every batch shape once, before the first request does."""
-
-    def stack(self, kind: Any, parts: Sequence[Any]) -> Any:
-        """One batch out of the parts of several requests."""
-
-    def infer(self, kind: Any, batch: Any) -> Any:
-        """The batch's answers, as rows in the same order."""
 
 
 class Batcher:
@@ -43,9 +31,10 @@ class Batcher:
         self._metrics = metrics
         self._max_queue_items = max_queue_items
         self._queue = FairQueue(max_batch_size, max_delay)
+        self._runner = Runner(device, self._queue, metrics)
+        self._taken: Sequence[Entry] = ()
         self._changed = threading.Condition()
         self._closing = False
-        self._rate = 0.0
         self._warmed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="device", daemon=True)
 
@@ -104,7 +93,7 @@ class Batcher:
 
     def _overloaded(self, entry: Entry) -> Overloaded:
         depth = self._queue.depth
-        wait = math.ceil(depth / self._rate) if self._rate else 1
+        wait = math.ceil(depth / self._runner.rate) if self._runner.rate else 1
         detail = f"the queue holds {depth} of {self._max_queue_items} images, no room for {entry.cost} more"
         return Overloaded(detail, retry_after=max(1, wait))
 
@@ -117,17 +106,18 @@ class Batcher:
     # What follows runs on the device thread.
 
     def _serve(self) -> None:
-        batch = None
         try:
             self._device.warm()
             self._warmed.set()
-            while batch := self._next():
+            while (batch := self._next()) is not None:
                 self._run(batch)
+        except DeviceLost:
+            log.critical("the device is lost; only a restart helps", exc_info=True)
         except BaseException:
             log.critical("the device thread has stopped", exc_info=True)
             raise
         finally:
-            self._abandon(batch.entries if batch else [])
+            self._abandon()
 
     def _next(self) -> Batch | None:
         with self._changed:
@@ -140,49 +130,19 @@ class Batcher:
 
     def _run(self, batch: Batch) -> None:
         self._metrics.queue_items.set(self._queue.depth)
-        if not batch.entries:
-            return
-        start = time.perf_counter()
-        try:
-            stacked = self._device.stack(batch.kind, batch.parts)
-            ready = time.perf_counter()
-            answers = self._device.infer(batch.kind, stacked)
-        except Exception:
-            log.exception("a batch of %s failed", batch.kind.operation)
-            self._deliver(batch.entries, ServiceError("the model failed on the batch of this request"))
-            return
-        done = time.perf_counter()
-        self._account(batch, ready - start, done - ready)
-        self._hand_out(batch, answers)
-
-    def _account(self, batch: Batch, stacking: float, inference: float) -> None:
-        rows = sum(map(len, batch.parts))
-        operation = batch.kind.operation
-        self._metrics.batches.labels(operation, batch.dispatch).inc()
-        self._metrics.batch_size.labels(operation).observe(rows)
-        self._metrics.device_seconds.labels(operation).observe(inference)
-        rate = rows * batch.kind.weight / (stacking + inference)
-        self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
-        for entry in batch.entries:
-            entry.call.spend("batch", stacking)
-            entry.call.spend("infer", inference)
-
-    def _hand_out(self, batch: Batch, answers: Rows) -> None:
-        start = 0
-        for entry, part in zip(batch.entries, batch.parts, strict=True):
-            entry.answers.append(answers[start : start + len(part)])
-            start += len(part)
-        self._deliver([entry for entry in batch.entries if not entry.waiting])
+        self._taken = batch.entries
+        for entries, failure in self._runner.run(batch):
+            self._deliver(entries, failure)
 
     def _deliver(self, entries: Sequence[Entry], failure: ServiceError | None = None) -> None:
         if entries:
             self._loop.call_soon_threadsafe(_settle, entries, failure)
 
-    def _abandon(self, taken: Sequence[Entry]) -> None:
+    def _abandon(self) -> None:
         with self._changed:
             self._closing = True
             left = self._queue.clear()
-        self._deliver([*taken, *left], Unavailable("the device has stopped"))
+        self._deliver([*self._taken, *left], Unavailable("the device has stopped"))
 
 
 def _settle(entries: Sequence[Entry], failure: ServiceError | None) -> None:

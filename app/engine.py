@@ -14,6 +14,7 @@ from torch import Tensor
 
 from app.batching import Batcher
 from app.calls import Call
+from app.faults import diagnose, release
 from app.metrics import Metrics
 from app.settings import Settings
 from model.checkpoint import Checkpoint
@@ -135,9 +136,19 @@ class Engine:
         self._metrics.padding.inc(missing)
         return Stack(tuple(_padded(column, missing) for column in batch.columns)) if missing else batch
 
-    @torch.inference_mode()
     def infer(self, work: Work, batch: Stack) -> Stack:
         """The batch through the networks, there and back with one copy each way."""
+        try:
+            return self._through(work, batch)
+        except Exception as failure:
+            fault = diagnose(failure, self.device)
+            if fault is None:
+                raise
+        release(self.device)  # by now the failure is gone, and the memory that its frames held
+        raise fault
+
+    @torch.inference_mode()
+    def _through(self, work: Work, batch: Stack) -> Stack:
         operation = _OPERATIONS[work.operation]
         there = Stack(tuple(column.to(self.device, non_blocking=True) for column in batch.columns))
         if work.exact or self._always_exact:

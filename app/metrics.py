@@ -31,6 +31,10 @@ class Metrics:
         self.queue_items = self._gauge("queue_items", "Images that wait for the device.")
         self.rejected = self._counter("rejected_requests", "Requests refused by a full queue.")
         self.dropped = self._counter("dropped_requests", "Requests whose caller no longer waits.", "why")
+        self.out_of_memory = self._counter("out_of_memory", "Batches that the device had no room for.", "operation")
+        self.batch_limit = self._gauge(
+            "batch_limit_items", "Images that a batch may have since the device ran out of memory; else 0.", "operation"
+        )
         self.ready = self._gauge("ready", "1 while the service takes work.")
         self.device_memory = self._gauge("device_memory_bytes", "What torch holds of the GPU's memory; 0 on a CPU.")
         self.model_info = self._gauge("model_info", "The model that is served.", "model", "device")
@@ -54,6 +58,8 @@ class Metrics:
         for operation in OPERATIONS:
             self.batch_size.labels(operation)
             self.device_seconds.labels(operation)
+            self.out_of_memory.labels(operation)
+            self.batch_limit.labels(operation)
             for dispatch in DISPATCHES:
                 self.batches.labels(operation, dispatch)
         for why in DROPS:

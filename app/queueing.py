@@ -41,6 +41,8 @@ class Entry:
     future: "asyncio.Future[list[Any]]"
     arrived: float = field(default_factory=time.monotonic)
     taken: int = 0
+    answered: int = 0
+    failed: bool = False
     answers: list[Any] = field(default_factory=list)
 
     @property
@@ -55,8 +57,13 @@ class Entry:
 
     @property
     def dead(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        return self.future.done() or time.monotonic() >= self.call.deadline
+        """Whether nobody waits for the answer any more, or none will come."""
+        return self.failed or self.future.done() or time.monotonic() >= self.call.deadline
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has its answer."""
+        return self.answered == len(self.rows)
 
     def take(self, count: int) -> Any:
         """The next rows, for a batch that is about to run."""
@@ -69,25 +76,63 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Parts of entries that go to the device together; `dispatch` says why now: free, full or window."""
+    """Parts of entries that go to the device together, `rows` in all; `dispatch` says why now: free, full or window."""
 
     kind: Kind
     entries: list[Entry]
     parts: list[Any]
+    rows: int
     dispatch: str
+
+    def living(self) -> "Batch":
+        """The batch without the parts that nobody waits for any more."""
+        pairs = [(entry, part) for entry, part in zip(self.entries, self.parts, strict=True) if not entry.dead]
+        return self._of(pairs)
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """The earlier and the later rows; a part that lies across the middle is cut."""
+        earlier: list[tuple[Entry, Any]] = []
+        later: list[tuple[Entry, Any]] = []
+        left = self.rows // 2
+        for entry, part in zip(self.entries, self.parts, strict=True):
+            cut = min(left, len(part))
+            earlier += [(entry, part[:cut])] if cut else []
+            later += [(entry, part[cut:])] if cut < len(part) else []
+            left -= cut
+        return self._of(earlier), self._of(later)
+
+    def hand_out(self, answers: Any) -> None:
+        """Give each entry the answers to its part."""
+        start = 0
+        for entry, part in zip(self.entries, self.parts, strict=True):
+            entry.answers.append(answers[start : start + len(part)])
+            entry.answered += len(part)
+            start += len(part)
+
+    def _of(self, pairs: list[tuple[Entry, Any]]) -> "Batch":
+        parts = [part for _, part in pairs]
+        return Batch(self.kind, [entry for entry, _ in pairs], parts, sum(map(len, parts)), self.dispatch)
 
 
 class FairQueue:
-    """Entries in order of arrival, a lane for each kind of work; `depth` is what waits, in images."""
+    """Entries in order of arrival, a lane for each kind of work; `depth` is what waits, in images.
+
+    `limits` holds the operations whose batches must stay below `max_batch_size`, in images.
+    """
 
     def __init__(self, max_batch_size: int, max_delay: float = 0.0) -> None:
         self._max_batch_size = max_batch_size
         self._max_delay = max_delay
         self._lanes: dict[Kind, deque[Entry]] = {}
+        self.limits: dict[str, int] = {}
         self.depth = 0
 
     def __bool__(self) -> bool:
         return bool(self._lanes)
+
+    def limit(self, operation: str) -> int:
+        """The most images that a batch of that operation may have."""
+        return self.limits.get(operation, self._max_batch_size)
 
     def add(self, entry: Entry) -> None:
         """Queue a request behind those of its kind."""
@@ -113,14 +158,15 @@ class FairQueue:
         kind = next((kind for kind in self._lanes if self._patience(kind) <= 0), next(iter(self._lanes)))
         lane = self._lanes.pop(kind)
         dispatch = "full" if self._fills(kind, lane) else "window" if self._max_delay else "free"
-        room = max(1, self._max_batch_size // kind.weight)
+        room = max(1, self.limit(kind.operation) // kind.weight)
         entries = self._living(lane, room)
-        parts = [entry.take(n) for entry, n in zip(entries, shares([e.waiting for e in entries], room), strict=True)]
-        self.depth -= sum(len(part) for part in parts) * kind.weight
+        given = shares([entry.waiting for entry in entries], room)
+        parts = [entry.take(count) for entry, count in zip(entries, given, strict=True)]
+        self.depth -= sum(given) * kind.weight
         lane.extend(entry for entry in entries if entry.waiting)
         if lane:
             self._lanes[kind] = lane
-        return Batch(kind, entries, parts, dispatch)
+        return Batch(kind, entries, parts, sum(given), dispatch)
 
     def clear(self) -> list[Entry]:
         """Empty the queue; returns what was waiting."""
@@ -134,10 +180,10 @@ class FairQueue:
         return 0.0 if self._fills(kind, lane) else lane[0].arrived + self._max_delay - time.monotonic()
 
     def _fills(self, kind: Kind, lane: deque[Entry]) -> bool:
-        cost = 0
+        cost, full = 0, max(self.limit(kind.operation), kind.weight)
         for entry in lane:
             cost += entry.cost
-            if cost >= max(self._max_batch_size, kind.weight):
+            if cost >= full:
                 return True
         return False
 

@@ -12,6 +12,7 @@ from conftest import until
 from app.batching import Batcher
 from app.calls import Call
 from app.metrics import Metrics
+from app.runner import DeviceLost, OutOfMemory
 
 
 class Kind(NamedTuple):
@@ -23,9 +24,13 @@ ENCODE = Kind()
 
 
 class Tenfold:
-    """A device that multiplies by ten, and that can be held back; it fails on -1 and dies of -2."""
+    """A device that multiplies by ten, and that can be held back; it fails on -1, dies of -2 and is lost at -3.
+
+    It has room for `room` rows at once.
+    """
 
     def __init__(self) -> None:
+        self.room = 1_000_000
         self.batches: list[list[int]] = []
         self.warm_enough, self.free = threading.Event(), threading.Event()
         self.warm_enough.set()
@@ -44,6 +49,10 @@ class Tenfold:
             raise ValueError("hunter2")
         if -2 in batch:
             raise SystemExit
+        if -3 in batch:
+            raise DeviceLost("an illegal access")
+        if len(batch) > self.room:
+            raise OutOfMemory(f"no room for {len(batch)} rows")
         return [10 * row for row in batch]
 
 

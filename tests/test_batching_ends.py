@@ -9,7 +9,7 @@ from tenfold import ENCODE, Kind, Tenfold, house
 
 from app.batching import Batcher
 from app.calls import Call
-from app.errors import DeadlineExceeded, ServiceError, Unavailable
+from app.errors import DeadlineExceeded, Unavailable
 from app.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
@@ -62,20 +62,6 @@ async def test_the_rest_of_a_large_request_is_forgotten_when_its_caller_leaves()
         it.device.free.set()
         assert await it.ask(99) == [990]
         assert it.device.batches == [[0, 1, 2, 3], [99]]
-
-
-async def test_a_failing_batch_fails_its_own_callers_and_no_others():
-    async with house() as it:
-        first = await it.occupy()
-        doomed = it.tasks([-1], [1], range(40, 50))
-        spared = it.tasks([2], [3], kind=Kind("decode"))
-        await it.waits(14)
-        it.device.free.set()
-        failures = await asyncio.gather(*doomed, return_exceptions=True)
-        assert {type(failure) for failure in failures} == {ServiceError}
-        assert "hunter2" not in str(failures)
-        assert await asyncio.gather(first, *spared, it.ask(4)) == [[0], [20], [30], [40]]
-        assert it.count("queue_items") == 0
 
 
 async def test_closing_answers_everything_accepted_and_takes_nothing_more():

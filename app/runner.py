@@ -1,0 +1,114 @@
+"""Batches on their way through the device; one that fails is taken apart until the row that poisons it stands alone.
+
+A poisoned batch fails the request that poisoned it and no other. A device without room for a batch gets smaller ones,
+then and from then on.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from app.errors import ServiceError, Unavailable
+from app.metrics import Metrics
+from app.queueing import Batch, Entry, FairQueue
+
+log = logging.getLogger(__name__)
+
+
+class OutOfMemory(Exception):
+    """The device has no room for this batch; it may have for a smaller one."""
+
+
+class DeviceLost(Exception):
+    """The device will not work again in this process."""
+
+
+class Device(Protocol):
+    """Three verbs, all called on the device thread; any of them may raise `OutOfMemory` or `DeviceLost`."""
+
+    def warm(self) -> None:
+        """Meet every batch shape once, before the first request does."""
+
+    def stack(self, kind: Any, parts: Sequence[Any]) -> Any:
+        """One batch out of the parts of several requests."""
+
+    def infer(self, kind: Any, batch: Any) -> Any:
+        """The batch's answers, as rows in the same order."""
+
+
+class Settled(NamedTuple):
+    """Requests that need the device no more: answered in full, or failed."""
+
+    entries: Sequence[Entry]
+    failure: ServiceError | None = None
+
+
+class Runner:
+    """Runs batches on a device; `rate` is what it does, in images a second, as last measured."""
+
+    def __init__(self, device: Device, queue: FairQueue, metrics: Metrics) -> None:
+        self.rate = 0.0
+        self._device = device
+        self._queue = queue
+        self._metrics = metrics
+
+    def run(self, batch: Batch) -> Iterator[Settled]:
+        """What the batch settles, piece by piece, in the order of its rows; lets `DeviceLost` through."""
+        pieces, room = [batch], batch.rows
+        while pieces:
+            piece = pieces.pop()
+            if piece is not batch:
+                piece = piece.living()  # meanwhile somebody may have left, or failed
+            failure = self._attempt(piece) if 0 < piece.rows <= room else None
+            if isinstance(failure, Unavailable):
+                room = max(1, piece.rows // 2)
+            if failure and piece.rows == 1:
+                piece.entries[0].failed = True
+                yield Settled(piece.entries, failure)
+            elif failure or piece.rows > room:
+                pieces += reversed(piece.halves())
+            elif piece.rows:
+                self._remember(batch, room)
+                yield Settled([entry for entry in piece.entries if entry.complete])
+
+    def _attempt(self, piece: Batch) -> ServiceError | None:
+        start = time.perf_counter()
+        try:
+            stacked = self._device.stack(piece.kind, piece.parts)
+            ready = time.perf_counter()
+            answers = self._device.infer(piece.kind, stacked)
+        except DeviceLost:
+            raise
+        except Exception as failure:  # noqa: BLE001  # whatever the model raises is told to the caller and the log
+            return self._told(piece, failure)
+        self._account(piece, ready - start, time.perf_counter() - ready)
+        piece.hand_out(answers)
+        return None
+
+    def _told(self, piece: Batch, failure: Exception) -> ServiceError:
+        operation = piece.kind.operation
+        text = "%d items to %s failed with %s: %s"
+        log.warning(text, piece.rows, operation, type(failure).__name__, failure, exc_info=piece.rows == 1)
+        if isinstance(failure, OutOfMemory):
+            self._metrics.out_of_memory.labels(operation).inc()
+            return Unavailable("the device has no memory left for a single item of this request")
+        return ServiceError(f"the model failed on item {piece.entries[0].answered} of this request")
+
+    def _remember(self, batch: Batch, rows: int) -> None:
+        operation, images = batch.kind.operation, rows * batch.kind.weight
+        if rows < batch.rows and images < self._queue.limit(operation):
+            self._queue.limits[operation] = images
+            self._metrics.batch_limit.labels(operation).set(images)
+            log.warning("after running out of memory the device is given at most %d images to %s", images, operation)
+
+    def _account(self, piece: Batch, stacking: float, inference: float) -> None:
+        operation = piece.kind.operation
+        self._metrics.batches.labels(operation, piece.dispatch).inc()
+        self._metrics.batch_size.labels(operation).observe(piece.rows)
+        self._metrics.device_seconds.labels(operation).observe(inference)
+        rate = piece.rows * piece.kind.weight / (stacking + inference)
+        self.rate = 0.9 * self.rate + 0.1 * rate if self.rate else rate
+        for entry in piece.entries:
+            entry.call.spend("batch", stacking)
+            entry.call.spend("infer", inference)
