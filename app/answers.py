@@ -9,9 +9,10 @@ from torch import Tensor
 
 from app.bodies import codec
 from app.calls import Call
+from app.engine import Engine
 from app.errors import NotAcceptable, ServiceError
 from app.images import grid, write_npy, write_png
-from app.schemas import Problem, dump, latents_json
+from app.schemas import Problem, dump, latents_json, model_of
 from model.gaussian import DiagonalGaussian
 
 PNG, JSON, NPY, PROBLEM = "image/png", "application/json", "application/x-npy", "application/problem+json"
@@ -58,6 +59,12 @@ async def latents(
     table = np.concatenate(arrays)
     content = await codec(call, table.nbytes, *((latents_json, table, model) if media == JSON else (write_npy, table)))
     return Response(content, headers=headers, media_type=media)
+
+
+def model(call: Call, engine: Engine) -> Response:
+    """What is served now."""
+    call.model = engine.served.model
+    return Response(dump(model_of(engine.served.checkpoint, str(engine.device))), media_type=JSON)
 
 
 def problem(error: ServiceError, request_id: str) -> Response:

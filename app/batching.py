@@ -9,16 +9,26 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from app.calls import Call
 from app.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
-from app.metrics import Metrics
+from app.metrics import OPERATIONS, Metrics
 from app.queueing import Batch, Entry, FairQueue, Kind, Rows
 from app.runner import Device, DeviceLost, Runner
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Job(NamedTuple):
+    """Work for the device thread that is no batch."""
+
+    work: Callable[[], Any]
+    future: "asyncio.Future[Any]"
 
 
 class Batcher:
@@ -27,26 +37,25 @@ class Batcher:
     def __init__(
         self, device: Device, metrics: Metrics, *, max_batch_size: int, max_queue_items: int, max_delay: float = 0.0
     ) -> None:
-        self._device = device
         self._metrics = metrics
         self._max_queue_items = max_queue_items
         self._queue = FairQueue(max_batch_size, max_delay)
         self._runner = Runner(device, self._queue, metrics)
         self._taken: Sequence[Entry] = ()
+        self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._warmed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="device", daemon=True)
 
     @property
     def alive(self) -> bool:
-        """Whether the device thread is at work, warming up included."""
+        """Whether the device thread is at work."""
         return self._thread.is_alive()
 
     @property
     def ready(self) -> bool:
-        """Whether the device is warm and takes work."""
-        return self.alive and self._warmed.is_set() and not self._closing
+        """Whether the device takes work."""
+        return self.alive and not self._closing
 
     def start(self) -> None:
         """Start the device thread; answers will be delivered to the running event loop."""
@@ -80,10 +89,31 @@ class Batcher:
         finally:
             self._forget(entry)
 
+    async def perform(self, work: Callable[[], T]) -> T:
+        """What `work` returns or raises, done on the device thread between two batches.
+
+        Raises `Unavailable` where the device takes no work.
+        """
+        job = Job(work, self._loop.create_future())
+        with self._changed:
+            if not self.ready:
+                raise _unavailable()
+            self._jobs.append(job)
+            self._changed.notify()
+        answer: T = await job.future
+        return answer
+
+    def keep_to(self, limits: dict[str, int]) -> None:
+        """Let no batch of these operations have more images than this, and every other as many as the settings say."""
+        with self._changed:
+            self._queue.limits = limits
+        for operation in OPERATIONS:
+            self._metrics.batch_limit.labels(operation).set(limits.get(operation, 0))
+
     def _accept(self, entry: Entry) -> None:
         with self._changed:
             if not self.ready:
-                raise Unavailable("the model takes no work: it is warming up, draining, or its device has stopped")
+                raise _unavailable()
             if self._queue.depth + entry.cost > self._max_queue_items:
                 self._metrics.rejected.inc()
                 raise self._overloaded(entry)
@@ -107,10 +137,8 @@ class Batcher:
 
     def _serve(self) -> None:
         try:
-            self._device.warm()
-            self._warmed.set()
-            while (batch := self._next()) is not None:
-                self._run(batch)
+            while (work := self._next()) is not None:
+                self._perform(work) if isinstance(work, Job) else self._run(work)
         except DeviceLost:
             log.critical("the device is lost; only a restart helps", exc_info=True)
         except BaseException:
@@ -119,14 +147,26 @@ class Batcher:
         finally:
             self._abandon()
 
-    def _next(self) -> Batch | None:
+    def _next(self) -> "Batch | Job | None":
         with self._changed:
-            while self._queue or not self._closing:
+            while self._jobs or self._queue or not self._closing:
+                if self._jobs:
+                    return self._jobs.popleft()
                 patience = self._queue.patience() if self._queue else None
                 if patience is not None and (patience <= 0 or self._closing):
                     return self._queue.take()
                 self._changed.wait(patience)
             return None
+
+    def _perform(self, job: "Job") -> None:
+        try:
+            answer = job.work()
+        except BaseException as failure:
+            self._loop.call_soon_threadsafe(_fulfil, job.future, None, failure)
+            if isinstance(failure, DeviceLost) or not isinstance(failure, Exception):
+                raise
+        else:
+            self._loop.call_soon_threadsafe(_fulfil, job.future, answer)
 
     def _run(self, batch: Batch) -> None:
         self._metrics.queue_items.set(self._queue.depth)
@@ -142,14 +182,25 @@ class Batcher:
         with self._changed:
             self._closing = True
             left = self._queue.clear()
+            jobs = [*self._jobs]
         self._deliver([*self._taken, *left], Unavailable("the device has stopped"))
+        for job in jobs:
+            self._loop.call_soon_threadsafe(_fulfil, job.future, None, Unavailable("the device has stopped"))
 
 
 def _settle(entries: Sequence[Entry], failure: ServiceError | None) -> None:
     for entry in entries:
-        if entry.future.done():
-            continue
-        if failure is None:
-            entry.future.set_result(entry.answers)
-        else:
-            entry.future.set_exception(failure)
+        _fulfil(entry.future, entry.answers, failure)
+
+
+def _fulfil(future: "asyncio.Future[Any]", answer: Any, failure: BaseException | None = None) -> None:
+    if future.done():
+        return
+    if failure is None:
+        future.set_result(answer)
+    else:
+        future.set_exception(failure)
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("the model takes no work: it is warming up, draining, or its device has stopped")

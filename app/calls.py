@@ -10,10 +10,11 @@ STAGES = ("queue", "batch", "infer", "codec")
 
 @dataclass(slots=True)
 class Call:
-    """`deadline` is on the clock of `time.monotonic`; `seconds` are what each stage has taken so far."""
+    """`deadline` is on the clock of `time.monotonic`, `model` is who answers, `seconds` what each stage has taken."""
 
     request_id: str
     deadline: float
+    model: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def spend(self, stage: str, seconds: float) -> None:

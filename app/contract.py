@@ -19,7 +19,9 @@ _PROBLEMS = {
     for error in (
         errors.Malformed,
         errors.Unauthorised,
+        errors.Forbidden,
         errors.NotAcceptable,
+        errors.NotReloaded,
         errors.TooLarge,
         errors.UnsupportedMedia,
         errors.Unusable,
@@ -81,17 +83,17 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def describe(app: FastAPI, config: VAEConfig) -> None:
-    """Complete the application's document: the schemas that bodies refer to, and a latent of the right shape."""
+def describe(app: FastAPI, config: Callable[[], VAEConfig]) -> None:
+    """Complete the application's document: the schemas that bodies refer to, and a latent of the served shape."""
     generate: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = generate()
-            _add_schemas(document)
-            body = document["paths"]["/decode"]["post"]["requestBody"]["content"][JSON]
-            body["example"] = {"latents": [_example(config.latent_shape)]}
-        return generate()
+            _add_schemas(generate())
+        document = generate()
+        body = document["paths"]["/decode"]["post"]["requestBody"]["content"][JSON]
+        body["example"] = {"latents": [_example(config().latent_shape)]}
+        return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
 

@@ -141,6 +141,8 @@ class Exchange:
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.call.request_id
             headers["X-Content-Type-Options"] = "nosniff"
+            if self.call.model:
+                headers["X-Model"] = self.call.model
             if self.call.seconds:
                 headers["Server-Timing"] = self.call.server_timing()
         elif not message.get("more_body", False):

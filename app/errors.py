@@ -3,9 +3,11 @@
 ServiceError                        500
 +-- Malformed                       400   the bytes are not what their content type says
 +-- Unauthorised                    401
++-- Forbidden                       403   nobody may do this here
 +-- NotFound                        404
 +-- MethodNotAllowed                405
 +-- NotAcceptable                   406
++-- NotReloaded                     409   the model's folder holds nothing to serve; the old one goes on
 +-- TooLarge                        413   bytes, pixels or items
 +-- UnsupportedMedia                415
 +-- Unusable                        422   well-formed, but nothing that the model can work on
@@ -51,6 +53,13 @@ class Unauthorised(ServiceError):
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
+class Forbidden(ServiceError):
+    """Nobody may do this, as the service is configured."""
+
+    status = 403
+    title = "Forbidden"
+
+
 class NotFound(ServiceError):
     """No such path."""
 
@@ -70,6 +79,13 @@ class NotAcceptable(ServiceError):
 
     status = 406
     title = "Not acceptable"
+
+
+class NotReloaded(ServiceError):
+    """The model's folder holds nothing that can be served; the model that was served goes on."""
+
+    status = 409
+    title = "Not reloaded"
 
 
 class TooLarge(ServiceError):

@@ -12,12 +12,13 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from app import answers, contract, probes, routes
+from app import admin, answers, contract, probes, routes
 from app.bodies import unusable
 from app.edge import Door, Edge
 from app.engine import Engine
 from app.errors import MethodNotAllowed, NotFound, ServiceError
 from app.metrics import Metrics
+from app.reloading import Reloading
 from app.settings import Settings
 from model.checkpoint import read_checkpoint
 
@@ -36,9 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or Settings()
     metrics, door = Metrics(), Door()
-    checkpoint = read_checkpoint(settings.model)
-    engine = Engine(checkpoint, settings, metrics)
-    metrics.model_info.labels(engine.model, str(engine.device)).set(1)
+    engine = Engine(read_checkpoint(settings.model), settings, metrics)
     metrics.ready.set_function(lambda: engine.ready and not door.draining)
     metrics.device_memory.set_function(engine.device_memory)
     app = FastAPIOffline(
@@ -51,8 +50,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings, app.state.metrics, app.state.door = settings, metrics, door
-    app.state.checkpoint, app.state.engine = checkpoint, engine
-    app.include_router(routes.router, dependencies=[Depends(HTTPBearer(auto_error=False))] if settings.keys() else [])
+    app.state.engine, app.state.reloading = engine, Reloading(engine, settings, metrics)
+    lock = [Depends(HTTPBearer(auto_error=False))] if settings.keys() else []
+    app.include_router(routes.router, dependencies=lock)
+    app.include_router(admin.router, dependencies=lock, include_in_schema=bool(lock))
     app.include_router(probes.router)
     app.add_middleware(Edge, settings=settings, metrics=metrics, door=door)
     if settings.cors_origins:
@@ -61,19 +62,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "X-Seed", "Server-Timing", "Retry-After"],
+            expose_headers=["X-Request-ID", "X-Model", "X-Seed", "Server-Timing", "Retry-After"],
         )
     app.add_exception_handler(ServiceError, _answer)
     app.add_exception_handler(RequestValidationError, _answer)
     app.add_exception_handler(HTTPException, _answer)
-    contract.describe(app, engine.config)
+    contract.describe(app, lambda: engine.served.config)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    settings, engine = app.state.settings, app.state.engine
-    log.info("serving %s on %s", engine.model, engine.device, extra={"settings": settings.model_dump(mode="json")})
+    engine, chosen = app.state.engine, app.state.settings.model_dump(mode="json")
+    log.info("serving %s on %s", engine.served.model, engine.device, extra={"settings": chosen})
     engine.start()
     yield
     await engine.close()

@@ -5,9 +5,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from app.calls import STAGES
 
 OPERATIONS = ("encode", "decode", "reconstruct", "score")
-ENDPOINTS = ("/encode", "/decode", "/reconstruct", "/sample", "/score", "/model", "other")
+ENDPOINTS = ("/encode", "/decode", "/reconstruct", "/sample", "/score", "/model", "/admin/reload", "other")
 DISPATCHES = ("free", "full", "window")
 DROPS = ("timed_out", "cancelled")
+RELOADS = ("done", "failed")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ITEMS = tuple(2**power for power in range(13))
@@ -35,6 +36,7 @@ class Metrics:
         self.batch_limit = self._gauge(
             "batch_limit_items", "Images that a batch may have since the device ran out of memory; else 0.", "operation"
         )
+        self.reloads = self._counter("reloads", "Times that the model was asked to be loaded anew.", "outcome")
         self.ready = self._gauge("ready", "1 while the service takes work.")
         self.device_memory = self._gauge("device_memory_bytes", "What torch holds of the GPU's memory; 0 on a CPU.")
         self.model_info = self._gauge("model_info", "The model that is served.", "model", "device")
@@ -62,6 +64,8 @@ class Metrics:
             self.batch_limit.labels(operation)
             for dispatch in DISPATCHES:
                 self.batches.labels(operation, dispatch)
+        for outcome in RELOADS:
+            self.reloads.labels(outcome)
         for why in DROPS:
             self.dropped.labels(why)
 

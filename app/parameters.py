@@ -12,6 +12,7 @@ from app.calls import Call
 from app.engine import Engine
 from app.errors import TooLarge, Unavailable
 from app.images import Fit
+from app.served import Served
 from app.settings import Settings
 
 
@@ -20,21 +21,24 @@ def _call(request: Request) -> Call:
     return call
 
 
+Here = Annotated[Call, Depends(_call)]
+
+
 def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _engine(request: Request) -> Engine:
+def _served(request: Request, call: Here) -> Served:
     engine: Engine = request.app.state.engine
     if not engine.ready:
         raise Unavailable("the model takes no work: it is warming up, draining, or its device has stopped")
-    return engine
+    call.model = engine.served.model
+    return engine.served
 
 
-Here = Annotated[Call, Depends(_call)]
 Limits = Annotated[Settings, Depends(_settings)]
-Ready = Annotated[Engine, Depends(_engine)]
+Ready = Annotated[Served, Depends(_served)]
 Numbers = Annotated[str, Depends(Accepts(*NUMBERS))]
 Pictures = Annotated[str, Depends(Accepts(*IMAGES))]
 Scored = Annotated[str, Depends(Accepts(JSON))]
@@ -51,12 +55,12 @@ Columns = Annotated[int | None, Query(ge=1, description="images in a row of the 
 FitTo = Annotated[Fit, Query(description="how a picture of another size becomes one of the model's")]
 
 
-async def _pixels(request: Request, call: Here, engine: Ready, limits: Limits, fit: FitTo = "resize") -> np.ndarray:
-    return await read_pixels(request, call, engine.config.image_shape, fit, limits)
+async def _pixels(request: Request, call: Here, served: Ready, limits: Limits, fit: FitTo = "resize") -> np.ndarray:
+    return await read_pixels(request, call, served.config.image_shape, fit, limits)
 
 
-async def _latents(request: Request, call: Here, engine: Ready, limits: Limits) -> np.ndarray:
-    return await read_latents(request, call, engine.config.latent_shape, limits)
+async def _latents(request: Request, call: Here, served: Ready, limits: Limits) -> np.ndarray:
+    return await read_latents(request, call, served.config.latent_shape, limits)
 
 
 Pixels = Annotated[np.ndarray, Depends(_pixels)]

@@ -25,10 +25,7 @@ class DeviceLost(Exception):
 
 
 class Device(Protocol):
-    """Three verbs, all called on the device thread; any of them may raise `OutOfMemory` or `DeviceLost`."""
-
-    def warm(self) -> None:
-        """Meet every batch shape once, before the first request does."""
+    """Two verbs, called on the device thread; either may raise `OutOfMemory` or `DeviceLost`."""
 
     def stack(self, kind: Any, parts: Sequence[Any]) -> Any:
         """One batch out of the parts of several requests."""

@@ -1,11 +1,13 @@
 """The process: uvicorn, told to drain before it stops listening.
 
 On SIGTERM or SIGINT readiness turns 503 while the listener still answers, new work is refused, accepted work is
-finished, and the process ends with 0. A second signal ends it at once.
+finished, and the process ends with 0. A second signal ends it at once. On SIGHUP the model's folder is loaded anew.
 """
 
 import asyncio
 import logging
+import signal
+import socket
 import time
 from types import FrameType
 
@@ -36,6 +38,19 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(settings.graceful_timeout_s)),
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen, also for SIGHUP where the system has it."""
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.handle_reload)
+        await super().startup(sockets)
+
+    def handle_reload(self) -> None:
+        """Load the model's folder anew, unless the house is being emptied."""
+        if self.door.draining:
+            log.warning("draining: SIGHUP comes too late to load the model anew")
+        else:
+            self.app.state.reloading.begin()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
         """Begin to drain; at the second signal, leave."""

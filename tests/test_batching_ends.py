@@ -1,16 +1,13 @@
 """How a request ends before its time: late, left, failed, or with the device; nobody waits in vain."""
 
 import asyncio
-import time
 
 import pytest
 from conftest import until
-from tenfold import ENCODE, Kind, Tenfold, house
+from tenfold import Kind, house
 
-from app.batching import Batcher
-from app.calls import Call
 from app.errors import DeadlineExceeded, Unavailable
-from app.metrics import Metrics
+from app.runner import DeviceLost
 
 pytestmark = pytest.mark.anyio
 dying = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -88,20 +85,6 @@ async def test_closing_does_not_wait_for_a_window():
         assert await task == [10]
 
 
-async def test_a_cold_device_is_alive_but_takes_no_work():
-    device = Tenfold()
-    device.warm_enough.clear()
-    batcher = Batcher(device, Metrics(), max_batch_size=4, max_queue_items=4)
-    batcher.start()
-    assert (batcher.alive, batcher.ready) == (True, False)
-    with pytest.raises(Unavailable):
-        await batcher.submit(ENCODE, [1], Call("id", time.monotonic() + 60))
-    device.warm_enough.set()
-    await until(lambda: batcher.ready)
-    await batcher.close()
-    assert (batcher.alive, batcher.ready) == (False, False)
-
-
 @dying
 async def test_the_death_of_the_device_is_told_to_all_who_wait_and_to_those_who_watch():
     async with house() as it:
@@ -120,15 +103,39 @@ async def test_the_death_of_the_device_is_told_to_all_who_wait_and_to_those_who_
             await it.ask(3)
 
 
-@dying
-async def test_a_device_that_does_not_get_warm_is_dead_and_closes_all_the_same():
-    class Cold(Tenfold):
-        def warm(self) -> None:
-            raise MemoryError
+async def test_a_job_for_the_device_thread_is_done_between_two_batches():
+    async with house() as it:
+        first = await it.occupy()
+        tasks = it.tasks([1], kind=Kind("decode"))
+        await it.waits(1)
+        job = asyncio.create_task(it.batcher.perform(lambda: list(it.device.batches)))
+        await asyncio.sleep(0)
+        it.device.free.set()
+        assert await job == [[0]]
+        assert await asyncio.gather(first, *tasks) == [[0], [10]]
 
-    batcher = Batcher(Cold(), Metrics(), max_batch_size=4, max_queue_items=4)
-    batcher.start()
-    await until(lambda: not batcher.alive)
-    with pytest.raises(Unavailable):
-        await batcher.submit(ENCODE, [1], Call("id", time.monotonic() + 60))
-    await batcher.close()
+
+async def test_a_job_that_fails_fails_its_caller_alone():
+    async with house() as it:
+        with pytest.raises(ZeroDivisionError):
+            await it.batcher.perform(lambda: 1 / 0)
+        assert await it.ask(1) == [10]
+        await it.batcher.close()
+        with pytest.raises(Unavailable):
+            await it.batcher.perform(lambda: 1)
+
+
+async def test_jobs_do_not_outlive_the_device():
+    def lost() -> None:
+        raise DeviceLost
+
+    async with house() as it:
+        first = await it.occupy()
+        jobs = [asyncio.create_task(it.batcher.perform(job)) for job in (lost, lambda: 1)]
+        await asyncio.sleep(0)
+        it.device.free.set()
+        async with asyncio.timeout(30):
+            failures = await asyncio.gather(*jobs, return_exceptions=True)
+        assert [type(failure) for failure in failures] == [DeviceLost, Unavailable]
+        assert await first == [0]
+        await until(lambda: not it.batcher.alive)

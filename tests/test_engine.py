@@ -10,8 +10,9 @@ import torch
 from conftest import until
 
 from app.calls import Call
-from app.engine import Engine, Stack, Work, choose_device
+from app.engine import Engine, choose_device
 from app.metrics import Metrics
+from app.operations import Stack
 from app.settings import Settings
 from model.checkpoint import read_checkpoint
 from model.elbo import bounds
@@ -48,12 +49,12 @@ async def engine(folder, device):
 
 @pytest.fixture
 def pixels(engine) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (70, *engine.config.image_shape), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (70, *engine.served.config.image_shape), np.uint8)
 
 
 @pytest.fixture
 def noise(engine) -> torch.Tensor:
-    return torch.randn(70, 5, *engine.config.latent_shape)
+    return torch.randn(70, 5, *engine.served.config.latent_shape)
 
 
 def unit(pixels) -> torch.Tensor:
@@ -65,19 +66,19 @@ async def test_answers_are_what_the_mathematics_says(engine, folder, pixels, noi
     with torch.inference_mode():
         q, scored = vae.posterior(unit(pixels)), bounds(vae, unit(pixels), 5, noise=noise.transpose(0, 1))
         means = vae.likelihood(q.mean).mean.numpy() * 255
-    answer, score = await engine.encode(pixels, call()), await engine.score(pixels, noise, call())
+    answer, score = await engine.served.encode(pixels, call()), await engine.served.score(pixels, noise, call())
     torch.testing.assert_close((answer.mean, answer.logvar), (q.mean, q.logvar), atol=1e-5, rtol=1e-4)
     for found, expected in zip((*score.elbo, score.log_likelihood), (*scored.elbo, scored.log_likelihood), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
-    for images in (await engine.decode(q.mean, call()), await engine.reconstruct(pixels, None, call())):
+    for images in (await engine.served.decode(q.mean, call()), await engine.served.reconstruct(pixels, None, call())):
         assert images.dtype == np.uint8
         assert np.abs(images - means).max() <= 0.51
 
 
 async def test_an_image_alone_is_the_image_in_a_batch(engine, pixels):
-    together = await engine.encode(pixels, call())
-    alone = [await engine.encode(pixels[row : row + 1], call()) for row in range(len(pixels))]
-    crowd = await asyncio.gather(*(engine.encode(pixels[row : row + 1], call()) for row in range(len(pixels))))
+    together = await engine.served.encode(pixels, call())
+    alone = [await engine.served.encode(pixels[row : row + 1], call()) for row in range(len(pixels))]
+    crowd = await asyncio.gather(*(engine.served.encode(pixels[row : row + 1], call()) for row in range(len(pixels))))
     for answers in (alone, crowd):
         torch.testing.assert_close(torch.cat([q.mean for q in answers]), together.mean, atol=1e-5, rtol=0)
         torch.testing.assert_close(torch.cat([q.logvar for q in answers]), together.logvar, atol=1e-5, rtol=0)
@@ -86,16 +87,16 @@ async def test_an_image_alone_is_the_image_in_a_batch(engine, pixels):
 async def traffic(engine, pixels) -> None:
     while True:
         sizes = torch.randint(1, 65, (4,)).tolist()
-        await asyncio.gather(*(engine.encode(pixels[:size], call()) for size in sizes))
-        await engine.decode(torch.randn(3, *engine.config.latent_shape), call(), exact=True)
+        await asyncio.gather(*(engine.served.encode(pixels[:size], call()) for size in sizes))
+        await engine.served.decode(torch.randn(3, *engine.served.config.latent_shape), call(), exact=True)
 
 
 async def test_exact_work_is_the_same_bit_for_bit_alone_and_under_load(engine, pixels, noise):
     async def everything() -> list[np.ndarray]:
-        q = await engine.encode(pixels, call(), exact=True)
-        score = await engine.score(pixels[:9], noise[:9], call())
-        decoded = await engine.decode(noise[:, 0], call(), exact=True)
-        drawn = await engine.reconstruct(pixels, noise[:, 0], call())
+        q = await engine.served.encode(pixels, call(), exact=True)
+        score = await engine.served.score(pixels[:9], noise[:9], call())
+        decoded = await engine.served.decode(noise[:, 0], call(), exact=True)
+        drawn = await engine.served.reconstruct(pixels, noise[:, 0], call())
         return [q.mean.numpy(), q.logvar.numpy(), *(e.numpy() for e in score.elbo), decoded, drawn]
 
     alone = await everything()
@@ -105,14 +106,14 @@ async def test_exact_work_is_the_same_bit_for_bit_alone_and_under_load(engine, p
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
     assert all(np.array_equal(a, b) for a, b in zip(alone, loaded, strict=True))
-    singles = [await engine.encode(pixels[row : row + 1], call(), exact=True) for row in range(len(pixels))]
+    singles = [await engine.served.encode(pixels[row : row + 1], call(), exact=True) for row in range(len(pixels))]
     assert np.array_equal(alone[0], torch.cat([q.mean for q in singles]).numpy())
 
 
 async def test_a_batch_invariant_engine_is_exact_in_everything(digits_model, device, digits):
     async with running_engine(digits_model, device, batch_invariant=True) as engine:
-        together = await engine.encode(digits[:70], call())
-        alone = [await engine.encode(digits[row : row + 1], call()) for row in range(70)]
+        together = await engine.served.encode(digits[:70], call())
+        alone = [await engine.served.encode(digits[row : row + 1], call()) for row in range(70)]
         assert torch.equal(together.mean, torch.cat([q.mean for q in alone]))
         assert torch.equal(together.logvar, torch.cat([q.logvar for q in alone]))
 
@@ -120,18 +121,18 @@ async def test_a_batch_invariant_engine_is_exact_in_everything(digits_model, dev
 @pytest.mark.parametrize("size", [1, 3, 5, 33, 64])
 async def test_padding_fills_a_warmed_shape_and_does_not_leak(engine, pixels, size):
     parts = [Stack((torch.from_numpy(pixels[:size]),))]
-    padded, exact = (engine.stack(work, parts) for work in (Work("encode"), Work("encode", exact=True)))
+    padded, exact = (engine.stack(engine.served.work("encode", exact=e), parts) for e in (False, True))
     assert len(padded) == 2 ** (size - 1).bit_length()
     assert len(exact) == size
     assert torch.equal(padded.columns[0][:size], exact.columns[0])
-    answer = await engine.encode(pixels[:size], call())
+    answer = await engine.served.encode(pixels[:size], call())
     assert len(answer.mean) == size
 
 
 def test_every_warmed_shape_fits_a_batch_of_any_size(digits_model):
     engine = Engine(read_checkpoint(digits_model), Settings(model=digits_model, max_batch_size=48), Metrics())
     rows = torch.zeros(48, 1, 8, 8, dtype=torch.uint8)
-    shapes = [len(engine.stack(Work("encode"), [Stack((rows[:size],))])) for size in range(1, 49)]
+    shapes = [len(engine.stack(engine.served.work("encode"), [Stack((rows[:n],))])) for n in range(1, 49)]
     assert set(shapes) == {1, 2, 4, 8, 16, 32, 48}
 
 

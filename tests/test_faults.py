@@ -56,7 +56,7 @@ def app(digits_model, device):
         if (x == 1).flatten(1).all(1).any():
             raise RuntimeError("hunter2")
 
-    app.state.hook = lambda: app.state.engine.vae.encoder.register_forward_pre_hook(hook)
+    app.state.hook = lambda: app.state.engine.served.vae.encoder.register_forward_pre_hook(hook)
     return app
 
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.calls import STAGES
 from app.images import write_npy
 from app.main import create_app
-from app.metrics import DISPATCHES, DROPS, ENDPOINTS, OPERATIONS, Metrics
+from app.metrics import DISPATCHES, DROPS, ENDPOINTS, OPERATIONS, RELOADS, Metrics
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -45,6 +45,9 @@ def test_every_known_label_set_is_there_at_zero():
         *(value("batches_total", operation=o, dispatch=why) for o in OPERATIONS for why in DISPATCHES),
         *(value("batch_size_count", operation=operation) for operation in OPERATIONS),
         *(value("dropped_requests_total", why=why) for why in DROPS),
+        *(value("reloads_total", outcome=outcome) for outcome in RELOADS),
+        *(value("out_of_memory_total", operation=operation) for operation in OPERATIONS),
+        *(value("batch_limit_items", operation=operation) for operation in OPERATIONS),
         *map(value, ("padding_items_total", "rejected_requests_total", "queue_items")),
     ]
     assert set(zeros) == {0}
@@ -110,7 +113,7 @@ async def test_readiness_and_the_model_are_told(digits_model):
     async with running(app) as client:
         samples = await scraped(client)
         assert total(samples, "ready") == 1
-        assert total(samples, "model_info", model=app.state.checkpoint.identity, device="cpu") == 1
+        assert total(samples, "model_info", model=app.state.engine.served.model, device="cpu") == 1
         app.state.door.draining = True
         assert total(await scraped(client), "ready") == 0
 

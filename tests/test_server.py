@@ -12,6 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import DIGITS, build, write
+
+from model.checkpoint import write_checkpoint
 
 pytestmark = pytest.mark.anyio
 
@@ -133,6 +136,30 @@ async def test_draining_ends_when_its_time_is_over(digits_model):
         assert await it.ended() == 0
         assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
         writer.close()
+
+
+async def test_sighup_serves_what_the_folder_holds_now_and_a_bad_one_changes_nothing(tmp_path):
+    async def served() -> str:
+        return (await it.client.get("/model")).json()["model"]
+
+    async with serving(write(tmp_path / "served", DIGITS)) as it:
+        first = await served()
+        write_checkpoint(tmp_path / "served", DIGITS, build(DIGITS, 1).state_dict())
+        it.process.send_signal(signal.SIGHUP)
+        while (second := await served()) == first:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.01)
+        (tmp_path / "served" / "model.safetensors").write_bytes(b"no weights")
+        it.process.send_signal(signal.SIGHUP)
+        while 'outcome="failed"} 1.0' not in (await it.client.get("/metrics")).text:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.01)
+        assert await served() == second
+        assert (await it.client.post("/decode", content=LATENT, headers=JSON)).headers["X-Model"] == second
+        it.process.send_signal(signal.SIGTERM)
+        assert await it.ended() == 0
+        log = [json.loads(line) for line in (await it.log).splitlines()]
+        assert f"reloaded: {second} serves after {first}" in [line["message"] for line in log]
+        (refused,) = [line["message"] for line in log if line["level"] == "ERROR"]
+        assert refused.startswith("not reloaded: served/model.safetensors: not a complete safetensors file")
 
 
 async def test_a_missing_model_is_told_in_one_line():

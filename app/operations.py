@@ -1,0 +1,82 @@
+"""What the VAE does with a batch: encode, decode, reconstruct and score, from columns to columns."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from model.elbo import bounds
+from model.vae import VAE
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Columns of equal length, cut and joined together: pixels, latents, noise, whatever an operation takes."""
+
+    columns: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __getitem__(self, rows: slice) -> Self:
+        return type(self)(tuple(column[rows] for column in self.columns))
+
+    @classmethod
+    def join(cls, stacks: Sequence["Stack"]) -> "Stack":
+        """The rows of all stacks, in order."""
+        if len(stacks) == 1:
+            return stacks[0]
+        return cls(tuple(torch.cat(columns) for columns in zip(*(s.columns for s in stacks), strict=True)))
+
+    def padded(self, rows: int) -> "Stack":
+        """The stack with zeros after it, `rows` in all."""
+        return Stack.join([self, Stack(tuple(c.new_zeros((rows - len(c), *c.shape[1:])) for c in self.columns))])
+
+
+def _encode(vae: VAE, pixels: Tensor) -> tuple[Tensor, ...]:
+    q = vae.posterior(_unit(pixels))
+    return q.mean, q.logvar
+
+
+def _decode(vae: VAE, latents: Tensor) -> tuple[Tensor, ...]:
+    return (_levels(vae.likelihood(latents).mean),)
+
+
+def _reconstruct(vae: VAE, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    return _decode(vae, vae.posterior(_unit(pixels)).at(noise))
+
+
+def _score(vae: VAE, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    found = bounds(vae, _unit(pixels), noise.shape[1], noise=noise.transpose(0, 1))
+    return (*found.elbo, found.log_likelihood)
+
+
+OPERATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "encode": _encode,
+    "decode": _decode,
+    "reconstruct": _reconstruct,
+    "score": _score,
+}
+
+
+def examples(vae: VAE, rows: int) -> dict[str, Stack]:
+    """A stack of zeros for each operation that is computed in batches."""
+    pixels = torch.zeros((rows, *vae.config.image_shape), dtype=torch.uint8)
+    noise = torch.zeros((rows, *vae.config.latent_shape))
+    return {"encode": Stack((pixels,)), "decode": Stack((noise,)), "reconstruct": Stack((pixels, noise))}
+
+
+def shapes(largest: int) -> list[int]:
+    """How many rows a batch on the device can have: powers of two, and the largest."""
+    powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
+    return [*powers, largest]
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    return (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def _levels(mean: Tensor) -> Tensor:
+    return (mean * 255).round().to(torch.uint8)

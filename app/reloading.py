@@ -1,0 +1,55 @@
+"""The served model, read anew from its folder while it serves; a folder that holds nothing usable changes nothing.
+
+Only the folder that the settings name is ever read: a caller can ask when, not what.
+"""
+
+import asyncio
+import logging
+
+from app.engine import Engine
+from app.errors import NotReloaded, ServiceError
+from app.metrics import Metrics
+from app.runner import OutOfMemory
+from app.settings import Settings
+from model.checkpoint import CheckpointError, read_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+class Reloading:
+    """One reload after another, each carried through whether or not somebody still waits for it."""
+
+    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
+        self._engine = engine
+        self._folder = settings.model
+        self._metrics = metrics
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> asyncio.Task[None]:
+        """Load, verify, warm and swap, in a task that has its turn after those before it.
+
+        It raises `NotReloaded` for a folder without a usable model, `Unavailable` where the device takes no work.
+        """
+        task = asyncio.create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def _reload(self) -> None:
+        async with self._turn:
+            before = self._engine.served.model
+            try:
+                await self._engine.replace(await asyncio.to_thread(read_checkpoint, self._folder))
+            except (CheckpointError, OutOfMemory) as failure:
+                said = str(failure).replace(str(self._folder), self._folder.name)
+                raise NotReloaded(f"{said}; {before} goes on serving") from failure
+            self._metrics.reloads.labels("done").inc()
+            log.info("reloaded: %s serves after %s", self._engine.served.model, before)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()):
+            self._metrics.reloads.labels("failed").inc()
+            told = isinstance(failure, ServiceError)
+            log.error("not reloaded: %s", failure, exc_info=None if told else failure)

@@ -1,0 +1,77 @@
+"""One checkpoint on the device, and the door to it: what a request holds on to from its first byte to its last.
+
+A request that is under way when another checkpoint takes over is answered by the one that it began with.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from app.batching import Batcher
+from app.calls import Call
+from app.operations import Stack
+from model.checkpoint import Checkpoint
+from model.elbo import ELBO, Bounds
+from model.gaussian import DiagonalGaussian
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What to do with a batch, and by which weights.
+
+    `exact` computes row by row; `weight` is the number of draws that each row takes.
+    """
+
+    operation: str
+    served: "Served"
+    exact: bool = False
+    weight: int = 1
+
+
+class Served:
+    """Encode, decode, reconstruct and score by one checkpoint, for many callers at once."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, batcher: Batcher, *, always_exact: bool) -> None:
+        self.checkpoint = checkpoint
+        self.vae = checkpoint.vae.to(device)
+        self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+        self.config = self.vae.config
+        self.model = checkpoint.identity
+        self._batcher = batcher
+        self._always_exact = always_exact
+
+    async def encode(self, pixels: np.ndarray, call: Call, *, exact: bool = False) -> DiagonalGaussian:
+        """q(z|x) for uint8 pixels [N, C, H, W]: mean and logvar [N, *latent] on the CPU."""
+        answer = await self._submit(self.work("encode", exact=exact), call, pixels)
+        return DiagonalGaussian(*answer.columns)
+
+    async def decode(self, latents: np.ndarray | Tensor, call: Call, *, exact: bool = False) -> np.ndarray:
+        """The mean image of p(x|z) for float32 latents [N, *latent]: uint8 [N, C, H, W]."""
+        return _only(await self._submit(self.work("decode", exact=exact), call, latents))
+
+    async def reconstruct(self, pixels: np.ndarray, noise: Tensor | None, call: Call) -> np.ndarray:
+        """The mean image, uint8 [N, C, H, W], at the posterior mean or at the draw of `noise` [N, *latent]."""
+        at = torch.zeros((len(pixels), *self.config.latent_shape)) if noise is None else noise
+        return _only(await self._submit(self.work("reconstruct", exact=noise is not None), call, pixels, at))
+
+    async def score(self, pixels: np.ndarray, noise: Tensor, call: Call) -> Bounds:
+        """Both bounds on log p(x), [N] nats, by the draws of `noise` [N, K, *latent]."""
+        answer = await self._submit(self.work("score", exact=True, weight=noise.shape[1]), call, pixels, noise)
+        total, reconstruction, kl, log_likelihood = answer.columns
+        return Bounds(ELBO(total, reconstruction, kl), log_likelihood)
+
+    def work(self, operation: str, *, exact: bool = False, weight: int = 1) -> Work:
+        """An operation by these weights, exact where the settings want everything so."""
+        return Work(operation, self, exact or self._always_exact, weight)
+
+    async def _submit(self, work: Work, call: Call, *columns: np.ndarray | Tensor) -> Stack:
+        rows = Stack(tuple(torch.as_tensor(column) for column in columns))
+        return Stack.join(await self._batcher.submit(work, rows, call))
+
+
+def _only(answer: Stack) -> np.ndarray:
+    (column,) = answer.columns
+    pixels: np.ndarray = column.numpy()
+    return pixels
