@@ -94,8 +94,7 @@ async def score(
     draws = Draws(seed)
     noise = draws.normal(len(pixels), samples or 1, *served.config.latent_shape)
     bounds = await served.score(pixels, noise, call)
-    reference = served.checkpoint.reference
-    content = scores_json(bounds, served.config, reference, with_likelihood=samples is not None)
+    content = scores_json(bounds, served.config, served.reference, with_likelihood=samples is not None)
     return Response(content, headers=draws.header, media_type=media)
 
 

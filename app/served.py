@@ -39,6 +39,7 @@ class Served:
         self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
         self.config = self.vae.config
         self.model = checkpoint.identity
+        self.reference = checkpoint.reference
         self._batcher = batcher
         self._always_exact = always_exact
 
