@@ -13,7 +13,7 @@ from app.schemas import Model
 router = APIRouter(tags=["operations"])
 
 
-@router.post("/admin/reload", response_model=Model, responses=problems(401, 403, 406, 409, 413, 503))
+@router.post("/admin/reload", response_model=Model, responses=problems(401, 403, 406, 409, 413, 422, 503))
 async def reload(_: Scored, call: Here, limits: Limits, request: Request) -> Response:
     """Load the model's folder anew, beside what is served; new requests are answered by it once it is warm."""
     if not limits.keys():

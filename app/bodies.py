@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import re
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from app.calls import Call
-from app.errors import Malformed, TooLarge, UnsupportedMedia, Unusable
+from app.errors import DeadlineExceeded, Malformed, TooLarge, UnsupportedMedia, Unusable
 from app.images import Fit, fit_array, load_images, open_image, read_npy
 from app.schemas import Images, LatentsIn
 from app.settings import Settings
@@ -37,11 +38,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 async def codec(call: Call, size: int, work: Callable[..., T], *arguments: Any) -> T:
-    """Do codec work, away from the event loop where it is large, and count its time."""
+    """Do codec work, away from the event loop where it is large, and count its time; raises `DeadlineExceeded`."""
     with call.timing("codec"):
         if size <= INLINE:
             return work(*arguments)
-        return await asyncio.to_thread(work, *arguments)
+        try:
+            async with asyncio.timeout(call.deadline - time.monotonic()):
+                return await asyncio.to_thread(work, *arguments)
+        except TimeoutError:
+            raise DeadlineExceeded("the images were not read or written within the request's deadline") from None
 
 
 async def read_pixels(request: Request, call: Call, shape: Sequence[int], fit: Fit, settings: Settings) -> np.ndarray:

@@ -73,6 +73,14 @@ IMAGES_ANSWER: dict[str, Any] = {
     "content": {PNG: {"schema": _BINARY}, JSON: _ref(Images), NPY: {"schema": _BINARY}},
 }
 
+_TIMEOUT: dict[str, Any] = {
+    "name": "X-Request-Timeout",
+    "in": "header",
+    "description": "seconds that the caller is ready to wait, if fewer than the service allows; beyond them 504",
+    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 86_400},
+    "example": 30,
+}
+
 DRAWN_ANSWER: dict[str, Any] = {**IMAGES_ANSWER, **_SEED}
 
 
@@ -89,7 +97,7 @@ def describe(app: FastAPI, config: Callable[[], VAEConfig]) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _add_schemas(generate())
+            _complete(generate())
         document = generate()
         body = document["paths"]["/decode"]["post"]["requestBody"]["content"][JSON]
         body["example"] = {"latents": [_example(config().latent_shape)]}
@@ -98,7 +106,10 @@ def describe(app: FastAPI, config: Callable[[], VAEConfig]) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
 
 
-def _add_schemas(document: dict[str, Any]) -> None:
+def _complete(document: dict[str, Any]) -> None:
+    for operation in (operation for methods in document["paths"].values() for operation in methods.values()):
+        if "504" in operation["responses"]:
+            operation.setdefault("parameters", []).append(_TIMEOUT)
     models: Any = [(schema, "validation") for schema in (Images, LatentsIn, Problem)]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     document["components"]["schemas"].update(definitions["$defs"])

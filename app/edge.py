@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.answers import problem
 from app.calls import Call
-from app.errors import DeadlineExceeded, ServiceError, TooLarge, Unauthorised, Unavailable
+from app.errors import DeadlineExceeded, ServiceError, TooLarge, Unauthorised, Unavailable, Unusable
 from app.metrics import ENDPOINTS, Metrics
 from app.settings import Settings
 
@@ -28,6 +28,7 @@ LEFT = 499
 """The status under which a caller who left is counted; he does not see it."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
 
 class Door:
@@ -108,6 +109,8 @@ class Exchange:
             raise Unauthorised("expected a key as 'Authorization: Bearer KEY'")
         if self.edge.door.draining:
             raise Unavailable("the service is draining")
+        if (asked := self.headers.get("x-request-timeout")) is not None:
+            self.call.deadline = min(self.call.deadline, self.started + seconds(asked))
         self.within_limit(int(length) if (length := self.headers.get("content-length", "")).isdecimal() else 0)
 
     def knows_key(self) -> bool:
@@ -196,3 +199,11 @@ class Exchange:
             "bytes_in": self.received,
             **stages,
         }
+
+
+def seconds(text: str) -> float:
+    """The value of X-Request-Timeout; raises `Unusable`."""
+    value = float(text) if _SECONDS.fullmatch(text) else 0.0
+    if value <= 0:
+        raise Unusable("X-Request-Timeout: expected seconds, a number greater than 0 such as 2.5")
+    return value

@@ -98,7 +98,7 @@ async def score(
     return Response(content, headers=draws.header, media_type=media)
 
 
-@router.get("/model", response_model=Model, responses=problems(401, 406, 413, 503))
+@router.get("/model", response_model=Model, responses=problems(401, 406, 413, 422, 503))
 async def model(_: Scored, call: Here, request: Request) -> Response:
     """What is served: architecture, shapes, likelihood, the weights' digest, how they were trained."""
     return answers.model(call, request.app.state.engine)

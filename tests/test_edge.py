@@ -3,6 +3,7 @@
 import logging
 import re
 
+import numpy as np
 import pytest
 from conftest import running
 
@@ -114,6 +115,27 @@ async def test_a_draining_service_refuses_new_work_but_answers_its_probes(digits
             assert int(answer.headers["Retry-After"]) >= 1
         assert (await client.get("/readyz")).status_code == 503
         assert {(await client.get(path)).status_code for path in ("/livez", "/metrics", "/docs")} == {200}
+
+
+@pytest.mark.parametrize("asked", ["", "soon", "0", "-1", "1e3", "inf", "nan", "0x10", "1,5", "9" * 10, " 1 s"])
+async def test_a_deadline_that_is_no_number_of_seconds_is_refused_in_a_sentence(client, asked):
+    answer = await client.get("/model", headers={"X-Request-Timeout": asked})
+    assert (answer.status_code, answer.json()["title"]) == (422, "Unusable input")
+    assert "X-Request-Timeout: expected seconds" in answer.json()["detail"]
+
+
+async def test_a_callers_deadline_counts_where_it_is_the_shorter_one(serve, png):
+    queued = {"max_batch_delay_ms": 10_000}
+    for allowed, asked in ((60, "0.05"), (0.05, "60")):
+        async with serve(request_timeout_s=allowed, **queued) as client:
+            answer = await client.post("/encode", content=png, headers={**PNG, "X-Request-Timeout": asked})
+            assert (answer.status_code, answer.json()["title"]) == (504, "Deadline exceeded")
+
+
+async def test_a_deadline_passes_while_large_pictures_are_read_as_well(client):
+    picture = write_png(np.zeros((1, 4000, 4000), np.uint8))
+    answer = await client.post("/encode", content=picture, headers={**PNG, "X-Request-Timeout": "0.001"})
+    assert (answer.status_code, "images were not read" in answer.json()["detail"]) == (504, True)
 
 
 async def test_browsers_of_the_named_origins_may_call_and_see_the_headers(serve):

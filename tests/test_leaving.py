@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from caller import Caller
 from conftest import running, until
 from fastapi import FastAPI
 
@@ -16,49 +17,8 @@ from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
-LEAVES = {"type": "http.disconnect"}
 PATIENT = {"max_batch_delay_ms": 10_000}  # a batch that waits for company gives the caller time to leave
 LATENT = json.dumps({"latents": [[0, 0, 0, 0]]}).encode()
-
-
-class Caller:
-    """One request, whose messages arrive when the test says so."""
-
-    def __init__(self, app: FastAPI, method: str, path: str, kind: str = "application/json", **headers: str) -> None:
-        self.app, self.messages, self.sent = app, asyncio.Queue[dict[str, Any]](), list[dict[str, Any]]()
-        pairs = {"content-type": kind, **headers}
-        self.scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "path": path,
-            "raw_path": path.encode(),
-            "root_path": "",
-            "scheme": "http",
-            "query_string": b"",
-            "headers": [(name.encode(), value.encode()) for name, value in pairs.items()],
-        }
-
-    def says(self, body: bytes, more: bool = False) -> None:
-        self.messages.put_nowait({"type": "http.request", "body": body, "more_body": more})
-
-    def leaves(self) -> None:
-        self.messages.put_nowait(LEAVES)
-
-    async def send(self, message: dict[str, Any]) -> None:
-        self.sent.append(message)
-
-    def task(self) -> asyncio.Task[None]:
-        return asyncio.create_task(self.app(self.scope, self.messages.get, self.send))
-
-    @property
-    def status(self) -> int:
-        return self.sent[0]["status"]
-
-    @property
-    def problem(self) -> dict[str, Any]:
-        return json.loads(self.sent[1]["body"])
 
 
 @asynccontextmanager

@@ -7,8 +7,8 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from caller import Caller
 from conftest import COLOUR, DIGITS, build, running, until
-from test_leaving import Caller
 
 from app.images import write_npy
 from app.main import create_app
