@@ -110,22 +110,23 @@ class Batcher:
         for operation in OPERATIONS:
             self._metrics.batch_limit.labels(operation).set(limits.get(operation, 0))
 
+    def require_room(self, images: int = 1) -> None:
+        """Refuse, before any work is done for them, so many images as the queue has no room for."""
+        depth = self._queue.depth
+        if depth + images > self._max_queue_items:
+            self._metrics.rejected.inc()
+            wait = math.ceil(depth / self._runner.rate) if self._runner.rate else 1
+            detail = f"the queue holds {depth} of {self._max_queue_items} images, no room for {images} more"
+            raise Overloaded(detail, retry_after=max(1, wait))
+
     def _accept(self, entry: Entry) -> None:
         with self._changed:
             if not self.ready:
                 raise _unavailable()
-            if self._queue.depth + entry.cost > self._max_queue_items:
-                self._metrics.rejected.inc()
-                raise self._overloaded(entry)
+            self.require_room(entry.cost)
             self._queue.add(entry)
             self._changed.notify()
             self._metrics.queue_items.set(self._queue.depth)
-
-    def _overloaded(self, entry: Entry) -> Overloaded:
-        depth = self._queue.depth
-        wait = math.ceil(depth / self._runner.rate) if self._runner.rate else 1
-        detail = f"the queue holds {depth} of {self._max_queue_items} images, no room for {entry.cost} more"
-        return Overloaded(detail, retry_after=max(1, wait))
 
     def _forget(self, entry: Entry) -> None:
         if entry.waiting:

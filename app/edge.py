@@ -9,6 +9,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -32,11 +33,15 @@ _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
 
 class Door:
-    """What edge, probes and server agree on: how many requests are inside, and whether new ones may enter."""
+    """What edge, probes and server agree on: how many requests are inside, and whether new ones may enter.
+
+    `connections` tells how many are open; who serves the application replaces it.
+    """
 
     def __init__(self) -> None:
         self.inside = 0
         self.draining = False
+        self.connections: Callable[[], int] = lambda: 0
 
 
 class Edge:
@@ -105,6 +110,8 @@ class Exchange:
 
     def admit(self) -> None:
         """Refuse at the door what should not come in."""
+        if self.edge.door.connections() > (most := self.edge.settings.max_connections):
+            raise Unavailable(f"more than the {most} connections allowed are open", headers={"Connection": "close"})
         if self.edge.keys and not self.knows_key():
             raise Unauthorised("expected a key as 'Authorization: Bearer KEY'")
         if self.edge.door.draining:

@@ -55,6 +55,10 @@ class Engine:
         """Whether the weights are loaded, every batch shape is warmed and the device takes work."""
         return self._warm and self._batcher.ready
 
+    def require_room(self) -> None:
+        """Raises `Overloaded` where the queue is full, before anything is read."""
+        self._batcher.require_room()
+
     def device_memory(self) -> int:
         """Bytes that torch holds of the GPU's memory."""
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0

@@ -125,8 +125,8 @@ class Unavailable(ServiceError):
     status = 503
     title = "Not available"
 
-    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
-        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+    def __init__(self, detail: str, *, retry_after: int = 1, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after), **(headers or {})})
 
 
 class DeadlineExceeded(ServiceError):

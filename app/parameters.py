@@ -33,6 +33,7 @@ def _served(request: Request, call: Here) -> Served:
     engine: Engine = request.app.state.engine
     if not engine.ready:
         raise Unavailable("the model takes no work: it is warming up, draining, or its device has stopped")
+    engine.require_room()
     call.model = engine.served.model
     return engine.served
 

@@ -25,6 +25,7 @@ class Server(uvicorn.Server):
     def __init__(self, settings: Settings) -> None:
         self.app = create_app(settings)
         self.door = self.app.state.door
+        self.door.connections = lambda: len(self.server_state.connections)
         self.grace = settings.graceful_timeout_s
         super().__init__(
             uvicorn.Config(
@@ -34,7 +35,6 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                limit_concurrency=settings.max_connections,
                 timeout_graceful_shutdown=max(1, round(settings.graceful_timeout_s)),
             )
         )

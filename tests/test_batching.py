@@ -71,6 +71,19 @@ async def test_the_time_to_come_back_is_computed_from_what_the_device_does():
         await asyncio.gather(*tasks)
 
 
+async def test_a_request_of_thousands_makes_a_single_image_wait_for_one_batch_of_it():
+    async with house(max_batch_size=64, max_queue_items=8192) as it:
+        it.device.free.clear()
+        crowd = it.tasks(range(1, 4097))
+        await it.waits(4096 - 64)
+        single = it.tasks([0])
+        await it.waits(4096 - 64 + 1)
+        it.device.free.set()
+        assert await asyncio.gather(*single, *crowd) == [[0], [10 * n for n in range(1, 4097)]]
+        assert [0 in batch for batch in it.device.batches].index(True) == 1
+        assert len(it.device.batches) == 65
+
+
 async def test_weight_counts_in_the_queue_and_in_the_batch():
     async with house(max_batch_size=6, max_queue_items=10) as it:
         first = await it.occupy()

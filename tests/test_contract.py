@@ -19,8 +19,16 @@ from app.settings import Settings
 
 ENDPOINTS = {"/encode": "post", "/decode": "post", "/reconstruct": "post", "/sample": "get", "/score": "post"}
 OPERATIONS = {**ENDPOINTS, "/model": "get", "/livez": "get", "/readyz": "get", "/metrics": "get"}
+
+
+def no_failure_but_of_time(context: Any, response: Any, case: Any) -> None:
+    """A caller who brings a deadline may be told that it has passed."""
+    if response.status_code != 504 or "X-Request-Timeout" not in case.headers:
+        not_a_server_error(context, response, case)
+
+
 CONFORMANCE = [
-    not_a_server_error,
+    no_failure_but_of_time,
     checks.status_code_conformance,
     checks.content_type_conformance,
     checks.response_schema_conformance,

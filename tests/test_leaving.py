@@ -128,3 +128,19 @@ async def test_the_house_counts_who_is_inside_also_when_they_are_refused(digits_
         caller = Caller(app, "GET", "/model")
         await caller.task()
         assert caller.status == 401
+
+
+async def test_a_full_queue_refuses_before_the_body_is_read_and_says_when_to_come_back(digits_model):
+    async with house(digits_model, max_queue_items=2, max_items=2, **PATIENT) as app:
+        waiting = Caller(app, "POST", "/decode")
+        waiting.says(json.dumps({"latents": [[0, 0, 0, 0]] * 2}).encode())
+        task = waiting.task()
+        await until(lambda: count(app, "queue_items") == 2)
+        for method, path in (("POST", "/encode"), ("POST", "/score"), ("GET", "/sample")):
+            caller = Caller(app, method, path, "image/png")
+            await caller.task()  # which would wait for ever, as nothing is said
+            assert (caller.status, caller.problem["title"]) == (429, "Queue full")
+            assert int(dict(caller.sent[0]["headers"])[b"retry-after"]) >= 1
+        assert count(app, "rejected_requests_total") == 3
+        waiting.leaves()
+        await task

@@ -48,8 +48,8 @@ class Service:
     async def status(self, path: str = "/readyz") -> int:
         return (await self.client.get(path)).status_code
 
-    async def becomes(self, status: int) -> None:
-        while await self.status() != status:  # noqa: ASYNC110  # another process sets no asyncio.Event
+    async def becomes(self, status: int, path: str = "/readyz") -> None:
+        while await self.status(path) != status:  # noqa: ASYNC110  # another process sets no asyncio.Event
             await asyncio.sleep(0.01)
 
     async def half_a_request(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -136,6 +136,28 @@ async def test_draining_ends_when_its_time_is_over(digits_model):
         assert await it.ended() == 0
         assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
         writer.close()
+
+
+async def test_beyond_the_connections_allowed_a_caller_is_refused_by_a_problem_and_let_go(digits_model):
+    async def asks(path: str) -> tuple[int, dict, bytes]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+        opened.append(writer)
+        writer.write(b"GET %s HTTP/1.1\r\nHost: vae\r\n\r\n" % path.encode())
+        status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
+        headers = dict(line.split(": ", 1) for line in lines if line)
+        return int(status.split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
+
+    opened: list[asyncio.StreamWriter] = []
+    async with serving(digits_model, max_connections=3) as it:
+        assert [(await asks("/model"))[0] for _ in range(2)] == [200, 200]  # and the client's own
+        status, headers, body = await asks("/model")
+        assert (status, headers["content-type"], headers["connection"]) == (503, "application/problem+json", "close")
+        assert json.loads(body)["detail"] == "more than the 3 connections allowed are open"
+        assert (await asks("/livez"))[0] == 200
+        for writer in opened:
+            writer.close()
+            await writer.wait_closed()
+        await it.becomes(200, "/model")
 
 
 async def test_sighup_serves_what_the_folder_holds_now_and_a_bad_one_changes_nothing(tmp_path):
