@@ -20,7 +20,7 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
     python -m venv --copies /service && \
     set -- --constraint constraints.txt --find-links /wheels ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} && \
     /service/bin/pip install "$@" hatchling && \
-    /service/bin/pip install "$@" --no-build-isolation . && \
+    /service/bin/pip install "$@" --no-build-isolation ".[otel]" && \
     /service/bin/pip uninstall --yes hatchling pip
 
 FROM python:${PYTHON}-slim

@@ -4,31 +4,46 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 STAGES = ("queue", "batch", "infer", "codec")
 
 
+class Lap(NamedTuple):
+    """A stretch of one stage, from `start` to `end`, in seconds on the clock of `time.monotonic`."""
+
+    stage: str
+    start: float
+    end: float
+
+
 @dataclass(slots=True)
 class Call:
-    """`deadline` is on the clock of `time.monotonic`, `model` is who answers, `seconds` what each stage has taken."""
+    """`deadline` is on the clock of `time.monotonic`, `model` is who answers, `seconds` what each stage has taken.
+
+    `laps` are kept only where somebody follows the request: one for each time that a stage was gone through.
+    """
 
     request_id: str
     deadline: float
     model: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    laps: list[Lap] | None = None
 
-    def spend(self, stage: str, seconds: float) -> None:
+    def spend(self, stage: str, start: float, end: float) -> None:
         """Add to what a stage has taken."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + end - start
+        if (laps := self.laps) is not None:  # on another thread they may be told just now
+            laps.append(Lap(stage, start, end))
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
         """Add the time inside the block to a stage."""
-        start = time.perf_counter()
+        start = time.monotonic()
         try:
             yield
         finally:
-            self.spend(stage, time.perf_counter() - start)
+            self.spend(stage, start, time.monotonic())
 
     def server_timing(self) -> str:
         """The Server-Timing header's value, milliseconds."""

@@ -21,6 +21,7 @@ from app.calls import Call
 from app.errors import DeadlineExceeded, ServiceError, TooLarge, Unauthorised, Unavailable, Unusable
 from app.metrics import ENDPOINTS, Metrics
 from app.settings import Settings
+from app.tracing import Tracing
 
 log = logging.getLogger("app.access")
 
@@ -30,6 +31,11 @@ LEFT = 499
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
+
+
+def is_open(path: str) -> bool:
+    """Whether a path is for those who run the service: never behind the key, the limits, the log or the traces."""
+    return path in OPEN or path.startswith("/docs/")
 
 
 class Door:
@@ -47,11 +53,12 @@ class Door:
 class Edge:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, door: Door) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, door: Door, tracing: Tracing) -> None:
         self.app = app
         self.settings = settings
         self.metrics = metrics
         self.door = door
+        self.tracing = tracing
         self.keys = settings.keys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +66,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         exchange = Exchange(self, scope, receive, send)
-        if scope["path"] in OPEN or scope["path"].startswith("/docs/"):
+        if is_open(scope["path"]):
             await self.app(scope, receive, exchange.send)
             return
         self.door.inside += 1
@@ -85,6 +92,8 @@ class Exchange:
         request_id = claimed if _REQUEST_ID.fullmatch(claimed) else uuid.uuid4().hex
         self.call = Call(request_id, self.started + edge.settings.request_timeout_s)
         scope.setdefault("state", {})["call"] = self.call
+        if edge.tracing.follows():
+            self.call.laps = []
 
     async def run(self) -> None:
         """Let the request in, answer what goes wrong, and stop when the caller leaves."""
@@ -157,6 +166,7 @@ class Exchange:
                 headers["Server-Timing"] = self.call.server_timing()
         elif not message.get("more_body", False):
             self.unwatch()
+            self.edge.tracing.tell(self.call)  # the request's own span ends with the answer
         await self._send(message)
 
     async def fail(self, error: ServiceError) -> None:
@@ -184,6 +194,7 @@ class Exchange:
 
     def account(self) -> None:
         """Count and log the finished request."""
+        self.edge.tracing.tell(self.call)
         seconds = time.monotonic() - self.started
         path = self.scope["path"]
         endpoint = path if path in ENDPOINTS else "other"

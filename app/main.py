@@ -9,17 +9,19 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
+from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from app import admin, answers, contract, probes, routes
 from app.bodies import unusable
-from app.edge import Door, Edge
+from app.edge import Door, Edge, is_open
 from app.engine import Engine
 from app.errors import MethodNotAllowed, NotFound, ServiceError
 from app.metrics import Metrics
 from app.reloading import Reloading
 from app.settings import Settings
+from app.tracing import Tracing
 from model.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -29,8 +31,8 @@ _DESCRIPTION = """Images to latents, latents to images, images to their reconstr
 Every log-probability is in nats, higher is better. Errors are `application/problem+json`."""
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The service around the model that the settings name.
+def create_app(settings: Settings | None = None, tracer_provider: TracerProvider | None = None) -> FastAPI:
+    """The service around the model that the settings name; `tracer_provider` stands in for the environment's.
 
     Raises `model.checkpoint.CheckpointError` for a folder without a usable model, `ValueError` for a device that is
     not there.
@@ -48,6 +50,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         static_url="/docs/static",
         redirect_slashes=False,
+        telemetry={
+            "auto_configure": tracer_provider is None,
+            "tracer_provider": tracer_provider,
+            "exclude": lambda scope: is_open(scope["path"]),
+            "operation_spans": False,
+            "metrics": False,  # Prometheus has them
+            "logs": False,
+        },
     )
     app.state.settings, app.state.metrics, app.state.door = settings, metrics, door
     app.state.engine, app.state.reloading = engine, Reloading(engine, settings, metrics)
@@ -55,7 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(routes.router, dependencies=lock)
     app.include_router(admin.router, dependencies=lock, include_in_schema=bool(lock))
     app.include_router(probes.router)
-    app.add_middleware(Edge, settings=settings, metrics=metrics, door=door)
+    app.add_middleware(Edge, settings=settings, metrics=metrics, door=door, tracing=Tracing(tracer_provider))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -68,7 +68,7 @@ class Entry:
     def take(self, count: int) -> Any:
         """The next rows, for a batch that is about to run."""
         if not self.taken:
-            self.call.spend("queue", time.monotonic() - self.arrived)
+            self.call.spend("queue", self.arrived, time.monotonic())
         part = self.rows[self.taken : self.taken + count]
         self.taken += count
         return part

@@ -70,16 +70,16 @@ class Runner:
                 yield Settled([entry for entry in piece.entries if entry.complete])
 
     def _attempt(self, piece: Batch) -> ServiceError | None:
-        start = time.perf_counter()
+        start = time.monotonic()
         try:
             stacked = self._device.stack(piece.kind, piece.parts)
-            ready = time.perf_counter()
+            stacked_at = time.monotonic()
             answers = self._device.infer(piece.kind, stacked)
         except DeviceLost:
             raise
         except Exception as failure:  # noqa: BLE001  # whatever the model raises is told to the caller and the log
             return self._told(piece, failure)
-        self._account(piece, ready - start, time.perf_counter() - ready)
+        self._account(piece, start, stacked_at, time.monotonic())
         piece.hand_out(answers)
         return None
 
@@ -99,13 +99,13 @@ class Runner:
             self._metrics.batch_limit.labels(operation).set(images)
             log.warning("after running out of memory the device is given at most %d images to %s", images, operation)
 
-    def _account(self, piece: Batch, stacking: float, inference: float) -> None:
+    def _account(self, piece: Batch, start: float, stacked_at: float, end: float) -> None:
         operation = piece.kind.operation
         self._metrics.batches.labels(operation, piece.dispatch).inc()
         self._metrics.batch_size.labels(operation).observe(piece.rows)
-        self._metrics.device_seconds.labels(operation).observe(inference)
-        rate = piece.rows * piece.kind.weight / (stacking + inference)
+        self._metrics.device_seconds.labels(operation).observe(end - stacked_at)
+        rate = piece.rows * piece.kind.weight / max(end - start, 1e-9)
         self.rate = 0.9 * self.rate + 0.1 * rate if self.rate else rate
         for entry in piece.entries:
-            entry.call.spend("batch", stacking)
-            entry.call.spend("infer", inference)
+            entry.call.spend("batch", start, stacked_at)
+            entry.call.spend("infer", stacked_at, end)
