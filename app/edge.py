@@ -160,6 +160,8 @@ class Exchange:
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.call.request_id
             headers["X-Content-Type-Options"] = "nosniff"
+            if self.edge.door.draining:
+                headers["Connection"] = "close"  # or a caller would ask again on a line that is about to be cut
             if self.call.model:
                 headers["X-Model"] = self.call.model
             if self.call.seconds:

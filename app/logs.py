@@ -26,6 +26,9 @@ def configure_logging(settings: Settings) -> None:
             "formatters": _FORMATTERS,
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}},
             "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
-            "loggers": {"uvicorn.access": {"level": "WARNING"}},
+            "loggers": {
+                "uvicorn.access": {"level": "WARNING"},
+                "python_multipart": {"level": "ERROR"},  # its warnings are what callers did; they are told in a 400
+            },
         }
     )

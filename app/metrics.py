@@ -6,6 +6,7 @@ from app.calls import STAGES
 
 OPERATIONS = ("encode", "decode", "reconstruct", "score")
 ENDPOINTS = ("/encode", "/decode", "/reconstruct", "/sample", "/score", "/model", "/admin/reload", "other")
+STATUSES = ("200", "400", "413", "422", "429", "499", "500", "503", "504")
 DISPATCHES = ("free", "full", "window")
 DROPS = ("timed_out", "cancelled")
 RELOADS = ("done", "failed")
@@ -53,7 +54,8 @@ class Metrics:
 
     def _at_zero(self) -> None:
         for endpoint in ENDPOINTS:
-            self.requests.labels(endpoint, "200")
+            for status in STATUSES:
+                self.requests.labels(endpoint, status)
             self.request_seconds.labels(endpoint)
         for stage in STAGES:
             self.stage_seconds.labels(stage)

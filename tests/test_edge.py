@@ -113,6 +113,7 @@ async def test_a_draining_service_refuses_new_work_but_answers_its_probes(digits
             answer = await client.request(method, path)
             assert (answer.status_code, answer.json()["detail"]) == (503, "the service is draining")
             assert int(answer.headers["Retry-After"]) >= 1
+            assert answer.headers["Connection"] == "close"
         assert (await client.get("/readyz")).status_code == 503
         assert {(await client.get(path)).status_code for path in ("/livez", "/metrics", "/docs")} == {200}
 

@@ -14,6 +14,7 @@ from app.settings import Settings
 configure_logging(Settings(log_format=sys.argv[1], log_level="warning"))
 logging.getLogger("app.x").info("too quiet")
 logging.getLogger("app.x").warning("said %d", 7, extra={"request_id": "an-id"})
+logging.getLogger("python_multipart.multipart").warning("a caller sent nonsense")
 try:
     1 / 0
 except ZeroDivisionError:
@@ -44,3 +45,7 @@ def test_every_line_tells_when_how_severe_where_and_what(logged):
     assert said["time"]
     assert (broke["level"], broke["message"]) == ("ERROR", "broke")
     assert "ZeroDivisionError" in broke["exc_info"]
+
+
+def test_what_a_caller_did_wrong_is_no_warning_of_the_service(logged):
+    assert not [line for line in logged[1] if "nonsense" in line]

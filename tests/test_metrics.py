@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.calls import STAGES
 from app.images import write_npy
 from app.main import create_app
-from app.metrics import DISPATCHES, DROPS, ENDPOINTS, OPERATIONS, RELOADS, Metrics
+from app.metrics import DISPATCHES, DROPS, ENDPOINTS, OPERATIONS, RELOADS, STATUSES, Metrics
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ def test_every_known_label_set_is_there_at_zero():
 
     metrics = Metrics()
     zeros = [
-        *(value("requests_total", endpoint=endpoint, status="200") for endpoint in ENDPOINTS),
+        *(value("requests_total", endpoint=endpoint, status=status) for endpoint in ENDPOINTS for status in STATUSES),
         *(value("request_seconds_count", endpoint=endpoint) for endpoint in ENDPOINTS),
         *(value("stage_seconds_count", stage=stage) for stage in STAGES),
         *(value("batches_total", operation=o, dispatch=why) for o in OPERATIONS for why in DISPATCHES),
