@@ -2,12 +2,14 @@
 
 On SIGTERM or SIGINT readiness turns 503 while the listener still answers, new work is refused, accepted work is
 finished, and the process ends with 0. A second signal ends it at once. On SIGHUP the model's folder is loaded anew.
+When the device is lost, liveness turns 503, and a little later the process ends with 1, for whoever restarts it.
 """
 
 import asyncio
 import logging
 import signal
 import socket
+import sys
 import time
 from types import FrameType
 
@@ -20,13 +22,19 @@ log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that empties the house before it closes the door."""
+    """A uvicorn server that empties the house before it closes the door.
+
+    `linger` is for how many seconds it goes on answering its probes when the device is lost.
+    """
+
+    linger = 10.0
 
     def __init__(self, settings: Settings) -> None:
         self.app = create_app(settings)
         self.door = self.app.state.door
         self.door.connections = lambda: len(self.server_state.connections)
         self.grace = settings.graceful_timeout_s
+        self.lost_at = 0.0
         super().__init__(
             uvicorn.Config(
                 self.app,
@@ -65,9 +73,19 @@ class Server(uvicorn.Server):
         """uvicorn's clock, ten times a second: stop listening when the house is empty."""
         if self.door.draining and (not self.door.inside or time.monotonic() > self.drained_by):
             self.should_exit = True
+        if not self.app.state.engine.alive:
+            self.lost_at = self.lost_at or time.monotonic()
+            self.should_exit = self.should_exit or time.monotonic() > self.lost_at + self.linger
         return await super().on_tick(counter)
 
 
 def serve(settings: Settings) -> None:
     """Serve until a signal; returns when everything accepted was answered."""
-    asyncio.run(Server(settings).serve())
+    run(Server(settings))
+
+
+def run(server: Server) -> None:
+    """Run a server to its end, and the process with it where the device is lost."""
+    server.run()
+    if server.lost_at:
+        sys.exit(1)

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from conftest import DIGITS, build, write
 
+from app.images import write_npy
 from model.checkpoint import write_checkpoint
 
 pytestmark = pytest.mark.anyio
@@ -69,9 +71,9 @@ class Service:
 
 
 @asynccontextmanager
-async def serving(model: Path, **settings: Any) -> AsyncIterator[Service]:
+async def serving(model: Path, program: str = SERVE, **settings: Any) -> AsyncIterator[Service]:
     options = {"model": str(model), "device": "cpu", "threads": 1, "port": 0, **settings}
-    process = await python("-W", "error", "-c", SERVE, json.dumps(options))
+    process = await python("-W", "error", "-c", program, json.dumps(options))
     try:
         async with asyncio.timeout(60):
             while not (found := re.search(rb"http://127.0.0.1:(\d+)", await process.stderr.readline())):
@@ -182,6 +184,34 @@ async def test_sighup_serves_what_the_folder_holds_now_and_a_bad_one_changes_not
         assert f"reloaded: {second} serves after {first}" in [line["message"] for line in log]
         (refused,) = [line["message"] for line in log if line["level"] == "ERROR"]
         assert refused.startswith("not reloaded: served/model.safetensors: not a complete safetensors file")
+
+
+LOSING = SERVE.replace(
+    "serve(settings)",
+    """
+from app.runner import DeviceLost
+from app.server import Server, run
+def lose(module, arguments):
+    if arguments[0].min() == 1:
+        raise DeviceLost("as after an illegal access")
+server = Server(settings)
+server.linger = 0.5
+server.app.state.engine.served.vae.encoder.register_forward_pre_hook(lose)
+run(server)
+""",
+)
+"""The service on a device that is lost when it meets a white image."""
+
+
+async def test_a_process_whose_device_is_lost_says_so_to_its_probes_and_ends_with_1(digits_model):
+    white = write_npy(np.full((1, 8, 8), 255, np.uint8))
+    async with serving(digits_model, program=LOSING) as it:
+        answer = await it.client.post("/encode", content=white, headers={"content-type": "application/x-npy"})
+        assert (answer.status_code, answer.json()["detail"]) == (503, "the device has stopped")
+        await it.becomes(503, "/livez")
+        assert await it.status() == 503
+        assert (await it.client.post("/decode", content=LATENT, headers=JSON)).status_code == 503
+        assert await it.ended() == 1
 
 
 async def test_a_missing_model_is_told_in_one_line():
