@@ -152,7 +152,7 @@ class Batcher:
         with self._changed:
             while self._jobs or self._queue or not self._closing:
                 if self._jobs:
-                    return self._jobs.popleft()
+                    return self._jobs[0]  # it stays until it is done, so that a death does not forget it
                 patience = self._queue.patience() if self._queue else None
                 if patience is not None and (patience <= 0 or self._closing):
                     return self._queue.take()
@@ -162,12 +162,13 @@ class Batcher:
     def _perform(self, job: "Job") -> None:
         try:
             answer = job.work()
-        except BaseException as failure:
+        except Exception as failure:
             self._loop.call_soon_threadsafe(_fulfil, job.future, None, failure)
-            if isinstance(failure, DeviceLost) or not isinstance(failure, Exception):
+            if isinstance(failure, DeviceLost):
                 raise
         else:
             self._loop.call_soon_threadsafe(_fulfil, job.future, answer)
+        self._jobs.popleft()
 
     def _run(self, batch: Batch) -> None:
         self._metrics.queue_items.set(self._queue.depth)

@@ -143,7 +143,8 @@ class Engine:
             fault = diagnose(failure, self.device)
             if fault is None:
                 raise
-        release(self.device)  # by now the failure is gone, and the memory that its frames held
+        if isinstance(fault, OutOfMemory):
+            release(self.device)  # by now the failure is gone, and the memory that its frames held
         raise fault
 
     @torch.inference_mode()

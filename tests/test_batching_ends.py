@@ -125,9 +125,11 @@ async def test_a_job_that_fails_fails_its_caller_alone():
             await it.batcher.perform(lambda: 1)
 
 
-async def test_jobs_do_not_outlive_the_device():
+@dying
+@pytest.mark.parametrize("death", [DeviceLost, SystemExit])
+async def test_jobs_do_not_outlive_the_device(death):
     def lost() -> None:
-        raise DeviceLost
+        raise death
 
     async with house() as it:
         first = await it.occupy()
@@ -136,6 +138,9 @@ async def test_jobs_do_not_outlive_the_device():
         it.device.free.set()
         async with asyncio.timeout(30):
             failures = await asyncio.gather(*jobs, return_exceptions=True)
-        assert [type(failure) for failure in failures] == [DeviceLost, Unavailable]
+        assert [type(failure) for failure in failures] == [
+            DeviceLost if death is DeviceLost else Unavailable,
+            Unavailable,
+        ]
         assert await first == [0]
         await until(lambda: not it.batcher.alive)

@@ -5,12 +5,12 @@ import asyncio
 import numpy as np
 import pytest
 import torch
-from conftest import running
+from conftest import running, until
 
 from app.faults import diagnose, release, works
 from app.images import write_npy
 from app.main import create_app
-from app.runner import OutOfMemory
+from app.runner import DeviceLost, OutOfMemory
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -38,6 +38,20 @@ def test_a_failure_of_the_batchs_own_says_nothing_of_the_device(device):
     assert works(where)
     release(where)
     assert works(where)
+
+
+def test_a_device_that_computes_nothing_any_more_is_lost():
+    assert isinstance(diagnose(RuntimeError("CUDA error: an illegal memory access"), torch.device("meta")), DeviceLost)
+
+
+async def test_a_service_whose_device_is_lost_fails_its_callers_at_once_and_is_not_alive(app):
+    async with running(app) as client:
+        app.state.engine.device = torch.device("meta")  # which takes tensors, and never gives one back
+        answers = await asyncio.gather(*(client.post("/encode", content=images(n), headers=NPY) for n in range(9)))
+        assert {answer.status_code for answer in answers} == {503}
+        await until(lambda: not app.state.engine.alive)
+        for path in ("/livez", "/readyz", "/sample"):
+            assert (await client.get(path)).status_code == 503
 
 
 def images(*values: int) -> bytes:
