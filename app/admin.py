@@ -7,16 +7,17 @@ from fastapi import APIRouter, Request, Response
 from app import answers
 from app.contract import problems
 from app.errors import Forbidden
-from app.parameters import Here, Limits, Scored
+from app.parameters import OBJECT, Asked, Straight
 from app.schemas import Model
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], route_class=Straight)
 
 
 @router.post("/admin/reload", response_model=Model, responses=problems(401, 403, 406, 409, 413, 422, 503))
-async def reload(_: Scored, call: Here, limits: Limits, request: Request) -> Response:
+async def reload(request: Request) -> Response:
     """Load the model's folder anew, beside what is served; new requests are answered by it once it is warm."""
-    if not limits.keys():
+    asked = Asked(request, OBJECT)
+    if not asked.limits.keys():
         raise Forbidden("a reload over HTTP wants a key: set VAE_API_KEY or VAE_API_KEY_FILE, or send SIGHUP")
     await asyncio.shield(request.app.state.reloading.begin())
-    return answers.model(call, request.app.state.engine)
+    return answers.model(asked.call, request.app.state.engine)

@@ -1,6 +1,7 @@
 """What a caller gets back: latents, images and scores in the media type that was asked for, and problems."""
 
 import base64
+from functools import lru_cache
 
 import mimeparse
 import numpy as np
@@ -27,13 +28,7 @@ class Accepts:
 
     def __call__(self, request: Request) -> str:
         header = ",".join(request.headers.getlist("accept")).lower()
-        if not header:
-            return self.offered[0]
-        try:
-            # On a tie the library takes the last.
-            best: str = mimeparse.best_match(list(reversed(self.offered)), header)
-        except mimeparse.MimeTypeParseException:
-            best = ""
+        best = _best(self.offered, header)
         if not best:
             raise NotAcceptable(f"this endpoint answers {' or '.join(self.offered)}; Accept asks for {header[:80]}")
         return best
@@ -78,6 +73,18 @@ def problem(error: ServiceError, request_id: str) -> Response:
         request_id=request_id,
     )
     return Response(dump(body.model_dump()), error.status, error.headers, PROBLEM)
+
+
+@lru_cache(maxsize=64)  # most callers ask for the same
+def _best(offered: tuple[str, ...], header: str) -> str:
+    if not header:
+        return offered[0]
+    try:
+        # On a tie the library takes the last.
+        best: str = mimeparse.best_match(list(reversed(offered)), header)
+    except mimeparse.MimeTypeParseException:
+        best = ""
+    return best
 
 
 def _images(media: str, pixels: np.ndarray, columns: int | None) -> bytes:

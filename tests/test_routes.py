@@ -180,3 +180,10 @@ async def test_a_spatial_latent_goes_through_every_endpoint(serve, colour_model)
         for wrong in ([0.0] * 24, [[0.0] * 3] * 8, np.zeros((2, 3, 4)).tolist(), [[[0.0], [0.0, 1.0]]]):
             answer = await client.post("/decode", json={"latents": [wrong]})
             assert (answer.status_code, answer.json()["title"]) == (422, "Unusable input")
+
+
+@pytest.mark.parametrize(("path", "default"), [("/encode", "fit=resize"), ("/reconstruct", "fit=resize")])
+async def test_a_call_without_a_query_is_answered_as_one_that_spells_a_default_out(client, png, path, default):
+    plain, spelled = await client.post(path, **png), await client.post(f"{path}?{default}", **png)
+    assert plain.status_code == spelled.status_code == 200
+    assert plain.content == spelled.content
