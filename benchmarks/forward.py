@@ -1,0 +1,79 @@
+"""What the machine itself can do: the raw forward without HTTP, and the codec of one request."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import orjson
+import torch
+
+from benchmarks.peers.work import Work
+
+BATCHES = (1, 16, 32, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Images a second at each of `BATCHES`, and the milliseconds of one image: its forward, its codec."""
+
+    per_second: list[float]
+    forward_ms: float
+    codec_ms: float
+
+
+def raw_forward(model: Path, body: Path, seconds: float) -> dict[str, float]:
+    """`images_per_second` of all cores at the best batch, `forward_ms` and `codec_ms` of one image on one thread.
+
+    All cores are two processes of one thread, or one of two threads, whichever is faster.
+    """
+    cores = os.cpu_count() or 1
+    apart = _together(model, body, seconds, threads=1, processes=cores)
+    jointly = _together(model, body, seconds, threads=cores, processes=1)
+    alone = _together(model, body, seconds, threads=1, processes=1)[0]
+    best = max(max(map(sum, zip(*(f.per_second for f in found), strict=True))) for found in (apart, jointly))
+    return {"images_per_second": best, "forward_ms": alone.forward_ms, "codec_ms": alone.codec_ms}
+
+
+def _together(model: Path, body: Path, seconds: float, *, threads: int, processes: int) -> list[Forward]:
+    words = [sys.executable, "-m", "benchmarks.forward", str(body), str(seconds), str(threads)]
+    told = {**os.environ, "BENCH_MODEL": str(model)}
+    running = [subprocess.Popen(words, env=told, stdout=subprocess.PIPE) for _ in range(processes)]  # noqa: S603
+    return [Forward(**orjson.loads(process.communicate()[0])) for process in running]
+
+
+def measure(body: bytes, seconds: float, threads: int) -> Forward:
+    """The figures of one process."""
+    work = Work("encode")
+    torch.set_num_threads(threads)
+    pixels = torch.from_numpy(work.read_png(body).copy())[None]
+    with torch.inference_mode():
+        batches = [pixels.expand(n, -1, -1, -1).contiguous() for n in BATCHES]
+        spent = [_spent(partial(work.posterior, batch), seconds) for batch in batches]
+        whole = _spent(partial(work, [body]), seconds)
+    rates = [n / s for n, s in zip(BATCHES, spent, strict=True)]
+    return Forward(rates, spent[0] * 1000, max(0.0, whole - spent[0]) * 1000)
+
+
+def _spent(work: Callable[[], object], seconds: float) -> float:
+    """The median time of one call, after a few to warm up."""
+    for _ in range(3):
+        work()
+    spent: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(spent) < 3:
+        start = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - start)
+    return median(spent)
+
+
+if __name__ == "__main__":
+    file, seconds, threads = sys.argv[1:]
+    figures = measure(Path(file).read_bytes(), float(seconds), int(threads))
+    sys.stdout.buffer.write(orjson.dumps(asdict(figures)))

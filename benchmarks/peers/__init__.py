@@ -1,0 +1,1 @@
+"""The same work in other serving frameworks, each in its best setting for it."""

@@ -1,0 +1,111 @@
+"""One table, as Markdown and as JSON: medians over the rounds, and how far each target was met."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.closed import Measured
+from benchmarks.contestants import CEILING, OURS, Contestant
+from benchmarks.payloads import BULK
+from benchmarks.rounds import Row
+
+Key = tuple[str, str, str, str]
+Limits = dict[str, list[dict[str, float]]]
+
+
+def medians(rows: Sequence[Row]) -> dict[Key, Measured]:
+    """Of each contestant under each load, over the rounds; errors are added up."""
+    groups: dict[Key, list[Measured]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.operation, row.load, row.contestant), []).append(row.measured)
+    return {key: _median(group) for key, group in groups.items()}
+
+
+def _median(group: Sequence[Measured]) -> Measured:
+    middle = [median(values) for values in zip(*((m.per_second, m.p50_ms, m.p99_ms) for m in group), strict=True)]
+    per_second, p50_ms, p99_ms = middle
+    return Measured(per_second, p50_ms, p99_ms, sum(m.errors for m in group))
+
+
+def markdown(facts: dict[str, str], who: Sequence[Contestant], rows: Sequence[Row], limits: Limits) -> str:
+    """The whole report."""
+    found = medians(rows)
+    names = [contestant.name for contestant in who]
+    head = [f"* {name}: {fact}" for name, fact in facts.items()]
+    settings = [f"* {contestant.name}: {contestant.setting}" for contestant in who]
+    return "\n".join([*head, "", *settings, "", *_table(found, names), "", *_targets(found, limits), ""])
+
+
+def _table(found: dict[Key, Measured], names: Sequence[str]) -> list[str]:
+    """Requests a second, p50 and p99 in milliseconds."""
+    lines = ["| model | work | load | " + " | ".join(names) + " | to the best peer |", "|---" * (len(names) + 4) + "|"]
+    for model, operation, load in dict.fromkeys(key[:3] for key in found):
+        cells = {name: found.get((model, operation, load, name)) for name in names}
+        shown = [_cell(cells[name]) for name in names]
+        lines.append(f"| {model} | {operation} | {load} | " + " | ".join(shown) + f" | {_to_best(cells)} |")
+    return lines
+
+
+def _cell(measured: Measured | None) -> str:
+    if measured is None:
+        return ""
+    wrong = f", **{measured.errors} errors**" if measured.errors else ""
+    return f"{measured.per_second:.0f}/s, {_ms(measured.p50_ms)}, {_ms(measured.p99_ms)} ms{wrong}"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def _to_best(cells: dict[str, Measured | None]) -> str:
+    ours = cells.get(OURS)
+    peers = {name: cell for name, cell in cells.items() if cell and name not in (OURS, CEILING)}
+    if not ours or not peers:
+        return ""
+    best = max(peers, key=lambda name: peers[name].per_second)
+    return f"{ours.per_second / peers[best].per_second:.2f} x {best}, p99 {ours.p99_ms / peers[best].p99_ms:.2f} x"
+
+
+def _targets(found: dict[Key, Measured], limits: Limits) -> list[str]:
+    lines = ["| model | limit | limit's figure | the service | ratio | target |", "|---|---|---|---|---|---|"]
+    for model, rounds in limits.items():
+        limit = {key: median(each[key] for each in rounds) for key in rounds[0]}
+        ours, ceiling = (found.get((model, "encode", "64 connections", name)) for name in (OURS, CEILING))
+        lone = found.get((model, "encode", "1 connection", OURS))
+        many = found.get((model, f"encode {BULK} as npy", "4 connections", OURS))
+        raw = limit["images_per_second"]
+        if ours and ceiling:
+            lines.append(_share(model, "bare ASGI, 64 connections", ceiling.per_second, ours.per_second, "0.6, small"))
+        if ours:
+            lines.append(_share(model, "raw batched forward", raw, ours.per_second, "0.9, larger"))
+        if many:
+            lines.append(_share(model, f"raw batched forward, {BULK} as npy", raw, many.per_second * BULK, "0.7"))
+        if lone:
+            least = limit["forward_ms"] + limit["codec_ms"]
+            lines.append(
+                f"| {model} | forward + codec of one | {least:.2f} ms | {lone.p50_ms:.2f} ms "
+                f"| + {lone.p50_ms - least:.2f} ms | + 1 ms |"
+            )
+    return lines
+
+
+def _share(model: str, limit: str, most: float, ours: float, target: str) -> str:
+    return f"| {model} | {limit} | {most:.0f}/s | {ours:.0f}/s | {ours / most:.2f} | {target} |"
+
+
+def as_json(facts: dict[str, str], rows: Sequence[Row], limits: Limits) -> dict[str, Any]:
+    """Every single measurement."""
+    measurements = [
+        {
+            "model": row.model,
+            "contestant": row.contestant,
+            "operation": row.operation,
+            "load": row.load,
+            "per_second": row.measured.per_second,
+            "p50_ms": row.measured.p50_ms,
+            "p99_ms": row.measured.p99_ms,
+            "errors": row.measured.errors,
+        }
+        for row in rows
+    ]
+    return {"facts": facts, "limits": limits, "measurements": measurements}

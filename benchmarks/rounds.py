@@ -1,0 +1,90 @@
+"""Rounds in which every contestant takes its turn, so that a slow minute of the machine falls on all of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.answers import require_equal
+from benchmarks.arrivals import open_loop
+from benchmarks.closed import Measured, closed_loop
+from benchmarks.contestants import CEILING, OURS, Contestant
+from benchmarks.forward import raw_forward
+from benchmarks.payloads import BULK, Payload, bulk, singles
+from benchmarks.servers import ask, serving
+from model.checkpoint import read_checkpoint
+
+CONNECTIONS = (1, 8, 32, 64)
+SHARES = (0.5, 0.8)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement: who, what, under which load."""
+
+    model: str
+    contestant: str
+    operation: str
+    load: str
+    measured: Measured
+
+
+@dataclass
+class Course:
+    """One model, what is asked of it, and how long each measurement takes."""
+
+    name: str
+    folder: Path
+    seconds: float
+    port: int
+    answers: Path
+    payloads: dict[str, Payload] = field(init=False)
+    bulk: Payload = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = read_checkpoint(self.folder).vae.config
+        self.payloads, self.bulk = singles(config), bulk(config)
+        self.answers.mkdir(parents=True, exist_ok=True)
+
+    def limits(self) -> dict[str, float]:
+        """The raw forward and the parts of a lone request; see `raw_forward`."""
+        body = self.answers / "picture"
+        body.write_bytes(self.payloads["encode"].body)
+        return raw_forward(self.folder, body, self.seconds / 2)
+
+    def turn(self, contestant: Contestant) -> Iterator[Row]:
+        """Start the contestant, check its answers, warm it, measure it, end it."""
+        with serving(contestant, self.folder, self.port, self.payloads["encode"], self.answers) as base:
+            for operation, payload in self.payloads.items():
+                self._check(contestant, operation, base, payload)
+                closed_loop(base, payload, CONNECTIONS[-1], 1)
+                for load, measured in self._loads(base, payload, whole=operation == "encode"):
+                    yield Row(self.name, contestant.name, operation, load, measured)
+            if contestant.name == OURS:
+                found = closed_loop(base, self.bulk, 4, max(3, self.seconds))
+                yield Row(self.name, OURS, f"encode {BULK} as npy", "4 connections", found)
+
+    def _loads(self, base: str, payload: Payload, *, whole: bool) -> Iterator[tuple[str, Measured]]:
+        measured = None
+        for connections in CONNECTIONS if whole else (CONNECTIONS[0], CONNECTIONS[-1]):
+            measured = closed_loop(base, payload, connections, self.seconds)
+            yield _connections(connections), measured
+        if whole and measured:
+            for share in SHARES:
+                yield f"open, {share:.0%}", open_loop(base, payload, share * measured.per_second, self.seconds)
+
+    def _check(self, contestant: Contestant, operation: str, base: str, payload: Payload) -> None:
+        answer, file = ask(base, payload), self.answers / operation
+        if contestant.name == OURS:
+            file.write_bytes(answer.content)
+        elif contestant.name != CEILING:
+            require_equal(f"{contestant.name}, {operation}", answer, file.read_bytes())
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'s' if count > 1 else ''}"
+
+
+def scratch() -> "TemporaryDirectory[str]":
+    """Where the larger model and the answers lie while the benchmark runs."""
+    return TemporaryDirectory(prefix="benchmark-")

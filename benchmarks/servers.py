@@ -1,0 +1,81 @@
+"""A server of its own process group, for as long as it is measured."""
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from benchmarks.contestants import ROOT, Contestant
+from benchmarks.payloads import Payload
+
+PATIENCE = 90.0
+"""Seconds until a server must answer."""
+
+
+@contextmanager
+def serving(contestant: Contestant, model: Path, port: int, probe: Payload, answers: Path) -> Iterator[str]:
+    """The base URL of the server, once it answers the probe; afterwards its whole group is ended."""
+    told = {"BENCH_MODEL": str(model), "BENCH_PORT": str(port), "BENCH_ANSWERS": str(answers)}
+    ours = {"VAE_MODEL": str(model), "VAE_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(  # noqa: S603  # our own words
+            contestant.command,
+            cwd=ROOT,
+            env={**os.environ, **told, **ours, **contestant.environment},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            base = f"http://127.0.0.1:{port}"
+            if not _answers(base, probe, process):
+                log.seek(0)
+                raise RuntimeError(f"{contestant.name} did not answer: {log.read()[-2000:].decode(errors='replace')}")
+            yield base
+        finally:
+            _end(process)
+            _wait_for_silence(base)
+
+
+def _answers(base: str, probe: Payload, process: "subprocess.Popen[bytes]") -> bool:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if ask(base, probe).status_code == httpx.codes.OK:
+                return True
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    return False
+
+
+def ask(base: str, payload: Payload) -> httpx.Response:
+    """One answer."""
+    headers = {"content-type": payload.media, "accept": payload.accept}
+    return httpx.post(base + payload.path, content=payload.body, headers=headers, timeout=30)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Politely, then with force: whatever the server has started goes with it."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _wait_for_silence(base: str) -> None:
+    with suppress(httpx.TransportError):
+        for _ in range(100):
+            httpx.get(base, timeout=5)
+            time.sleep(0.2)
+        raise RuntimeError(f"somebody still answers on {base}")
