@@ -6,6 +6,7 @@ the same seed gives the same bytes under any load.
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -27,8 +28,7 @@ class Engine:
     """The device, and on it the checkpoint that new requests are served by."""
 
     def __init__(self, checkpoint: Checkpoint, settings: Settings, metrics: Metrics) -> None:
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        torch.set_num_threads(settings.threads or spare_cores())
         torch.backends.cudnn.allow_tf32 = False  # its 10 bits would let an answer depend on the shape of its batch
         self.device = choose_device(settings.device)
         self._always_exact = settings.batch_invariant
@@ -161,6 +161,14 @@ class Engine:
 def _one_draw(served: Served) -> Stack:
     pixels, noise = examples(served.vae, 1)["reconstruct"].columns
     return Stack((pixels, noise[:, None]))
+
+
+def spare_cores() -> int:
+    """The cores that the event loop leaves to a batch.
+
+    Threads of one batch wait for each other many times: one that has to share its core holds up all of them.
+    """
+    return max(1, (os.cpu_count() or 1) - 1)
 
 
 def choose_device(name: str) -> torch.device:
