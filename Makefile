@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 pip = .venv/bin/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 project = $(pip) --no-build-isolation --editable
 
-.PHONY: serve test check format lock clean
+.PHONY: serve test check bench format lock clean
 
 serve: .venv/serving ## serve the shipped model on port 8000
 	.venv/bin/vae serve $(ARGS)
@@ -20,6 +20,9 @@ check: .venv/developing ## format, lint, types, who may import whom
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+
+bench: .venv/developing benchmarks/.venv/peers ## the service beside its peers, needs wrk; make bench ARGS='--rounds 1'
+	.venv/bin/python -m benchmarks $(ARGS)
 
 format: .venv/developing ## bring the sources into form
 	.venv/bin/ruff check --fix .
@@ -42,5 +45,10 @@ lock: .venv/developing ## pin every dependency again
 	$(project) '.[dev]'
 	touch $@
 
+benchmarks/.venv/peers: benchmarks/requirements.txt
+	$(PYTHON) -m venv benchmarks/.venv
+	$(subst .venv/bin,benchmarks/.venv/bin,$(subst constraints.txt,$<,$(pip))) --requirement $<
+	touch $@
+
 clean: ## forget the environment and every cache
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv benchmarks/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
