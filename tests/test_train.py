@@ -109,8 +109,8 @@ def test_pictures_are_trained_on_in_the_shape_that_is_asked_for(tmp_path: Path, 
 def test_a_last_phase_starts_from_a_trained_model_and_its_architecture(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
-    line = "train --epochs 1 --learning-rate 1e-5 --warmup 0 --ema 0 --objective dreg --samples 3 --kl-warmup 0 --device cpu"
-    result = vae(line, "--start", trained, "--data", data, "--out", tmp_path / "last")
+    line = "train --epochs 1 --learning-rate 1e-5 --warmup 0 --kl-warmup 0 --ema 0 --objective dreg --samples 3"
+    result = vae(line, "--device", "cpu", "--start", trained, "--data", data, "--out", tmp_path / "last")
     assert result.exit_code == 0, result.output
     before, after = (read_checkpoint(folder).vae for folder in (trained, tmp_path / "last"))
     assert after.config == before.config
