@@ -1,15 +1,13 @@
-"""Where a request enters and leaves: its id, key, body limit, deadline, disconnect, timing, metrics and log line.
+"""Where a request enters and leaves: its id, deadline, disconnect, timing, metrics and log line.
 
 Pure ASGI, so that a caller who leaves is noticed: the work for him is cancelled, wherever it is.
 """
 
 import asyncio
-import hmac
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,48 +16,27 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.answers import problem
 from app.calls import Call
-from app.errors import DeadlineExceeded, ServiceError, TooLarge, Unauthorised, Unavailable, Unusable
+from app.door import Door, is_open
+from app.errors import DeadlineExceeded, ServiceError, Unavailable
 from app.metrics import ENDPOINTS, Metrics
-from app.settings import Settings
 from app.tracing import Tracing
 
 log = logging.getLogger("app.access")
 
-OPEN = ("/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 LEFT = 499
 """The status under which a caller who left is counted; he does not see it."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
-
-
-def is_open(path: str) -> bool:
-    """Whether a path is for those who run the service: never behind the key, the limits, the log or the traces."""
-    return path in OPEN or path.startswith("/docs/")
-
-
-class Door:
-    """What edge, probes and server agree on: how many requests are inside, and whether new ones may enter.
-
-    `connections` tells how many are open; who serves the application replaces it.
-    """
-
-    def __init__(self) -> None:
-        self.inside = 0
-        self.draining = False
-        self.connections: Callable[[], int] = lambda: 0
 
 
 class Edge:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, door: Door, tracing: Tracing) -> None:
+    def __init__(self, app: ASGIApp, door: Door, metrics: Metrics, tracing: Tracing) -> None:
         self.app = app
-        self.settings = settings
-        self.metrics = metrics
         self.door = door
+        self.metrics = metrics
         self.tracing = tracing
-        self.keys = settings.keys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -90,7 +67,7 @@ class Exchange:
         self.watcher: asyncio.Task[None] | None = None
         claimed = self.headers.get("x-request-id", "")
         request_id = claimed if _REQUEST_ID.fullmatch(claimed) else uuid.uuid4().hex
-        self.call = Call(request_id, self.started + edge.settings.request_timeout_s)
+        self.call = Call(request_id, self.started + edge.door.patience)
         scope.setdefault("state", {})["call"] = self.call
         if edge.tracing.follows():
             self.call.laps = []
@@ -99,7 +76,7 @@ class Exchange:
         """Let the request in, answer what goes wrong, and stop when the caller leaves."""
         self.task = asyncio.current_task()
         try:
-            self.admit()
+            self.edge.door.admit(self.headers, self.call)
             if self.scope["method"] == "GET":
                 self.watch()
             await self.edge.app(self.scope, self.receive, self.send)
@@ -117,29 +94,6 @@ class Exchange:
         finally:
             self.unwatch()
 
-    def admit(self) -> None:
-        """Refuse at the door what should not come in."""
-        if self.edge.door.connections() > (most := self.edge.settings.max_connections):
-            raise Unavailable(f"more than the {most} connections allowed are open", headers={"Connection": "close"})
-        if self.edge.keys and not self.knows_key():
-            raise Unauthorised("expected a key as 'Authorization: Bearer KEY'")
-        if self.edge.door.draining:
-            raise Unavailable("the service is draining")
-        if (asked := self.headers.get("x-request-timeout")) is not None:
-            self.call.deadline = min(self.call.deadline, self.started + seconds(asked))
-        self.within_limit(int(length) if (length := self.headers.get("content-length", "")).isdecimal() else 0)
-
-    def knows_key(self) -> bool:
-        """Whether the bearer is one of the keys; each is compared, in constant time."""
-        scheme, _, key = self.headers.get("authorization", "").partition(" ")
-        matches = [hmac.compare_digest(key.strip().encode("latin-1"), known) for known in self.edge.keys]
-        return scheme.lower() == "bearer" and any(matches)
-
-    def within_limit(self, size: int) -> None:
-        """Refuse a body of more bytes than the limit."""
-        if size > (limit := self.edge.settings.max_body_bytes):
-            raise TooLarge(f"the body is larger than the {limit} bytes allowed")
-
     async def receive(self) -> Message:
         """The next part of the body, counted, within the deadline; after the last, watch for the caller to leave."""
         try:
@@ -148,7 +102,7 @@ class Exchange:
         except TimeoutError:
             raise DeadlineExceeded("the body did not arrive within the request's deadline") from None
         self.received += len(message.get("body", b""))
-        self.within_limit(self.received)
+        self.edge.door.require_size(self.received)
         if message["type"] == "http.request" and not message.get("more_body", False):
             self.watch()
         return message
@@ -219,11 +173,3 @@ class Exchange:
             "bytes_in": self.received,
             **stages,
         }
-
-
-def seconds(text: str) -> float:
-    """The value of X-Request-Timeout; raises `Unusable`."""
-    value = float(text) if _SECONDS.fullmatch(text) else 0.0
-    if value <= 0:
-        raise Unusable("X-Request-Timeout: expected seconds, a number greater than 0 such as 2.5")
-    return value

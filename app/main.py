@@ -15,7 +15,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import admin, answers, contract, probes, routes
 from app.bodies import unusable
-from app.edge import Door, Edge, is_open
+from app.door import Door, is_open
+from app.edge import Edge
 from app.engine import Engine
 from app.errors import MethodNotAllowed, NotFound, ServiceError
 from app.metrics import Metrics
@@ -38,7 +39,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     not there.
     """
     settings = settings or Settings()
-    metrics, door = Metrics(), Door()
+    metrics, door = Metrics(), Door(settings)
     engine = Engine(read_checkpoint(settings.model), settings, metrics)
     metrics.ready.set_function(lambda: engine.ready and not door.draining)
     metrics.device_memory.set_function(engine.device_memory)
@@ -65,7 +66,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     app.include_router(routes.router, dependencies=lock)
     app.include_router(admin.router, dependencies=lock, include_in_schema=bool(lock))
     app.include_router(probes.router)
-    app.add_middleware(Edge, settings=settings, metrics=metrics, door=door, tracing=Tracing(tracer_provider))
+    app.add_middleware(Edge, door=door, metrics=metrics, tracing=Tracing(tracer_provider))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

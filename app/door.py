@@ -1,0 +1,66 @@
+"""Who may come in: keys, limits, and whether anybody may at all; what edge, probes and server agree on."""
+
+import hmac
+import re
+from collections.abc import Callable
+
+from starlette.datastructures import Headers
+
+from app.calls import Call
+from app.errors import TooLarge, Unauthorised, Unavailable, Unusable
+from app.settings import Settings
+
+OPEN = ("/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
+
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
+
+
+def is_open(path: str) -> bool:
+    """Whether a path is for those who run the service: never behind the key, the limits, the log or the traces."""
+    return path in OPEN or path.startswith("/docs/")
+
+
+class Door:
+    """Counts who is `inside`, and lets nobody in while `draining`; `patience` is the seconds a request may take.
+
+    `connections` tells how many are open; who serves the application replaces it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.inside = 0
+        self.draining = False
+        self.connections: Callable[[], int] = lambda: 0
+        self.patience = settings.request_timeout_s
+        self._keys = settings.keys()
+        self._max_connections = settings.max_connections
+        self._max_body_bytes = settings.max_body_bytes
+
+    def admit(self, headers: Headers, call: Call) -> None:
+        """Refuse what should not come in, by the `ServiceError` that says why; a shorter deadline is taken over."""
+        if self.connections() > (most := self._max_connections):
+            raise Unavailable(f"more than the {most} connections allowed are open", headers={"Connection": "close"})
+        if self._keys and not self._knows(headers.get("authorization", "")):
+            raise Unauthorised("expected a key as 'Authorization: Bearer KEY'")
+        if self.draining:
+            raise Unavailable("the service is draining")
+        if (asked := headers.get("x-request-timeout")) is not None:
+            call.deadline += min(0.0, _seconds(asked) - self.patience)
+        self.require_size(int(length) if (length := headers.get("content-length", "")).isdecimal() else 0)
+
+    def require_size(self, size: int) -> None:
+        """Refuse a body of more bytes than the limit."""
+        if size > (limit := self._max_body_bytes):
+            raise TooLarge(f"the body is larger than the {limit} bytes allowed")
+
+    def _knows(self, authorization: str) -> bool:
+        """Whether the bearer is one of the keys; each is compared, in constant time."""
+        scheme, _, key = authorization.partition(" ")
+        matches = [hmac.compare_digest(key.strip().encode("latin-1"), known) for known in self._keys]
+        return scheme.lower() == "bearer" and any(matches)
+
+
+def _seconds(text: str) -> float:
+    value = float(text) if _SECONDS.fullmatch(text) else 0.0
+    if value <= 0:
+        raise Unusable("X-Request-Timeout: expected seconds, a number greater than 0 such as 2.5")
+    return value
