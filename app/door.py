@@ -10,6 +10,7 @@ from app.calls import Call
 from app.errors import TooLarge, Unauthorised, Unavailable, Unusable
 from app.settings import Settings
 
+WORK = ("/encode", "/decode", "/reconstruct", "/sample", "/score")
 OPEN = ("/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
@@ -23,19 +24,21 @@ def is_open(path: str) -> bool:
 class Door:
     """Counts who is `inside`, and lets nobody in while `draining`; `patience` is the seconds a request may take.
 
-    `connections` tells how many are open; who serves the application replaces it.
+    `connections` tells how many are open, `require_room` raises `Overloaded` where the queue is full; both are set by
+    whoever knows.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.inside = 0
         self.draining = False
         self.connections: Callable[[], int] = lambda: 0
+        self.require_room: Callable[[], None] = lambda: None
         self.patience = settings.request_timeout_s
         self._keys = settings.keys()
         self._max_connections = settings.max_connections
         self._max_body_bytes = settings.max_body_bytes
 
-    def admit(self, headers: Headers, call: Call) -> None:
+    def admit(self, path: str, headers: Headers, call: Call) -> None:
         """Refuse what should not come in, by the `ServiceError` that says why; a shorter deadline is taken over."""
         if self.connections() > (most := self._max_connections):
             raise Unavailable(f"more than the {most} connections allowed are open", headers={"Connection": "close"})
@@ -45,6 +48,8 @@ class Door:
             raise Unavailable("the service is draining")
         if (asked := headers.get("x-request-timeout")) is not None:
             call.deadline += min(0.0, _seconds(asked) - self.patience)
+        if path in WORK:
+            self.require_room()
         self.require_size(int(length) if (length := headers.get("content-length", "")).isdecimal() else 0)
 
     def require_size(self, size: int) -> None:

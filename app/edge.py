@@ -76,7 +76,7 @@ class Exchange:
         """Let the request in, answer what goes wrong, and stop when the caller leaves."""
         self.task = asyncio.current_task()
         try:
-            self.edge.door.admit(self.headers, self.call)
+            self.edge.door.admit(self.scope["path"], self.headers, self.call)
             if self.scope["method"] == "GET":
                 self.watch()
             await self.edge.app(self.scope, self.receive, self.send)

@@ -41,6 +41,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     settings = settings or Settings()
     metrics, door = Metrics(), Door(settings)
     engine = Engine(read_checkpoint(settings.model), settings, metrics)
+    door.require_room = engine.require_room
     metrics.ready.set_function(lambda: engine.ready and not door.draining)
     metrics.device_memory.set_function(engine.device_memory)
     app = FastAPIOffline(

@@ -62,11 +62,10 @@ class Asked:
 
     @cached_property
     def served(self) -> Served:
-        """The checkpoint that will do the work; `Unavailable` or `Overloaded` where it takes none."""
+        """The checkpoint that will do the work; `Unavailable` where it takes none."""
         engine: Engine = self._request.app.state.engine
         if not engine.ready:
             raise Unavailable("the model takes no work: it is warming up, draining, or its device has stopped")
-        engine.require_room()
         self.call.model = engine.served.model
         return engine.served
 

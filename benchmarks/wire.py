@@ -25,12 +25,16 @@ class Answer(NamedTuple):
 class Line:
     """One keep-alive connection, opened again when it was cut."""
 
+    _reader: asyncio.StreamReader
+
     def __init__(self, port: int) -> None:
         self.port = port
         self._writer: asyncio.StreamWriter | None = None
 
     async def ask(self, request: bytes) -> Answer:
         """The answer to one request; raises `ConnectionRefusedError` where nobody listens any more."""
+        if self._writer is not None and self._reader.at_eof():  # the server has closed an idle line
+            self.cut()
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection(HOST, self.port)
         try:
@@ -83,6 +87,10 @@ class Service:
         """What /metrics tells: series and value."""
         text = (await Line(self.port).ask(get("/metrics", Connection="close"))).body.decode()
         return {(pair := line.rsplit(" ", 1))[0]: float(pair[1]) for line in text.splitlines() if line[0] != "#"}
+
+    async def images(self) -> float:
+        """How many images the device has done."""
+        return sum(value for series, value in (await self.metrics()).items() if series.startswith("vae_batch_size_sum"))
 
     async def memory(self) -> int:
         """Resident bytes."""
