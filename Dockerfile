@@ -9,26 +9,39 @@ ARG PYTHON=3.11
 # Where no folder of wheels is handed in, an empty one stands in for it.
 FROM scratch AS wheels
 
-FROM python:${PYTHON}-slim AS environment
+# What changes seldom and is large: a layer of its own. Tests, headers and tools that wheels bring along stay behind.
+FROM python:${PYTHON}-slim AS dependencies
 ARG TORCH_INDEX=""
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=bind,from=wheels,target=/wheels \
+    python -m venv --copies --without-pip /service && \
+    python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*p['dependencies'], *p['optional-dependencies']['otel'], sep='\n')" > requirements.txt && \
+    pip --python /service/bin/python install --constraint constraints.txt --find-links /wheels \
+        ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} --requirement requirements.txt && \
+    cd /service/lib/python*/site-packages && \
+    find . -type d \( -name test -o -name tests \) -prune -exec rm -r {} + && \
+    rm -rf torch/include torch/bin/*test* torch/bin/protoc*
+
+# What changes often and is small.
+FROM dependencies AS project
+COPY README.md LICENSE ./
 COPY app app
 COPY model model
 RUN --mount=type=bind,from=wheels,target=/wheels \
-    python -m venv --copies /service && \
-    set -- --constraint constraints.txt --find-links /wheels ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} && \
-    /service/bin/pip install "$@" hatchling && \
-    /service/bin/pip install "$@" --no-build-isolation ".[otel]" && \
-    /service/bin/pip uninstall --yes hatchling pip
+    pip install --constraint constraints.txt --find-links /wheels hatchling && \
+    pip wheel --no-deps --no-build-isolation --wheel-dir dist . && \
+    pip --python /service/bin/python install --no-deps --prefix /project dist/*.whl
 
 FROM python:${PYTHON}-slim
 LABEL org.opencontainers.image.title="vae-service" \
       org.opencontainers.image.description="Serves a trained Variational Autoencoder over HTTP." \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --gid 10001 vae && useradd --uid 10001 --gid vae --no-create-home --shell /usr/sbin/nologin vae
-COPY --from=environment /service /service
+COPY --from=dependencies /service /service
+COPY --from=project /project /service
 ENV PATH=/service/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 VAE_HOST=0.0.0.0 VAE_PORT=8000
 USER 10001:10001
 EXPOSE 8000

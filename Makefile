@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 pip = .venv/bin/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 project = $(pip) --no-build-isolation --editable
 
-.PHONY: serve test check bench format lock clean
+.PHONY: serve test check bench containers cluster format lock clean
 
 serve: .venv/serving ## serve the shipped model on port 8000
 	.venv/bin/vae serve $(ARGS)
@@ -21,8 +21,7 @@ check: .venv/developing ## format, lint, types, who may import whom
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
 
-bench: .venv/developing benchmarks/.venv/peers ## the service beside its peers, needs wrk; make bench ARGS='--rounds 1'
-	.venv/bin/python -m benchmarks $(ARGS)
+.PHONY: serve test check bench containers cluster format lock clean
 
 format: .venv/developing ## bring the sources into form
 	.venv/bin/ruff check --fix .
@@ -45,9 +44,7 @@ lock: .venv/developing ## pin every dependency again
 	$(project) '.[dev]'
 	touch $@
 
-benchmarks/.venv/peers: benchmarks/requirements.txt
-	$(PYTHON) -m venv benchmarks/.venv
-	$(subst .venv/bin,benchmarks/.venv/bin,$(subst constraints.txt,$<,$(pip))) --requirement $<
+.PHONY: serve test check bench containers cluster format lock clean
 	touch $@
 
 clean: ## forget the environment and every cache

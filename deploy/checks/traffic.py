@@ -1,7 +1,8 @@
 """Traffic: questions whose answers are known, asked without pause, each counted as answered, refused, lost or wrong."""
 
 import asyncio
-from collections import Counter
+import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -20,9 +21,10 @@ class Question:
     content: bytes = b""
     media_type: str = "image/png"
 
-    async def ask(self, http: httpx.AsyncClient) -> httpx.Response:
+    async def ask(self, http: httpx.AsyncClient, request_id: str = "") -> httpx.Response:
         """The answer, whatever its status."""
         headers = {"Content-Type": self.media_type} if self.content else {}
+        headers |= {"X-Request-ID": request_id} if request_id else {}
         return await http.request(self.method, self.path, content=self.content, headers=headers)
 
 
@@ -42,6 +44,15 @@ async def learn(url: str) -> Known:
     return known
 
 
+async def learn_again(url: str, questions: Iterable[Question]) -> Known:
+    """The answers of another model to the same questions."""
+    known: Known = {}
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        for question in questions:
+            await remember(known, http, question)
+    return known
+
+
 async def remember(known: Known, http: httpx.AsyncClient, question: Question) -> bytes:
     """Ask once and keep the answer."""
     answer = await question.ask(http)
@@ -52,38 +63,39 @@ async def remember(known: Known, http: httpx.AsyncClient, question: Question) ->
 
 @dataclass
 class Tally:
-    """What became of the requests: `sent` is the sum of the others."""
+    """What became of the requests. Those that are lost are kept by their ids, with what came instead of an answer."""
 
     answered: int = 0
     refused: int = 0
-    lost: int = 0
     wrong: int = 0
-    causes: Counter[str] = field(default_factory=Counter)
+    lost: dict[str, str] = field(default_factory=dict)
 
     @property
     def sent(self) -> int:
         """All requests."""
-        return self.answered + self.refused + self.lost + self.wrong
+        return self.answered + self.refused + self.wrong + len(self.lost)
 
-    def count(self, answer: httpx.Response, known: frozenset[bytes]) -> None:
+    def count(self, request_id: str, answer: httpx.Response, known: frozenset[bytes]) -> None:
         """An answer that came, whatever it says."""
-        if answer.status_code == 200 and answer.content in known:
-            self.answered += 1
-        elif answer.status_code == 200:
-            self.wrong += 1
+        if answer.status_code == 200:
+            self.answered += answer.content in known
+            self.wrong += answer.content not in known
         elif answer.status_code in {429, 503} and "retry-after" in answer.headers:
             self.refused += 1
         else:
-            self.lost += 1
-            self.causes[f"status {answer.status_code}: {answer.text[:120]}"] += 1
+            self.lost[request_id] = f"status {answer.status_code}: {answer.text[:120]}"
 
-    def miss(self, error: httpx.TransportError) -> None:
+    def miss(self, request_id: str, error: httpx.TransportError) -> None:
         """No answer came. Where not even a connection was made, the caller knows that nothing was accepted."""
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             self.refused += 1
         else:
-            self.lost += 1
-            self.causes[f"{type(error).__name__}: {error}"] += 1
+            self.lost[request_id] = f"{type(error).__name__} {error}"
+
+    def never_entered(self, request_id: str) -> None:
+        """The service did not accept this one: its connection was closed before it was read."""
+        del self.lost[request_id]
+        self.refused += 1
 
 
 class Traffic:
@@ -120,11 +132,10 @@ class Traffic:
     async def _call(self, turn: int) -> None:
         while not self._over:
             question, known = self._questions[turn % len(self._questions)]
+            request_id = uuid.uuid4().hex
             try:
-                self.tally.count(await question.ask(self._http), known)
-            except httpx.ConnectError as error:
-                self.tally.miss(error)
-                await asyncio.sleep(0.05)
+                self.tally.count(request_id, await question.ask(self._http, request_id), known)
             except httpx.TransportError as error:
-                self.tally.miss(error)
+                self.tally.miss(request_id, error)
+                await asyncio.sleep(0.02)
             turn += 1
