@@ -1,12 +1,13 @@
 """Three replicas behind the proxy: killed, stopped, scaled and replaced by another model while traffic flows."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from alone import another_model
-from compose import Project, inspect, run
+from alone import SHIPPED, another_model
+from compose import Project, inside, inspect, run
 from report import Report
 from traffic import Known, Traffic, learn, learn_again
 
@@ -35,6 +36,7 @@ async def check(report: Report, port: int, scratch: Path) -> None:
     folder = another_model(scratch)
     other = await answers_of(folder, known, port)
     await during("another model rolled out", lambda: roll_out(project, folder), other)
+    await during("the first again, by SIGHUP", lambda: reload(project, folder), other)
 
 
 async def answers_of(folder: Path, known: Known, port: int) -> Known:
@@ -61,7 +63,7 @@ def kill(project: Project) -> str:
     """What a crash looks like. Docker does not restart what `docker kill` ended."""
     victim = project.containers()[0]
     run("docker", "kill", "--signal", "KILL", victim)
-    return f"{len(project.containers())} left"
+    return f"exit code {run('docker', 'wait', victim)}, {len(project.containers())} left"
 
 
 def stop(project: Project) -> str:
@@ -85,3 +87,19 @@ def roll_out(project: Project, folder: Path) -> str:
         run("docker", "stop", container)
         run("docker", "rm", container)
     return f"{len(old)} replaced by {len(project.containers())}"
+
+
+def reload(project: Project, folder: Path) -> str:
+    """The shipped weights put into the mounted folder, and each replica told to load them anew."""
+    copy = shutil.copy(SHIPPED / "model.safetensors", folder / "new")
+    Path(copy).rename(folder / "model.safetensors")
+    project("kill", "--signal", "HUP", "app")
+    time.sleep(3)
+    names = {model_in(container) for container in project.containers()}
+    return f"{len(project.containers())} replicas serve {', '.join(names)}"
+
+
+def model_in(container: str) -> str:
+    """The digest of the weights that a replica serves now, shortened."""
+    code = "import json, urllib.request as u; print(json.load(u.urlopen('http://127.0.0.1:8000/model'))['digest'][:12])"
+    return inside(container, "python", "-c", code)
