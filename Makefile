@@ -21,7 +21,14 @@ check: .venv/developing ## format, lint, types, who may import whom
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
 
-.PHONY: serve test check bench containers cluster format lock clean
+bench: .venv/developing benchmarks/.venv/peers ## the service beside its peers, needs wrk; make bench ARGS='--rounds 1'
+	.venv/bin/python -m benchmarks $(ARGS)
+
+containers: .venv/developing ## the compose files under load, on a machine with Docker; ARGS=--help lists the options
+	.venv/bin/python deploy/checks/containers.py $(ARGS)
+
+cluster: .venv/clustering ## the service on a local Ray under load
+	.venv/bin/python deploy/checks/cluster.py $(ARGS)
 
 format: .venv/developing ## bring the sources into form
 	.venv/bin/ruff check --fix .
@@ -44,7 +51,13 @@ lock: .venv/developing ## pin every dependency again
 	$(project) '.[dev]'
 	touch $@
 
-.PHONY: serve test check bench containers cluster format lock clean
+benchmarks/.venv/peers: benchmarks/requirements.txt
+	$(PYTHON) -m venv benchmarks/.venv
+	$(subst .venv/bin,benchmarks/.venv/bin,$(subst constraints.txt,$<,$(pip))) --requirement $<
+	touch $@
+
+.venv/clustering: .venv/developing
+	$(project) '.[ray]'
 	touch $@
 
 clean: ## forget the environment and every cache
