@@ -13,12 +13,13 @@ SCRIPT = Path(__file__).with_name("wrk.lua")
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Requests a second, latencies in milliseconds, and how many requests went wrong."""
+    """Requests a second, latencies in milliseconds, how many went wrong; processor time of the server for each, ms."""
 
     per_second: float
     p50_ms: float
     p99_ms: float
     errors: int
+    processor_ms: float | None = None
 
 
 def closed_loop(base: str, payload: Payload, connections: int, seconds: float) -> Measured:

@@ -24,7 +24,8 @@ def medians(rows: Sequence[Row]) -> dict[Key, Measured]:
 def _median(group: Sequence[Measured]) -> Measured:
     middle = [median(values) for values in zip(*((m.per_second, m.p50_ms, m.p99_ms) for m in group), strict=True)]
     per_second, p50_ms, p99_ms = middle
-    return Measured(per_second, p50_ms, p99_ms, sum(m.errors for m in group))
+    processor = [m.processor_ms for m in group if m.processor_ms is not None]
+    return Measured(per_second, p50_ms, p99_ms, sum(m.errors for m in group), median(processor) if processor else None)
 
 
 def markdown(facts: dict[str, str], who: Sequence[Contestant], rows: Sequence[Row], limits: Limits) -> str:
@@ -50,7 +51,8 @@ def _cell(measured: Measured | None) -> str:
     if measured is None:
         return ""
     wrong = f", **{measured.errors} errors**" if measured.errors else ""
-    return f"{measured.per_second:.0f}/s, {_ms(measured.p50_ms)}, {_ms(measured.p99_ms)} ms{wrong}"
+    spent = "" if measured.processor_ms is None else f", {_ms(measured.processor_ms)} ms of processor"
+    return f"{measured.per_second:.0f}/s, {_ms(measured.p50_ms)}, {_ms(measured.p99_ms)} ms{spent}{wrong}"
 
 
 def _ms(value: float) -> str:
@@ -105,6 +107,7 @@ def as_json(facts: dict[str, str], rows: Sequence[Row], limits: Limits) -> dict[
             "p50_ms": row.measured.p50_ms,
             "p99_ms": row.measured.p99_ms,
             "errors": row.measured.errors,
+            "processor_ms": row.measured.processor_ms,
         }
         for row in rows
     ]

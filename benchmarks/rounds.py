@@ -1,7 +1,7 @@
 """Rounds in which every contestant takes its turn, so that a slow minute of the machine falls on all of them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +11,8 @@ from benchmarks.closed import Measured, closed_loop
 from benchmarks.contestants import CEILING, OURS, Contestant
 from benchmarks.forward import raw_forward
 from benchmarks.payloads import BULK, Payload, bulk, singles
-from benchmarks.servers import ask, serving
+from benchmarks.processor import processor_seconds
+from benchmarks.servers import Server, ask, serving
 from model.checkpoint import read_checkpoint
 
 CONNECTIONS = (1, 8, 32, 64)
@@ -54,24 +55,30 @@ class Course:
 
     def turn(self, contestant: Contestant) -> Iterator[Row]:
         """Start the contestant, check its answers, warm it, measure it, end it."""
-        with serving(contestant, self.folder, self.port, self.payloads["encode"], self.answers) as base:
+        with serving(contestant, self.folder, self.port, self.payloads["encode"], self.answers) as server:
             for operation, payload in self.payloads.items():
-                self._check(contestant, operation, base, payload)
-                closed_loop(base, payload, CONNECTIONS[-1], 1)
-                for load, measured in self._loads(base, payload, whole=operation == "encode"):
+                self._check(contestant, operation, server.base, payload)
+                closed_loop(server.base, payload, CONNECTIONS[-1], 1)
+                for load, measured in self._loads(server, payload, whole=operation == "encode"):
                     yield Row(self.name, contestant.name, operation, load, measured)
             if contestant.name == OURS:
-                found = closed_loop(base, self.bulk, 4, max(3, self.seconds))
+                found = self._closed(server, self.bulk, 4, max(3, self.seconds))
                 yield Row(self.name, OURS, f"encode {BULK} as npy", "4 connections", found)
 
-    def _loads(self, base: str, payload: Payload, *, whole: bool) -> Iterator[tuple[str, Measured]]:
+    def _loads(self, server: Server, payload: Payload, *, whole: bool) -> Iterator[tuple[str, Measured]]:
         measured = None
         for connections in CONNECTIONS if whole else (CONNECTIONS[0], CONNECTIONS[-1]):
-            measured = closed_loop(base, payload, connections, self.seconds)
+            measured = self._closed(server, payload, connections, self.seconds)
             yield _connections(connections), measured
         if whole and measured:
             for share in SHARES:
-                yield f"open, {share:.0%}", open_loop(base, payload, share * measured.per_second, self.seconds)
+                yield f"open, {share:.0%}", open_loop(server.base, payload, share * measured.per_second, self.seconds)
+
+    def _closed(self, server: Server, payload: Payload, connections: int, seconds: float) -> Measured:
+        before = processor_seconds(server.session)
+        measured = closed_loop(server.base, payload, connections, seconds)
+        spent = processor_seconds(server.session) - before
+        return replace(measured, processor_ms=1000 * spent / max(1, measured.per_second * seconds))
 
     def _check(self, contestant: Contestant, operation: str, base: str, payload: Payload) -> None:
         answer, file = ask(base, payload), self.answers / operation

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -18,9 +19,17 @@ PATIENCE = 90.0
 """Seconds until a server must answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server: its base URL, and the session of all its processes."""
+
+    base: str
+    session: int
+
+
 @contextmanager
-def serving(contestant: Contestant, model: Path, port: int, probe: Payload, answers: Path) -> Iterator[str]:
-    """The base URL of the server, once it answers the probe; afterwards its whole group is ended."""
+def serving(contestant: Contestant, model: Path, port: int, probe: Payload, answers: Path) -> Iterator[Server]:
+    """The server, once it answers the probe; afterwards its whole group is ended."""
     told = {"BENCH_MODEL": str(model), "BENCH_PORT": str(port), "BENCH_ANSWERS": str(answers)}
     ours = {"VAE_MODEL": str(model), "VAE_PORT": str(port), "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile() as log:
@@ -37,7 +46,7 @@ def serving(contestant: Contestant, model: Path, port: int, probe: Payload, answ
             if not _answers(base, probe, process):
                 log.seek(0)
                 raise RuntimeError(f"{contestant.name} did not answer: {log.read()[-2000:].decode(errors='replace')}")
-            yield base
+            yield Server(base, process.pid)
         finally:
             _end(process)
             _wait_for_silence(base)
