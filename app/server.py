@@ -6,6 +6,7 @@ When the device is lost, liveness turns 503, and a little later the process ends
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -43,6 +44,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # nothing here depends on where a caller is
                 timeout_graceful_shutdown=max(1, round(settings.graceful_timeout_s)),
             )
         )
@@ -81,7 +83,9 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serve until a signal; returns when everything accepted was answered."""
-    run(Server(settings))
+    server = Server(settings)
+    gc.freeze()  # 200,000 objects of torch and the application that stay: no collection stops everyone to look at them
+    run(server)
 
 
 def run(server: Server) -> None:
