@@ -70,7 +70,7 @@ class Course:
         for connections in CONNECTIONS if whole else (CONNECTIONS[0], CONNECTIONS[-1]):
             measured = self._closed(server, payload, connections, self.seconds)
             yield _connections(connections), measured
-        if whole and measured:
+        if whole and measured and measured.per_second:  # nothing answered, nothing to take a share of
             for share in SHARES:
                 yield f"open, {share:.0%}", open_loop(server.base, payload, share * measured.per_second, self.seconds)
 
