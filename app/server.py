@@ -80,6 +80,13 @@ class Server(uvicorn.Server):
             self.should_exit = self.should_exit or time.monotonic() > self.lost_at + self.linger
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen no more, let those be refused who have just come in, then end."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0.1)
+        await super().shutdown(sockets)
+
 
 def serve(settings: Settings) -> None:
     """Serve until a signal; returns when everything accepted was answered."""

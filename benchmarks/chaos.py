@@ -161,7 +161,11 @@ async def fairness() -> str:
 
 
 async def drain() -> str:
-    """SIGTERM under load; `before` was sent before the signal, `after` while the service was going."""
+    """SIGTERM under load; `before` was sent before the signal, `after` while the service was going.
+
+    After the signal every answer closes its line, and who then opens a new one may find nobody behind it: those are the
+    lost of `after`, which nobody had accepted. There must be none in `before`.
+    """
     before, after = Counter[str](), Counter[str]()
     async with serving() as it:
         told_to_end = asyncio.Event()
