@@ -240,6 +240,7 @@ async def leavers() -> str:
     stayed, gone = Counter[str](), Counter[str]()
     requests = [ONE, post("/encode", NPY, npy(300)), get("/sample?n=16"), post("/score", NPY, npy(20))]
     async with serving() as it:
+        files = (await it.metrics())["process_open_fds"]
 
         async def leaver(chance: random.Random) -> None:
             await asyncio.sleep(chance.uniform(0, 8))
@@ -256,10 +257,12 @@ async def leavers() -> str:
             *(leaver(random.Random(seed)) for seed in range(1000))  # noqa: S311  # chances, not secrets
         )
         await load
-        await asyncio.sleep(1)
-        metrics = await it.metrics()
+        metrics, patience = await it.metrics(), for_seconds(20)
+        while (metrics["vae_queue_items"] or metrics["process_open_fds"] > files) and patience():
+            await asyncio.sleep(0.1)
+            metrics = await it.metrics()
         noticed = sum(value for series, value in metrics.items() if _LEFT.match(series))
-        left = f"queue {metrics['vae_queue_items']:.0f}, open files {metrics['process_open_fds']:.0f}"
+        left = f"queue {metrics['vae_queue_items']:.0f}, open files {metrics['process_open_fds'] - files:+.0f}"
     return f"who stayed: {told(stayed)}; who left: {told(gone)}, noticed {noticed:.0f}; left behind: {left}"
 
 
