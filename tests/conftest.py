@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fastapi import FastAPI
+from hypothesis import settings
 from sklearn.datasets import load_digits
 
 from app.main import create_app
@@ -23,6 +24,9 @@ COLOUR = VAEConfig(
     image_shape=(3, 13, 9), latent_shape=(2, 4, 3), stride=2, channels=(6, 6), blocks=(0, 1), likelihood="logistic"
 )
 
+
+settings.register_profile("laws", deadline=None)  # a law holds however busy the machine is
+settings.load_profile("laws")
 
 torch.set_num_threads(1)  # these models are small: more threads wait for one another, and for other processes
 

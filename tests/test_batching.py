@@ -32,7 +32,7 @@ async def test_a_lone_request_goes_as_soon_as_the_device_is_free():
         assert it.count("batches_total", operation="encode", dispatch="free") == 1
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=20), min_size=1, max_size=12), st.integers(1, 6))
 async def test_everybody_gets_his_own_rows_in_his_own_order(requests, size):
     async with house(max_batch_size=size, max_queue_items=1000) as it:

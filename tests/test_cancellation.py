@@ -71,7 +71,7 @@ async def drive(app: Any, chance: random.Random) -> tuple[Caller, bool]:
     return caller, stays
 
 
-@settings(deadline=None, max_examples=8, database=None)
+@settings(max_examples=8, database=None)
 @given(st.randoms(use_true_random=False))
 async def test_whoever_leaves_and_whenever_all_others_are_answered_and_nothing_is_left_behind(app, chance):
     def count(name: str, **labels: str) -> float:

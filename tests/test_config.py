@@ -7,7 +7,7 @@ from itertools import product
 from math import prod
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.config import ConfigError, VAEConfig
@@ -76,7 +76,6 @@ def test_every_field_has_unusable_values():
     assert {row[0] for row in UNUSABLE} == {field.name for field in fields(VAEConfig)}
 
 
-@settings(deadline=None)
 @given(configs())
 def test_a_config_survives_json(config):
     written = json.dumps(config.as_dict())
@@ -119,7 +118,6 @@ def test_a_config_does_not_change():
         config.stride = 2
 
 
-@settings(deadline=None)
 @given(configs())
 def test_each_grid_halves_the_one_before_it_rounded_up(config):
     height, width = (-(-side // config.stride) for side in config.image_shape[1:])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.testing import assert_close
@@ -67,7 +67,6 @@ def test_the_kl_is_the_expected_log_ratio_of_the_densities(q):
 numbers = st.just(0.0) | st.floats(1e-3, 20) | st.floats(-20, -1e-3)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=4))
 def test_the_kl_is_zero_at_the_standard_normal_and_positive_elsewhere(latents):
     mean, logvar = torch.tensor(latents, dtype=torch.float64).T[:, None]

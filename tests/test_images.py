@@ -15,7 +15,7 @@ from app.images import Fit, fit_array, grid, load_images, open_image, write_png
 
 FITS = ("resize", "pad", "crop", "exact")
 LIMIT = 2**24
-examples = settings(deadline=None, max_examples=60)
+examples = settings(max_examples=60)
 
 sides = st.integers(1, 9)
 pictures = st.tuples(st.sampled_from((1, 3)), sides, sides).flatmap(lambda shape: arrays(np.uint8, shape))
@@ -51,7 +51,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
 FILES = [stored(Image.fromarray(NOISE), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(st.sampled_from(FILES), st.data(), st.sampled_from(FITS))
 def test_a_damaged_picture_is_a_picture_or_refused(content, data, fit):
     damaged = bytearray(content[: data.draw(st.integers(0, len(content)))])

@@ -46,7 +46,7 @@ def widths(network, kind):
     return [(layer.weight.shape[1], layer.weight.shape[0]) for layer in network if isinstance(layer, kind)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(configs())
 def test_every_architecture_fits_its_image_and_its_latent(config):
     vae = build(config)
@@ -57,7 +57,7 @@ def test_every_architecture_fits_its_image_and_its_latent(config):
     assert p.log_prob(images(config, 2).float()).shape == (3, 2)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(configs())
 def test_the_decoder_mirrors_the_encoder(config):
     vae = build(config)
@@ -74,7 +74,7 @@ def test_the_decoder_mirrors_the_encoder(config):
     assert fine == [width for width, count in zip(config.channels, config.blocks, strict=True) for _ in range(count)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(configs())
 def test_the_decoder_has_a_nonlinearity_between_any_two_layers_of_weights(config):
     assert not touching(build(config).decoder.network)

@@ -14,7 +14,7 @@ from app.errors import Malformed
 from app.images import read_npy, write_npy
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(arrays(st.sampled_from((np.uint8, np.float32, ">f4", "<f8", ">f8")), array_shapes(max_side=5)), st.booleans())
 def test_an_array_comes_back_from_npy_whatever_its_order(array, fortran):
     came = read_npy(write_npy(np.asfortranarray(array) if fortran else array))
@@ -79,7 +79,7 @@ def test_an_npy_file_never_reaches_pickle():
         read_npy(stream.getvalue())
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(st.data())
 def test_a_damaged_npy_file_is_an_array_or_malformed(data):
     damaged = bytearray(write_npy(np.arange(300, dtype=np.uint8)))

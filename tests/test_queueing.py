@@ -21,7 +21,7 @@ class Kind(NamedTuple):
 
 KINDS = (Kind("encode"), Kind("decode"), Kind("score", 3))
 Ask = Callable[..., Entry]
-examples = settings(deadline=None, max_examples=150)
+examples = settings(max_examples=150)
 counts = st.integers(1, 40)
 
 
@@ -59,7 +59,7 @@ actions = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(actions, max_size=40), st.integers(1, 9))
 def test_no_row_is_lost_doubled_or_reordered_whatever_happens(ask, history, size):
     queue, asked, seen, gone = FairQueue(size), [], {}, {}

@@ -38,7 +38,7 @@ async def test_the_item_that_poisons_a_batch_is_found_and_all_others_are_answere
 poisoned = st.lists(st.lists(st.sampled_from([*range(40), -1]), min_size=1, max_size=9), min_size=1, max_size=12)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(poisoned, st.integers(1, 9), st.integers(1, 9))
 async def test_whatever_is_poisoned_and_however_little_room_there_is_everybody_else_gets_his_own(requests, size, room):
     async with house(max_batch_size=size, max_queue_items=1000) as it:

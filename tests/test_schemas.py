@@ -18,7 +18,7 @@ from model.elbo import ELBO, Bounds
 
 pytestmark = pytest.mark.anyio
 
-examples = settings(deadline=None, max_examples=60)
+examples = settings(max_examples=60)
 finite = st.floats(-1e6, 1e6, width=32)
 
 
