@@ -120,14 +120,21 @@ def wrong_models(report: Report, project: Project, scratch: Path) -> None:
     (torn / "model.safetensors").write_bytes((SHIPPED / "model.safetensors").read_bytes()[:100_000])
     for folder in (empty, torn):
         project("up", "--detach", "--no-build", "--force-recreate", VAE_MODEL_FOLDER=str(folder))
-        time.sleep(15)
         (container,) = project("ps", "--all", "--quiet", "app").split()
-        found = inspect(container)
+        found = restarted(container)
         health, restarts = found["State"]["Health"]["Status"], found["RestartCount"]
         line = run("docker", "logs", "--tail", "1", container, check=False)
         seen = f"{health}, restarted {restarts} times: {line}"
         good = health != "healthy" and restarts > 0 and "/models/served" in line and "Traceback" not in line
         report.fact(f"{folder.name} model refused", seen, good=good)
+
+
+def restarted(container: str) -> Any:
+    """The container as Docker sees it once it has failed and was started again, or after a minute."""
+    end = time.monotonic() + 60
+    while not (found := inspect(container))["RestartCount"] and time.monotonic() < end:
+        time.sleep(1)
+    return found
 
 
 def with_keys(report: Report, port: int, scratch: Path) -> None:
