@@ -12,7 +12,6 @@ Counts are sent, then what became of them; `lost` is a request on an open line t
 """
 
 import asyncio
-import io
 import json
 import random
 import re
@@ -28,11 +27,10 @@ from pathlib import Path
 
 import numpy as np
 import typer
-from PIL import Image
 
-from benchmarks.wire import Answer, Line, get, post, serving, told
+from benchmarks.crowd import NPY, asked, crowd, for_seconds, npy, png
+from benchmarks.wire import Line, get, post, serving, told
 
-NPY = "application/x-npy"
 SHIPPED = Path("model/checkpoints/mnist")
 POISONED = """
 import sys
@@ -51,50 +49,8 @@ server.run()
 """The service as it is, around a model that fails on a white picture."""
 
 
-def png(level: int | None = None) -> bytes:
-    """A picture of noise, or of one grey level."""
-    pixels = np.random.default_rng().integers(0, 256, (28, 28), np.uint8) if level is None else np.full((28, 28), level)
-    file = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def npy(count: int) -> bytes:
-    """So many pictures of noise."""
-    file = io.BytesIO()
-    np.save(file, np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8))
-    return file.getvalue()
-
-
 _LEFT = re.compile(r'vae_requests_total\{.*status="499"')
 ONE = post("/encode", "image/png", png())
-
-
-async def asked(line: Line, request: bytes, counts: Counter[str]) -> Answer:
-    """One request, counted by what became of it."""
-    counts["sent"] += 1
-    answer = await line.ask(request)
-    counts["lost" if answer.status == 0 else f"answered {answer.status}"] += 1
-    return answer
-
-
-async def crowd(port: int, request: bytes, callers: int, going: Callable[[], bool], counts: Counter[str]) -> None:
-    """Callers who ask again as soon as they are answered, and who go when nobody listens any more."""
-
-    async def caller() -> None:
-        line = Line(port)
-        with suppress(ConnectionRefusedError):
-            while going():
-                await asked(line, request, counts)
-        line.cut()
-
-    await asyncio.gather(*(caller() for _ in range(callers)))
-
-
-def for_seconds(seconds: float) -> Callable[[], bool]:
-    """Whether the time is not over yet."""
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() < end
 
 
 async def overload(rounds: int = 8, seconds: float = 2) -> str:
