@@ -1,7 +1,8 @@
 """Many callers, one device: a lone request never waits for company, and a crowd shares batches.
 
-A thread takes what has arrived whenever the device is free. An entry carries its own future; nothing is looked up by an
-id, nothing calls back up. Closing leaves nobody waiting, nor does the death of the device.
+A thread takes what has arrived whenever the device is free. What takes less time than the way to that thread is worth
+runs where it was asked for, on the event loop. An entry carries its own future; nothing is looked up by an id, nothing
+calls back up. Closing leaves nobody waiting, nor does the death of the device.
 """
 
 import asyncio
@@ -11,10 +12,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from app.calls import Call
 from app.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
+from app.futures import Job, expire, fulfil, settle
 from app.metrics import OPERATIONS, Metrics
 from app.queueing import Batch, Entry, FairQueue, Kind, Rows
 from app.runner import Device, DeviceLost, Runner
@@ -22,13 +24,6 @@ from app.runner import Device, DeviceLost, Runner
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class Job(NamedTuple):
-    """Work for the device thread that is no batch."""
-
-    work: Callable[[], Any]
-    future: "asyncio.Future[Any]"
 
 
 class Batcher:
@@ -39,10 +34,15 @@ class Batcher:
     ) -> None:
         self._metrics = metrics
         self._max_queue_items = max_queue_items
-        self._queue = FairQueue(max_batch_size, max_delay)
+        self._queue = FairQueue(max_batch_size, max_delay, device.at_once)
+        self._device = device
         self._runner = Runner(device, self._queue, metrics)
         self._taken: Sequence[Entry] = ()
         self._jobs: deque[Job] = deque()
+        self._handed: Batch | None = None
+        self._lost: DeviceLost | None = None
+        self._busy = False
+        self._planned = False
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="device", daemon=True)
@@ -77,16 +77,17 @@ class Batcher:
         """
         entry = Entry(kind, rows, call, self._loop.create_future())
         self._accept(entry)
+        late = self._loop.call_later(call.deadline - time.monotonic(), expire, entry.future)
         try:
-            async with asyncio.timeout(call.deadline - time.monotonic()):
-                return await entry.future
-        except TimeoutError:
+            return await entry.future
+        except DeadlineExceeded:
             self._metrics.dropped.labels("timed_out").inc()
-            raise DeadlineExceeded("the answer was not ready within the request's deadline") from None
+            raise
         except asyncio.CancelledError:
             self._metrics.dropped.labels("cancelled").inc()
             raise
         finally:
+            late.cancel()
             self._forget(entry)
 
     async def perform(self, work: Callable[[], T]) -> T:
@@ -125,8 +126,33 @@ class Batcher:
                 raise _unavailable()
             self.require_room(entry.cost)
             self._queue.add(entry)
-            self._changed.notify()
             self._metrics.queue_items.set(self._queue.depth)
+        self._plan()
+
+    def _plan(self) -> None:
+        if not self._planned:
+            self._planned = True
+            self._loop.call_soon(self._turn)  # after all that came in this turn of the loop, so that they share a batch
+
+    def _turn(self) -> None:
+        self._planned = False
+        with self._changed:
+            batch = None if self._busy or self._jobs or self._lost else self._due()
+            if batch and not self._device.at_once(batch.kind):
+                self._busy, self._handed, batch = True, batch, None
+            if batch is None:
+                self._changed.notify()
+                return
+        try:
+            self._run(batch, settle)
+        except DeviceLost as failure:
+            with self._changed:
+                self._closing, self._lost = True, failure
+        if self._queue or self._lost:
+            self._plan()
+
+    def _due(self) -> Batch | None:
+        return self._queue.take() if self._queue and (self._closing or self._queue.patience() <= 0) else None
 
     def _forget(self, entry: Entry) -> None:
         if entry.waiting:
@@ -139,7 +165,7 @@ class Batcher:
     def _serve(self) -> None:
         try:
             while (work := self._next()) is not None:
-                self._perform(work) if isinstance(work, Job) else self._run(work)
+                self._perform(work) if isinstance(work, Job) else self._run(work, self._deliver)
         except DeviceLost:
             log.critical("the device is lost; only a restart helps", exc_info=True)
         except BaseException:
@@ -150,35 +176,44 @@ class Batcher:
 
     def _next(self) -> "Batch | Job | None":
         with self._changed:
-            while self._jobs or self._queue or not self._closing:
-                if self._jobs:
-                    return self._jobs[0]  # it stays until it is done, so that a death does not forget it
-                patience = self._queue.patience() if self._queue else None
-                if patience is not None and (patience <= 0 or self._closing):
-                    return self._queue.take()
-                self._changed.wait(patience)
+            self._busy = False
+            while self._handed or self._jobs or self._queue or not self._closing:
+                if self._lost:
+                    raise self._lost
+                if work := self._waiting():
+                    self._busy = True
+                    return work
+                self._changed.wait(self._queue.patience() if self._queue else None)
             return None
+
+    def _waiting(self) -> "Batch | Job | None":
+        if self._handed:
+            batch, self._handed = self._handed, None
+            return batch
+        if self._jobs:
+            return self._jobs[0]  # it stays until it is done, so that a death does not forget it
+        return self._due()
 
     def _perform(self, job: "Job") -> None:
         try:
             answer = job.work()
         except Exception as failure:
-            self._loop.call_soon_threadsafe(_fulfil, job.future, None, failure)
+            self._loop.call_soon_threadsafe(fulfil, job.future, None, failure)
             if isinstance(failure, DeviceLost):
                 raise
         else:
-            self._loop.call_soon_threadsafe(_fulfil, job.future, answer)
+            self._loop.call_soon_threadsafe(fulfil, job.future, answer)
         self._jobs.popleft()
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: Batch, deliver: Callable[[Sequence[Entry], ServiceError | None], None]) -> None:
         self._metrics.queue_items.set(self._queue.depth)
         self._taken = batch.entries
         for entries, failure in self._runner.run(batch):
-            self._deliver(entries, failure)
+            deliver(entries, failure)
 
     def _deliver(self, entries: Sequence[Entry], failure: ServiceError | None = None) -> None:
         if entries:
-            self._loop.call_soon_threadsafe(_settle, entries, failure)
+            self._loop.call_soon_threadsafe(settle, entries, failure)
 
     def _abandon(self) -> None:
         with self._changed:
@@ -187,21 +222,7 @@ class Batcher:
             jobs = [*self._jobs]
         self._deliver([*self._taken, *left], Unavailable("the device has stopped"))
         for job in jobs:
-            self._loop.call_soon_threadsafe(_fulfil, job.future, None, Unavailable("the device has stopped"))
-
-
-def _settle(entries: Sequence[Entry], failure: ServiceError | None) -> None:
-    for entry in entries:
-        _fulfil(entry.future, entry.answers, failure)
-
-
-def _fulfil(future: "asyncio.Future[Any]", answer: Any, failure: BaseException | None = None) -> None:
-    if future.done():
-        return
-    if failure is None:
-        future.set_result(answer)
-    else:
-        future.set_exception(failure)
+            self._loop.call_soon_threadsafe(fulfil, job.future, None, Unavailable("the device has stopped"))
 
 
 def _unavailable() -> Unavailable:

@@ -23,6 +23,9 @@ from app.tracing import Tracing
 
 log = logging.getLogger("app.access")
 
+UNWATCHED = 0.05
+"""Seconds until somebody looks whether the caller is still there; most are answered by then, and looking costs."""
+
 LEFT = 499
 """The status under which a caller who left is counted; he does not see it."""
 
@@ -64,6 +67,7 @@ class Exchange:
         self.status = 0
         self.left = False
         self.received = 0
+        self.watch_later: asyncio.TimerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None
         claimed = self.headers.get("x-request-id", "")
         request_id = claimed if _REQUEST_ID.fullmatch(claimed) else uuid.uuid4().hex
@@ -132,8 +136,12 @@ class Exchange:
 
     def watch(self) -> None:
         """Cancel the work when the caller leaves."""
-        if self.watcher is None:
-            self.watcher = asyncio.create_task(self.wait_for_leaving())
+        if self.watch_later is None:
+            self.watch_later = asyncio.get_running_loop().call_later(UNWATCHED, self.begin_to_watch)
+
+    def begin_to_watch(self) -> None:
+        """The answer takes its time: wait for the caller to leave beside it."""
+        self.watcher = asyncio.create_task(self.wait_for_leaving())
 
     async def wait_for_leaving(self) -> None:
         """Return when the connection is gone, having cancelled the work for it."""
@@ -145,8 +153,9 @@ class Exchange:
 
     def unwatch(self) -> None:
         """The answer is out, or will not be: leaving no longer matters."""
-        if self.watcher is not None:
-            self.watcher.cancel()
+        for waiting in (self.watch_later, self.watcher):
+            if waiting is not None:
+                waiting.cancel()
 
     def account(self) -> None:
         """Count and log the finished request."""

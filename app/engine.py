@@ -7,9 +7,11 @@ the same seed gives the same bytes under any load.
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 
 from app.batching import Batcher
@@ -22,6 +24,9 @@ from app.settings import Settings
 from model.checkpoint import Checkpoint, CheckpointError
 
 log = logging.getLogger(__name__)
+
+WORTH_A_BATCH = 8
+"""Rows that must be quick for the event loop to run them: below, a batch on the device's thread is the better use."""
 
 
 class Engine:
@@ -105,35 +110,49 @@ class Engine:
     async def _meet_every_shape(self, served: Served) -> dict[str, int]:
         limits = {}
         for operation, rows in examples(served.vae, self._largest).items():
-            fitted = 0
+            seconds: dict[int, float] = {}
             for size in [1] if self._always_exact else shapes(self._largest):
                 try:
-                    await self._meet(served.work(operation), rows[:size])
+                    seconds[size] = await self._meet(served.work(operation), rows[:size])
                 except OutOfMemory:
-                    if not fitted:
+                    if not seconds:
                         raise
-                    limits[operation] = fitted
+                    limits[operation] = fitted = max(seconds)
                     log.warning("the device has room for %d images to %s at once, not for %d", fitted, operation, size)
                     break
-                fitted = size
+            served.measured(operation, seconds)
         await self._meet(served.work("score", exact=True), _one_draw(served))
         return limits
 
-    async def _meet(self, work: Work, batch: Stack) -> None:
+    async def _meet(self, work: Work, batch: Stack) -> float:
         answers = await self._batcher.perform(partial(self.infer, work, batch))
-        if not all(column.isfinite().all() for column in answers.columns):
+        if not all(np.isfinite(column).all() for column in answers.columns):
             raise CheckpointError(f"{work.served.model}: {work.operation} gives numbers that are not finite")
+        return min([await self._batcher.perform(partial(self._time, work, batch)) for _ in range(3)])
 
-    # What follows runs on the device thread: the two verbs of `runner.Device`.
+    def _time(self, work: Work, batch: Stack) -> float:
+        start = time.monotonic()
+        self.infer(work, batch)
+        return time.monotonic() - start
+
+    # What follows are the verbs of `runner.Device`.
+
+    def at_once(self, work: Work) -> int:
+        """How many rows are quick, if they are worth a batch; none on a GPU, which works beside the event loop."""
+        rows = work.served.quick.get((work.operation, work.exact), 0) if self.device.type == "cpu" else 0
+        return rows if rows >= WORTH_A_BATCH else 0
 
     def stack(self, work: Work, parts: Sequence[Stack]) -> Stack:
         """The parts as one batch, padded with zeros to a shape that was warmed."""
         batch = Stack.join(parts)
         if work.exact:
             return batch
-        shape = next(shape for shape in shapes(self._largest) if shape >= len(batch))
+        shape = self._shape(len(batch))
         self._metrics.padding.inc(shape - len(batch))
         return batch.padded(shape) if shape > len(batch) else batch
+
+    def _shape(self, rows: int) -> int:
+        return next(shape for shape in shapes(self._largest) if shape >= rows)
 
     def infer(self, work: Work, batch: Stack) -> Stack:
         """The batch through the networks, there and back with one copy each way."""
@@ -150,12 +169,13 @@ class Engine:
     @torch.inference_mode()
     def _through(self, work: Work, batch: Stack) -> Stack:
         operation, vae = OPERATIONS[work.operation], work.served.vae
-        there = Stack(tuple(column.to(self.device, non_blocking=True) for column in batch.columns))
+        there = [torch.from_numpy(column).to(self.device, non_blocking=True) for column in batch.columns]
         if work.exact:
-            answers = [Stack(operation(vae, *there[row : row + 1].columns)) for row in range(len(there))]
+            rows = [operation(vae, *(column[row : row + 1] for column in there)) for row in range(len(batch))]
+            answers = tuple(map(torch.cat, zip(*rows, strict=True)))
         else:
-            answers = [Stack(operation(vae, *there.columns))]
-        return Stack(tuple(column.cpu() for column in Stack.join(answers).columns))
+            answers = operation(vae, *there)
+        return Stack(tuple(column.cpu().numpy() for column in answers))
 
 
 def _one_draw(served: Served) -> Stack:

@@ -110,6 +110,8 @@ def _load(image: Image.Image, index: int, shape: Sequence[int], fit: Fit) -> np.
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
+    if image.size == size:
+        return image
     if fit == "pad":
         return ImageOps.pad(image, size, Image.Resampling.BILINEAR)
     if fit == "crop":

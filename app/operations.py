@@ -1,9 +1,13 @@
-"""What the VAE does with a batch: encode, decode, reconstruct and score, from columns to columns."""
+"""What the VAE does with a batch: encode, decode, reconstruct and score, from columns to columns.
+
+Columns are arrays until the device gets them: an array is cut in a tenth of the time that a tensor takes.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +19,7 @@ from model.vae import VAE
 class Stack:
     """Columns of equal length, cut and joined together: pixels, latents, noise, whatever an operation takes."""
 
-    columns: tuple[Tensor, ...]
+    columns: tuple[np.ndarray, ...]
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -28,11 +32,11 @@ class Stack:
         """The rows of all stacks, in order."""
         if len(stacks) == 1:
             return stacks[0]
-        return cls(tuple(torch.cat(columns) for columns in zip(*(s.columns for s in stacks), strict=True)))
+        return cls(tuple(np.concatenate(columns) for columns in zip(*(s.columns for s in stacks), strict=True)))
 
     def padded(self, rows: int) -> "Stack":
         """The stack with zeros after it, `rows` in all."""
-        return Stack.join([self, Stack(tuple(c.new_zeros((rows - len(c), *c.shape[1:])) for c in self.columns))])
+        return Stack.join([self, Stack(tuple(np.zeros((rows - len(c), *c.shape[1:]), c.dtype) for c in self.columns))])
 
 
 def _encode(vae: VAE, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -63,8 +67,8 @@ OPERATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 
 def examples(vae: VAE, rows: int) -> dict[str, Stack]:
     """A stack of zeros for each operation that is computed in batches."""
-    pixels = torch.zeros((rows, *vae.config.image_shape), dtype=torch.uint8)
-    noise = torch.zeros((rows, *vae.config.latent_shape))
+    pixels = np.zeros((rows, *vae.config.image_shape), np.uint8)
+    noise = np.zeros((rows, *vae.config.latent_shape), np.float32)
     return {"encode": Stack((pixels,)), "decode": Stack((noise,)), "reconstruct": Stack((pixels, noise))}
 
 

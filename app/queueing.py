@@ -7,7 +7,7 @@ thousands of images makes nobody else wait for all of it.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
@@ -117,12 +117,16 @@ class Batch:
 class FairQueue:
     """Entries in order of arrival, a lane for each kind of work; `depth` is what waits, in images.
 
-    `limits` holds the operations whose batches must stay below `max_batch_size`, in images.
+    `limits` holds the operations whose batches must stay below `max_batch_size`, in images; `at_once` tells for a kind
+    how many rows are quick, and that its batches shall have no more, or 0.
     """
 
-    def __init__(self, max_batch_size: int, max_delay: float = 0.0) -> None:
+    def __init__(
+        self, max_batch_size: int, max_delay: float = 0.0, at_once: Callable[[Any], int] = lambda _: 0
+    ) -> None:
         self._max_batch_size = max_batch_size
         self._max_delay = max_delay
+        self._at_once = at_once
         self._lanes: dict[Kind, deque[Entry]] = {}
         self.limits: dict[str, int] = {}
         self.depth = 0
@@ -158,7 +162,7 @@ class FairQueue:
         kind = next((kind for kind in self._lanes if self._patience(kind) <= 0), next(iter(self._lanes)))
         lane = self._lanes.pop(kind)
         dispatch = "full" if self._fills(kind, lane) else "window" if self._max_delay else "free"
-        room = max(1, self.limit(kind.operation) // kind.weight)
+        room = self._room(kind)
         entries = self._living(lane, room)
         given = shares([entry.waiting for entry in entries], room)
         parts = [entry.take(count) for entry, count in zip(entries, given, strict=True)]
@@ -179,11 +183,15 @@ class FairQueue:
         lane = self._lanes[kind]
         return 0.0 if self._fills(kind, lane) else lane[0].arrived + self._max_delay - time.monotonic()
 
+    def _room(self, kind: Kind) -> int:
+        room = max(1, self.limit(kind.operation) // kind.weight)
+        return min(room, self._at_once(kind) or room)
+
     def _fills(self, kind: Kind, lane: deque[Entry]) -> bool:
-        cost, full = 0, max(self.limit(kind.operation), kind.weight)
+        rows, full = 0, self._room(kind)
         for entry in lane:
-            cost += entry.cost
-            if cost >= full:
+            rows += entry.waiting
+            if rows >= full:
                 return True
         return False
 

@@ -25,7 +25,10 @@ class DeviceLost(Exception):
 
 
 class Device(Protocol):
-    """Two verbs, called on the device thread; either may raise `OutOfMemory` or `DeviceLost`."""
+    """What runs batches, one at a time; both verbs may raise `OutOfMemory` or `DeviceLost`."""
+
+    def at_once(self, kind: Any) -> int:
+        """How many rows are done so quickly that the event loop can do them itself; 0 where that is never so."""
 
     def stack(self, kind: Any, parts: Sequence[Any]) -> Any:
         """One batch out of the parts of several requests."""

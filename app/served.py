@@ -16,6 +16,9 @@ from model.checkpoint import Checkpoint
 from model.elbo import ELBO, Bounds
 from model.gaussian import DiagonalGaussian
 
+QUICK = 0.01
+"""Seconds of a batch up to which the event loop runs it: two threads of Python get in each other's way for longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -31,7 +34,10 @@ class Work:
 
 
 class Served:
-    """Encode, decode, reconstruct and score by one checkpoint, for many callers at once."""
+    """Encode, decode, reconstruct and score by one checkpoint, for many callers at once.
+
+    `quick` is how many rows of an operation, row by row or not, took no longer than `QUICK` when it was warmed.
+    """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, batcher: Batcher, *, always_exact: bool) -> None:
         self.checkpoint = checkpoint
@@ -40,13 +46,19 @@ class Served:
         self.config = self.vae.config
         self.model = checkpoint.identity
         self.reference = checkpoint.reference
+        self.quick: dict[tuple[str, bool], int] = {}
         self._batcher = batcher
         self._always_exact = always_exact
+
+    def measured(self, operation: str, seconds: dict[int, float]) -> None:
+        """Take down how long batches of an operation took, by their number of rows."""
+        together = max((rows for rows, took in seconds.items() if took <= QUICK), default=0)
+        self.quick[operation, False], self.quick[operation, True] = together, int(QUICK / seconds[1])
 
     async def encode(self, pixels: np.ndarray, call: Call, *, exact: bool = False) -> DiagonalGaussian:
         """q(z|x) for uint8 pixels [N, C, H, W]: mean and logvar [N, *latent] on the CPU."""
         answer = await self._submit(self.work("encode", exact=exact), call, pixels)
-        return DiagonalGaussian(*answer.columns)
+        return DiagonalGaussian(*map(torch.from_numpy, answer.columns))
 
     async def decode(self, latents: np.ndarray | Tensor, call: Call, *, exact: bool = False) -> np.ndarray:
         """The mean image of p(x|z) for float32 latents [N, *latent]: uint8 [N, C, H, W]."""
@@ -54,13 +66,13 @@ class Served:
 
     async def reconstruct(self, pixels: np.ndarray, noise: Tensor | None, call: Call) -> np.ndarray:
         """The mean image, uint8 [N, C, H, W], at the posterior mean or at the draw of `noise` [N, *latent]."""
-        at = torch.zeros((len(pixels), *self.config.latent_shape)) if noise is None else noise
+        at = np.zeros((len(pixels), *self.config.latent_shape), np.float32) if noise is None else noise
         return _only(await self._submit(self.work("reconstruct", exact=noise is not None), call, pixels, at))
 
     async def score(self, pixels: np.ndarray, noise: Tensor, call: Call) -> Bounds:
         """Both bounds on log p(x), [N] nats, by the draws of `noise` [N, K, *latent]."""
         answer = await self._submit(self.work("score", exact=True, weight=noise.shape[1]), call, pixels, noise)
-        total, reconstruction, kl, log_likelihood = answer.columns
+        total, reconstruction, kl, log_likelihood = map(torch.from_numpy, answer.columns)
         return Bounds(ELBO(total, reconstruction, kl), log_likelihood)
 
     def work(self, operation: str, *, exact: bool = False, weight: int = 1) -> Work:
@@ -68,11 +80,10 @@ class Served:
         return Work(operation, self, exact or self._always_exact, weight)
 
     async def _submit(self, work: Work, call: Call, *columns: np.ndarray | Tensor) -> Stack:
-        rows = Stack(tuple(torch.as_tensor(column) for column in columns))
+        rows = Stack(tuple(map(np.asarray, columns)))
         return Stack.join(await self._batcher.submit(work, rows, call))
 
 
 def _only(answer: Stack) -> np.ndarray:
-    (column,) = answer.columns
-    pixels: np.ndarray = column.numpy()
+    (pixels,) = answer.columns
     return pixels

@@ -78,7 +78,9 @@ def fit(picture: Image.Image, image_shape: tuple[int, ...]) -> Images:
 
 def upright(picture: Image.Image, channels: int) -> Image.Image:
     """Turned as its EXIF asks, on white where it is transparent, 8 bits of grey (1 channel) or of colour (3)."""
-    return _flattened(ImageOps.exif_transpose(picture)).convert("L" if channels == 1 else "RGB")
+    ImageOps.exif_transpose(picture, in_place=True)
+    flat, mode = _flattened(picture), "L" if channels == 1 else "RGB"
+    return flat if flat.mode == mode else flat.convert(mode)
 
 
 def _flattened(picture: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from conftest import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenfold import ENCODE, Kind, house
@@ -33,12 +34,48 @@ async def test_a_lone_request_goes_as_soon_as_the_device_is_free():
 
 
 @settings(max_examples=25)
-@given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=20), min_size=1, max_size=12), st.integers(1, 6))
-async def test_everybody_gets_his_own_rows_in_his_own_order(requests, size):
-    async with house(max_batch_size=size, max_queue_items=1000) as it:
+@given(
+    st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=20), min_size=1, max_size=12),
+    st.integers(1, 6),
+    st.integers(0, 6),
+)
+async def test_everybody_gets_his_own_rows_in_his_own_order(requests, size, quick):
+    async with house(max_batch_size=size, max_queue_items=1000, quick=quick) as it:
         answers = await asyncio.gather(*it.tasks(*requests))
         assert answers == [[10 * row for row in rows] for rows in requests]
-        assert max(map(len, it.device.batches)) <= size
+        assert max(map(len, it.device.batches)) <= min(size, quick or size)
+        assert set(it.device.threads) == {"MainThread" if quick else "device"}
+
+
+async def test_quick_work_that_arrives_together_shares_batches_on_the_event_loop():
+    async with house(max_batch_size=64, quick=8) as it:
+        answers = await asyncio.gather(*it.tasks(*([n] for n in range(20))))
+        assert answers == [[10 * n] for n in range(20)]
+        assert [len(batch) for batch in it.device.batches] == [8, 8, 4]
+        assert it.count("queue_items") == 0
+
+
+async def test_the_event_loop_has_its_turn_between_two_quick_batches():
+    async with house(max_batch_size=4, quick=4) as it:
+        (crowd,) = it.tasks(range(40))
+        while not it.device.batches:  # noqa: ASYNC110  # this very loop sets it
+            await asyncio.sleep(0)
+        await asyncio.gather(*it.tasks([99]))
+        assert not crowd.done()
+        assert [99 in batch for batch in it.device.batches].index(True) <= 2
+        assert await crowd == [10 * n for n in range(40)]
+
+
+async def test_quick_work_waits_for_what_the_device_is_at():
+    async with house(quick=1) as it:
+        it.device.free.clear()
+        job = asyncio.create_task(it.batcher.perform(lambda: it.device.infer(ENCODE, [0])))
+        await until(lambda: it.device.batches)
+        tasks = it.tasks([1], [2])
+        await it.waits(2)
+        it.device.free.set()
+        assert [await job, *await asyncio.gather(*tasks)] == [[0], [10], [20]]
+        assert it.device.batches[0] == [0]
 
 
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():

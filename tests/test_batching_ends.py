@@ -103,6 +103,16 @@ async def test_the_death_of_the_device_is_told_to_all_who_wait_and_to_those_who_
             await it.ask(3)
 
 
+async def test_a_device_that_is_lost_to_quick_work_is_lost_to_all():
+    async with house(quick=2) as it:
+        async with asyncio.timeout(30):
+            failures = await asyncio.gather(*it.tasks([-3, 1, 2], [4]), return_exceptions=True)
+        assert [type(failure) for failure in failures] == [Unavailable, Unavailable]
+        await until(lambda: not it.batcher.alive)
+        with pytest.raises(Unavailable):
+            await it.ask(5)
+
+
 async def test_a_job_for_the_device_thread_is_done_between_two_batches():
     async with house() as it:
         first = await it.occupy()

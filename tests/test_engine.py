@@ -13,6 +13,7 @@ from app.calls import Call
 from app.engine import Engine, choose_device
 from app.metrics import Metrics
 from app.operations import Stack
+from app.served import QUICK
 from app.settings import Settings
 from model.checkpoint import read_checkpoint
 from model.elbo import bounds
@@ -41,9 +42,11 @@ def folder(request, digits_model, colour_model):
     return {"digits": digits_model, "colour": colour_model}[request.param]
 
 
-@pytest.fixture(scope="module")
-async def engine(folder, device):
+@pytest.fixture(scope="module", params=["event loop", "thread"])
+async def engine(request, folder, device):
     async with running_engine(folder, device) as ready:
+        if request.param == "thread":
+            ready.served.quick.clear()
         yield ready
 
 
@@ -120,27 +123,27 @@ async def test_a_batch_invariant_engine_is_exact_in_everything(digits_model, dev
 
 @pytest.mark.parametrize("size", [1, 3, 5, 33, 64])
 async def test_padding_fills_a_warmed_shape_and_does_not_leak(engine, pixels, size):
-    parts = [Stack((torch.from_numpy(pixels[:size]),))]
+    parts = [Stack((pixels[:size],))]
     padded, exact = (engine.stack(engine.served.work("encode", exact=e), parts) for e in (False, True))
     assert len(padded) == 2 ** (size - 1).bit_length()
     assert len(exact) == size
-    assert torch.equal(padded.columns[0][:size], exact.columns[0])
+    assert np.array_equal(padded.columns[0][:size], exact.columns[0])
     answer = await engine.served.encode(pixels[:size], call())
     assert len(answer.mean) == size
 
 
 def test_every_warmed_shape_fits_a_batch_of_any_size(digits_model):
     engine = Engine(read_checkpoint(digits_model), Settings(model=digits_model, max_batch_size=48), Metrics())
-    rows = torch.zeros(48, 1, 8, 8, dtype=torch.uint8)
+    rows = np.zeros((48, 1, 8, 8), np.uint8)
     shapes = [len(engine.stack(engine.served.work("encode"), [Stack((rows[:n],))])) for n in range(1, 49)]
     assert set(shapes) == {1, 2, 4, 8, 16, 32, 48}
 
 
 def test_stacks_are_cut_and_joined_as_lists_are():
-    stack = Stack((torch.arange(10), torch.arange(20).reshape(10, 2)))
+    stack = Stack((np.arange(10), np.arange(20).reshape(10, 2)))
     again = Stack.join([stack[:3], stack[3:4], stack[4:]])
     assert len(again) == 10
-    assert all(torch.equal(a, b) for a, b in zip(again.columns, stack.columns, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(again.columns, stack.columns, strict=True))
 
 
 def test_a_device_that_is_not_there_is_named():
@@ -149,6 +152,16 @@ def test_a_device_that_is_not_there_is_named():
         choose_device(f"cuda:{count}")
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto") == torch.device("cuda:0" if count else "cpu")
+
+
+async def test_a_model_that_is_quick_on_a_cpu_is_left_to_the_event_loop_and_a_slow_one_is_not(digits_model, device):
+    async with running_engine(digits_model, device) as engine:
+        served = engine.served
+        assert (engine.at_once(served.work("encode")) >= 8) == (device == "cpu")
+        assert engine.at_once(served.work("score", exact=True)) == 0
+        served.measured("encode", {1: 0.5 * QUICK, 2: 0.9 * QUICK, 4: 1.5 * QUICK})
+        assert served.quick["encode", False] == served.quick["encode", True] == 2
+        assert engine.at_once(served.work("encode")) == 0
 
 
 async def test_a_closed_engine_is_neither_alive_nor_ready(digits_model, device):

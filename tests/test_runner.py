@@ -39,9 +39,11 @@ poisoned = st.lists(st.lists(st.sampled_from([*range(40), -1]), min_size=1, max_
 
 
 @settings(max_examples=40)
-@given(poisoned, st.integers(1, 9), st.integers(1, 9))
-async def test_whatever_is_poisoned_and_however_little_room_there_is_everybody_else_gets_his_own(requests, size, room):
-    async with house(max_batch_size=size, max_queue_items=1000) as it:
+@given(poisoned, st.integers(1, 9), st.integers(1, 9), st.integers(0, 9))
+async def test_whatever_is_poisoned_and_however_little_room_there_is_everybody_else_gets_his_own(
+    requests, size, room, quick
+):
+    async with house(max_batch_size=size, max_queue_items=1000, quick=quick) as it:
         it.device.room = room
         answers = await outcomes(it.tasks(*requests))
         for rows, answer in zip(requests, answers, strict=True):
