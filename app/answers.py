@@ -50,9 +50,9 @@ async def latents(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """Posteriors and draws [L, N, *latent] as JSON, or as an array of mean, logvar, draws: [2 + L, N, *latent]."""
-    arrays = [tensor.numpy() for tensor in (q.mean[None], q.logvar[None], *([] if draws is None else [draws]))]
-    table = np.concatenate(arrays)
-    content = await codec(call, table.nbytes, *((latents_json, table, model) if media == JSON else (write_npy, table)))
+    rows = [q.mean.numpy(), q.logvar.numpy(), *([] if draws is None else draws.numpy())]
+    size = len(rows) * rows[0].nbytes
+    content = await codec(call, size, *((latents_json, rows, model) if media == JSON else (_latents_npy, rows)))
     return Response(content, headers=headers, media_type=media)
 
 
@@ -85,6 +85,10 @@ def _best(offered: tuple[str, ...], header: str) -> str:
     except mimeparse.MimeTypeParseException:
         best = ""
     return best
+
+
+def _latents_npy(rows: list[np.ndarray]) -> bytes:
+    return write_npy(np.stack(rows))
 
 
 def _images(media: str, pixels: np.ndarray, columns: int | None) -> bytes:

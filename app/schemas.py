@@ -1,5 +1,6 @@
 """The JSON of the service, with examples: what comes in is checked against it, what goes out is written by it."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -134,12 +135,12 @@ class Problem(Schema):
     request_id: str
 
 
-def latents_json(table: np.ndarray, model: str) -> bytes:
-    """`Latents`, straight from an array of mean, logvar and the draws, [2 + L, N, *latent]."""
-    mean, logvar, draws = map(np.ascontiguousarray, (table[0], table[1], table[2:].swapaxes(0, 1)))
-    latents = [{"mean": m, "logvar": v} for m, v in zip(mean, logvar, strict=True)]
-    if draws.size:
-        latents = [{**latent, "z": z} for latent, z in zip(latents, draws, strict=True)]
+def latents_json(rows: Sequence[np.ndarray], model: str) -> bytes:
+    """`Latents`, straight from the arrays of mean, logvar and each draw, all [N, *latent]."""
+    mean, logvar, *draws = map(np.ascontiguousarray, rows)
+    latents: list[dict[str, Any]] = [{"mean": m, "logvar": v} for m, v in zip(mean, logvar, strict=True)]
+    if draws:
+        latents = [{**latent, "z": z} for latent, *z in zip(latents, *draws, strict=True)]
     return dump({"latents": latents, "shape": mean.shape[1:], "model": model})
 
 
