@@ -21,11 +21,13 @@ def portray(folder: Path, training: Training, dataset: Dataset) -> None:
 
 
 def save_evaluation(model: Path, data: Path, figures: dict[str, Any]) -> None:
-    """Keep the figures in the model's metrics.json, and draw its pictures and its card anew."""
+    """Keep the figures in metrics.json, beside those of other numbers of draws, and draw pictures and card anew."""
     checkpoint = read_checkpoint(model)
     records = [EpochRecord(**record) for record in checkpoint.metrics.get("training", {}).get("epochs", [])]
     images = read_dataset(data, checkpoint.vae.config.image_shape).held_out
-    found = {"evaluation": figures, "reference": asdict(measure_reference(checkpoint.vae, images))}
+    others = [kept for kept in checkpoint.metrics.get("evaluations", []) if kept["samples"] != figures["samples"]]
+    evaluations = sorted([*others, figures], key=lambda kept: int(kept["samples"]))
+    found = {"evaluations": evaluations, "reference": asdict(measure_reference(checkpoint.vae, images))}
     if figures["binarize"] == "dynamic":
         found["inputs"] = {name: asdict(fidelity) for name, fidelity in compare_inputs(checkpoint.vae, images).items()}
     write_json(model / METRICS, checkpoint.metrics | found)

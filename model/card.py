@@ -44,11 +44,11 @@ def write_card(folder: Path) -> None:
 
 def render_card(checkpoint: Checkpoint, pictures: list[str]) -> str:
     """The card in Markdown; what is not known is not spoken of."""
-    training, evaluation = checkpoint.metrics.get("training"), checkpoint.metrics.get("evaluation")
+    training, evaluations = checkpoint.metrics.get("training"), checkpoint.metrics.get("evaluations", [])
     parts = [
         f"# {checkpoint.name}: a Variational Autoencoder",
         _summary(checkpoint.vae.config, training),
-        f"## How good it is\n\n{_figures(evaluation)}",
+        f"## How good it is\n\n{_figures(evaluations)}",
         *_published(training),
         *_grey(checkpoint.metrics.get("inputs")),
         *_strangers(checkpoint.reference),
@@ -71,9 +71,11 @@ def _trained(training: dict[str, Any]) -> int:
     return count
 
 
-def _figures(evaluation: dict[str, Any] | None) -> str:
-    if evaluation is None:
-        return "Not evaluated yet: `vae evaluate --save` fills this in."
+def _figures(evaluations: list[dict[str, Any]]) -> str:
+    return "\n\n".join(map(_evaluated, evaluations)) or "Not evaluated yet: `vae evaluate --save` fills this in."
+
+
+def _evaluated(evaluation: dict[str, Any]) -> str:
     error = f" ± {evaluation['standard_error']:.2f}" if evaluation["standard_error"] is not None else ""
     rows = {
         f"log p(x), bound with K = {evaluation['samples']}": f"{evaluation['log_likelihood']:.2f}{error} nats",
@@ -86,7 +88,8 @@ def _figures(evaluation: dict[str, Any] | None) -> str:
     drawn = f", binarised once with seed {evaluation['seed']}" if evaluation["binarize"] == "dynamic" else ""
     about = f"Means over {evaluation['images']:,} images of the {evaluation['split']}{drawn}."
     sure = "\n± is the standard error of the mean over the images." if error else ""
-    return f"{_table('figure', rows)}\n\n{about}{sure}\n\n    {evaluation['command']}"
+    took = f"Networks in {evaluation['precision']}; {evaluation['seconds'] / 60:.0f} minutes on {evaluation['device']}."
+    return f"{_table('figure', rows)}\n\n{about}{sure}\n{took}\n\n    {evaluation['command']}"
 
 
 def _published(training: dict[str, Any] | None) -> list[str]:

@@ -18,7 +18,12 @@ from model.strangers import measure_reference
 from model.training import EpochRecord
 from tests.conftest import DIGITS, build
 
-TABLE = {"split": "test split", "command": "vae evaluate --model digits --data digits.npz"}
+TABLE = {
+    "split": "test split",
+    "command": "vae evaluate --model digits --data digits.npz",
+    "seconds": 90.0,
+    "device": "cpu",
+}
 
 
 @pytest.fixture
@@ -57,12 +62,13 @@ def test_a_model_of_which_nothing_is_known_has_its_architecture_and_limits(folde
 
 def test_the_figures_are_those_of_the_metrics(folder: Path, digits: np.ndarray, training: dict) -> None:
     table = evaluate(read_checkpoint(folder).vae, digits[:40], samples=6, seed=9)
-    write_json(folder / METRICS, {"training": training, "evaluation": asdict(table) | TABLE})
+    write_json(folder / METRICS, {"training": training, "evaluations": [asdict(table) | TABLE]})
     text = card(folder)
     assert f"K = 6 | {table.log_likelihood:.2f} ± {table.standard_error:.2f} nats |" in text
     assert f"| ELBO | {table.elbo:.2f} nats |" in text
     assert f"| active units | {table.active_units} of 4 |" in text
     assert "Means over 40 images of the test split, binarised once with seed 9." in text
+    assert "Networks in float32; 2 minutes on cpu." in text
     assert TABLE["command"] in text
 
 
@@ -78,7 +84,7 @@ def test_the_training_is_told_with_its_command_and_data(folder: Path, training: 
 
 def test_a_figure_without_certainty_claims_none(folder: Path, digits: np.ndarray) -> None:
     table = evaluate(read_checkpoint(folder).vae, digits[:1], samples=2, binarize="none")
-    write_json(folder / METRICS, {"evaluation": asdict(table) | TABLE})
+    write_json(folder / METRICS, {"evaluations": [asdict(table) | TABLE]})
     text = card(folder)
     assert "±" not in text
     assert "binarised" not in text

@@ -58,7 +58,7 @@ def test_training_leaves_a_whole_model_and_one_line_for_each_epoch(data: Path, t
     assert [epoch["epoch"] for epoch in training["epochs"]] == [1, 2]
     assert training["options"]["precision"] == "bfloat16"
     assert training["data"]["train"] == 600
-    assert "evaluation" not in checkpoint.metrics
+    assert "evaluations" not in checkpoint.metrics
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_
     assert result.exit_code == 0, result.output
     figures = json.loads((tmp_path / "figures.json").read_text())
     kept = json.loads((trained / METRICS).read_text())
-    assert kept["evaluation"] == figures
+    assert kept["evaluations"] == [figures]
     assert kept["inputs"].keys() == {"grey", "threshold", "draw"}
     assert read_checkpoint(trained).reference.areas.keys() >= {"noise", "letters"}
     assert (figures["images"], figures["samples"], figures["seed"], figures["split"]) == (100, 3, 5, "test split")
@@ -133,6 +133,15 @@ def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_
     assert figures["elbo"] <= figures["log_likelihood"]
     assert f"{figures['log_likelihood']:.4f}" in result.stdout
     assert f"{figures['log_likelihood']:.2f} ±" in (trained / "README.md").read_text()
+
+
+def test_evaluations_by_other_numbers_of_draws_are_kept_side_by_side(trained: Path, data: Path) -> None:
+    for samples in (2, 5, 2):
+        line = f"evaluate --samples {samples} --limit 9 --save --device cpu"
+        assert vae(line, "--model", trained, "--data", data).exit_code == 0
+    kept = json.loads((trained / METRICS).read_text())["evaluations"]
+    assert [figures["samples"] for figures in kept if figures["images"] == 9] == [2, 5]
+    assert [f"K = {samples} |" in (trained / "README.md").read_text() for samples in (2, 5)] == [True, True]
 
 
 def test_an_evaluation_that_is_not_kept_changes_nothing(trained: Path, data: Path) -> None:
