@@ -25,7 +25,7 @@ from model.checkpoint import Checkpoint, CheckpointError
 
 log = logging.getLogger(__name__)
 
-WORTH_A_BATCH = 8
+WORTH_A_BATCH = 4
 """Rows that must be quick for the event loop to run them: below, a batch on the device's thread is the better use."""
 
 

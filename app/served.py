@@ -16,7 +16,7 @@ from model.checkpoint import Checkpoint
 from model.elbo import ELBO, Bounds
 from model.gaussian import DiagonalGaussian
 
-QUICK = 0.01
+QUICK = 0.005
 """Seconds of a batch up to which the event loop runs it: two threads of Python get in each other's way for longer."""
 
 

@@ -157,7 +157,7 @@ def test_a_device_that_is_not_there_is_named():
 async def test_a_model_that_is_quick_on_a_cpu_is_left_to_the_event_loop_and_a_slow_one_is_not(digits_model, device):
     async with running_engine(digits_model, device) as engine:
         served = engine.served
-        assert (engine.at_once(served.work("encode")) >= 8) == (device == "cpu")
+        assert (engine.at_once(served.work("encode")) >= 4) == (device == "cpu")
         assert engine.at_once(served.work("score", exact=True)) == 0
         served.measured("encode", {1: 0.5 * QUICK, 2: 0.9 * QUICK, 4: 1.5 * QUICK})
         assert served.quick["encode", False] == served.quick["encode", True] == 2
