@@ -27,7 +27,7 @@ def contestants() -> list[Contestant]:
         Contestant(OURS, [str(Path(sys.executable).with_name("vae")), "serve"], "as it ships", "vae-service"),
         _peer("FastAPI", "fastapi_plain", "no batching, 2 processes", "fastapi"),
         _peer("LitServe", "litserve_peer", "2 workers, batches to 32 within 1 ms, fast queue", "litserve"),
-        _peer("BentoML", "bentoml_peer", "2 workers, no batching: a batch takes another hop between processes", "bentoml"),
+        _peer("BentoML", "bentoml_peer", "2 workers, no batching: it takes another hop", "bentoml"),
         _peer("mosec", "mosec_peer", "2 workers, batches to 32 within 1 ms", "mosec"),
         _peer("Ray Serve", "ray_peer", "2 replicas, batches to 32 within 1 ms", "ray"),
         Contestant(
