@@ -15,9 +15,12 @@ router = APIRouter(tags=["operations"], route_class=Straight)
 
 @router.post("/admin/reload", response_model=Model, responses=problems(401, 403, 406, 409, 413, 422, 503))
 async def reload(request: Request) -> Response:
-    """Load the model's folder anew, beside what is served; new requests are answered by it once it is warm."""
+    """Load the model's folder anew, beside what is served; new requests are answered by it once it is warm.
+
+    Of several workers one answers, and the others follow.
+    """
     asked = Asked(request, OBJECT)
     if not asked.limits.keys():
         raise Forbidden("a reload over HTTP wants a key: set VAE_API_KEY or VAE_API_KEY_FILE, or send SIGHUP")
-    await asyncio.shield(request.app.state.reloading.begin())
+    await asyncio.shield(request.app.state.reloading.begin(others=True))
     return answers.model(asked.call, request.app.state.engine)

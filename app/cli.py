@@ -37,7 +37,7 @@ def serve(context: typer.Context) -> None:
 
         settings = read_settings(context.args)
         configure_logging(settings)
-        from app.server import serve as run
+        from app.workers import serve as run
 
         run(settings)
 
@@ -159,13 +159,21 @@ def evaluate(  # every option of the command is an argument
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
     """End with one line on stderr and exit code 2 where data, options or files are at fault."""
-    from model.checkpoint import CheckpointError
-
     try:
         yield
-    except (ValueError, CheckpointError, OSError) as error:
-        typer.echo(f"vae: {error}", err=True)
-        raise typer.Exit(2) from None
     except ModuleNotFoundError as error:
         typer.echo(f"vae: {error}; pip install 'vae-service[train]' brings what training needs", err=True)
         raise typer.Exit(2) from None
+    except Exception as error:
+        if not _can_be_mended(error):
+            raise
+        typer.echo(f"vae: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _can_be_mended(error: Exception) -> bool:
+    if isinstance(error, ValueError | OSError):
+        return True
+    from model.checkpoint import CheckpointError  # it brings torch, which the parent of workers does without
+
+    return isinstance(error, CheckpointError)

@@ -6,7 +6,6 @@ the same seed gives the same bytes under any load.
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +15,7 @@ import torch
 
 from app.batching import Batcher
 from app.faults import diagnose, release
+from app.machine import cores
 from app.metrics import Metrics
 from app.operations import OPERATIONS, Stack, examples, shapes
 from app.runner import OutOfMemory
@@ -73,6 +73,11 @@ class Engine:
         self._batcher.start()
         self._opening = asyncio.create_task(self._open())
 
+    async def warmed(self) -> bool:
+        """Whether the model got warm, once that is known."""
+        await asyncio.wait([self._opening])
+        return self.ready
+
     async def close(self) -> None:
         """Take no more work, answer what was accepted, stop the device thread."""
         self._opening.cancel()
@@ -104,8 +109,7 @@ class Engine:
             raise diagnose(failure, self.device) or failure from None
 
     def _tell_model(self) -> None:
-        self._metrics.model_info.clear()
-        self._metrics.model_info.labels(self.served.model, str(self.device)).set(1)
+        self._metrics.tell_model(self.served.model, str(self.device))
 
     async def _meet_every_shape(self, served: Served) -> dict[str, int]:
         limits = {}
@@ -188,7 +192,7 @@ def spare_cores() -> int:
 
     Threads of one batch wait for each other many times: one that has to share its core holds up all of them.
     """
-    return max(1, (os.cpu_count() or 1) - 1)
+    return max(1, cores() - 1)
 
 
 def choose_device(name: str) -> torch.device:

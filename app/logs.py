@@ -6,7 +6,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 
 from app.settings import Settings
 
-_FORMATTERS = {
+_FORMATTERS: dict[str, dict[str, object]] = {
     "json": {
         "()": "pythonjsonlogger.orjson.OrjsonFormatter",
         "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -17,13 +17,16 @@ _FORMATTERS = {
 }
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send every logger to stderr in the chosen format; uvicorn's access log is left to the edge's."""
+def configure_logging(settings: Settings, worker: int | None = None) -> None:
+    """Send every logger to stderr in the chosen format; uvicorn's access log is left to the edge's.
+
+    Of several workers each names itself.
+    """
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": _FORMATTERS,
+            "formatters": _FORMATTERS if worker is None else _named(worker),
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}},
             "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
             "loggers": {
@@ -32,3 +35,8 @@ def configure_logging(settings: Settings) -> None:
             },
         }
     )
+
+
+def _named(worker: int) -> dict[str, dict[str, object]]:
+    text = f"{_FORMATTERS['text']['format']}  [worker {worker}]"
+    return {"json": {**_FORMATTERS["json"], "static_fields": {"worker": worker}}, "text": {"format": text}}

@@ -42,8 +42,14 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     metrics, door = Metrics(), Door(settings)
     engine = Engine(read_checkpoint(settings.model), settings, metrics)
     door.require_room = engine.require_room
-    metrics.ready.set_function(lambda: engine.ready and not door.draining)
-    metrics.device_memory.set_function(engine.device_memory)
+
+    def look() -> None:
+        ready = engine.ready and not door.draining
+        metrics.ready.set(ready)
+        metrics.workers.set(ready)
+        metrics.device_memory.set(engine.device_memory())
+
+    metrics.look = look
     app = FastAPIOffline(
         title="VAE service",
         description=_DESCRIPTION,

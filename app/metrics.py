@@ -1,8 +1,19 @@
-"""What is measured, by name, in seconds and bytes; one registry for each application, none at import."""
+"""What is measured, by name, in seconds and bytes; one registry for each application, none at import.
+
+Several workers count together, in the files of `PROMETHEUS_MULTIPROC_DIR`: each of them tells what all have counted.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from app.calls import STAGES
+from app.processes import Processes
 
 OPERATIONS = ("encode", "decode", "reconstruct", "score")
 ENDPOINTS = ("/encode", "/decode", "/reconstruct", "/sample", "/score", "/model", "/admin/reload", "other")
@@ -11,16 +22,22 @@ DISPATCHES = ("free", "full", "window")
 DROPS = ("timed_out", "cancelled")
 RELOADS = ("done", "failed")
 
+_OfAll = Literal["livesum", "livemin", "livemax"]
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ITEMS = tuple(2**power for power in range(13))
 
 
-class Metrics:
-    """The instruments of one application; every label set that is known beforehand is there from the start, at zero."""
+class Metrics(Collector):
+    """The instruments of one application; every label set that is known beforehand is there from the start, at zero.
+
+    `look` sets those gauges that follow something else; whoever knows it sets it.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        self.look: Callable[[], None] = lambda: None
+        self._told = self._sources()
+        self._model: Gauge | None = None
         self.requests = self._counter("requests", "Answered requests.", "endpoint", "status")
         self.request_seconds = self._seconds("request_seconds", "From the first byte in to the last out.", "endpoint")
         self.stage_seconds = self._seconds("stage_seconds", "What a request spent in a stage.", "stage")
@@ -30,7 +47,7 @@ class Metrics:
         )
         self.device_seconds = self._seconds("device_seconds", "One batch on the device.", "operation")
         self.padding = self._counter("padding_items", "Rows added to reach a warmed batch shape.")
-        self.queue_items = self._gauge("queue_items", "Images that wait for the device.")
+        self.queue_items = self._gauge("queue_items", "Images that wait for the device.", of_all="livesum")
         self.rejected = self._counter("rejected_requests", "Requests refused by a full queue.")
         self.dropped = self._counter("dropped_requests", "Requests whose caller no longer waits.", "why")
         self.out_of_memory = self._counter("out_of_memory", "Batches that the device had no room for.", "operation")
@@ -38,16 +55,19 @@ class Metrics:
             "batch_limit_items", "Images that a batch may have since the device ran out of memory; else 0.", "operation"
         )
         self.reloads = self._counter("reloads", "Times that the model was asked to be loaded anew.", "outcome")
-        self.ready = self._gauge("ready", "1 while the service takes work.")
-        self.device_memory = self._gauge("device_memory_bytes", "What torch holds of the GPU's memory; 0 on a CPU.")
+        self.ready = self._gauge("ready", "1 while every worker takes work.", of_all="livemin")
+        self.workers = self._gauge("workers", "Processes that take work.", of_all="livesum")
+        self.device_memory = self._gauge(
+            "device_memory_bytes", "What torch holds of the GPU's memory; 0 on a CPU.", of_all="livesum"
+        )
         self.model_info = self._gauge("model_info", "The model that is served.", "model", "device")
         self._at_zero()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"vae_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"vae_{name}", text, labels, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str, of_all: _OfAll = "livemax") -> Gauge:
+        return Gauge(f"vae_{name}", text, labels, registry=self.registry, multiprocess_mode=of_all)
 
     def _seconds(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(f"vae_{name}", text, labels, buckets=_SECONDS, registry=self.registry)
@@ -71,6 +91,27 @@ class Metrics:
         for why in DROPS:
             self.dropped.labels(why)
 
+    def tell_model(self, model: str, device: str) -> None:
+        """Name the model that is served from now on."""
+        if self._model:
+            self._model.set(0)  # series in files stay: `collect` leaves those at 0 out
+        self._model = self.model_info.labels(model, device)
+        self._model.set(1)
+
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""
-        return generate_latest(self.registry)
+        self.look()
+        return generate_latest(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """What this process has counted, or all workers together."""
+        for source in self._told:
+            for metric in source.collect():
+                if metric.name == "vae_model_info":
+                    metric.samples = [sample for sample in metric.samples if sample.value]
+                yield metric
+
+    def _sources(self) -> tuple[Collector, ...]:
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            return MultiProcessCollector(None, folder), Processes()  # type: ignore[no-untyped-call]
+        return self.registry, ProcessCollector(registry=None)

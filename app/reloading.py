@@ -5,6 +5,7 @@ Only the folder that the settings name is ever read: a caller can ask when, not 
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from app.engine import Engine
 from app.errors import NotReloaded, ServiceError
@@ -17,26 +18,30 @@ log = logging.getLogger(__name__)
 
 
 class Reloading:
-    """One reload after another, each carried through whether or not somebody still waits for it."""
+    """One reload after another, each carried through whether or not somebody still waits for it.
+
+    `tell_others` lets the other workers of the service follow, where there are any.
+    """
 
     def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
         self._engine = engine
         self._folder = settings.model
         self._metrics = metrics
+        self.tell_others: Callable[[], object] = lambda: None
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self) -> asyncio.Task[None]:
-        """Load, verify, warm and swap, in a task that has its turn after those before it.
+    def begin(self, *, others: bool = False) -> asyncio.Task[None]:
+        """Load, verify, warm and swap, in a task that has its turn after those before it; then tell other workers too.
 
         It raises `NotReloaded` for a folder without a usable model, `Unavailable` where the device takes no work.
         """
-        task = asyncio.create_task(self._reload())
+        task = asyncio.create_task(self._reload(others))
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
-    async def _reload(self) -> None:
+    async def _reload(self, others: bool) -> None:
         async with self._turn:
             before = self._engine.served.model
             try:
@@ -46,6 +51,8 @@ class Reloading:
                 raise NotReloaded(f"{said}; {before} goes on serving") from failure
             self._metrics.reloads.labels("done").inc()
             log.info("reloaded: %s serves after %s", self._engine.served.model, before)
+            if others:
+                self.tell_others()
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

@@ -64,12 +64,18 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
         """Begin to drain; at the second signal, leave."""
-        if self.door.draining:
-            self.should_exit = self.force_exit = True
-            return
-        self.door.draining = True
-        self.drained_by = time.monotonic() + self.grace
-        log.info("draining: %d requests inside, at most %g s", self.door.inside, self.grace)
+        self.leave() if self.door.draining else self.drain()
+
+    def drain(self) -> None:
+        """Let nobody in any more, and end when the house is empty or its time is over."""
+        if not self.door.draining:
+            self.door.draining = True
+            self.drained_by = time.monotonic() + self.grace
+            log.info("draining: %d requests inside, at most %g s", self.door.inside, self.grace)
+
+    def leave(self) -> None:
+        """End at once."""
+        self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's clock, ten times a second: stop listening when the house is empty."""
@@ -95,8 +101,8 @@ def serve(settings: Settings) -> None:
     run(server)
 
 
-def run(server: Server) -> None:
-    """Run a server to its end, and the process with it where the device is lost."""
-    server.run()
+def run(server: Server, sockets: list[socket.socket] | None = None) -> None:
+    """Run a server to its end, on its own sockets or on these, and the process with it where the device is lost."""
+    server.run(sockets)
     if server.lost_at:
         sys.exit(1)

@@ -33,7 +33,12 @@ class Settings(BaseSettings):
 
     model: Path = Field(DEFAULT_MODEL, description="folder of the model: config.json and model.safetensors")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of one batch; 0 takes all cores but one")
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of one batch; 0 takes all cores but one, or a worker's share"
+    )
+    workers: int = Field(
+        0, ge=0, le=64, description="serving processes; 0 takes one a core, at most 4, on a CPU, and one on a GPU"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
 

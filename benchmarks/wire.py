@@ -104,11 +104,14 @@ class Service:
 
 @asynccontextmanager
 async def serving(*options: str, program: str = SERVE, **variables: str) -> AsyncIterator[Service]:
-    """The service in a process of its own, ready; killed at the end if it still runs."""
+    """The service in a process of its own, ready; killed at the end if it still runs.
+
+    It is one process unless VAE_WORKERS says otherwise: that is what the figures are of.
+    """
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
     command = (sys.executable, "-c", program, "serve", "--port", str(port), *options)
-    environment = {**os.environ, "VAE_LOG_LEVEL": "warning", **variables}
+    environment = {"VAE_WORKERS": "1", **os.environ, "VAE_LOG_LEVEL": "warning", **variables}
     process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
     try:
         service = Service(process, port)

@@ -48,7 +48,11 @@ class Service:
         self.log = asyncio.create_task(process.stderr.read())
 
     async def status(self, path: str = "/readyz") -> int:
-        return (await self.client.get(path)).status_code
+        """What a probe is answered; 0 where nobody listens yet."""
+        try:
+            return (await self.client.get(path)).status_code
+        except httpx.ConnectError:
+            return 0
 
     async def becomes(self, status: int, path: str = "/readyz") -> None:
         while await self.status(path) != status:  # noqa: ASYNC110  # another process sets no asyncio.Event
@@ -214,8 +218,10 @@ async def test_a_process_whose_device_is_lost_says_so_to_its_probes_and_ends_wit
         assert await it.ended() == 1
 
 
-async def test_a_missing_model_is_told_in_one_line():
-    process = await python("-c", "from app.cli import main; main()", "serve", "--model", "nowhere")
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_missing_model_is_told_in_one_line(workers):
+    options = ("--model", "nowhere", "--port", "0", "--workers", workers, "--log-level", "error")
+    process = await python("-c", "from app.cli import main; main()", "serve", *options)
     _, told = await process.communicate()
     assert process.returncode == 2
     assert told == b"vae: nowhere/config.json: No such file or directory\n"

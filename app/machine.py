@@ -1,0 +1,41 @@
+"""What there is to serve with, told without torch, which takes seconds and 200 MB: cores, a GPU, and so processes."""
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from app.settings import Settings, SettingsError
+
+MOST = 4
+"""Workers that are started unasked."""
+
+_GPUS = ("nvidia[0-9]*", "dxg", "kfd")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def cores() -> int:
+    """The cores that this process may use: those of the machine, or of its share of it, where a container has one."""
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    quota, period = _QUOTA.read_text().split() if _QUOTA.exists() else ("max", "")
+    return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+
+
+def has_gpu() -> bool:
+    """Whether torch may find a GPU: it is built for one, the system shows one, and nobody hides it."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
+    return not hidden and not version("torch").endswith("+cpu") and any(any(Path("/dev").glob(g)) for g in _GPUS)
+
+
+def resolve(settings: Settings) -> Settings:
+    """The settings with a number of workers, and for each of several its share of the cores.
+
+    Raises `SettingsError` for several on a system that does not spread connections over them.
+    """
+    spreads = sys.platform == "linux"
+    if settings.workers > 1 and not spreads:
+        raise SettingsError(f"workers: expected 1 on a system other than Linux, got {settings.workers}")
+    on_gpu = settings.device.startswith("cuda") or (settings.device == "auto" and has_gpu())
+    workers = settings.workers or (1 if on_gpu or not spreads else min(MOST, cores()))
+    share = settings.threads if workers == 1 else settings.threads or max(1, cores() // workers)
+    return settings.model_copy(update={"workers": workers, "threads": share})

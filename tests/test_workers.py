@@ -1,0 +1,210 @@
+"""Two real workers on one port are one service: its answers, its counts, its reloads and its end."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import DIGITS, build, write
+from prometheus_client.parser import text_string_to_metric_families
+from test_server import LATENT, SERVE, Service, python, serving
+
+from model.checkpoint import read_checkpoint, write_checkpoint
+
+pytestmark = pytest.mark.anyio
+
+WORKERS = SERVE.replace("app.server", "app.workers")
+KEY = {"Authorization": "Bearer key"}
+HEAD = b"POST /decode HTTP/1.1\r\nHost: vae\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+
+
+class Two:
+    """A service of two workers, every question to it on a connection of its own."""
+
+    def __init__(self, service: Service) -> None:
+        self.process, self.port, self.log = service.process, service.port, service.log
+        self.ended = service.ended
+
+    async def ask(self, path: str, method: str = "GET") -> httpx.Response:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=KEY, timeout=30) as client:
+            return await client.request(method, path)
+
+    async def ask_all(self, *paths: str) -> list[httpx.Response]:
+        return await asyncio.gather(*map(self.ask, paths))
+
+    async def count(self, name: str, **labels: str) -> float:
+        """What whichever worker answers tells."""
+        text = (await self.ask("/metrics")).text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+
+    async def are(self, workers: int) -> None:
+        while await self.count("vae_workers") != workers:  # noqa: ASYNC110  # another process sets no asyncio.Event
+            await asyncio.sleep(0.02)
+
+    async def all_serve(self, model: str) -> None:
+        while {a.json()["model"] for a in await self.ask_all(*["/model"] * 12)} != {model}:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.02)
+
+    def pids(self) -> list[int]:
+        parent = self.process.pid
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    async def half_a_request(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A caller whom a worker has let in, and who says the rest when the test wants it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(HEAD + b"Authorization: Bearer key\r\nContent-Length: %d\r\n\r\n" % len(LATENT))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        return reader, writer
+
+
+async def two(model: Path, **settings: object) -> AsyncIterator[Two]:
+    options = {"workers": 2, "api_key": "key", **settings}
+    async with serving(model, program=WORKERS, **options) as service:
+        it = Two(service)
+        await it.are(2)
+        yield it
+
+
+async def rest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """The first line that answers a request whose rest is said now."""
+    writer.write(LATENT)
+    line = await reader.readline()
+    writer.close()
+    return line
+
+
+@pytest.fixture(scope="module")
+async def folder(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("workers") / "served", DIGITS)
+
+
+@pytest.fixture(scope="module")
+async def it(folder) -> AsyncIterator[Two]:
+    async for service in two(folder):
+        yield service
+
+
+def put(folder: Path, seed: int) -> str:
+    write_checkpoint(folder, DIGITS, build(DIGITS, seed).state_dict())
+    return read_checkpoint(folder).identity
+
+
+async def test_both_give_a_seed_the_same_bytes_and_whoever_is_asked_tells_what_both_have_counted(it):
+    before = await it.count("vae_requests_total", endpoint="/sample")
+    answers = await it.ask_all(*["/sample?n=2&seed=3"] * 40)
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    for _ in range(8):
+        assert await it.count("vae_requests_total", endpoint="/sample", status="200") == before + 40
+        assert await it.count("vae_request_seconds_count", endpoint="/sample") == before + 40
+        assert await it.count("vae_queue_items") == 0
+        assert (await it.count("vae_ready"), await it.count("vae_model_info")) == (1, 1)
+
+
+async def test_the_memory_of_all_processes_is_told(it):
+    def resident(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    together = sum(map(resident, (it.process.pid, *it.pids())))
+    assert 0.9 * together < await it.count("process_resident_memory_bytes") < 1.1 * together + 2**25
+
+
+async def test_a_worker_that_is_killed_is_not_missed_and_another_takes_its_place(it):
+    answered = await it.count("vae_requests_total")
+    seconds = await it.count("process_cpu_seconds_total")
+    victim = it.pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    while victim in it.pids():  # noqa: ASYNC110  # as above
+        await asyncio.sleep(0.01)
+    answers = await it.ask_all(*["/sample?seed=3"] * 20)
+    assert {answer.status_code for answer in answers} == {200}
+    await it.are(2)
+    assert victim not in it.pids()
+    assert await it.count("vae_requests_total") == answered + 20
+    assert await it.count("process_cpu_seconds_total") > seconds
+    assert await it.count("vae_model_info") == 1
+
+
+async def test_sighup_reaches_every_worker(it, folder):
+    model, reloads = put(folder, 1), await it.count("vae_reloads_total", outcome="done")
+    it.process.send_signal(signal.SIGHUP)
+    await it.all_serve(model)
+    assert await it.count("vae_reloads_total", outcome="done") == reloads + 2
+    assert await it.count("vae_model_info", model=model) == await it.count("vae_model_info") == 1
+
+
+async def test_whom_a_reload_is_asked_of_answers_and_the_other_follows(it, folder):
+    model = put(folder, 2)
+    answer = await it.ask("/admin/reload", "POST")
+    assert (answer.status_code, answer.headers["X-Model"]) == (200, model)
+    await it.all_serve(model)
+
+
+async def test_a_reload_that_fails_at_one_is_not_passed_on(it, folder):
+    model, failed = (await it.ask("/model")).json()["model"], await it.count("vae_reloads_total", outcome="failed")
+    config = (folder / "config.json").read_bytes()
+    (folder / "config.json").write_bytes(b"{}")
+    assert (await it.ask("/admin/reload", "POST")).status_code == 409
+    (folder / "config.json").write_bytes(config)
+    assert await it.count("vae_reloads_total", outcome="failed") == failed + 1
+    await it.all_serve(model)
+
+
+async def test_what_was_accepted_is_answered_when_parent_and_workers_are_told_to_end(digits_model):
+    async for it in two(digits_model):
+        inside = [await it.half_a_request() for _ in range(12)]
+        for pid in (it.process.pid, *it.pids()):
+            os.kill(pid, signal.SIGTERM)
+        await it.are(0)
+        assert (await it.ask("/sample")).status_code == 503
+        assert {await rest(*half) for half in inside} == {b"HTTP/1.1 200 OK\r\n"}
+        assert await it.ended() == 0
+        log = [json.loads(line) for line in (await it.log).splitlines()]
+        assert not [line for line in log if line["level"] not in ("INFO", "DEBUG")]
+        assert {line["worker"] for line in log if line["message"] == "POST /decode 200"} == {0, 1}
+
+
+async def test_at_a_second_signal_all_leave_at_once(digits_model):
+    async for it in two(digits_model, graceful_timeout_s=600, request_timeout_s=600):
+        inside = [await it.half_a_request() for _ in range(4)]
+        it.process.send_signal(signal.SIGINT)
+        await it.are(0)
+        it.process.send_signal(signal.SIGINT)
+        await it.ended()
+        for reader, writer in inside:
+            assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
+            writer.close()
+
+
+async def test_workers_whose_parent_is_killed_finish_what_they_accepted_and_end(digits_model):
+    async for it in two(digits_model):
+        inside = [await it.half_a_request() for _ in range(4)]
+        it.process.kill()
+        await it.are(0)
+        assert {await rest(*half) for half in inside} == {b"HTTP/1.1 200 OK\r\n"}
+        assert await it.ended() == -signal.SIGKILL
+        assert b"POST /decode 200" in await it.log  # it ends with the last who could write to it
+
+
+async def test_a_service_whose_workers_never_get_warm_ends_and_says_so(digits_model, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit(7)")  # the parent gets on without torch, no worker does
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from app.cli import main; main()"
+    options = ("--model", str(digits_model), "--port", "0", "--workers", "2", "--log-format", "text")
+    process = await python("-c", code, "serve", *options)
+    _, told = await process.communicate()
+    assert process.returncode == 2
+    assert told.splitlines()[-1] == b"vae: a worker died 3 times before it was warm, with exit code 7"
+
+
+async def test_a_port_that_is_taken_is_told_in_one_line(it, folder):
+    options = ("--model", str(folder), "--port", str(it.port), "--workers", "2")
+    process = await python("-c", "from app.cli import main; main()", "serve", *options)
+    _, told = await process.communicate()
+    assert process.returncode == 2
+    assert told == b"vae: [Errno 98] 127.0.0.1 port %d: Address already in use\n" % it.port
