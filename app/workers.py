@@ -138,7 +138,7 @@ class Workers:
             cold = 0 if child.warm else cold + 1
             self._judge(child, code, cold)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), min(2.0**cold - 1, LONGEST_PAUSE))
+                await asyncio.wait_for(self._ending.wait(), min(2.0 ** max(0, cold - 1) - 1, LONGEST_PAUSE))
 
     def _heed(self, child: Child, word: str) -> None:
         if word == "warm":

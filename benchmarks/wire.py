@@ -35,12 +35,14 @@ class Line:
         """The answer to one request; raises `ConnectionRefusedError` where nobody listens any more."""
         if self._writer is not None and self._reader.at_eof():  # the server has closed an idle line
             self.cut()
-        if self._writer is None:
-            self._reader, self._writer = await asyncio.open_connection(HOST, self.port)
         try:
+            if self._writer is None:
+                self._reader, self._writer = await asyncio.open_connection(HOST, self.port)
             self._writer.write(request)
             await self._writer.drain()
             answer = await self._read()
+        except ConnectionRefusedError:
+            raise
         except (ConnectionError, asyncio.IncompleteReadError):
             answer = Answer(0, {}, b"")
         if answer.status == 0 or answer.headers.get("connection") == "close":
