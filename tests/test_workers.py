@@ -43,12 +43,14 @@ class Two:
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     async def are(self, workers: int) -> None:
-        while await self.count("vae_workers") != workers:  # noqa: ASYNC110  # another process sets no asyncio.Event
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(60):
+            while await self.count("vae_workers") != workers:  # noqa: ASYNC110  # another process sets no asyncio.Event
+                await asyncio.sleep(0.02)
 
     async def all_serve(self, model: str) -> None:
-        while {a.json()["model"] for a in await self.ask_all(*["/model"] * 12)} != {model}:  # noqa: ASYNC110  # as above
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(30):
+            while {a.json()["model"] for a in await self.ask_all(*["/model"] * 12)} != {model}:  # noqa: ASYNC110  # as above
+                await asyncio.sleep(0.02)
 
     def pids(self) -> list[int]:
         parent = self.process.pid
