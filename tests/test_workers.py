@@ -124,6 +124,7 @@ async def test_a_worker_that_is_killed_is_not_missed_and_another_takes_its_place
     os.kill(victim, signal.SIGKILL)
     while victim in it.pids():  # noqa: ASYNC110  # as above
         await asyncio.sleep(0.01)
+    await it.are(1)
     answers = await it.ask_all(*["/sample?seed=3"] * 20)
     assert {answer.status_code for answer in answers} == {200}
     await it.are(2)
