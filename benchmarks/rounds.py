@@ -41,6 +41,7 @@ class Course:
     answers: Path
     payloads: dict[str, Payload] = field(init=False)
     bulk: Payload = field(init=False)
+    _raw: float = field(init=False, default=1000.0)
 
     def __post_init__(self) -> None:
         config = read_checkpoint(self.folder).vae.config
@@ -51,7 +52,9 @@ class Course:
         """The raw forward and the parts of a lone request; see `raw_forward`."""
         body = self.answers / "picture"
         body.write_bytes(self.payloads["encode"].body)
-        return raw_forward(self.folder, body, self.seconds / 2)
+        found = raw_forward(self.folder, body, self.seconds / 2)
+        self._raw = found["images_per_second"]
+        return found
 
     def turn(self, contestant: Contestant) -> Iterator[Row]:
         """Start the contestant, check its answers, warm it, measure it, end it."""
@@ -62,7 +65,7 @@ class Course:
                 for load, measured in self._loads(server, payload, whole=operation == "encode"):
                     yield Row(self.name, contestant.name, operation, load, measured)
             if contestant.name == OURS:
-                found = self._closed(server, self.bulk, 4, max(3, self.seconds))
+                found = self._closed(server, self.bulk, 4, max(3, self.seconds, 3 * 4 * BULK / self._raw))
                 yield Row(self.name, OURS, f"encode {BULK} as npy", "4 connections", found)
 
     def _loads(self, server: Server, payload: Payload, *, whole: bool) -> Iterator[tuple[str, Measured]]:
