@@ -45,12 +45,16 @@ class Sampled(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Nats for each image, [N], higher is better; `log_likelihood` only with samples. Fewer bits are better."""
+    """Nats for each image, [N], higher is better; `log_likelihood` only with samples. Fewer bits are better.
+
+    `percentile`, 0 to 100, is each ELBO's place among held-out images, where the model was evaluated on such.
+    """
 
     elbo: np.ndarray
     reconstruction: np.ndarray
     kl: np.ndarray
     bits_per_dim: np.ndarray
+    percentile: np.ndarray | None
     log_likelihood: np.ndarray | None
     seed: int
 
@@ -141,4 +145,4 @@ def _sampled(response: httpx.Response) -> Sampled:
 def _scored(response: httpx.Response) -> Scored:
     scores = response.json()["scores"]
     columns: dict[str, Any] = {name: np.array([score[name] for score in scores]) for name in scores[0]}
-    return Scored(**{"log_likelihood": None, **columns}, seed=int(response.headers["x-seed"]))
+    return Scored(**{"percentile": None, "log_likelihood": None, **columns}, seed=int(response.headers["x-seed"]))

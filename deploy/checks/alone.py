@@ -123,9 +123,10 @@ def wrong_models(report: Report, project: Project, scratch: Path) -> None:
         (container,) = project("ps", "--all", "--quiet", "app").split()
         found = restarted(container)
         health, restarts = found["State"]["Health"]["Status"], found["RestartCount"]
-        line = run("docker", "logs", "--tail", "1", container, check=False)
+        lines = run("docker", "logs", container, check=False).splitlines()
+        line = next((line for line in reversed(lines) if line.startswith("vae: ")), "nothing said")
         seen = f"{health}, restarted {restarts} times: {line}"
-        good = health != "healthy" and restarts > 0 and "/models/served" in line and "Traceback" not in line
+        good = health != "healthy" and restarts > 0 and "/models/served" in line and "Traceback" not in "".join(lines)
         report.fact(f"{folder.name} model refused", seen, good=good)
 
 
