@@ -90,9 +90,10 @@ def roll_out(project: Project, folder: Path) -> str:
 
 
 def reload(project: Project, folder: Path) -> str:
-    """The shipped weights put into the mounted folder, and each replica told to load them anew."""
-    copy = shutil.copy(SHIPPED / "model.safetensors", folder / "new")
-    Path(copy).rename(folder / "model.safetensors")
+    """The shipped model put into the mounted folder, and each replica told to load it anew."""
+    for file in ("metrics.json", "model.safetensors"):
+        copy = shutil.copy(SHIPPED / file, folder / "new")
+        Path(copy).rename(folder / file)
     project("kill", "--signal", "HUP", "app")
     time.sleep(3)
     names = {model_in(container) for container in project.containers()}
