@@ -1,6 +1,7 @@
 """Real small models and the real application around them; a device option runs the suite on a GPU."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from app.main import create_app
 from app.settings import Settings
-from model.checkpoint import write_checkpoint
+from model.checkpoint import METRICS, write_checkpoint, write_json
 from model.config import VAEConfig
 from model.vae import VAE
 
@@ -75,6 +76,15 @@ def write(folder: Path, config: VAEConfig) -> Path:
 @pytest.fixture(scope="session")
 def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("models") / "digits", DIGITS)
+
+
+@pytest.fixture
+def evaluated_model(digits_model: Path, tmp_path: Path) -> Path:
+    """The digits' model, evaluated: its held-out images have the ELBOs -200, -199 and so on to -100."""
+    shutil.copytree(digits_model, tmp_path / "evaluated")
+    reference = {"elbo": [-200.0 + n for n in range(101)], "areas": {}}
+    write_json(tmp_path / "evaluated" / METRICS, {"reference": reference})
+    return tmp_path / "evaluated"
 
 
 @pytest.fixture(scope="session")

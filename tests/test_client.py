@@ -1,6 +1,5 @@
 """The client against the real service: what it returns is what the service computed."""
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,12 +87,8 @@ def test_scores_add_up(vae: Client, digits: np.ndarray) -> None:
     assert vae.score(digits[:4, 0], samples=7).log_likelihood.shape == (4,)
 
 
-def test_a_model_that_was_evaluated_gives_percentiles(digits_model: Path, digits: np.ndarray, tmp_path: Path) -> None:
-    for file in digits_model.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    reference = {"elbo": [-200.0 + n for n in range(101)], "areas": {}}
-    (tmp_path / "metrics.json").write_text(json.dumps({"reference": reference}))
-    with listening(model=tmp_path) as address, Client(address, retries=20) as evaluated:
+def test_a_model_that_was_evaluated_gives_percentiles(evaluated_model: Path, digits: np.ndarray) -> None:
+    with listening(model=evaluated_model) as address, Client(address, retries=20) as evaluated:
         scored = evaluated.score(digits[:4, 0])
     np.testing.assert_allclose(scored.percentile, np.clip(scored.elbo + 200, 0, 100), atol=1e-3)
 

@@ -1,7 +1,6 @@
 """The contract, endpoint by endpoint: what it answers, and what a seed replays."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -124,12 +123,8 @@ async def test_columns_shape_the_grid(client, query, size):
     assert Image.open(io.BytesIO((await client.get(f"/sample?{query}")).content)).size == size
 
 
-async def test_a_score_has_its_percentile_where_the_model_was_evaluated(serve, digits_model, tmp_path, two):
-    for file in digits_model.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    reference = {"elbo": [-200.0 + n for n in range(101)], "areas": {}}
-    (tmp_path / "metrics.json").write_text(json.dumps({"reference": reference}))
-    async with serve(model=tmp_path) as evaluated, serve() as not_evaluated:
+async def test_a_score_has_its_percentile_where_the_model_was_evaluated(serve, evaluated_model, two):
+    async with serve(model=evaluated_model) as evaluated, serve() as not_evaluated:
         scores = (await evaluated.post("/score?seed=1", **two)).json()["scores"]
         assert [score["percentile"] for score in scores] == pytest.approx(
             [min(max(score["elbo"] + 200, 0), 100) for score in scores], abs=1e-4
