@@ -151,12 +151,9 @@ class Engine:
         batch = Stack.join(parts)
         if work.exact:
             return batch
-        shape = self._shape(len(batch))
+        shape = next(shape for shape in shapes(self._largest) if shape >= len(batch))
         self._metrics.padding.inc(shape - len(batch))
         return batch.padded(shape) if shape > len(batch) else batch
-
-    def _shape(self, rows: int) -> int:
-        return next(shape for shape in shapes(self._largest) if shape >= rows)
 
     def infer(self, work: Work, batch: Stack) -> Stack:
         """The batch through the networks, there and back with one copy each way."""
