@@ -23,7 +23,8 @@ LATENTS = json.dumps({"latents": [[0, 0.5, 0, 1]] * 9}).encode()
 LARGE = write_png(np.zeros((1, 600, 600), np.uint8))
 """Read on another thread."""
 
-CROWD = write_npy(np.zeros((300, 8, 8), np.uint8))
+IN_CROWD = 300
+CROWD = write_npy(np.zeros((IN_CROWD, 8, 8), np.uint8))
 """Several batches."""
 
 REQUESTS = [
@@ -39,7 +40,8 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 async def app(digits_model, device):
-    app = create_app(Settings(model=digits_model, device=device, threads=1, max_batch_size=16, max_queue_items=4096))
+    room = CALLERS * IN_CROWD
+    app = create_app(Settings(model=digits_model, device=device, threads=1, max_batch_size=16, max_queue_items=room))
     async with running(app):
         yield app
 
