@@ -34,7 +34,7 @@ class Batcher:
     ) -> None:
         self._metrics = metrics
         self._max_queue_items = max_queue_items
-        self._queue = FairQueue(max_batch_size, max_delay, device.at_once)
+        self._queue = FairQueue(max_batch_size, max_delay, device.pace)
         self._device = device
         self._runner = Runner(device, self._queue, metrics)
         self._taken: Sequence[Entry] = ()
@@ -138,7 +138,7 @@ class Batcher:
         self._planned = False
         with self._changed:
             batch = None if self._busy or self._jobs or self._lost else self._due()
-            if batch and not self._device.at_once(batch.kind):
+            if batch and not self._device.pace(batch.kind).at_once:
                 self._busy, self._handed, batch = True, batch, None
             if batch is None:
                 self._changed.notify()

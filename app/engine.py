@@ -18,15 +18,13 @@ from app.faults import diagnose, release
 from app.machine import cores
 from app.metrics import Metrics
 from app.operations import OPERATIONS, Stack, examples, shapes
+from app.pace import QUICK, Pace
 from app.runner import OutOfMemory
-from app.served import QUICK, Served, Work
+from app.served import Served, Work
 from app.settings import Settings
 from model.checkpoint import Checkpoint, CheckpointError
 
 log = logging.getLogger(__name__)
-
-WORTH_A_BATCH = 4
-"""Rows that must be quick for the event loop to run them: below, a batch on the device's thread is the better use."""
 
 
 class Engine:
@@ -124,7 +122,7 @@ class Engine:
                     limits[operation] = fitted = max(seconds)
                     log.warning("the device has room for %d images to %s at once, not for %d", fitted, operation, size)
                     break
-            served.measured(operation, seconds)
+            served.measured(operation, seconds, QUICK if self.device.type == "cpu" else 0.0)
         await self._meet(served.work("score", exact=True), _one_draw(served))
         return limits
 
@@ -132,7 +130,7 @@ class Engine:
         answers, seconds = await self._batcher.perform(partial(self._timed, work, batch))
         if not all(np.isfinite(column).all() for column in answers.columns):
             raise CheckpointError(f"{work.served.model}: {work.operation} gives numbers that are not finite")
-        again = range(3 if seconds < 10 * QUICK else 0)  # the first time is slower than it will be
+        again = range(3 if seconds < 10 * QUICK else 1)  # the first time is slower than it will be
         return min([seconds, *[(await self._batcher.perform(partial(self._timed, work, batch)))[1] for _ in again]])
 
     def _timed(self, work: Work, batch: Stack) -> tuple[Stack, float]:
@@ -141,10 +139,9 @@ class Engine:
 
     # What follows are the verbs of `runner.Device`.
 
-    def at_once(self, work: Work) -> int:
-        """How many rows are quick, if they are worth a batch; none on a GPU, which works beside the event loop."""
-        rows = work.served.quick.get((work.operation, work.exact), 0) if self.device.type == "cpu" else 0
-        return rows if rows >= WORTH_A_BATCH else 0
+    def pace(self, work: Work) -> Pace:
+        """What its warm-up has shown; nothing is done at once on a GPU, which works beside the event loop."""
+        return work.served.paces.get((work.operation, work.exact), Pace())
 
     def stack(self, work: Work, parts: Sequence[Stack]) -> Stack:
         """The parts as one batch, padded with zeros to a shape that was warmed."""

@@ -1,8 +1,11 @@
-"""One port for several processes: who reserves it keeps strangers out, those whom it starts listen side by side."""
+"""A port to listen on, alone or side by side: who reserves it keeps strangers out, those whom it starts share it."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+
+ACCEPTED = 16
+"""New connections that a turn of the event loop takes; with one alone, the last of 64 waits for 64 batches."""
 
 
 @contextmanager
@@ -22,7 +25,28 @@ def reserved(host: str, port: int) -> Iterator[int]:
 
 def share(host: str, port: int) -> list[socket.socket]:
     """Sockets to listen on beside other processes; the kernel gives each new connection to one of those who listen."""
-    return [_bound(family, (address, port), socket.SO_REUSEPORT) for family, address in _addresses(host, port)]
+    sockets = [_bound(family, (address, port), socket.SO_REUSEPORT) for family, address in _addresses(host, port)]
+    for one in sockets:  # what is left of closed connections must not keep the port from who comes next
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return sockets
+
+
+def own(host: str, port: int) -> list[socket.socket]:
+    """Sockets to listen on alone; raises `OSError` where somebody else has the port."""
+    sockets = [_bound(family, (address, port), socket.SO_REUSEADDR) for family, address in _addresses(host, port)]
+    for one in sockets:
+        one.listen()
+    return sockets
+
+
+def widened(sockets: Sequence[socket.socket]) -> list[socket.socket]:
+    """The same sockets `ACCEPTED` times: an event loop takes one new connection from each in a turn."""
+    return [door for one in sockets for door in (one, *(one.dup() for _ in range(ACCEPTED - 1)))]
+
+
+def url(host: str, port: int) -> str:
+    """Where callers find it."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, str]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from app.calls import Call
+from app.pace import Pace
 
 
 class Rows(Protocol):
@@ -117,16 +118,16 @@ class Batch:
 class FairQueue:
     """Entries in order of arrival, a lane for each kind of work; `depth` is what waits, in images.
 
-    `limits` holds the operations whose batches must stay below `max_batch_size`, in images; `at_once` tells for a kind
-    how many rows are quick, and that its batches shall have no more, or 0.
+    `limits` holds the operations whose batches must stay below `max_batch_size`, in images; `pace` tells how many rows
+    of a kind should go together.
     """
 
     def __init__(
-        self, max_batch_size: int, max_delay: float = 0.0, at_once: Callable[[Any], int] = lambda _: 0
+        self, max_batch_size: int, max_delay: float = 0.0, pace: Callable[[Any], Pace] = lambda _: Pace()
     ) -> None:
         self._max_batch_size = max_batch_size
         self._max_delay = max_delay
-        self._at_once = at_once
+        self._pace = pace
         self._lanes: dict[Kind, deque[Entry]] = {}
         self.limits: dict[str, int] = {}
         self.depth = 0
@@ -164,7 +165,10 @@ class FairQueue:
         dispatch = "full" if self._fills(kind, lane) else "window" if self._max_delay else "free"
         room = self._room(kind)
         entries = self._living(lane, room)
-        given = shares([entry.waiting for entry in entries], room)
+        rows = self._pace(kind).rows(min(room, sum(entry.waiting for entry in entries)))
+        lane.extendleft(reversed(entries[rows:]))
+        del entries[rows:]
+        given = shares([entry.waiting for entry in entries], rows)
         parts = [entry.take(count) for entry, count in zip(entries, given, strict=True)]
         self.depth -= sum(given) * kind.weight
         lane.extend(entry for entry in entries if entry.waiting)
@@ -184,8 +188,7 @@ class FairQueue:
         return 0.0 if self._fills(kind, lane) else lane[0].arrived + self._max_delay - time.monotonic()
 
     def _room(self, kind: Kind) -> int:
-        room = max(1, self.limit(kind.operation) // kind.weight)
-        return min(room, self._at_once(kind) or room)
+        return min(max(1, self.limit(kind.operation) // kind.weight), self._pace(kind).most)
 
     def _fills(self, kind: Kind, lane: deque[Entry]) -> bool:
         rows, full = 0, self._room(kind)

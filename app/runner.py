@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from app.errors import ServiceError, Unavailable
 from app.metrics import Metrics
+from app.pace import Pace
 from app.queueing import Batch, Entry, FairQueue
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,8 @@ class DeviceLost(Exception):
 class Device(Protocol):
     """What runs batches, one at a time; both verbs may raise `OutOfMemory` or `DeviceLost`."""
 
-    def at_once(self, kind: Any) -> int:
-        """How many rows are done so quickly that the event loop can do them itself; 0 where that is never so."""
+    def pace(self, kind: Any) -> Pace:
+        """How many rows of it make a batch, and whether the event loop can run that itself."""
 
     def stack(self, kind: Any, parts: Sequence[Any]) -> Any:
         """One batch out of the parts of several requests."""

@@ -12,12 +12,10 @@ from torch import Tensor
 from app.batching import Batcher
 from app.calls import Call
 from app.operations import Stack
+from app.pace import Pace
 from model.checkpoint import Checkpoint
 from model.elbo import ELBO, Bounds
 from model.gaussian import DiagonalGaussian
-
-QUICK = 0.005
-"""Seconds of a batch up to which the event loop runs it: two threads of Python get in each other's way for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class Work:
 class Served:
     """Encode, decode, reconstruct and score by one checkpoint, for many callers at once.
 
-    `quick` is how many rows of an operation, row by row or not, took no longer than `QUICK` when it was warmed.
+    `paces` is what the warm-up has shown of each operation, in batches or row by row.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, batcher: Batcher, *, always_exact: bool) -> None:
@@ -46,14 +44,14 @@ class Served:
         self.config = self.vae.config
         self.model = checkpoint.identity
         self.reference = checkpoint.reference
-        self.quick: dict[tuple[str, bool], int] = {}
+        self.paces: dict[tuple[str, bool], Pace] = {}
         self._batcher = batcher
         self._always_exact = always_exact
 
-    def measured(self, operation: str, seconds: dict[int, float]) -> None:
-        """Take down how long batches of an operation took, by their number of rows."""
-        together = max((rows for rows, took in seconds.items() if took <= QUICK), default=0)
-        self.quick[operation, False], self.quick[operation, True] = together, int(QUICK / seconds[1])
+    def measured(self, operation: str, seconds: dict[int, float], quick: float) -> None:
+        """Take down how long batches of an operation took, by their number of rows, and what is quick in seconds."""
+        self.paces[operation, False] = Pace.of_shapes(seconds, quick)
+        self.paces[operation, True] = Pace.of_rows(seconds[1], quick)
 
     async def encode(self, pixels: np.ndarray, call: Call, *, exact: bool = False) -> DiagonalGaussian:
         """q(z|x) for uint8 pixels [N, C, H, W]: mean and logvar [N, *latent] on the CPU."""

@@ -17,6 +17,7 @@ from types import FrameType
 import uvicorn
 
 from app.main import create_app
+from app.port import own, url, widened
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -98,11 +99,12 @@ def serve(settings: Settings) -> None:
     """Serve until a signal; returns when everything accepted was answered."""
     server = Server(settings)
     gc.freeze()  # 200,000 objects of torch and the application that stay: no collection stops everyone to look at them
-    run(server)
+    run(server, own(settings.host, settings.port))
 
 
-def run(server: Server, sockets: list[socket.socket] | None = None) -> None:
-    """Run a server to its end, on its own sockets or on these, and the process with it where the device is lost."""
-    server.run(sockets)
+def run(server: Server, sockets: list[socket.socket]) -> None:
+    """Run a server on these sockets to its end, and the process with it where the device is lost."""
+    log.info("listening on %s", ", ".join(url(*one.getsockname()[:2]) for one in sockets))
+    server.run(widened(sockets))
     if server.lost_at:
         sys.exit(1)

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from prometheus_client.multiprocess import mark_process_dead
 
 from app.machine import resolve
-from app.port import reserved
+from app.port import reserved, url
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -108,9 +108,8 @@ class Workers:
         loop.add_signal_handler(signal.SIGTERM, self.end)
         loop.add_signal_handler(signal.SIGINT, self.end)
         loop.add_signal_handler(signal.SIGHUP, self._tell_all, "reload")
-        workers, host, port = self._settings.workers, self._settings.host, self._settings.port
-        log.info("%d workers on http://%s:%d", workers, f"[{host}]" if ":" in host else host, port)
-        await asyncio.gather(*(self._keep(number) for number in range(workers)))
+        log.info("%d workers on %s", self._settings.workers, url(self._settings.host, self._settings.port))
+        await asyncio.gather(*(self._keep(number) for number in range(self._settings.workers)))
         if self._failure:
             raise ChildProcessError(self._failure)
         return self._code

@@ -12,6 +12,7 @@ from conftest import until
 from app.batching import Batcher
 from app.calls import Call
 from app.metrics import Metrics
+from app.pace import Pace
 from app.runner import DeviceLost, OutOfMemory
 
 
@@ -37,8 +38,8 @@ class Tenfold:
         self.free = threading.Event()
         self.free.set()
 
-    def at_once(self, kind: Kind) -> int:
-        return self.quick
+    def pace(self, kind: Kind) -> Pace:
+        return Pace(self.quick, at_once=True) if self.quick else Pace()
 
     def stack(self, kind: Kind, parts: Sequence[Sequence[int]]) -> list[int]:
         return [row for part in parts for row in part]

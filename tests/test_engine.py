@@ -13,7 +13,7 @@ from app.calls import Call
 from app.engine import Engine, choose_device
 from app.metrics import Metrics
 from app.operations import Stack
-from app.served import QUICK
+from app.pace import QUICK
 from app.settings import Settings
 from model.checkpoint import read_checkpoint
 from model.elbo import bounds
@@ -46,7 +46,7 @@ def folder(request, digits_model, colour_model):
 async def engine(request, folder, device):
     async with running_engine(folder, device) as ready:
         if request.param == "thread":
-            ready.served.quick.clear()
+            ready.served.paces.clear()
         yield ready
 
 
@@ -157,11 +157,10 @@ def test_a_device_that_is_not_there_is_named():
 async def test_a_model_that_is_quick_on_a_cpu_is_left_to_the_event_loop_and_a_slow_one_is_not(digits_model, device):
     async with running_engine(digits_model, device) as engine:
         served = engine.served
-        assert (engine.at_once(served.work("encode")) >= 4) == (device == "cpu")
-        assert engine.at_once(served.work("score", exact=True)) == 0
-        served.measured("encode", {1: 0.5 * QUICK, 2: 0.9 * QUICK, 4: 1.5 * QUICK})
-        assert served.quick["encode", False] == served.quick["encode", True] == 2
-        assert engine.at_once(served.work("encode")) == 0
+        assert engine.pace(served.work("encode")).at_once == (device == "cpu")
+        assert not engine.pace(served.work("score", exact=True)).at_once
+        served.measured("encode", {1: 0.5 * QUICK, 2: 0.9 * QUICK, 4: 1.5 * QUICK}, QUICK)
+        assert not engine.pace(served.work("encode")).at_once
 
 
 async def test_a_closed_engine_is_neither_alive_nor_ready(digits_model, device):

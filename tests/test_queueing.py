@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.calls import Call
+from app.pace import Pace
 from app.queueing import Entry, FairQueue, shares
 
 
@@ -23,6 +24,7 @@ KINDS = (Kind("encode"), Kind("decode"), Kind("score", 3))
 Ask = Callable[..., Entry]
 examples = settings(max_examples=150)
 counts = st.integers(1, 40)
+paces = st.sampled_from([Pace(), Pace(3), Pace.of_shapes({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0})])
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +62,14 @@ actions = st.one_of(
 
 
 @settings(max_examples=300)
-@given(st.lists(actions, max_size=40), st.integers(1, 9))
-def test_no_row_is_lost_doubled_or_reordered_whatever_happens(ask, history, size):
-    queue, asked, seen, gone = FairQueue(size), [], {}, {}
+@given(st.lists(actions, max_size=40), st.integers(1, 9), paces)
+def test_no_row_is_lost_doubled_or_reordered_whatever_happens(ask, history, size, pace):
+    queue, asked, seen, gone = FairQueue(size, pace=lambda _: pace), [], {}, {}
 
     def take() -> None:
         batch = queue.take()
-        assert sum(map(len, batch.parts)) * batch.kind.weight <= max(size, batch.kind.weight)
+        assert sum(map(len, batch.parts)) == batch.rows == pace.rows(batch.rows)
+        assert batch.rows * batch.kind.weight <= max(size, batch.kind.weight)
         for entry, part in zip(batch.entries, batch.parts, strict=True):
             assert entry.kind == batch.kind
             assert len(part) > 0
@@ -136,9 +139,9 @@ def test_kinds_take_turns(ask, arrivals, size):
 
 
 @examples
-@given(st.lists(st.sampled_from(KINDS[:2])), st.integers(1, 4))
-def test_single_requests_of_one_kind_are_served_in_order_of_arrival(ask, arrivals, size):
-    queue, asked = FairQueue(size), [ask(1, kind) for kind in arrivals]
+@given(st.lists(st.sampled_from(KINDS[:2])), st.integers(1, 4), paces)
+def test_single_requests_of_one_kind_are_served_in_order_of_arrival(ask, arrivals, size, pace):
+    queue, asked = FairQueue(size, pace=lambda _: pace), [ask(1, kind) for kind in arrivals]
     for entry in asked:
         queue.add(entry)
     served = []

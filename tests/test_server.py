@@ -80,8 +80,8 @@ async def serving(model: Path, program: str = SERVE, **settings: Any) -> AsyncIt
     process = await python("-W", "error", "-c", program, json.dumps(options))
     try:
         async with asyncio.timeout(60):
-            while not (found := re.search(rb"http://127.0.0.1:(\d+)", await process.stderr.readline())):
-                assert process.returncode is None
+            while not (found := re.search(rb"http://127.0.0.1:(\d+)", line := await process.stderr.readline())):
+                assert line, "it has ended"
         limits = httpx.Limits(max_connections=64)
         url = f"http://127.0.0.1:{int(found[1])}"
         async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
@@ -194,6 +194,7 @@ LOSING = SERVE.replace(
     "serve(settings)",
     """
 from app.runner import DeviceLost
+from app.port import own
 from app.server import Server, run
 def lose(module, arguments):
     if arguments[0].min() == 1:
@@ -201,7 +202,7 @@ def lose(module, arguments):
 server = Server(settings)
 server.linger = 0.5
 server.app.state.engine.served.vae.encoder.register_forward_pre_hook(lose)
-run(server)
+run(server, own(settings.host, settings.port))
 """,
 )
 """The service on a device that is lost when it meets a white image."""
