@@ -7,10 +7,10 @@ from fastapi import APIRouter, Request, Response
 from app import answers
 from app.contract import problems
 from app.errors import Forbidden
-from app.parameters import OBJECT, Asked, Straight
+from app.parameters import OBJECT, Asked
 from app.schemas import Model
 
-router = APIRouter(tags=["operations"], route_class=Straight)
+router = APIRouter(tags=["operations"])
 
 
 @router.post("/admin/reload", response_model=Model, responses=problems(401, 403, 406, 409, 413, 422, 503))

@@ -7,10 +7,11 @@ import asyncio
 import logging
 import re
 import time
-import uuid
+from collections.abc import Iterator
+from random import getrandbits
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -70,7 +71,7 @@ class Exchange:
         self.watch_later: asyncio.TimerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None
         claimed = self.headers.get("x-request-id", "")
-        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else uuid.uuid4().hex
+        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else f"{getrandbits(128):032x}"
         self.call = Call(request_id, self.started + edge.door.patience)
         scope.setdefault("state", {})["call"] = self.call
         if edge.tracing.follows():
@@ -115,19 +116,22 @@ class Exchange:
         """Pass the answer on, with the headers that every answer has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = self.call.request_id
-            headers["X-Content-Type-Options"] = "nosniff"
-            if self.edge.door.draining:
-                headers["Connection"] = "close"  # or a caller would ask again on a line that is about to be cut
-            if self.call.model:
-                headers["X-Model"] = self.call.model
-            if self.call.seconds:
-                headers["Server-Timing"] = self.call.server_timing()
+            message["headers"] = [*message["headers"], *self.common_headers()]
         elif not message.get("more_body", False):
             self.unwatch()
             self.edge.tracing.tell(self.call)  # the request's own span ends with the answer
         await self._send(message)
+
+    def common_headers(self) -> Iterator[tuple[bytes, bytes]]:
+        """What every answer has, in the names of HTTP/2."""
+        yield b"x-request-id", self.call.request_id.encode()
+        yield b"x-content-type-options", b"nosniff"
+        if self.edge.door.draining:
+            yield b"connection", b"close"  # or a caller would ask again on a line that is about to be cut
+        if self.call.model:
+            yield b"x-model", self.call.model.encode("latin-1")
+        if self.call.seconds:
+            yield b"server-timing", self.call.server_timing().encode()
 
     async def fail(self, error: ServiceError) -> None:
         """Answer a problem, unless an answer has begun."""
@@ -166,9 +170,9 @@ class Exchange:
         status = LEFT if self.left else self.status
         metrics = self.edge.metrics
         metrics.requests.labels(endpoint, str(status)).inc()
-        metrics.request_seconds.labels(endpoint).observe(seconds)
+        metrics.request_seconds[endpoint].observe(seconds)
         for stage, spent in tuple(self.call.seconds.items()):  # the device may still be adding
-            metrics.stage_seconds.labels(stage).observe(spent)
+            metrics.stage_seconds[stage].observe(spent)
         log.info("%s %s %d", self.scope["method"], endpoint, status, extra=self.fields(seconds, status))
 
     def fields(self, seconds: float, status: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ alpha is flattened onto white, 16-bit grey is scaled to 8.
 
 import io
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,16 +21,18 @@ Fit = Literal["resize", "pad", "crop", "exact"]
 _BROKEN_NPY = "expected an .npy file: its header, and exactly the numbers that it promises"
 
 
+def rely_on_own_limit() -> None:
+    """Let Pillow open pictures of any size: it warns of large ones, and `open_image` refuses them by the settings."""
+    Image.MAX_IMAGE_PIXELS = None
+
+
 def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
     """A picture of which only the header has been read.
 
     Raises `Unusable` for what is no picture and `TooLarge` for one of more than `max_pixels`, before it is decoded.
     """
     try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise TooLarge(f"image {index}: more than the {max_pixels} pixels allowed") from None
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Exception:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
         raise Unusable(f"image {index}: expected {', '.join(FORMATS)}, got {len(content)} bytes of no such") from None
     if image.width * image.height > max_pixels:
@@ -41,7 +42,8 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
 
 def load_images(images: Sequence[Image.Image], shape: Sequence[int], fit: Fit) -> np.ndarray:
     """Decoded and fitted to the model's [C, H, W], each let go before the next; `Unusable` names a damaged picture."""
-    return np.stack([_load(image, index, shape, fit) for index, image in enumerate(images)])
+    loaded = [_load(image, index, shape, fit) for index, image in enumerate(images)]
+    return np.stack(loaded) if len(loaded) > 1 else loaded[0][None]
 
 
 def fit_array(array: np.ndarray, shape: Sequence[int], fit: Fit) -> np.ndarray:
@@ -104,7 +106,7 @@ def _load(image: Image.Image, index: int, shape: Sequence[int], fit: Fit) -> np.
         raise Unusable(f"image {index}: the {image.format} data is truncated or damaged") from None
     if fit == "exact" and flat.size != (width, height):
         raise Unusable(f"image {index}: expected {width} x {height} pixels, got {flat.width} x {flat.height}")
-    fitted = np.asarray(_fitted(flat, (width, height), fit))
+    fitted = np.array(_fitted(flat, (width, height), fit))
     image.close()
     return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
 

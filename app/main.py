@@ -19,9 +19,11 @@ from app.door import Door, is_open
 from app.edge import Edge
 from app.engine import Engine
 from app.errors import MethodNotAllowed, NotFound, ServiceError
+from app.images import rely_on_own_limit
 from app.metrics import Metrics
 from app.reloading import Reloading
 from app.settings import Settings
+from app.shortcut import Shortcut
 from app.tracing import Tracing
 from model.checkpoint import read_checkpoint
 
@@ -39,6 +41,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     not there.
     """
     settings = settings or Settings()
+    rely_on_own_limit()
     metrics, door = Metrics(), Door(settings)
     engine = Engine(read_checkpoint(settings.model), settings, metrics)
     door.require_room = engine.require_room
@@ -73,6 +76,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     app.include_router(routes.router, dependencies=lock)
     app.include_router(admin.router, dependencies=lock, include_in_schema=bool(lock))
     app.include_router(probes.router)
+    app.add_middleware(Shortcut, routes=[*routes.router.routes, *admin.router.routes])
     app.add_middleware(Edge, door=door, metrics=metrics, tracing=Tracing(tracer_provider))
     if settings.cors_origins:
         app.add_middleware(

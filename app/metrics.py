@@ -39,8 +39,10 @@ class Metrics(Collector):
         self._told = self._sources()
         self._model: Gauge | None = None
         self.requests = self._counter("requests", "Answered requests.", "endpoint", "status")
-        self.request_seconds = self._seconds("request_seconds", "From the first byte in to the last out.", "endpoint")
-        self.stage_seconds = self._seconds("stage_seconds", "What a request spent in a stage.", "stage")
+        requests = self._seconds("request_seconds", "From the first byte in to the last out.", "endpoint")
+        self.request_seconds = {endpoint: requests.labels(endpoint) for endpoint in ENDPOINTS}
+        stages = self._seconds("stage_seconds", "What a request spent in a stage.", "stage")
+        self.stage_seconds = {stage: stages.labels(stage) for stage in STAGES}
         self.batches = self._counter("batches", "Batches on the device.", "operation", "dispatch")
         self.batch_size = Histogram(
             "vae_batch_size", "Images in a batch.", ("operation",), buckets=_ITEMS, registry=self.registry
@@ -76,9 +78,6 @@ class Metrics(Collector):
         for endpoint in ENDPOINTS:
             for status in STATUSES:
                 self.requests.labels(endpoint, status)
-            self.request_seconds.labels(endpoint)
-        for stage in STAGES:
-            self.stage_seconds.labels(stage)
         for operation in OPERATIONS:
             self.batch_size.labels(operation)
             self.device_seconds.labels(operation)

@@ -3,13 +3,11 @@
 One object, not a tree of dependencies: FastAPI takes 15 us to solve each, and a thread for one that is no coroutine.
 """
 
-from collections.abc import Callable, Coroutine
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-from fastapi import Query, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import Query, Request
 from pydantic import BeforeValidator
 
 from app.answers import IMAGES, JSON, NUMBERS, Accepts
@@ -33,22 +31,6 @@ Count = Annotated[int, Query(ge=1, description="how many images")]
 Temperature = Annotated[float, Query(ge=0, le=10, allow_inf_nan=False, description="scales the prior's deviation")]
 Columns = Annotated[int | None, Query(ge=1, description="images in a row of the grid; by default it is about square")]
 FitTo = Annotated[Fit, Query(description="how a picture of another size becomes one of the model's")]
-
-
-class Straight(APIRoute):
-    """A route whose parameters all have defaults: a request without a query goes straight to its endpoint.
-
-    What FastAPI does to find the parameters of a request takes longer than all the rest of a small one.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        parse, endpoint = super().get_route_handler(), self.endpoint
-
-        async def handle(request: Request) -> Response:
-            response: Response = await (parse if request.scope["query_string"] else endpoint)(request)
-            return response
-
-        return handle
 
 
 class Asked:

@@ -4,11 +4,11 @@ from fastapi import APIRouter, Request, Response
 
 from app import answers
 from app.contract import DRAWN_ANSWER, IMAGES_ANSWER, IMAGES_BODY, LATENTS_BODY, NUMBERS_ANSWER, SCORES_ANSWER, problems
-from app.parameters import LATENTS, OBJECT, PICTURES, Asked, Columns, Count, FitTo, Samples, Seed, Straight, Temperature
+from app.parameters import LATENTS, OBJECT, PICTURES, Asked, Columns, Count, FitTo, Samples, Seed, Temperature
 from app.schemas import Latents, Model, Scores, scores_json
 from app.seeds import Draws
 
-router = APIRouter(tags=["model"], route_class=Straight)
+router = APIRouter(tags=["model"])
 _BODY = problems(400, 401, 406, 413, 415, 422, 429, 503, 504)
 _QUERY = problems(401, 406, 413, 422, 429, 503, 504)
 

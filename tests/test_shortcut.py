@@ -1,0 +1,52 @@
+"""The short way leads to the same answer as the long one, errors included."""
+
+import inspect
+import json
+
+import pytest
+
+from app import admin, routes
+from app.images import write_npy
+from app.shortcut import Shortcut
+
+pytestmark = pytest.mark.anyio
+
+LATENT = json.dumps({"latents": [[0, 0.5, 0, 1]]}).encode()
+VARYING = ("x-request-id", "server-timing", "x-seed")
+BODIES = {
+    "/encode": ("application/x-npy", None),
+    "/reconstruct": ("application/x-npy", None),
+    "/decode": ("application/json", LATENT),
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("accept", ["*/*", "application/x-npy", "text/html"])
+@pytest.mark.parametrize("broken", [False, True])
+async def test_the_answer_is_that_of_the_long_way(client, digits, path, accept, broken):
+    kind, body = BODIES[path]
+    sent = {"content": b"{" if broken else body or write_npy(digits[:3, 0])}
+    sent["headers"] = {"content-type": kind, "accept": accept, "x-request-id": "an-id"}
+    short, long = [await client.post(way, **sent) for way in (path, f"{path}?nothing=asked")]
+    assert (short.status_code, short.content) == (long.status_code, long.content)
+    for answer in (short, long):
+        for name in VARYING:
+            answer.headers.pop(name, None)
+    assert short.headers == long.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/encode"), ("PUT", "/model"), ("GET", "/encode/"), ("GET", "/no")]
+)
+async def test_what_is_no_endpoint_is_told_so(client, method, path):
+    short, long = [await client.request(method, way) for way in (path, f"{path}?nothing=asked")]
+    assert short.status_code == long.status_code in (404, 405)
+    assert short.json()["detail"] == long.json()["detail"]
+
+
+def test_whoever_takes_it_can_do_without_parameters():
+    shortcut = Shortcut(None, [*routes.router.routes, *admin.router.routes])
+    assert len(shortcut._endpoints) == 7
+    for endpoint in shortcut._endpoints.values():
+        required = [p for p in inspect.signature(endpoint).parameters.values() if p.default is p.empty]
+        assert [parameter.name for parameter in required] == ["request"]
