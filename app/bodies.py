@@ -39,14 +39,16 @@ Model = TypeVar("Model", bound=BaseModel)
 
 async def codec(call: Call, size: int, work: Callable[..., T], *arguments: Any) -> T:
     """Do codec work, away from the event loop where it is large, and count its time; raises `DeadlineExceeded`."""
-    with call.timing("codec"):
+    start = time.monotonic()
+    try:
         if size <= INLINE:
             return work(*arguments)
-        try:
-            async with asyncio.timeout(call.deadline - time.monotonic()):
-                return await asyncio.to_thread(work, *arguments)
-        except TimeoutError:
-            raise DeadlineExceeded("the images were not read or written within the request's deadline") from None
+        async with asyncio.timeout(call.deadline - start):
+            return await asyncio.to_thread(work, *arguments)
+    except TimeoutError:
+        raise DeadlineExceeded("the images were not read or written within the request's deadline") from None
+    finally:
+        call.spend("codec", start, time.monotonic())
 
 
 async def read_pixels(request: Request, call: Call, shape: Sequence[int], fit: Fit, settings: Settings) -> np.ndarray:

@@ -1,8 +1,5 @@
 """One request on its way through the house: its id, its deadline, and where its time went."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,15 +32,6 @@ class Call:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + end - start
         if (laps := self.laps) is not None:  # on another thread they may be told just now
             laps.append(Lap(stage, start, end))
-
-    @contextmanager
-    def timing(self, stage: str) -> Iterator[None]:
-        """Add the time inside the block to a stage."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.spend(stage, start, time.monotonic())
 
     def server_timing(self) -> str:
         """The Server-Timing header's value, milliseconds."""
