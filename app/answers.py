@@ -59,7 +59,7 @@ async def latents(
 def model(call: Call, engine: Engine) -> Response:
     """What is served now."""
     call.model = engine.served.model
-    return Response(dump(model_of(engine.served.checkpoint, str(engine.device))), media_type=JSON)
+    return Response(dump(model_of(engine.served.checkpoint, str(engine.device), engine.precision)), media_type=JSON)
 
 
 def problem(error: ServiceError, request_id: str) -> Response:

@@ -23,6 +23,7 @@ from app.runner import OutOfMemory
 from app.served import Served, Work
 from app.settings import Settings
 from model.checkpoint import Checkpoint, CheckpointError
+from model.precision import networks_in
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Engine:
         torch.set_num_threads(settings.threads or spare_cores())
         torch.backends.cudnn.allow_tf32 = False  # its 10 bits would let an answer depend on the shape of its batch
         self.device = choose_device(settings.device)
+        self.precision = settings.precision
         self._always_exact = settings.batch_invariant
         self._largest = settings.max_batch_size
         self._metrics = metrics
@@ -168,11 +170,12 @@ class Engine:
     def _through(self, work: Work, batch: Stack) -> Stack:
         operation, vae = OPERATIONS[work.operation], work.served.vae
         there = [torch.from_numpy(column).to(self.device, non_blocking=True) for column in batch.columns]
-        if work.exact:
-            rows = [operation(vae, *(column[row : row + 1] for column in there)) for row in range(len(batch))]
-            answers = tuple(map(torch.cat, zip(*rows, strict=True)))
-        else:
-            answers = operation(vae, *there)
+        with networks_in(self.precision, self.device):
+            if work.exact:
+                rows = [operation(vae, *(column[row : row + 1] for column in there)) for row in range(len(batch))]
+                answers = tuple(map(torch.cat, zip(*rows, strict=True)))
+            else:
+                answers = operation(vae, *there)
         return Stack(tuple(column.cpu().numpy() for column in answers))
 
 

@@ -163,6 +163,22 @@ async def test_a_model_that_is_quick_on_a_cpu_is_left_to_the_event_loop_and_a_sl
         assert not engine.pace(served.work("encode")).at_once
 
 
+async def test_in_half_precision_the_networks_round_and_nothing_else_does(folder, device):
+    async with running_engine(folder, device) as full, running_engine(folder, device, precision="bfloat16") as half:
+        config = full.served.config
+        pixels = np.random.default_rng(0).integers(0, 256, (9, *config.image_shape), np.uint8)
+        noise = torch.randn(9, 5, *config.latent_shape, generator=torch.Generator().manual_seed(0))
+        exact, rounded = [await engine.served.encode(pixels, call()) for engine in (full, half)]
+        assert rounded.mean.dtype == torch.float32
+        assert not torch.equal(exact.mean, rounded.mean)
+        torch.testing.assert_close(rounded.mean, exact.mean, atol=0.03, rtol=0.03)
+        torch.testing.assert_close(rounded.logvar, exact.logvar, atol=0.03, rtol=0.03)
+        bounds = [await engine.served.score(pixels, noise, call()) for engine in (full, half)]
+        torch.testing.assert_close(bounds[1].elbo.total, bounds[0].elbo.total, rtol=0.01, atol=1)
+        alone = await half.served.score(pixels[4:5], noise[4:5], call())
+        assert torch.equal(alone.log_likelihood, bounds[1].log_likelihood[4:5])
+
+
 async def test_a_closed_engine_is_neither_alive_nor_ready(digits_model, device):
     async with running_engine(digits_model, device) as engine:
         assert (engine.alive, engine.ready) == (True, True)

@@ -149,6 +149,7 @@ async def test_the_model_tells_what_is_served(client):
     answer = (await client.get("/model")).json()
     assert (answer["image_shape"], answer["latent_shape"], answer["likelihood"]) == ([1, 8, 8], [4], "bernoulli")
     assert answer["model"] == f"digits:{answer['digest'][:12]}"
+    assert answer["precision"] == "float32"
     assert answer["architecture"]["hidden"] == [24]
 
 
