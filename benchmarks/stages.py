@@ -1,0 +1,56 @@
+"""Where the time of one request goes, by its own Server-Timing and by the clock of a caller in the same machine.
+
+python -m benchmarks.stages --callers 1
+"""
+
+import asyncio
+import re
+import sys
+import time
+from collections import Counter, defaultdict
+from statistics import median
+from typing import Annotated
+
+import typer
+
+from benchmarks.crowd import asked, png
+from benchmarks.wire import Line, post, serving
+
+_STAGE = re.compile(r"(\w+);dur=([\d.]+)")
+
+
+async def stages(callers: int, requests: int) -> str:
+    """A table of medians in milliseconds; the rest is HTTP, routing, headers, the log line, and the caller."""
+    spent: defaultdict[str, list[float]] = defaultdict(list)
+    picture = post("/encode", "image/png", png())
+
+    async def ask(line: Line, count: int) -> None:
+        for _ in range(count):
+            start = time.perf_counter()
+            answer = await asked(line, picture, counts)
+            spent["all"].append((time.perf_counter() - start) * 1000)
+            told = {stage: float(took) for stage, took in _STAGE.findall(answer.headers["server-timing"])}
+            for stage, took in {**told, "rest": spent["all"][-1] - sum(told.values())}.items():
+                spent[stage].append(took)
+
+    counts: Counter[str] = Counter()
+    async with serving() as service:
+        lines = [Line(service.port) for _ in range(callers)]
+        await asyncio.gather(*(ask(line, 100) for line in lines))  # to warm up
+        spent.clear()
+        await asyncio.gather(*(ask(line, requests // callers) for line in lines))
+        for line in lines:
+            line.cut()
+    return "\n".join(f"{stage:>6} {median(took):8.3f} ms" for stage, took in spent.items())
+
+
+def main(
+    callers: Annotated[int, typer.Option(help="How many ask at the same time.")] = 1,
+    requests: Annotated[int, typer.Option(help="How many they ask in all.")] = 4000,
+) -> None:
+    """Profile POST /encode of one PNG, stage by stage."""
+    sys.stdout.write(asyncio.run(stages(callers, requests)) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
