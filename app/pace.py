@@ -33,8 +33,11 @@ class Pace:
 
     @classmethod
     def of_rows(cls, seconds: float, quick: float = 0.0) -> Self:
-        """For rows that are computed one after another, in so many `seconds` each."""
-        rows = int(quick / seconds)
+        """For rows that are computed one after another, in so many `seconds` each.
+
+        They gain nothing from company: batches of half the time let those who are refused meanwhile hear of it sooner.
+        """
+        rows = int(quick / 2 / seconds)
         return cls(rows, at_once=True) if rows >= WORTH_A_BATCH else cls()
 
     def rows(self, waiting: int) -> int:

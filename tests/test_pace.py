@@ -54,6 +54,6 @@ def test_the_event_loop_runs_only_what_is_quick_and_worth_a_batch(seconds):
         assert all(seconds[rows] > 0.1 for rows in seconds if rows >= WORTH_A_BATCH)
 
 
-def test_rows_one_by_one_are_as_many_as_are_quick():
-    assert Pace.of_rows(QUICK / 5.5, QUICK) == Pace(5, at_once=True)
-    assert Pace.of_rows(QUICK / 2.5, QUICK) == Pace.of_rows(QUICK / 9) == Pace()
+def test_rows_one_by_one_are_as_many_as_half_of_the_time_is_enough_for():
+    assert Pace.of_rows(QUICK / 11, QUICK) == Pace(5, at_once=True)
+    assert Pace.of_rows(QUICK / 5, QUICK) == Pace.of_rows(QUICK / 11) == Pace()
