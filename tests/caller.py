@@ -15,6 +15,7 @@ class Caller:
     def __init__(self, app: FastAPI, method: str, path: str, kind: str = "application/json", **headers: str) -> None:
         self.app, self.messages, self.sent = app, asyncio.Queue[dict[str, Any]](), list[dict[str, Any]]()
         pairs = {"content-type": kind, **headers}
+        path, _, query = path.partition("?")
         self.scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -24,7 +25,7 @@ class Caller:
             "raw_path": path.encode(),
             "root_path": "",
             "scheme": "http",
-            "query_string": b"",
+            "query_string": query.encode(),
             "headers": [(name.encode(), value.encode()) for name, value in pairs.items()],
         }
 
