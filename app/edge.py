@@ -123,7 +123,7 @@ class Exchange:
         await self._send(message)
 
     def common_headers(self) -> Iterator[tuple[bytes, bytes]]:
-        """What every answer has, in the names of HTTP/2."""
+        """What every answer has, named in lower case as ASGI wants it."""
         yield b"x-request-id", self.call.request_id.encode()
         yield b"x-content-type-options", b"nosniff"
         if self.edge.door.draining:
