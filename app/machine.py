@@ -30,12 +30,12 @@ def has_gpu() -> bool:
 def resolve(settings: Settings) -> Settings:
     """The settings with a number of workers, and for each of several its share of the cores.
 
-    Raises `SettingsError` for several on a system that does not spread connections over them.
+    Raises `SettingsError` for several on a system where no connection can be given to them.
     """
-    spreads = sys.platform == "linux"
-    if settings.workers > 1 and not spreads:
+    gives = sys.platform == "linux"
+    if settings.workers > 1 and not gives:
         raise SettingsError(f"workers: expected 1 on a system other than Linux, got {settings.workers}")
     on_gpu = settings.device.startswith("cuda") or (settings.device == "auto" and has_gpu())
-    workers = settings.workers or (1 if on_gpu or not spreads else min(MOST, cores()))
+    workers = settings.workers or (1 if on_gpu or not gives else min(MOST, cores()))
     share = settings.threads if workers == 1 else settings.threads or max(1, cores() // workers)
     return settings.model_copy(update={"workers": workers, "threads": share})

@@ -1,47 +1,94 @@
-"""A port to listen on, alone or side by side: who reserves it keeps strangers out, those whom it starts share it."""
+"""A port, and who comes to it: each connection is given to whoever serves it, all who wait in one turn of the loop."""
 
+import asyncio
+import errno
+import logging
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
-ACCEPTED = 16
-"""New connections that a turn of the event loop takes; with one alone, the last of 64 waits for 64 batches."""
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+"""Connections that may wait to be taken in."""
+
+AT_ONCE = 64
+"""Connections taken in by a turn of the event loop, so that those inside have theirs."""
+
+PAUSE = 0.5
+"""Seconds to wait where the process may open no more files; those who come wait as well."""
+
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-@contextmanager
-def reserved(host: str, port: int) -> Iterator[int]:
-    """The port, held on each address of the host without listening; port 0 takes a free one.
+class Reception:
+    """A port that is held from the start, and listened on once it is open.
 
-    Raises `OSError` where somebody else has it, also another who shares his.
+    `port` is its number, a free one where 0 was asked for. Raises `OSError` where somebody else has it.
     """
-    with ExitStack() as held:
-        for family, address in _addresses(host, port):
-            one = held.enter_context(_bound(family, (address, port), socket.SO_REUSEADDR))
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # not before: a stranger might share his with us
-            port = one.getsockname()[1]
-        yield port
 
+    def __init__(self, host: str, port: int) -> None:
+        self.port = port
+        self._host = host
+        self._doors: list[socket.socket] = []
+        self._watched: set[socket.socket] = set()
+        self._listening = False
+        try:
+            for family, address in _addresses(host, port):
+                self._doors.append(_bound(family, (address, self.port)))
+                self.port = self._doors[-1].getsockname()[1]
+        except OSError:
+            self.close()
+            raise
 
-def share(host: str, port: int) -> list[socket.socket]:
-    """Sockets to listen on beside other processes; the kernel gives each new connection to one of those who listen."""
-    sockets = [_bound(family, (address, port), socket.SO_REUSEPORT) for family, address in _addresses(host, port)]
-    for one in sockets:  # what is left of closed connections must not keep the port from who comes next
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return sockets
+    def open(self, give: Callable[[socket.socket], None]) -> None:
+        """Listen, unless it does already, and give each connection away; needs a running event loop."""
+        if self._listening:
+            return
+        self._give, self._listening = give, True
+        for door in self._doors:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.listen(BACKLOG)
+        self.go_on()
+        log.info("listening on %s", url(self._host, self.port))
 
+    def hold(self) -> None:
+        """Let those who come wait."""
+        for door in self._watched:
+            asyncio.get_running_loop().remove_reader(door)
+        self._watched.clear()
 
-def own(host: str, port: int) -> list[socket.socket]:
-    """Sockets to listen on alone; raises `OSError` where somebody else has the port."""
-    sockets = [_bound(family, (address, port), socket.SO_REUSEADDR) for family, address in _addresses(host, port)]
-    for one in sockets:
-        one.listen()
-    return sockets
+    def go_on(self) -> None:
+        """Take in those who wait, and those who come."""
+        for door in self._doors if self._listening else ():
+            if door not in self._watched:
+                self._watched.add(door)
+                asyncio.get_running_loop().add_reader(door, self._take_in, door)
 
+    def close(self) -> None:
+        """Listen no more; who has come is taken in."""
+        doors, self._doors = self._doors, []
+        if self._listening:
+            self.hold()
+            for door in doors:
+                with suppress(OSError):
+                    for connection in _waiting(door):
+                        self._give(connection)
+        for door in doors:
+            door.close()
 
-def widened(sockets: Sequence[socket.socket]) -> list[socket.socket]:
-    """The same sockets `ACCEPTED` times: an event loop takes one new connection from each in a turn."""
-    return [door for one in sockets for door in (one, *(one.dup() for _ in range(ACCEPTED - 1)))]
+    def _take_in(self, door: socket.socket) -> None:
+        try:
+            for _, connection in zip(range(AT_ONCE), _waiting(door), strict=False):
+                self._give(connection)
+                if door not in self._watched:
+                    break
+        except OSError as failure:
+            if failure.errno not in _FULL:
+                raise
+            log.warning("no connection can be taken in for %g s: %s", PAUSE, failure.strerror)
+            self.hold()
+            asyncio.get_running_loop().call_later(PAUSE, self.go_on)
 
 
 def url(host: str, port: int) -> str:
@@ -49,18 +96,30 @@ def url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _waiting(door: socket.socket) -> Iterator[socket.socket]:
+    while True:
+        try:
+            yield door.accept()[0]
+        except BlockingIOError:
+            return
+        except ConnectionAbortedError:  # he has left again
+            continue
+
+
 def _addresses(host: str, port: int) -> list[tuple[int, str]]:
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((family, str(address[0])) for family, *_, address in found))
 
 
-def _bound(family: int, address: tuple[str, int], option: int) -> socket.socket:
+def _bound(family: int, address: tuple[str, int]) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.setblocking(False)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind(address)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # until it listens: nobody binds beside it
     except OSError as error:
         bound.close()
         raise OSError(error.errno, f"{address[0]} port {address[1]}: {error.strerror}") from None

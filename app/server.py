@@ -13,11 +13,12 @@ import socket
 import sys
 import time
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from app.main import create_app
-from app.port import own, url, widened
+from app.port import Reception
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,22 +27,23 @@ log = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """A uvicorn server that empties the house before it closes the door.
 
-    `linger` is for how many seconds it goes on answering its probes when the device is lost.
+    Those who come are given to it, by a reception of its own or by whoever has one. `linger` is for how many seconds it
+    goes on answering its probes when the device is lost.
     """
 
     linger = 10.0
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reception: Reception | None = None) -> None:
+        self.reception = reception
         self.app = create_app(settings)
         self.door = self.app.state.door
         self.door.connections = lambda: len(self.server_state.connections)
         self.grace = settings.graceful_timeout_s
         self.lost_at = 0.0
+        self._coming: set[asyncio.Task[None]] = set()
         super().__init__(
             uvicorn.Config(
                 self.app,
-                host=settings.host,
-                port=settings.port,
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -50,11 +52,32 @@ class Server(uvicorn.Server):
             )
         )
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  # uvicorn's signature
         """Start to listen, also for SIGHUP where the system has it."""
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.handle_reload)
-        await super().startup(sockets)
+        await super().startup([])
+        if self.reception:
+            self.reception.open(self.take)
+
+    def take(self, connection: socket.socket) -> None:
+        """Serve who is at the other end of a connection."""
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        coming = asyncio.create_task(self._welcome(connection))
+        self._coming.add(coming)
+        coming.add_done_callback(self._coming.discard)
+
+    async def _welcome(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+        except OSError:  # he has left again
+            connection.close()
+
+    def _protocol(self) -> asyncio.Protocol:
+        http: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = http(self.config, self.server_state, self.lifespan.state)
+        return protocol
 
     def handle_reload(self) -> None:
         """Load the model's folder anew, unless the house is being emptied."""
@@ -68,20 +91,24 @@ class Server(uvicorn.Server):
         self.leave() if self.door.draining else self.drain()
 
     def drain(self) -> None:
-        """Let nobody in any more, and end when the house is empty or its time is over."""
+        """Take no more work, and end when the house is empty or its time is over."""
         if not self.door.draining:
             self.door.draining = True
             self.drained_by = time.monotonic() + self.grace
             log.info("draining: %d requests inside, at most %g s", self.door.inside, self.grace)
+
+    def finish(self) -> None:
+        """The house is empty, or its time over: end."""
+        self.should_exit = True
 
     def leave(self) -> None:
         """End at once."""
         self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """uvicorn's clock, ten times a second: stop listening when the house is empty."""
+        """uvicorn's clock, ten times a second."""
         if self.door.draining and (not self.door.inside or time.monotonic() > self.drained_by):
-            self.should_exit = True
+            self.finish()
         if not self.app.state.engine.alive:
             self.lost_at = self.lost_at or time.monotonic()
             self.should_exit = self.should_exit or time.monotonic() > self.lost_at + self.linger
@@ -89,22 +116,23 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen no more, let those be refused who have just come in, then end."""
-        for server in self.servers:
-            server.close()
+        if self.reception:
+            self.reception.close()
         await asyncio.sleep(0.1)
         await super().shutdown(sockets)
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal; returns when everything accepted was answered."""
-    server = Server(settings)
+    """Serve until a signal; returns when everything accepted was answered.
+
+    Raises `OSError` for a port that is taken.
+    """
+    run(Server(settings, Reception(settings.host, settings.port)))
+
+
+def run(server: Server) -> None:
+    """Run a server to its end, and the process with it where the device is lost."""
     gc.freeze()  # 200,000 objects of torch and the application that stay: no collection stops everyone to look at them
-    run(server, own(settings.host, settings.port))
-
-
-def run(server: Server, sockets: list[socket.socket]) -> None:
-    """Run a server on these sockets to its end, and the process with it where the device is lost."""
-    log.info("listening on %s", ", ".join(url(*one.getsockname()[:2]) for one in sockets))
-    server.run(widened(sockets))
+    server.run()
     if server.lost_at:
         sys.exit(1)

@@ -1,10 +1,10 @@
-"""One of several serving processes: it listens once it is warm, so that no request comes that it must refuse.
+"""One of several serving processes: its parent gives it connections once it is warm, so that it refuses no request.
 
-Its parent says drain, leave or reload over a line; when the line ends, the parent is gone, and the worker drains.
+Over the same line the parent says drain, leave, reload, or end, after which no connection comes; the worker tells ten
+times a second how many are open. When the line ends the parent is gone, and the worker drains.
 """
 
 import asyncio
-import gc
 import os
 import shutil
 import signal
@@ -19,7 +19,6 @@ from fastapi import FastAPI
 from prometheus_client import values
 
 from app.logs import configure_logging
-from app.port import share
 from app.server import Server, run
 from app.settings import Settings
 from model.checkpoint import CheckpointError
@@ -29,28 +28,51 @@ class Worker(Server):
     """A server that is told by its parent when to end; a signal lets it drain, however often it comes."""
 
     linger = 0.0  # the others answer the probes
-    orphaned = False
+    orphaned = dismissed = False
 
     def __init__(self, settings: Settings, line: socket.socket) -> None:
         super().__init__(settings)
         line.setblocking(False)
         self._line = line
+        self._taken = 0
         self._inner = self.app.router.lifespan_context
         self.app.router.lifespan_context = self._lifespan
         self.app.state.reloading.tell_others = partial(self._say, "reloaded")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Get warm, then listen, then take signals, which were held back since the parent began to start this."""
+        """Get warm, then take connections and signals, which were held back since the parent began to start this."""
         await super().startup(sockets)
+        asyncio.get_running_loop().add_reader(self._line, self._hear)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
         """Begin to drain: a signal to the whole group comes besides what the parent says, and is no second one."""
         self.drain()
 
+    def drain(self) -> None:
+        """Take no more work; the others are given the connections, unless they drain as well."""
+        super().drain()
+        self._say("draining")
+
+    def finish(self) -> None:
+        """The house is empty: end as soon as nobody is sent here any more."""
+        self._say("done")
+        self.should_exit = self.should_exit or self.dismissed
+
+    def dismiss(self) -> None:
+        """Nobody is sent here any more."""
+        self.dismissed = True
+
+    def fend_for_itself(self) -> None:
+        """The parent is gone."""
+        asyncio.get_running_loop().remove_reader(self._line)
+        self.orphaned = self.dismissed = True
+        self.drain()
+
     async def on_tick(self, counter: int) -> bool:
-        """Tell what the others cannot see of this process."""
+        """Tell what the others and the parent cannot see of this process."""
         self.app.state.metrics.look()
+        self._say(f"inside {len(self.server_state.connections)} {self._taken}")
         return await super().on_tick(counter)
 
     @asynccontextmanager
@@ -60,24 +82,41 @@ class Worker(Server):
                 self._say("failed the model does not get warm; the log says why")
                 raise RuntimeError("the model does not get warm")
             self._say("warm")
-            hearing = asyncio.create_task(self._hear())
             yield
-            hearing.cancel()
 
     def _say(self, word: str) -> None:
         with suppress(OSError):  # the parent is gone: `_hear` will notice
             self._line.send(word.encode())
 
-    async def _hear(self) -> None:
-        does = {b"drain": self.drain, b"leave": self.leave, b"reload": self.handle_reload}
-        while word := await asyncio.get_running_loop().sock_recv(self._line, 64):
-            does[word]()
-        self.orphaned = True
-        self.drain()
+    def _hear(self) -> None:
+        does = {
+            b"drain": self.drain,
+            b"leave": self.leave,
+            b"reload": self.handle_reload,
+            b"end": self.dismiss,
+            b"": self.fend_for_itself,
+        }
+        while not self.orphaned and (heard := self._heard()):
+            word, connections = heard
+            if word == b"caller":
+                self._taken += 1
+                for connection in connections:  # there is none where this process may open no more files
+                    self.take(socket.socket(fileno=connection))
+            else:
+                does[word]()
+
+    def _heard(self) -> tuple[bytes, list[int]] | None:
+        try:
+            word, connections, *_ = socket.recv_fds(self._line, 64, 1)
+        except BlockingIOError:
+            return None
+        except ConnectionError:
+            return b"", []
+        return word, connections
 
 
 def work(settings: Settings, number: int, line: socket.socket) -> None:
-    """Serve as worker `number` on the port of the settings, which the parent has reserved; exit code 0 when drained.
+    """Serve as worker `number` whom the parent sends over the line; exit code 0 when drained.
 
     What the user can mend is told to the parent, who tells it once.
     """
@@ -88,7 +127,6 @@ def work(settings: Settings, number: int, line: socket.socket) -> None:
     except (ValueError, CheckpointError, OSError) as error:
         line.send(f"failed {error}".encode())
         sys.exit(2)
-    gc.freeze()
-    run(worker, share(settings.host, settings.port))
+    run(worker)
     if worker.orphaned:
         shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)  # as the parent would have

@@ -1,24 +1,25 @@
 """Several serving processes on one port, because one Python process cannot use a machine's cores, and their parent.
 
-The parent serves nobody and loads no model. It passes on what it is told to do, and puts another worker in the place of
-one that dies; where no set of workers ever gets warm, it ends the service and says why.
+The parent loads no model and reads no request. It takes connections in and gives each to the worker that has the
+fewest, passes on what it is told to do, and puts another worker in the place of one that dies or is stuck; where no set
+of workers ever gets warm, it ends the service and says why.
 """
 
 import asyncio
 import logging
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections import deque
+from contextlib import suppress
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from app.child import Child
 from app.machine import resolve
-from app.port import reserved, url
+from app.port import Reception
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ ATTEMPTS = 3
 LONGEST_PAUSE = 30.0
 """Seconds before the next attempt, at most."""
 
-_SPAWN = multiprocessing.get_context("spawn")
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if sys.platform != "win32" else ()
+SILENCE = 30
+"""Seconds without a word after which a warm worker, which speaks ten times in each, is stuck."""
 
 
 def serve(settings: Settings) -> None:
@@ -45,58 +46,21 @@ def serve(settings: Settings) -> None:
 
         serve_alone(settings)
         return
-    with reserved(settings.host, settings.port) as port, tempfile.TemporaryDirectory(prefix="vae-") as folder:
+    reception = Reception(settings.host, settings.port)
+    with tempfile.TemporaryDirectory(prefix="vae-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers add up what they count
-        settings = settings.model_copy(update={"port": port})
-        sys.exit(asyncio.run(Workers(settings, folder).run()))
-
-
-def _work(settings: Settings, number: int, line: socket.socket) -> None:
-    from app.worker import work  # noqa: PLC0415  # as above
-
-    work(settings, number, line)
-
-
-class Child:
-    """A worker as its parent sees it: `warm` since it said so, `failure` what it could not start with."""
-
-    def __init__(self, settings: Settings, number: int) -> None:
-        self.warm = False
-        self.failure = ""
-        self.number = number
-        self.line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.line.setblocking(False)
-        self.process = _SPAWN.Process(target=_work, args=(settings, number, its), name=f"worker {number}")
-        with its, _held_back():
-            self.process.start()
-        log.info("worker %d is process %d", number, self.process.pid)
-
-    def say(self, word: str) -> None:
-        """Tell it to drain, leave or reload."""
-        with suppress(OSError):  # it is gone
-            self.line.send(word.encode())
-
-    async def hear(self) -> str:
-        """Its next word, none when it is gone."""
-        try:
-            return (await asyncio.get_running_loop().sock_recv(self.line, 65_536)).decode()
-        except ConnectionError:
-            return ""
-
-    async def ended(self) -> int:
-        """Its exit code."""
-        await asyncio.to_thread(self.process.join)
-        self.line.close()
-        return self.process.exitcode or 0
+        sys.exit(asyncio.run(Workers(settings, reception, folder).run()))
 
 
 class Workers:
     """The parent: a place for each worker, and in it one after another."""
 
-    def __init__(self, settings: Settings, folder: str) -> None:
+    def __init__(self, settings: Settings, reception: Reception, folder: str) -> None:
         self._settings = settings
+        self._reception = reception
         self._folder = folder
         self._children: dict[int, Child] = {}
+        self._lobby: deque[socket.socket] = deque()
         self._whole = False
         self._ending = asyncio.Event()
         self._failure = ""
@@ -108,45 +72,72 @@ class Workers:
         loop.add_signal_handler(signal.SIGTERM, self.end)
         loop.add_signal_handler(signal.SIGINT, self.end)
         loop.add_signal_handler(signal.SIGHUP, self._tell_all, "reload")
-        log.info("%d workers on %s", self._settings.workers, url(self._settings.host, self._settings.port))
+        watching = asyncio.create_task(self._watch())
         await asyncio.gather(*(self._keep(number) for number in range(self._settings.workers)))
+        watching.cancel()
+        self._close()
         if self._failure:
             raise ChildProcessError(self._failure)
         return self._code
 
     def end(self) -> None:
-        """Let the workers drain; the second time, leave. One that does not listen yet has accepted nothing."""
+        """Let the workers drain; the second time, leave. One that is not warm yet was given nothing."""
         word = "leave" if self._ending.is_set() else "drain"
         self._ending.set()
         for child in self._children.values():
             child.say(word) if child.warm else child.process.kill()
-
-    def _tell_all(self, word: str, but: Child | None = None) -> None:
-        for child in self._children.values():
-            if child is not but:
-                child.say(word)
 
     async def _keep(self, number: int) -> None:
         cold = 0
         while not self._ending.is_set():
             child = self._children[number] = Child(self._settings, number)
             while word := await child.hear():
-                self._heed(child, word)
+                self._heed(child, *word.split(" ", 1))
+                self._show_in()
             code = await child.ended()
             mark_process_dead(number, self._folder)  # type: ignore[no-untyped-call]
+            del self._children[number]
+            self._dismiss()
             cold = 0 if child.warm else cold + 1
             self._judge(child, code, cold)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), min(2.0 ** max(0, cold - 1) - 1, LONGEST_PAUSE))
 
-    def _heed(self, child: Child, word: str) -> None:
-        if word == "warm":
-            child.warm = True
-            self._whole = self._whole or all(child.warm for child in self._children.values())
-        elif word == "reloaded":
-            self._tell_all("reload", but=child)
-        else:
-            child.failure = word.removeprefix("failed ")
+    async def _watch(self) -> None:
+        """End those who are stuck; while this process sleeps as well, no second passes."""
+        while True:
+            await asyncio.sleep(1)
+            for child in self._warm():
+                child.silent += 1
+                if child.silent == SILENCE:
+                    log.error("worker %d is stuck: it has said nothing for %d s", child.number, SILENCE)
+                    child.process.kill()
+
+    def _warm(self) -> list[Child]:
+        return [child for child in self._children.values() if child.warm]
+
+    def _tell_all(self, word: str, but: Child | None = None) -> None:
+        for child in self._children.values():
+            if child is not but:
+                child.say(word)
+
+    def _heed(self, child: Child, word: str, rest: str = "") -> None:
+        match word:
+            case "inside":
+                child.count(*map(int, rest.split()))
+            case "warm":
+                child.warm = True
+                self._whole = self._whole or len(self._warm()) == self._settings.workers
+                self._reception.open(self._receive)
+            case "reloaded":
+                self._tell_all("reload", but=child)
+            case "draining":
+                child.draining = True
+            case "done":
+                child.done = True
+                self._dismiss()
+            case "failed":
+                child.failure = rest
 
     def _judge(self, child: Child, code: int, cold: int) -> None:
         if self._ending.is_set():
@@ -158,12 +149,28 @@ class Workers:
             self._failure = child.failure or f"a worker died {cold} times before it was warm, with exit code {code}"
             self.end()
 
+    def _receive(self, connection: socket.socket) -> None:
+        self._lobby.append(connection)
+        self._show_in()
 
-@contextmanager
-def _held_back() -> Iterator[None]:
-    """Signals wait meanwhile; a process that is started here inherits that, and takes them when it can heed them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def _show_in(self) -> None:
+        """Give connections to whom has the fewest; where nobody takes any, no more are taken in."""
+        while self._lobby and (child := min(filter(Child.has_room, self._warm()), key=Child.burden, default=None)):
+            if child.take(self._lobby[0]):
+                self._lobby.popleft().close()
+        self._reception.hold() if self._lobby else self._reception.go_on()
+
+    def _dismiss(self) -> None:
+        """Let those end who are done; when all are to end, together, so that somebody refuses who comes till then."""
+        done = [child for child in self._warm() if child.done]
+        if self._ending.is_set():
+            if len(done) < len(self._warm()):
+                return
+            self._reception.close()
+        for child in done:
+            child.dismiss()
+
+    def _close(self) -> None:
+        self._reception.close()
+        while self._lobby:
+            self._lobby.popleft().close()

@@ -35,16 +35,17 @@ SHIPPED = Path("model/checkpoints/mnist")
 POISONED = """
 import sys
 from app.logs import configure_logging
-from app.server import Server
+from app.port import Reception
+from app.server import Server, run
 from app.settings import read_settings
 settings = read_settings(sys.argv[2:])
 configure_logging(settings)
-server = Server(settings)
+server = Server(settings, Reception(settings.host, settings.port))
 def poison(module, arguments):
     if (arguments[0] == 1).flatten(1).all(1).any():
         raise RuntimeError("poison")
 server.app.state.engine.served.vae.encoder.register_forward_pre_hook(poison)
-server.run()
+run(server)
 """
 """The service as it is, around a model that fails on a white picture."""
 

@@ -1,90 +1,164 @@
-"""A reserved port is kept from strangers, and shared by those who listen beside its holder."""
+"""A port is held from the start and kept from strangers; whoever comes to it is given away, or waits, or is refused."""
 
+import asyncio
+import os
+import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from app.port import ACCEPTED, own, reserved, share, widened
+from app.port import Reception
+
+pytestmark = pytest.mark.anyio
 
 
-def test_those_who_share_a_reserved_port_are_all_heard():
-    with reserved("127.0.0.1", 0) as port:
-        sharing = [share("127.0.0.1", port)[0] for _ in range(3)]
-        for one in sharing:
-            one.listen()
-        callers = [socket.create_connection(("127.0.0.1", port)) for _ in range(64)]
-        for one in (*callers, *sharing):
-            one.close()
+@contextmanager
+def reception(host: str = "127.0.0.1", port: int = 0) -> Iterator[Reception]:
+    held = Reception(host, port)
+    try:
+        yield held
+    finally:
+        held.close()
 
 
-def test_a_port_that_is_only_reserved_takes_no_connection():
-    with reserved("127.0.0.1", 0) as port, pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
+@contextmanager
+def callers(port: int, count: int) -> Iterator[list[socket.socket]]:
+    lines = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+    yield lines
+    for line in lines:
+        line.close()
+
+
+class Given(list[socket.socket]):
+    """The connections that were given away; `come` waits until they are so many."""
+
+    async def come(self, count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(self) < count:  # noqa: ASYNC110  # the reception knows no asyncio.Event
+                await asyncio.sleep(0.01)
+
+    def close(self) -> None:
+        while self:
+            self.pop().close()
+
+
+@pytest.fixture
+def given() -> Iterator[Given]:
+    connections = Given()
+    yield connections
+    connections.close()
+
+
+async def test_all_who_come_are_given_away_each_once(given):
+    with reception() as held:
+        held.open(given.append)
+        with callers(held.port, 200) as lines:
+            await given.come(200)
+            assert {line.getsockname() for line in lines} == {connection.getpeername() for connection in given}
+            assert len(given) == 200
+
+
+def test_a_port_that_is_only_held_takes_no_connection():
+    with reception() as held, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", held.port))
 
 
 @pytest.mark.parametrize("listening", [False, True])
-def test_nobody_reserves_a_port_that_another_has_reserved(listening):
-    with reserved("127.0.0.1", 0) as port:
-        (beside,) = share("127.0.0.1", port)
+async def test_nobody_takes_a_port_that_another_holds(given, listening):
+    with reception() as held:
         if listening:
-            beside.listen()
-        with (
-            pytest.raises(OSError, match=f"127.0.0.1 port {port}: Address already in use"),
-            reserved("127.0.0.1", port),
-        ):
-            pass
-        beside.close()
+            held.open(given.append)
+        with pytest.raises(OSError, match=f"127.0.0.1 port {held.port}: Address already in use"):
+            Reception("127.0.0.1", held.port)
 
 
-def test_a_port_that_somebody_has_cannot_be_reserved():
+def test_a_port_that_a_stranger_has_cannot_be_held():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(OSError, match="Address already in use"), reserved("127.0.0.1", port):
-            pass
+        with pytest.raises(OSError, match="Address already in use"):
+            Reception("127.0.0.1", port)
 
 
-def test_a_port_is_free_again_when_its_holder_has_gone():
-    with reserved("127.0.0.1", 0) as port:
-        pass
-    with reserved("127.0.0.1", port) as again:
-        assert again == port
+async def test_what_is_left_of_closed_connections_does_not_keep_a_port(given):
+    with reception() as held:
+        held.open(given.append)
+        with callers(held.port, 1):
+            await given.come(1)
+            given.close()  # who closes first is left with what the network may still bring
+    with reception(port=held.port) as again:
+        again.open(given.append)
+        with callers(again.port, 1):
+            await given.come(1)
 
 
-@pytest.mark.parametrize("listen", [own, share])
-def test_what_is_left_of_closed_connections_does_not_keep_a_port(listen):
-    with reserved("127.0.0.1", 0) as port:
-        pass
-    (listener,) = listen("127.0.0.1", port)
-    listener.listen()
-    caller = socket.create_connection(("127.0.0.1", port))
-    accepted, _ = listener.accept()
-    for one in (accepted, caller, listener):  # who closes first is left with what the network may still bring
-        one.close()
-    with reserved("127.0.0.1", port):
-        pass
-    for one in own("127.0.0.1", port):
-        one.close()
+async def test_while_it_is_held_back_those_who_come_wait(given):
+    with reception() as held:
+        held.open(given.append)
+        held.hold()
+        with callers(held.port, 3):
+            await asyncio.sleep(0.1)
+            assert not given
+            held.go_on()
+            await given.come(3)
 
 
-def test_a_port_of_ones_own_is_shared_with_nobody():
-    (mine,) = own("127.0.0.1", 0)
-    with pytest.raises(OSError, match="Address already in use"):
-        own("127.0.0.1", mine.getsockname()[1])
-    mine.close()
+async def test_it_is_held_back_at_once_by_whoever_can_take_no_more(given):
+    def give(connection: socket.socket) -> None:
+        given.append(connection)
+        held.hold()
+
+    with reception() as held:
+        held.open(give)
+        with callers(held.port, 3):
+            for count in (1, 2, 3):
+                await given.come(count)
+                await asyncio.sleep(0.05)
+                assert len(given) == count
+                held.go_on()
 
 
-def test_a_widened_socket_is_one_port_with_many_doors():
-    (mine,) = own("127.0.0.1", 0)
-    doors = widened([mine])
-    callers = [socket.create_connection(mine.getsockname()) for _ in doors]
-    accepted = [door.accept()[0] for door in doors]
-    assert len({one.getpeername() for one in accepted}) == len(doors) == ACCEPTED
-    for one in (*callers, *accepted, *doors):
-        one.close()
+async def test_who_has_come_when_it_closes_is_given_away_and_the_next_refused(given):
+    with reception() as held:
+        held.open(given.append)
+        with callers(held.port, 100):
+            assert not given  # the event loop had no turn
+            held.close()
+            assert len(given) == 100
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", held.port))
 
 
-def test_a_name_is_held_at_each_of_its_addresses():
-    with reserved("localhost", 0) as port:
-        for one in share("localhost", port):
-            assert one.getsockname()[1] == port
-            one.close()
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process may open none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))  # the system gives the lowest number that is free
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(lowest)
+
+
+async def test_where_no_more_files_may_be_opened_those_who_come_wait(given, caplog):
+    with reception() as held:
+        held.open(given.append)
+        with callers(held.port, 2):
+            with no_more_files():
+                await asyncio.sleep(0.1)
+            assert not given
+            assert "no connection can be taken in" in caplog.text
+            await given.come(2)
+
+
+async def test_a_name_is_held_at_each_of_its_addresses(given):
+    with reception("localhost") as held:
+        held.open(given.append)
+        hosts = {address[0] for *_, address in socket.getaddrinfo("localhost", held.port, type=socket.SOCK_STREAM)}
+        lines = [socket.create_connection((host, held.port)) for host in hosts]
+        await given.come(len(hosts))
+        for line in lines:
+            line.close()

@@ -194,15 +194,15 @@ LOSING = SERVE.replace(
     "serve(settings)",
     """
 from app.runner import DeviceLost
-from app.port import own
+from app.port import Reception
 from app.server import Server, run
 def lose(module, arguments):
     if arguments[0].min() == 1:
         raise DeviceLost("as after an illegal access")
-server = Server(settings)
+server = Server(settings, Reception(settings.host, settings.port))
 server.linger = 0.5
 server.app.state.engine.served.vae.encoder.register_forward_pre_hook(lose)
-run(server, own(settings.host, settings.port))
+run(server)
 """,
 )
 """The service on a device that is lost when it meets a white image."""

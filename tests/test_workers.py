@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from model.checkpoint import read_checkpoint, write_checkpoint
 
 pytestmark = pytest.mark.anyio
 
-WORKERS = SERVE.replace("app.server", "app.workers")
+WORKERS = SERVE.replace("from app.server", "import app.workers\nfrom app.workers")
+IMPATIENT = WORKERS.replace("serve(settings)", "app.workers.SILENCE = 2\nserve(settings)")
 KEY = {"Authorization": "Bearer key"}
 HEAD = b"POST /decode HTTP/1.1\r\nHost: vae\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
 
@@ -35,6 +37,23 @@ class Two:
 
     async def ask_all(self, *paths: str) -> list[httpx.Response]:
         return await asyncio.gather(*map(self.ask, paths))
+
+    async def until_refused(self) -> set[bytes]:
+        """The first lines of the answers to callers who come one after another, until nobody is there."""
+        lines = set()
+        while line := await self.line():
+            reader, writer = line
+            writer.write(b"GET /model HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer key\r\n\r\n")
+            lines.add(await reader.readline())
+            writer.close()
+        return lines
+
+    async def line(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A new connection; none where nobody is there."""
+        try:
+            return await asyncio.open_connection("127.0.0.1", self.port)
+        except ConnectionError:
+            return None
 
     async def count(self, name: str, **labels: str) -> float:
         """What whichever worker answers tells."""
@@ -65,9 +84,9 @@ class Two:
         return reader, writer
 
 
-async def two(model: Path, **settings: object) -> AsyncIterator[Two]:
+async def two(model: Path, program: str = WORKERS, **settings: object) -> AsyncIterator[Two]:
     options = {"workers": 2, "api_key": "key", **settings}
-    async with serving(model, program=WORKERS, **options) as service:
+    async with serving(model, program=program, **options) as service:
         it = Two(service)
         await it.are(2)
         yield it
@@ -159,8 +178,9 @@ async def test_a_reload_that_fails_at_one_is_not_passed_on(it, folder):
     await it.all_serve(model)
 
 
-async def test_what_was_accepted_is_answered_when_parent_and_workers_are_told_to_end(digits_model):
+async def test_what_was_accepted_by_all_in_like_measure_is_answered_when_they_are_told_to_end(digits_model):
     async for it in two(digits_model):
+        await asyncio.sleep(0.3)  # they tell ten times a second whom they still have
         inside = [await it.half_a_request() for _ in range(12)]
         for pid in (it.process.pid, *it.pids()):
             os.kill(pid, signal.SIGTERM)
@@ -170,7 +190,9 @@ async def test_what_was_accepted_is_answered_when_parent_and_workers_are_told_to
         assert await it.ended() == 0
         log = [json.loads(line) for line in (await it.log).splitlines()]
         assert not [line for line in log if line["level"] not in ("INFO", "DEBUG")]
-        assert {line["worker"] for line in log if line["message"] == "POST /decode 200"} == {0, 1}
+        answered = Counter(line["worker"] for line in log if line["message"] == "POST /decode 200")
+        assert sum(answered.values()) == 12
+        assert max(answered.values()) <= 7
 
 
 async def test_at_a_second_signal_all_leave_at_once(digits_model):
@@ -189,10 +211,45 @@ async def test_workers_whose_parent_is_killed_finish_what_they_accepted_and_end(
     async for it in two(digits_model):
         inside = [await it.half_a_request() for _ in range(4)]
         it.process.kill()
-        await it.are(0)
+        while line := await it.line():
+            line[1].close()
         assert {await rest(*half) for half in inside} == {b"HTTP/1.1 200 OK\r\n"}
         assert await it.ended() == -signal.SIGKILL
         assert b"POST /decode 200" in await it.log  # it ends with the last who could write to it
+
+
+async def test_who_comes_until_the_end_is_refused_by_an_answer_or_finds_nobody(digits_model):
+    async for it in two(digits_model):
+        inside = [await it.half_a_request() for _ in range(4)]
+        it.process.send_signal(signal.SIGTERM)
+        await it.are(0)
+        newcomers = asyncio.gather(*(it.until_refused() for _ in range(8)))
+        await asyncio.sleep(0.5)
+        assert {await rest(*half) for half in inside} == {b"HTTP/1.1 200 OK\r\n"}
+        assert set().union(*await newcomers) == {b"HTTP/1.1 503 Service Unavailable\r\n"}
+        assert await it.ended() == 0
+
+
+async def test_who_comes_while_no_worker_lives_waits_for_the_next(it):
+    victims = it.pids()
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    while any(Path(f"/proc/{pid}").exists() for pid in victims):  # noqa: ASYNC110  # as above
+        await asyncio.sleep(0.01)
+    assert (await it.ask("/sample?n=1")).status_code == 200
+    await it.are(2)
+
+
+async def test_a_worker_that_is_stuck_is_ended_and_another_takes_its_place(digits_model):
+    async for it in two(digits_model, program=IMPATIENT):
+        victim = it.pids()[0]
+        os.kill(victim, signal.SIGSTOP)
+        while victim in it.pids():  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.01)
+        await it.are(2)
+        it.process.send_signal(signal.SIGTERM)
+        assert await it.ended() == 0
+        assert b"is stuck: it has said nothing for 2 s" in await it.log
 
 
 async def test_a_service_whose_workers_never_get_warm_ends_and_says_so(digits_model, tmp_path):
