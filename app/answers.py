@@ -59,7 +59,8 @@ async def latents(
 def model(call: Call, engine: Engine) -> Response:
     """What is served now."""
     call.model = engine.served.model
-    return Response(dump(model_of(engine.served.checkpoint, str(engine.device), engine.precision)), media_type=JSON)
+    told = model_of(engine.served.checkpoint, str(engine.device), engine.precision, engine.runtime)
+    return Response(dump(told), media_type=JSON)
 
 
 def problem(error: ServiceError, request_id: str) -> Response:

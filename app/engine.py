@@ -20,6 +20,7 @@ from app.metrics import Metrics
 from app.operations import OPERATIONS, Stack, examples, shapes
 from app.pace import QUICK, Pace
 from app.runner import OutOfMemory
+from app.runtime import choose_runtime, compiled, on_device
 from app.served import Served, Work
 from app.settings import Settings
 from model.checkpoint import Checkpoint, CheckpointError
@@ -36,6 +37,7 @@ class Engine:
         torch.backends.cudnn.allow_tf32 = False  # its 10 bits would let an answer depend on the shape of its batch
         self.device = choose_device(settings.device)
         self.precision = settings.precision
+        self.runtime = choose_runtime(settings, self.device)
         self._always_exact = settings.batch_invariant
         self._largest = settings.max_batch_size
         self._metrics = metrics
@@ -104,7 +106,8 @@ class Engine:
 
     def _load(self, checkpoint: Checkpoint) -> Served:
         try:
-            return Served(checkpoint, self.device, self._batcher, always_exact=self._always_exact)
+            vae = compiled(checkpoint.vae) if self.runtime == "onnxruntime" else on_device(checkpoint.vae, self.device)
+            return Served(checkpoint, vae, self._batcher, always_exact=self._always_exact)
         except RuntimeError as failure:
             raise diagnose(failure, self.device) or failure from None
 

@@ -1,10 +1,17 @@
-"""What torch fails with, in the batcher's words: out of memory, or lost for good."""
+"""What torch and ONNX Runtime fail with, in the batcher's words: out of memory, or lost for good."""
 
 import torch
 
 from app.runner import DeviceLost, OutOfMemory
 
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED", "bad_alloc")
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "Failed to allocate memory",
+    "ALLOC_FAILED",
+    "bad_alloc",
+)
 
 
 def diagnose(failure: Exception, device: torch.device) -> OutOfMemory | DeviceLost | None:

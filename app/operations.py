@@ -79,7 +79,7 @@ def shapes(largest: int) -> list[int]:
 
 
 def _unit(pixels: Tensor) -> Tensor:
-    return (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+    return pixels.float() / 255
 
 
 def _levels(mean: Tensor) -> Tensor:

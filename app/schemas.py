@@ -114,6 +114,7 @@ class Model(Schema):
     parameters: int = Field(description="how many numbers the weights are")
     device: str = Field(examples=["cpu"])
     precision: str = Field(examples=["float32"], description="the numbers that the networks compute in")
+    runtime: str = Field(examples=["onnxruntime"], description="what computes the networks")
     architecture: dict[str, Any] = Field(description="the model's config.json")
     scores: str = Field(description="what the figures of /score mean for this model")
     metrics: dict[str, Any] = Field(description="the model's metrics.json: how it was trained, what it reached")
@@ -159,7 +160,7 @@ def scores_json(bounds: Bounds, config: VAEConfig, reference: Reference | None, 
     return dump({"scores": [dict(zip(columns, row, strict=True)) for row in rows], "unit": "nats"})
 
 
-def model_of(checkpoint: Checkpoint, device: str, precision: str) -> dict[str, Any]:
+def model_of(checkpoint: Checkpoint, device: str, precision: str, runtime: str) -> dict[str, Any]:
     """`Model`, of what was loaded."""
     config = checkpoint.vae.config
     return {
@@ -168,9 +169,10 @@ def model_of(checkpoint: Checkpoint, device: str, precision: str) -> dict[str, A
         "image_shape": config.image_shape,
         "latent_shape": config.latent_shape,
         "likelihood": config.likelihood,
-        "parameters": sum(weight.numel() for weight in checkpoint.vae.parameters()),
+        "parameters": checkpoint.parameters,
         "device": device,
         "precision": precision,
+        "runtime": runtime,
         "architecture": config.as_dict(),
         "scores": FAMILIES[config.likelihood].meaning + (PERCENTILE if checkpoint.reference else ""),
         "metrics": checkpoint.metrics,

@@ -3,7 +3,7 @@
 A request that is under way when another checkpoint takes over is answered by the one that it began with.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from app.pace import Pace
 from model.checkpoint import Checkpoint
 from model.elbo import ELBO, Bounds
 from model.gaussian import DiagonalGaussian
+from model.vae import VAE
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,14 @@ class Work:
 class Served:
     """Encode, decode, reconstruct and score by one checkpoint, for many callers at once.
 
-    `paces` is what the warm-up has shown of each operation, in batches or row by row.
+    `vae` is the checkpoint's, ready for the device; `paces` is what the warm-up has shown of each operation, in batches
+    or row by row.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, batcher: Batcher, *, always_exact: bool) -> None:
-        self.checkpoint = checkpoint
-        self.vae = checkpoint.vae.to(device)
-        self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
-        self.config = self.vae.config
+    def __init__(self, checkpoint: Checkpoint, vae: VAE, batcher: Batcher, *, always_exact: bool) -> None:
+        self.checkpoint = replace(checkpoint, vae=vae)  # whose weights may have been read into another form
+        self.vae = vae
+        self.config = vae.config
         self.model = checkpoint.identity
         self.reference = checkpoint.reference
         self.paces: dict[tuple[str, bool], Pace] = {}

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="float32, or bfloat16: half the digits, and faster where the processor has it"
     )
+    runtime: Literal["auto", "torch", "onnxruntime"] = Field(
+        "auto", description="what computes the networks; auto takes ONNX Runtime for float32 on a CPU, else torch"
+    )
     workers: int = Field(
         0, ge=0, le=64, description="serving processes; 0 takes one a core, at most 4, on a CPU, and one on a GPU"
     )

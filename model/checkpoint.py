@@ -31,12 +31,14 @@ class CheckpointError(Exception):
 class Checkpoint:
     """A model as it was read: `digest` is the SHA-256 of the weights' file, `metrics` what training left beside it.
 
-    `reference` are the scores of held-out images, once it was evaluated.
+    `parameters` counts the numbers that the weights are, `reference` are the scores of held-out images, once it was
+    evaluated.
     """
 
     name: str
     vae: VAE
     digest: str
+    parameters: int
     metrics: dict[str, Any] = field(default_factory=dict)
     reference: Reference | None = None
 
@@ -64,7 +66,8 @@ def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
     metrics = _metrics(folder / METRICS)
     frozen = vae.to(device).eval().requires_grad_(False)
     digest = hashlib.sha256(content).hexdigest()
-    return Checkpoint(folder.resolve().name, frozen, digest, metrics, _reference(folder / METRICS, metrics))
+    parameters = sum(weight.numel() for weight in frozen.parameters())
+    return Checkpoint(folder.resolve().name, frozen, digest, parameters, metrics, _reference(folder / METRICS, metrics))
 
 
 def read_json(path: Path) -> Any:

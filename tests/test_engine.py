@@ -42,9 +42,10 @@ def folder(request, digits_model, colour_model):
     return {"digits": digits_model, "colour": colour_model}[request.param]
 
 
-@pytest.fixture(scope="module", params=["event loop", "thread"])
+@pytest.fixture(scope="module", params=["event loop", "thread", "torch"])
 async def engine(request, folder, device):
-    async with running_engine(folder, device) as ready:
+    runtime = "torch" if request.param == "torch" else "auto"
+    async with running_engine(folder, device, runtime=runtime) as ready:
         if request.param == "thread":
             ready.served.paces.clear()
         yield ready

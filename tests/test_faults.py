@@ -3,14 +3,18 @@
 import asyncio
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from conftest import running, until
+from onnx import TensorProto, helper
 
 from app.faults import diagnose, release, works
+from app.graph import OPSET
 from app.images import write_npy
 from app.main import create_app
 from app.runner import DeviceLost, OutOfMemory
+from app.runtime import QUIET
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -30,6 +34,20 @@ def test_a_real_allocator_that_fails_is_out_of_memory(device):
     where = torch.device(device)
     for work in (lambda: torch.empty(FAR_TOO_MUCH, dtype=torch.uint8, device=where), lambda: bytearray(2**62)):
         assert isinstance(diagnose(failure_of(work), where), OutOfMemory)
+
+
+def test_a_graph_without_room_is_out_of_memory():
+    shape = helper.make_tensor_value_info("shape", TensorProto.INT64, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("ConstantOfShape", ["shape"], ["y"])], "graph", [shape], [y])
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=helper.find_min_ir_version_for(opset))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = QUIET
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    with pytest.raises(Exception, match="FAIL") as caught:
+        session.run(None, {"shape": np.array([FAR_TOO_MUCH // 4])})
+    assert isinstance(diagnose(caught.value, torch.device("cpu")), OutOfMemory)
 
 
 def test_a_failure_of_the_batchs_own_says_nothing_of_the_device(device):

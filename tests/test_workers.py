@@ -92,6 +92,11 @@ async def two(model: Path, program: str = WORKERS, **settings: object) -> AsyncI
         yield it
 
 
+def exists(pid: int) -> bool:
+    """Whether there is such a process, also one that has ended and is not forgotten yet."""
+    return Path(f"/proc/{pid}").exists()
+
+
 async def rest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
     """The first line that answers a request whose rest is said now."""
     writer.write(LATENT)
@@ -234,7 +239,7 @@ async def test_who_comes_while_no_worker_lives_waits_for_the_next(it):
     victims = it.pids()
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
-    while any(Path(f"/proc/{pid}").exists() for pid in victims):  # noqa: ASYNC110  # as above
+    while any(map(exists, victims)):  # noqa: ASYNC110  # as above
         await asyncio.sleep(0.01)
     assert (await it.ask("/sample?n=1")).status_code == 200
     await it.are(2)

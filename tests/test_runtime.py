@@ -1,0 +1,66 @@
+"""Torch and ONNX Runtime compute the same networks; which of them does is the settings' choice, and told."""
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from conftest import COLOUR, DIGITS, build
+from torch.testing import assert_close
+
+from app.images import write_npy
+from app.runtime import choose_runtime, compiled
+from app.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+
+
+@pytest.mark.parametrize("config", [DIGITS, COLOUR], ids=["digits", "colour"])
+@pytest.mark.parametrize("leading", [(1,), (7,), (2, 3)])
+def test_a_compiled_vae_has_the_same_posteriors_and_likelihoods(config, leading):
+    vae = build(config)
+    x, z = torch.rand(7, *config.image_shape), torch.randn(*leading, *config.latent_shape)
+    q, p = vae.posterior(x), vae.likelihood(z)
+    other = compiled(vae)
+    for weight in vae.parameters():
+        weight.data.zero_()  # it shares none
+    assert_close(other.posterior(x).mean, q.mean, rtol=1e-4, atol=1e-5)
+    assert_close(other.posterior(x).logvar, q.logvar, rtol=1e-4, atol=1e-5)
+    assert_close(other.likelihood(z).mean, p.mean, rtol=1e-4, atol=1e-5)
+    assert not [*other.parameters()]
+
+
+def test_pixels_may_lie_in_memory_in_any_order():
+    vae = build(COLOUR)
+    x = torch.rand(5, *COLOUR.image_shape).contiguous(memory_format=torch.channels_last)
+    assert_close(compiled(vae).posterior(x).mean, vae.posterior(x).mean, rtol=1e-4, atol=1e-5)
+
+
+def test_unasked_a_processor_has_onnx_runtime_for_single_precision_and_torch_does_all_else():
+    assert choose_runtime(Settings(), CPU) == "onnxruntime"
+    assert choose_runtime(Settings(precision="bfloat16"), CPU) == "torch"
+    assert choose_runtime(Settings(), CUDA) == "torch"
+    assert choose_runtime(Settings(runtime="torch"), CPU) == "torch"
+    assert choose_runtime(Settings(runtime="onnxruntime"), CPU) == "onnxruntime"
+
+
+@pytest.mark.parametrize(("device", "precision"), [(CPU, "bfloat16"), (CUDA, "float32")])
+def test_onnx_runtime_is_refused_what_it_does_not_serve(device, precision):
+    with pytest.raises(ValueError, match=f"onnxruntime serves float32 on a CPU, not {precision} on {device.type}"):
+        choose_runtime(Settings(runtime="onnxruntime", precision=precision), device)
+
+
+async def test_both_serve_the_same_answers_and_say_who_computed(serve):
+    body = write_npy(np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8))
+    means = []
+    for runtime in ("torch", "onnxruntime"):
+        async with serve(runtime=runtime, device="cpu") as client:
+            assert (await client.get("/model")).json()["runtime"] == runtime
+            means.append([await mean(client, body) for _ in range(2)])
+    np.testing.assert_allclose(means[0], means[1], rtol=1e-4, atol=1e-5)
+
+
+async def mean(client: httpx.AsyncClient, body: bytes) -> list[list[float]]:
+    answer = await client.post("/encode", content=body, headers={"content-type": "application/x-npy"})
+    return [latent["mean"] for latent in answer.json()["latents"]]
