@@ -1,4 +1,4 @@
-"""What the machine itself can do: the raw forward without HTTP, and the codec of one request."""
+"""What the machine itself can do: the raw forward without HTTP, by the service's runtime, and the codec of one request."""
 
 import os
 import subprocess
@@ -13,6 +13,7 @@ from statistics import median
 import orjson
 import torch
 
+from app.runtime import compiled
 from benchmarks.peers.work import Work
 
 BATCHES = (1, 16, 32, 64)
@@ -51,6 +52,7 @@ def measure(body: bytes, seconds: float, threads: int) -> Forward:
     """The figures of one process."""
     work = Work("encode")
     torch.set_num_threads(threads)
+    work.vae = compiled(work.vae)
     pixels = torch.from_numpy(work.read_png(body).copy())[None]
     with torch.inference_mode():
         batches = [pixels.expand(n, -1, -1, -1).contiguous() for n in BATCHES]
