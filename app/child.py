@@ -26,16 +26,16 @@ def _work(settings: Settings, number: int, line: socket.socket) -> None:
 class Child:
     """`warm` since it said so, `failure` what it could not start with, `draining` and `done` on its way out.
 
-    `silent` counts the seconds since its last word.
+    `silent` counts the seconds since its last word; once `dismissed` it is given nothing more.
     """
 
     def __init__(self, settings: Settings, number: int) -> None:
         self.number = number
-        self.warm = self.draining = self.done = False
+        self.warm = self.draining = self.done = self.dismissed = False
         self.failure = ""
         self.silent = 0
         self._given = self._connections = 0
-        self._full = self._dismissed = False
+        self._full = False
         self._line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line.setblocking(False)
         self.process = _SPAWN.Process(target=_work, args=(settings, number, its), name=f"worker {number}")
@@ -74,15 +74,15 @@ class Child:
 
     def has_room(self) -> bool:
         """Whether it takes connections."""
-        return not (self._full or self._dismissed)
+        return not (self._full or self.dismissed)
 
     def burden(self) -> tuple[bool, bool, int]:
         """The less of it, the better it can take another connection."""
         return self.draining, self.silent > 1, self._connections
 
     def dismiss(self) -> None:
-        """Let it end: it is given nothing more."""
-        self._dismissed = True
+        """Let it end."""
+        self.dismissed = True
         self.say("end")
 
     async def ended(self) -> int:

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 from app.graph import INPUT, onnx_model
 from app.settings import Settings
+from model.checkpoint import CheckpointError
 from model.vae import VAE
+
+LARGEST = 2**31 - 2**20
+"""Bytes of weights that fit into one graph."""
 
 QUIET = 4
 """Of its own log, what is fatal alone: all else that befalls a batch it raises as well."""
@@ -44,7 +48,13 @@ def choose_runtime(settings: Settings, device: torch.device) -> str:
 
 
 def compiled(vae: VAE) -> VAE:
-    """The VAE with networks that ONNX Runtime computes, on as many threads as torch; it shares no weights with it."""
+    """The VAE with networks that ONNX Runtime computes, on as many threads as torch; it shares no weights with it.
+
+    Raises `CheckpointError` for networks that are too large.
+    """
+    if (most := max(sum(w.nbytes for w in part.parameters()) for part in vae.children())) > LARGEST:
+        msg = f"the weights of a network are {most} bytes; beyond {LARGEST} only VAE_RUNTIME=torch serves them"
+        raise CheckpointError(msg)
     with torch.device("meta"):
         other = VAE(vae.config).eval()
     other.encoder.add_module("network", Compiled(vae.encoder.network, vae.config.image_shape))

@@ -108,7 +108,7 @@ class Workers:
         while True:
             await asyncio.sleep(1)
             for child in self._warm():
-                child.silent += 1
+                child.silent += not child.dismissed  # who is on his way out has nothing to say
                 if child.silent == SILENCE:
                     log.error("worker %d is stuck: it has said nothing for %d s", child.number, SILENCE)
                     child.process.kill()

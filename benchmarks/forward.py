@@ -1,4 +1,4 @@
-"""What the machine itself can do: the raw forward without HTTP, by the service's runtime, and the codec of one request."""
+"""What the machine itself can do: the raw forward without HTTP, by the service's runtime, and the codec of one."""
 
 import os
 import subprocess

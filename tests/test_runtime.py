@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from app.images import write_npy
 from app.runtime import choose_runtime, compiled
 from app.settings import Settings
+from model.checkpoint import CheckpointError
 
 pytestmark = pytest.mark.anyio
 
@@ -49,6 +50,13 @@ def test_unasked_a_processor_has_onnx_runtime_for_single_precision_and_torch_doe
 def test_onnx_runtime_is_refused_what_it_does_not_serve(device, precision):
     with pytest.raises(ValueError, match=f"onnxruntime serves float32 on a CPU, not {precision} on {device.type}"):
         choose_runtime(Settings(runtime="onnxruntime", precision=precision), device)
+
+
+def test_networks_too_large_for_a_graph_are_left_to_torch(monkeypatch):
+    vae = build(DIGITS)
+    monkeypatch.setattr("app.runtime.LARGEST", 100)
+    with pytest.raises(CheckpointError, match="only VAE_RUNTIME=torch serves them"):
+        compiled(vae)
 
 
 async def test_both_serve_the_same_answers_and_say_who_computed(serve):
