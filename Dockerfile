@@ -42,7 +42,7 @@ LABEL org.opencontainers.image.title="vae-service" \
 RUN groupadd --gid 10001 vae && useradd --uid 10001 --gid vae --no-create-home --shell /usr/sbin/nologin vae
 COPY --from=dependencies /service /service
 COPY --from=project /project /service
-ENV PATH=/service/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 VAE_HOST=0.0.0.0 VAE_PORT=8000
+ENV PATH=/service/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1 VAE_HOST=0.0.0.0 VAE_PORT=8000
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM

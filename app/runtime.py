@@ -3,7 +3,8 @@
 The mathematics around them stays torch's; only the two networks of a VAE are put in the other's hands.
 """
 
-import onnxruntime
+import os
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,9 @@ class Compiled(nn.Module):
 
     def __init__(self, network: nn.Sequential, shape: tuple[int, ...]) -> None:
         super().__init__()
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else its import begins to tell its maker of machine and model
+        import onnxruntime  # noqa: PLC0415
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = QUIET
         options.intra_op_num_threads = torch.get_num_threads()

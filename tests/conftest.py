@@ -1,6 +1,7 @@
 """Real small models and the real application around them; a device option runs the suite on a GPU."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -25,6 +26,8 @@ COLOUR = VAEConfig(
     image_shape=(3, 13, 9), latent_shape=(2, 4, 3), stride=2, channels=(6, 6), blocks=(0, 1), likelihood="logistic"
 )
 
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for those laws that import ONNX Runtime themselves
 
 settings.register_profile("laws", deadline=None)  # a law holds however busy the machine is
 settings.load_profile("laws")

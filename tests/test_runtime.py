@@ -1,5 +1,10 @@
 """Torch and ONNX Runtime compute the same networks; which of them does is the settings' choice, and told."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import httpx
 import numpy as np
 import pytest
@@ -13,6 +18,14 @@ from app.settings import Settings
 from model.checkpoint import CheckpointError
 
 pytestmark = pytest.mark.anyio
+
+COMPILE = """
+import sys
+from pathlib import Path
+from app.runtime import compiled
+from model.checkpoint import read_checkpoint
+compiled(read_checkpoint(Path(sys.argv[1])).vae)
+"""
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
@@ -57,6 +70,14 @@ def test_networks_too_large_for_a_graph_are_left_to_torch(monkeypatch):
     monkeypatch.setattr("app.runtime.LARGEST", 100)
     with pytest.raises(CheckpointError, match="only VAE_RUNTIME=torch serves them"):
         compiled(vae)
+
+
+def test_nothing_is_told_to_the_maker_of_onnx_runtime(digits_model, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", COMPILE, str(digits_model)]
+    subprocess.run(command, env=environment, check=True, cwd=Path(__file__).parent.parent)
+    assert not [*tmp_path.iterdir()]  # where it would name this machine, and keep what it has not sent yet
 
 
 async def test_both_serve_the_same_answers_and_say_who_computed(serve):
