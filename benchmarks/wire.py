@@ -76,11 +76,11 @@ class Service:
             async for line in self.process.stderr:
                 self.log.append(line)
 
-    async def ready(self) -> None:
-        """Wait until it takes work."""
+    async def ready(self, workers: int) -> None:
+        """Wait until so many processes take work."""
         while self.process.returncode is None:
             with suppress(ConnectionRefusedError):
-                if (await Line(self.port).ask(get("/readyz", Connection="close"))).status == 200:
+                if (await self.metrics())["vae_workers"] == workers:
                     return
             await asyncio.sleep(0.05)
         raise SystemExit(b"".join(self.log).decode() or "the service did not start")
@@ -117,7 +117,7 @@ async def serving(*options: str, program: str = SERVE, **variables: str) -> Asyn
     process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
     try:
         service = Service(process, port)
-        await service.ready()
+        await service.ready(int(environment["VAE_WORKERS"]))
         yield service
     finally:
         if process.returncode is None:
