@@ -62,14 +62,14 @@ class Server(uvicorn.Server):
 
     def take(self, connection: socket.socket) -> None:
         """Serve who is at the other end of a connection."""
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         coming = asyncio.create_task(self._welcome(connection))
         self._coming.add(coming)
         coming.add_done_callback(self._coming.discard)
 
     async def _welcome(self, connection: socket.socket) -> None:
         try:
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
         except OSError:  # he has left again
             connection.close()
