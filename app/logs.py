@@ -1,36 +1,20 @@
 """Structured logs on stderr: one JSON object a line, or one line for people."""
 
-import logging
 import logging.config
-from datetime import UTC, datetime
 
-import orjson
+from pythonjsonlogger.core import RESERVED_ATTRS
 
 from app.settings import Settings
 
-_USUAL = {*logging.makeLogRecord({}).__dict__, "message", "taskName", "color_message"}
-"""What every record has, and uvicorn's second copy of its message; the rest is what a line tells besides."""
-
-
-class JsonLines(logging.Formatter):
-    """A record as a JSON object: when, how severe, whose, what, and whatever else it was given."""
-
-    def __init__(self, worker: int | None = None) -> None:
-        super().__init__()
-        self._worker = {} if worker is None else {"worker": worker}
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            **self._worker,
-            **{name: value for name, value in record.__dict__.items() if name not in _USUAL},
-        }
-        if record.exc_info:
-            line["exc_info"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+_FORMATTERS: dict[str, dict[str, object]] = {
+    "json": {
+        "()": "pythonjsonlogger.orjson.OrjsonFormatter",
+        "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
+        "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+        "reserved_attrs": [*RESERVED_ATTRS, "color_message"],  # uvicorn's second copy of its message
+    },
+    "text": {"format": "%(asctime)s %(levelname)-8s %(name)s  %(message)s"},
+}
 
 
 def configure_logging(settings: Settings, worker: int | None = None) -> None:
@@ -38,13 +22,11 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
 
     Of several workers each names itself.
     """
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells them
-    text = "%(asctime)s %(levelname)-8s %(name)s  %(message)s" + ("" if worker is None else f"  [worker {worker}]")
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": {"json": {"()": JsonLines, "worker": worker}, "text": {"format": text}},
+            "formatters": _FORMATTERS if worker is None else _named(worker),
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}},
             "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
             "loggers": {
@@ -53,3 +35,8 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
             },
         }
     )
+
+
+def _named(worker: int) -> dict[str, dict[str, object]]:
+    text = f"{_FORMATTERS['text']['format']}  [worker {worker}]"
+    return {"json": {**_FORMATTERS["json"], "static_fields": {"worker": worker}}, "text": {"format": text}}

@@ -77,10 +77,10 @@ class Service:
                 self.log.append(line)
 
     async def ready(self, workers: int) -> None:
-        """Wait until so many processes take work."""
+        """Wait until so many processes take work, at least one."""
         while self.process.returncode is None:
             with suppress(ConnectionRefusedError):
-                if (await self.metrics())["vae_workers"] == workers:
+                if (await self.metrics())["vae_workers"] >= max(1, workers):
                     return
             await asyncio.sleep(0.05)
         raise SystemExit(b"".join(self.log).decode() or "the service did not start")
