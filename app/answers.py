@@ -58,8 +58,10 @@ async def latents(
 
 def model(call: Call, engine: Engine) -> Response:
     """What is served now."""
-    call.model = engine.served.model
-    told = model_of(engine.served.checkpoint, str(engine.device), engine.precision, engine.runtime)
+    served = engine.served
+    call.model = served.model
+    how = (str(engine.device), engine.precision, engine.runtime)
+    told = model_of(served.checkpoint, *how, batch_invariant=served.batch_invariant)
     return Response(dump(told), media_type=JSON)
 
 

@@ -1,8 +1,8 @@
 """Many callers, one device: a lone request never waits for company, and a crowd shares batches.
 
 A thread takes what has arrived whenever the device is free. What takes less time than the way to that thread is worth
-runs where it was asked for, on the event loop. An entry carries its own future; nothing is looked up by an id, nothing
-calls back up. Closing leaves nobody waiting, nor does the death of the device.
+runs where it was asked for, on the event loop, unless more of it waits. An entry carries its own future; nothing is
+looked up by an id, nothing calls back up. Closing leaves nobody waiting, nor does the death of the device.
 """
 
 import asyncio
@@ -23,6 +23,9 @@ from app.runner import Device, DeviceLost, Runner
 
 log = logging.getLogger(__name__)
 
+RESERVED = 1 / 8
+"""Of the queue, what is at most kept free for one who was refused."""
+
 T = TypeVar("T")
 
 
@@ -41,6 +44,7 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._handed: Batch | None = None
         self._lost: DeviceLost | None = None
+        self._wanted = 0
         self._busy = False
         self._planned = False
         self._changed = threading.Condition()
@@ -112,13 +116,19 @@ class Batcher:
             self._metrics.batch_limit.labels(operation).set(limits.get(operation, 0))
 
     def require_room(self, images: int = 1) -> None:
-        """Refuse, before any work is done for them, so many images as the queue has no room for."""
-        depth = self._queue.depth
-        if depth + images > self._max_queue_items:
+        """Refuse, before any work is done for them, so many images as the queue has no room for.
+
+        Who asks for less than one who was refused does not go before him: up to `RESERVED` of the queue are kept free
+        first. Else small requests would fill each gap, and no large one would ever find room.
+        """
+        depth, most = self._queue.depth, self._max_queue_items
+        if depth + max(images, self._wanted) > most:
+            self._wanted = max(self._wanted, min(images, int(most * RESERVED)))
             self._metrics.rejected.inc()
             wait = math.ceil(depth / self._runner.rate) if self._runner.rate else 1
-            detail = f"the queue holds {depth} of {self._max_queue_items} images, no room for {images} more"
+            detail = f"the queue holds {depth} of {most} images, no room for {max(images, self._wanted)} more"
             raise Overloaded(detail, retry_after=max(1, wait))
+        self._wanted = 0
 
     def _accept(self, entry: Entry) -> None:
         with self._changed:
@@ -138,7 +148,7 @@ class Batcher:
         self._planned = False
         with self._changed:
             batch = None if self._busy or self._jobs or self._lost else self._due()
-            if batch and not self._device.pace(batch.kind).at_once:
+            if batch and not self._at_once(batch):
                 self._busy, self._handed, batch = True, batch, None
             if batch is None:
                 self._changed.notify()
@@ -149,10 +159,14 @@ class Batcher:
             with self._changed:
                 self._closing, self._lost = True, failure
         if self._queue or self._lost:
-            self._plan()
+            self._loop.call_soon(self._plan)  # not at once: who came during the batch is heard before the next
 
     def _due(self) -> Batch | None:
         return self._queue.take() if self._queue and (self._closing or self._queue.patience() <= 0) else None
+
+    def _at_once(self, batch: Batch) -> bool:
+        """Whether the event loop runs it; where more is left than it takes, callers are many, and want to be heard."""
+        return self._device.pace(batch.kind).at_once and self._queue.depth <= batch.rows * batch.kind.weight
 
     def _forget(self, entry: Entry) -> None:
         if entry.waiting:

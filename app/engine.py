@@ -15,6 +15,7 @@ import torch
 
 from app.batching import Batcher
 from app.faults import diagnose, release
+from app.invariance import keeps_rows_apart
 from app.machine import cores
 from app.metrics import Metrics
 from app.operations import OPERATIONS, Stack, examples, shapes
@@ -25,6 +26,7 @@ from app.served import Served, Work
 from app.settings import Settings
 from model.checkpoint import Checkpoint, CheckpointError
 from model.precision import networks_in
+from model.vae import VAE
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +64,9 @@ class Engine:
         """Whether the weights are loaded, every batch shape is warmed and the device takes work."""
         return self._warm and self._batcher.ready
 
-    def require_room(self) -> None:
-        """Raises `Overloaded` where the queue is full, before anything is read."""
-        self._batcher.require_room()
+    def require_room(self, images: int = 1) -> None:
+        """Raises `Overloaded` where the queue has no room for so many, before anything is read or drawn."""
+        self._batcher.require_room(images)
 
     def device_memory(self) -> int:
         """Bytes that torch holds of the GPU's memory."""
@@ -116,9 +118,13 @@ class Engine:
 
     async def _meet_every_shape(self, served: Served) -> dict[str, int]:
         limits = {}
+        sizes = shapes(self._largest)
+        served.apart = self.runtime == "onnxruntime" and await self._batcher.perform(
+            partial(self._apart, served.vae, sizes)
+        )
         for operation, rows in examples(served.vae, self._largest).items():
             seconds: dict[int, float] = {}
-            for size in [1] if self._always_exact else shapes(self._largest):
+            for size in [1] if served.work(operation).exact else sizes:
                 try:
                     seconds[size] = await self._meet(served.work(operation), rows[:size])
                 except OutOfMemory:
@@ -128,7 +134,7 @@ class Engine:
                     log.warning("the device has room for %d images to %s at once, not for %d", fitted, operation, size)
                     break
             served.measured(operation, seconds, QUICK if self.device.type == "cpu" else 0.0)
-        await self._meet(served.work("score", exact=True), _one_draw(served))
+        await self._meet(served.scoring(), _one_draw(served))
         return limits
 
     async def _meet(self, work: Work, batch: Stack) -> float:
@@ -141,6 +147,15 @@ class Engine:
     def _timed(self, work: Work, batch: Stack) -> tuple[Stack, float]:
         start = time.monotonic()
         return self.infer(work, batch), time.monotonic() - start
+
+    @torch.inference_mode()
+    def _apart(self, vae: VAE, sizes: Sequence[int]) -> bool:
+        try:
+            return keeps_rows_apart(vae, sizes)
+        except Exception as failure:
+            if isinstance(diagnose(failure, self.device), OutOfMemory):
+                return False  # nobody knows; how large a batch may be is found out next
+            raise
 
     # What follows are the verbs of `runner.Device`.
 

@@ -41,15 +41,15 @@ class Asked:
         self.media = accepts(request)
         self.call: Call = request.state.call
         self.limits: Settings = request.app.state.settings
+        self.engine: Engine = request.app.state.engine
 
     @cached_property
     def served(self) -> Served:
         """The checkpoint that will do the work; `Unavailable` where it takes none."""
-        engine: Engine = self._request.app.state.engine
-        if not engine.ready:
+        if not self.engine.ready:
             raise Unavailable("the model takes no work: it is warming up, draining, or its device has stopped")
-        self.call.model = engine.served.model
-        return engine.served
+        self.call.model = self.engine.served.model
+        return self.engine.served
 
     async def pixels(self, fit: Fit) -> np.ndarray:
         """The images of the body, uint8 [N, C, H, W] of the model's shape."""

@@ -55,6 +55,7 @@ async def sample(
     asked = Asked(request, PICTURES)
     served = asked.served
     asked.require_items(n)
+    asked.engine.require_room(n)
     draws = Draws(seed)
     latents = draws.normal(n, *served.config.latent_shape) * temperature
     decoded = await served.decode(latents, asked.call, exact=True)

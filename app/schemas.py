@@ -115,6 +115,7 @@ class Model(Schema):
     device: str = Field(examples=["cpu"])
     precision: str = Field(examples=["float32"], description="the numbers that the networks compute in")
     runtime: str = Field(examples=["onnxruntime"], description="what computes the networks")
+    batch_invariant: bool = Field(description="whether the bytes of an answer are the same whatever else is asked")
     architecture: dict[str, Any] = Field(description="the model's config.json")
     scores: str = Field(description="what the figures of /score mean for this model")
     metrics: dict[str, Any] = Field(description="the model's metrics.json: how it was trained, what it reached")
@@ -160,7 +161,9 @@ def scores_json(bounds: Bounds, config: VAEConfig, reference: Reference | None, 
     return dump({"scores": [dict(zip(columns, row, strict=True)) for row in rows], "unit": "nats"})
 
 
-def model_of(checkpoint: Checkpoint, device: str, precision: str, runtime: str) -> dict[str, Any]:
+def model_of(
+    checkpoint: Checkpoint, device: str, precision: str, runtime: str, *, batch_invariant: bool
+) -> dict[str, Any]:
     """`Model`, of what was loaded."""
     config = checkpoint.vae.config
     return {
@@ -173,6 +176,7 @@ def model_of(checkpoint: Checkpoint, device: str, precision: str, runtime: str) 
         "device": device,
         "precision": precision,
         "runtime": runtime,
+        "batch_invariant": batch_invariant,
         "architecture": config.as_dict(),
         "scores": FAMILIES[config.likelihood].meaning + (PERCENTILE if checkpoint.reference else ""),
         "metrics": checkpoint.metrics,

@@ -35,8 +35,8 @@ class Work:
 class Served:
     """Encode, decode, reconstruct and score by one checkpoint, for many callers at once.
 
-    `vae` is the checkpoint's, ready for the device; `paces` is what the warm-up has shown of each operation, in batches
-    or row by row.
+    `vae` is the checkpoint's, ready for the device. The warm-up finds out `paces`, of each operation in batches and row
+    by row, and `apart`: whether a row has the same bits in every batch, so that no work need be exact.
     """
 
     def __init__(self, checkpoint: Checkpoint, vae: VAE, batcher: Batcher, *, always_exact: bool) -> None:
@@ -46,6 +46,7 @@ class Served:
         self.model = checkpoint.identity
         self.reference = checkpoint.reference
         self.paces: dict[tuple[str, bool], Pace] = {}
+        self.apart = False
         self._batcher = batcher
         self._always_exact = always_exact
 
@@ -70,13 +71,22 @@ class Served:
 
     async def score(self, pixels: np.ndarray, noise: Tensor, call: Call) -> Bounds:
         """Both bounds on log p(x), [N] nats, by the draws of `noise` [N, K, *latent]."""
-        answer = await self._submit(self.work("score", exact=True, weight=noise.shape[1]), call, pixels, noise)
+        answer = await self._submit(self.scoring(noise.shape[1]), call, pixels, noise)
         total, reconstruction, kl, log_likelihood = map(torch.from_numpy, answer.columns)
         return Bounds(ELBO(total, reconstruction, kl), log_likelihood)
 
-    def work(self, operation: str, *, exact: bool = False, weight: int = 1) -> Work:
-        """An operation by these weights, exact where the settings want everything so."""
-        return Work(operation, self, exact or self._always_exact, weight)
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether no answer depends on who shares its batch."""
+        return self.apart or self._always_exact
+
+    def work(self, operation: str, *, exact: bool = False) -> Work:
+        """An operation by these weights; whether `exact` or not, where that makes no difference."""
+        return Work(operation, self, (exact or self._always_exact) and not self.apart)
+
+    def scoring(self, draws: int = 1) -> Work:
+        """To score by so many draws, always row by row: of each row the draws are a batch already."""
+        return Work("score", self, exact=True, weight=draws)
 
     async def _submit(self, work: Work, call: Call, *columns: np.ndarray | Tensor) -> Stack:
         rows = Stack(tuple(map(np.asarray, columns)))

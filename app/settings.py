@@ -50,7 +50,9 @@ class Settings(BaseSettings):
 
     max_batch_size: int = Field(64, ge=1, le=4096, description="images in one batch on the device")
     max_batch_delay_ms: float = Field(0, ge=0, le=10_000, description="how long a batch waits for company")
-    batch_invariant: bool = Field(False, description="answers whose bytes never depend on the load, at a price")
+    batch_invariant: bool = Field(
+        False, description="answers whose bytes never depend on the load; free by ONNX Runtime"
+    )
     max_queue_items: Count = Field(8192, description="images that may wait; beyond them 429")
     max_items: Count = Field(4096, description="images (times draws) in one request; beyond them 413")
     max_body_bytes: Count = Field(32 * 2**20, description="bytes of one request's body; beyond them 413")

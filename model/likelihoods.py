@@ -48,8 +48,12 @@ class Likelihood(ABC):
 
     @property
     def mean(self) -> Tensor:
-        """The expected image, [..., C, H, W] in [0, 1]."""
-        return torch.sigmoid(self.location)
+        """The expected image, [..., C, H, W] in [0, 1]: the sigmoid of what the network gives.
+
+        In two steps, because torch's own rounds the last few pixels of a tensor otherwise, and which those are depends
+        on how many images there are.
+        """
+        return torch.exp(logsigmoid(self.location))
 
     @abstractmethod
     def pixel_log_prob(self, x: Tensor) -> Tensor:

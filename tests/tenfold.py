@@ -87,9 +87,13 @@ class House(NamedTuple):
 
 @asynccontextmanager
 async def house(
-    max_batch_size: int = 4, max_queue_items: int = 100, max_delay: float = 0, quick: int = 0
+    max_batch_size: int = 4,
+    max_queue_items: int = 100,
+    max_delay: float = 0,
+    quick: int = 0,
+    device: Tenfold | None = None,
 ) -> AsyncIterator[House]:
-    device, metrics = Tenfold(quick), Metrics()
+    device, metrics = device or Tenfold(quick), Metrics()
     limits = {"max_batch_size": max_batch_size, "max_queue_items": max_queue_items, "max_delay": max_delay}
     batcher = Batcher(device, metrics, **limits)
     batcher.start()

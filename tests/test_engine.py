@@ -114,8 +114,19 @@ async def test_exact_work_is_the_same_bit_for_bit_alone_and_under_load(engine, p
     assert np.array_equal(alone[0], torch.cat([q.mean for q in singles]).numpy())
 
 
-async def test_a_batch_invariant_engine_is_exact_in_everything(digits_model, device, digits):
-    async with running_engine(digits_model, device, batch_invariant=True) as engine:
+async def test_by_onnx_runtime_exact_work_shares_batches_with_all_other(folder):
+    async with running_engine(folder, "cpu") as engine:
+        assert engine.served.apart
+        assert engine.served.work("decode", exact=True) == engine.served.work("decode")
+    async with running_engine(folder, "cpu", runtime="torch") as engine:
+        assert not engine.served.apart
+        assert engine.served.work("decode", exact=True) != engine.served.work("decode")
+
+
+@pytest.mark.parametrize("runtime", ["auto", "torch"])
+async def test_a_batch_invariant_engine_is_exact_in_everything(digits_model, device, digits, runtime):
+    async with running_engine(digits_model, device, runtime=runtime, batch_invariant=True) as engine:
+        assert engine.served.batch_invariant
         together = await engine.served.encode(digits[:70], call())
         alone = [await engine.served.encode(digits[row : row + 1], call()) for row in range(70)]
         assert torch.equal(together.mean, torch.cat([q.mean for q in alone]))
@@ -127,8 +138,8 @@ async def test_padding_fills_a_warmed_shape_and_does_not_leak(engine, pixels, si
     parts = [Stack((pixels[:size],))]
     padded, exact = (engine.stack(engine.served.work("encode", exact=e), parts) for e in (False, True))
     assert len(padded) == 2 ** (size - 1).bit_length()
-    assert len(exact) == size
-    assert np.array_equal(padded.columns[0][:size], exact.columns[0])
+    assert len(exact) == (len(padded) if engine.served.apart else size)
+    assert np.array_equal(padded.columns[0][:size], exact.columns[0][:size])
     answer = await engine.served.encode(pixels[:size], call())
     assert len(answer.mean) == size
 
@@ -159,7 +170,7 @@ async def test_a_model_that_is_quick_on_a_cpu_is_left_to_the_event_loop_and_a_sl
     async with running_engine(digits_model, device) as engine:
         served = engine.served
         assert engine.pace(served.work("encode")).at_once == (device == "cpu")
-        assert not engine.pace(served.work("score", exact=True)).at_once
+        assert not engine.pace(served.scoring()).at_once
         served.measured("encode", {1: 0.5 * QUICK, 2: 0.9 * QUICK, 4: 1.5 * QUICK}, QUICK)
         assert not engine.pace(served.work("encode")).at_once
 

@@ -141,6 +141,14 @@ def test_the_mean_is_an_image_whatever_the_network_gives(family):
     assert_close(p.mean[0, 0, EXTREMES.index(0.0)], torch.full((2,), 0.5))
 
 
+@pytest.mark.parametrize("size", [1, 5, 28])
+def test_the_mean_of_an_image_has_the_same_bits_whoever_shares_its_batch(family, size, device):
+    torch.manual_seed(size)
+    raw = 3 * torch.randn(33, family.features, size, size, device=device)
+    alone = torch.cat([family(row, SCALE).mean for row in raw.split(1)])
+    assert torch.equal(family(raw, SCALE).mean, alone)
+
+
 def test_values_and_gradients_are_finite_whatever_the_network_gives(family, device):
     raw = torch.tensor(list(product(EXTREMES, repeat=family.features)), device=device)[..., None, None].requires_grad_()
     for level in (0, 1, 127, 254, 255):

@@ -77,7 +77,7 @@ async def test_requests_and_batches_are_counted_where_they_happened(serve):
     assert batches == {"encode": 2, "decode": 2, "reconstruct": 1, "score": 0}
     assert total(samples, "batch_size_sum", operation="encode") == 7
     assert total(samples, "batch_size_sum", operation="decode") == 5
-    assert total(samples, "padding_items_total") == 1 + 1  # 4 and 3 of 4 to encode, 3 of 4 to reconstruct, none exact
+    assert total(samples, "padding_items_total") == 1 + 1  # 4 and 3 of 4 to encode, 3 of 4 to reconstruct, 4 and 1 of 1
     assert total(samples, "device_seconds_count") == 5
     assert total(samples, "stage_seconds_count", stage="infer") == 3
     assert total(samples, "queue_items") == 0

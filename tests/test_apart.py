@@ -1,0 +1,52 @@
+"""Whether a batch keeps its rows apart is found out by trying, down to the last bit of a single number."""
+
+import pytest
+import torch
+from conftest import COLOUR, DIGITS, build
+from torch import Tensor, nn
+
+from app.invariance import keeps_rows_apart
+from app.operations import shapes
+from app.runtime import compiled
+from model.vae import VAE
+
+pytestmark = pytest.mark.usefixtures("inference")
+
+
+class Nudged(nn.Sequential):
+    """A network whose last number of all is off by its last bit in batches of `size`."""
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__(network)
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if len(y) == self.size:
+            y.view(-1)[-1] = torch.nextafter(y.view(-1)[-1], torch.tensor(torch.inf))
+        return y
+
+
+@pytest.fixture
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(params=[DIGITS, COLOUR], ids=["digits", "colour"])
+def vae(request) -> VAE:
+    return compiled(build(request.param))
+
+
+@pytest.mark.parametrize("largest", [1, 7, 64])
+def test_onnx_runtime_keeps_the_rows_of_a_batch_apart(vae, largest):
+    assert keeps_rows_apart(vae, shapes(largest))
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize("size", [2, 8])
+def test_one_last_bit_in_one_size_of_batch_is_noticed(vae, part, size):
+    network = getattr(vae, part)
+    network.network = Nudged(network.network, size)
+    assert keeps_rows_apart(vae, [1, 4, 16])
+    assert not keeps_rows_apart(vae, [1, 2, 4, 8, 16])
