@@ -119,9 +119,8 @@ class Engine:
     async def _meet_every_shape(self, served: Served) -> dict[str, int]:
         limits = {}
         sizes = shapes(self._largest)
-        served.apart = self.runtime == "onnxruntime" and await self._batcher.perform(
-            partial(self._apart, served.vae, sizes)
-        )
+        if self.runtime == "onnxruntime":  # in a thread of its own: the device may be serving what came before
+            served.apart = await asyncio.to_thread(self._apart, served.vae, sizes)
         for operation, rows in examples(served.vae, self._largest).items():
             seconds: dict[int, float] = {}
             for size in [1] if served.work(operation).exact else sizes:
