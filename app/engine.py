@@ -16,12 +16,12 @@ import torch
 from app.batching import Batcher
 from app.faults import diagnose, release
 from app.invariance import keeps_rows_apart
-from app.machine import cores
+from app.machine import cores, threads
 from app.metrics import Metrics
 from app.operations import OPERATIONS, Stack, examples, shapes
 from app.pace import QUICK, Pace
 from app.runner import OutOfMemory
-from app.runtime import choose_runtime, compiled, on_device
+from app.runtime import choose_runtime, compiled, is_laborious, on_device
 from app.served import Served, Work
 from app.settings import Settings
 from model.checkpoint import Checkpoint, CheckpointError
@@ -35,7 +35,8 @@ class Engine:
     """The device, and on it the checkpoint that new requests are served by."""
 
     def __init__(self, checkpoint: Checkpoint, settings: Settings, metrics: Metrics) -> None:
-        torch.set_num_threads(settings.threads or spare_cores())
+        self._threads, self._most_threads = threads(settings), settings.threads or cores()
+        torch.set_num_threads(self._threads)
         torch.backends.cudnn.allow_tf32 = False  # its 10 bits would let an answer depend on the shape of its batch
         self.device = choose_device(settings.device)
         self.precision = settings.precision
@@ -108,10 +109,19 @@ class Engine:
 
     def _load(self, checkpoint: Checkpoint) -> Served:
         try:
-            vae = compiled(checkpoint.vae) if self.runtime == "onnxruntime" else on_device(checkpoint.vae, self.device)
-            return Served(checkpoint, vae, self._batcher, always_exact=self._always_exact)
+            vae, alone = self._prepared(checkpoint.vae)
+            return Served(checkpoint, vae, alone, self._batcher, always_exact=self._always_exact)
         except RuntimeError as failure:
             raise diagnose(failure, self.device) or failure from None
+
+    def _prepared(self, vae: VAE) -> tuple[VAE, VAE]:
+        """For batches, and for one row while nobody waits: that has all cores, where it is worth them."""
+        if self.runtime != "onnxruntime":
+            moved = on_device(vae, self.device)
+            return moved, moved
+        shared = compiled(vae, self._threads)
+        worth_all = self._most_threads > self._threads and is_laborious(vae)
+        return shared, compiled(vae, self._most_threads) if worth_all else shared
 
     def _tell_model(self) -> None:
         self._metrics.tell_model(self.served.model, str(self.device))
@@ -120,7 +130,7 @@ class Engine:
         limits = {}
         sizes = shapes(self._largest)
         if self.runtime == "onnxruntime":  # in a thread of its own: the device may be serving what came before
-            served.apart = await asyncio.to_thread(self._apart, served.vae, sizes)
+            served.apart = await asyncio.to_thread(self._apart, served, sizes)
         for operation, rows in examples(served.vae, self._largest).items():
             seconds: dict[int, float] = {}
             for size in [1] if served.work(operation).exact else sizes:
@@ -133,24 +143,26 @@ class Engine:
                     log.warning("the device has room for %d images to %s at once, not for %d", fitted, operation, size)
                     break
             served.measured(operation, seconds, QUICK if self.device.type == "cpu" else 0.0)
+            await self._meet(served.work(operation), rows[:1], alone=True)
         await self._meet(served.scoring(), _one_draw(served))
         return limits
 
-    async def _meet(self, work: Work, batch: Stack) -> float:
-        answers, seconds = await self._batcher.perform(partial(self._timed, work, batch))
+    async def _meet(self, work: Work, batch: Stack, *, alone: bool = False) -> float:
+        attempt = partial(self._timed, work, batch, alone=alone)
+        answers, seconds = await self._batcher.perform(attempt)
         if not all(np.isfinite(column).all() for column in answers.columns):
             raise CheckpointError(f"{work.served.model}: {work.operation} gives numbers that are not finite")
         again = range(3 if seconds < 10 * QUICK else 1)  # the first time is slower than it will be
-        return min([seconds, *[(await self._batcher.perform(partial(self._timed, work, batch)))[1] for _ in again]])
+        return min([seconds, *[(await self._batcher.perform(attempt))[1] for _ in again]])
 
-    def _timed(self, work: Work, batch: Stack) -> tuple[Stack, float]:
+    def _timed(self, work: Work, batch: Stack, *, alone: bool) -> tuple[Stack, float]:
         start = time.monotonic()
-        return self.infer(work, batch), time.monotonic() - start
+        return self.infer(work, batch, alone=alone), time.monotonic() - start
 
     @torch.inference_mode()
-    def _apart(self, vae: VAE, sizes: Sequence[int]) -> bool:
+    def _apart(self, served: Served, sizes: Sequence[int]) -> bool:
         try:
-            return keeps_rows_apart(vae, sizes)
+            return keeps_rows_apart(served.vae, sizes, served.alone)
         except Exception as failure:
             if isinstance(diagnose(failure, self.device), OutOfMemory):
                 return False  # nobody knows; how large a batch may be is found out next
@@ -171,10 +183,10 @@ class Engine:
         self._metrics.padding.inc(shape - len(batch))
         return batch.padded(shape) if shape > len(batch) else batch
 
-    def infer(self, work: Work, batch: Stack) -> Stack:
+    def infer(self, work: Work, batch: Stack, *, alone: bool) -> Stack:
         """The batch through the networks, there and back with one copy each way."""
         try:
-            return self._through(work, batch)
+            return self._through(work, batch, work.served.alone if alone and not work.exact else work.served.vae)
         except Exception as failure:
             fault = diagnose(failure, self.device)
             if fault is None:
@@ -184,8 +196,8 @@ class Engine:
         raise fault
 
     @torch.inference_mode()
-    def _through(self, work: Work, batch: Stack) -> Stack:
-        operation, vae = OPERATIONS[work.operation], work.served.vae
+    def _through(self, work: Work, batch: Stack, vae: VAE) -> Stack:
+        operation = OPERATIONS[work.operation]
         there = [torch.from_numpy(column).to(self.device, non_blocking=True) for column in batch.columns]
         with networks_in(self.precision, self.device):
             if work.exact:
@@ -199,14 +211,6 @@ class Engine:
 def _one_draw(served: Served) -> Stack:
     pixels, noise = examples(served.vae, 1)["reconstruct"].columns
     return Stack((pixels, noise[:, None]))
-
-
-def spare_cores() -> int:
-    """The cores that the event loop leaves to a batch.
-
-    Threads of one batch wait for each other many times: one that has to share its core holds up all of them.
-    """
-    return max(1, cores() - 1)
 
 
 def choose_device(name: str) -> torch.device:

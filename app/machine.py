@@ -28,7 +28,7 @@ def has_gpu() -> bool:
 
 
 def resolve(settings: Settings) -> Settings:
-    """The settings with a number of workers, and for each of several its share of the cores.
+    """The settings with a number of workers.
 
     Raises `SettingsError` for several on a system where no connection can be given to them.
     """
@@ -37,5 +37,13 @@ def resolve(settings: Settings) -> Settings:
         raise SettingsError(f"workers: expected 1 on a system other than Linux, got {settings.workers}")
     on_gpu = settings.device.startswith("cuda") or (settings.device == "auto" and has_gpu())
     workers = settings.workers or (1 if on_gpu or not gives else min(MOST, cores()))
-    share = settings.threads if workers == 1 else settings.threads or max(1, cores() // workers)
-    return settings.model_copy(update={"workers": workers, "threads": share})
+    return settings.model_copy(update={"workers": workers})
+
+
+def threads(settings: Settings) -> int:
+    """The CPU threads of one batch: of several workers each has its share of the cores, one alone leaves one core.
+
+    Threads of one batch wait for each other many times: one that has to share its core holds up all of them.
+    """
+    share = cores() // settings.workers if settings.workers > 1 else cores() - 1
+    return settings.threads or max(1, share)

@@ -77,13 +77,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Parts of entries that go to the device together, `rows` in all; `dispatch` says why now: free, full or window."""
+    """Parts of entries that go to the device together, `rows` in all.
+
+    `dispatch` says why now: free, full or window. `alone` is one row that leaves nobody waiting.
+    """
 
     kind: Kind
     entries: list[Entry]
     parts: list[Any]
     rows: int
     dispatch: str
+    alone: bool = False
 
     def living(self) -> "Batch":
         """The batch without the parts that nobody waits for any more."""
@@ -174,7 +178,8 @@ class FairQueue:
         lane.extend(entry for entry in entries if entry.waiting)
         if lane:
             self._lanes[kind] = lane
-        return Batch(kind, entries, parts, sum(given), dispatch)
+        alone = sum(given) == 1 and not self._lanes
+        return Batch(kind, entries, parts, sum(given), dispatch, alone)
 
     def clear(self) -> list[Entry]:
         """Empty the queue; returns what was waiting."""

@@ -34,8 +34,8 @@ class Device(Protocol):
     def stack(self, kind: Any, parts: Sequence[Any]) -> Any:
         """One batch out of the parts of several requests."""
 
-    def infer(self, kind: Any, batch: Any) -> Any:
-        """The batch's answers, as rows in the same order."""
+    def infer(self, kind: Any, batch: Any, *, alone: bool) -> Any:
+        """The batch's answers, as rows in the same order; `alone` is one row while nobody waits."""
 
 
 class Settled(NamedTuple):
@@ -78,7 +78,7 @@ class Runner:
         try:
             stacked = self._device.stack(piece.kind, piece.parts)
             stacked_at = time.monotonic()
-            answers = self._device.infer(piece.kind, stacked)
+            answers = self._device.infer(piece.kind, stacked, alone=piece.alone)
         except DeviceLost:
             raise
         except Exception as failure:  # noqa: BLE001  # whatever the model raises is told to the caller and the log

@@ -35,13 +35,14 @@ class Work:
 class Served:
     """Encode, decode, reconstruct and score by one checkpoint, for many callers at once.
 
-    `vae` is the checkpoint's, ready for the device. The warm-up finds out `paces`, of each operation in batches and row
-    by row, and `apart`: whether a row has the same bits in every batch, so that no work need be exact.
+    `vae` is the checkpoint's, ready for the device, and `alone` the same for one row while nobody waits. The warm-up
+    finds out `paces`, of each operation in batches and row by row, and `apart`: whether a row has the same bits in
+    every batch, so that no work need be exact.
     """
 
-    def __init__(self, checkpoint: Checkpoint, vae: VAE, batcher: Batcher, *, always_exact: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, vae: VAE, alone: VAE, batcher: Batcher, *, always_exact: bool) -> None:
         self.checkpoint = replace(checkpoint, vae=vae)  # whose weights may have been read into another form
-        self.vae = vae
+        self.vae, self.alone = vae, alone
         self.config = vae.config
         self.model = checkpoint.identity
         self.reference = checkpoint.reference

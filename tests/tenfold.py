@@ -35,6 +35,7 @@ class Tenfold:
         self.quick = quick
         self.batches: list[list[int]] = []
         self.threads: list[str] = []
+        self.alone: list[bool] = []
         self.free = threading.Event()
         self.free.set()
 
@@ -44,8 +45,9 @@ class Tenfold:
     def stack(self, kind: Kind, parts: Sequence[Sequence[int]]) -> list[int]:
         return [row for part in parts for row in part]
 
-    def infer(self, kind: Kind, batch: list[int]) -> list[int]:
+    def infer(self, kind: Kind, batch: list[int], *, alone: bool = False) -> list[int]:
         self.batches.append(batch)
+        self.alone.append(alone)
         self.threads.append(threading.current_thread().name)
         assert self.free.wait(30)
         if -1 in batch:

@@ -40,7 +40,7 @@ def vae(request) -> VAE:
 
 @pytest.mark.parametrize("largest", [1, 7, 64])
 def test_onnx_runtime_keeps_the_rows_of_a_batch_apart(vae, largest):
-    assert keeps_rows_apart(vae, shapes(largest))
+    assert keeps_rows_apart(vae, shapes(largest), vae)
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
@@ -48,5 +48,19 @@ def test_onnx_runtime_keeps_the_rows_of_a_batch_apart(vae, largest):
 def test_one_last_bit_in_one_size_of_batch_is_noticed(vae, part, size):
     network = getattr(vae, part)
     network.network = Nudged(network.network, size)
-    assert keeps_rows_apart(vae, [1, 4, 16])
-    assert not keeps_rows_apart(vae, [1, 2, 4, 8, 16])
+    assert keeps_rows_apart(vae, [1, 4, 16], vae)
+    assert not keeps_rows_apart(vae, [1, 2, 4, 8, 16], vae)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_row_that_has_other_bits_where_it_is_alone_is_noticed(vae, part):
+    lone = compiled(build(vae.config))
+    network = getattr(lone, part)
+    network.network = Nudged(network.network, 1)
+    assert not keeps_rows_apart(vae, [1, 2], lone)
+
+
+@pytest.mark.parametrize("config", [DIGITS, COLOUR], ids=["digits", "colour"])
+def test_several_threads_give_the_bits_that_one_gives(config):
+    vae = build(config)
+    assert keeps_rows_apart(compiled(vae), shapes(16), compiled(vae, threads=3))

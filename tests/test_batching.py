@@ -83,10 +83,10 @@ async def test_who_came_during_a_quick_batch_is_heard_before_the_next():
     heard = []
 
     class Knocking(Tenfold):
-        def infer(self, kind: Kind, batch: list[int]) -> list[int]:
+        def infer(self, kind: Kind, batch: list[int], *, alone: bool = False) -> list[int]:
             far.send(b".")
             heard.append("batch")
-            return super().infer(kind, batch)
+            return super().infer(kind, batch, alone=alone)
 
     def hear() -> None:
         heard.append(near.recv(1).decode())

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 import torch
-from conftest import until
+from conftest import DIGITS, build, until
+from torch.testing import assert_close
 
 from app.calls import Call
 from app.engine import Engine, choose_device
@@ -195,3 +196,15 @@ async def test_a_closed_engine_is_neither_alive_nor_ready(digits_model, device):
     async with running_engine(digits_model, device) as engine:
         assert (engine.alive, engine.ready) == (True, True)
     assert (engine.alive, engine.ready) == (False, False)
+
+
+async def test_one_row_has_the_networks_for_who_is_alone_and_a_batch_has_those_for_batches(digits_model):
+    async with running_engine(digits_model, "cpu") as engine:
+        served, other = engine.served, build(DIGITS, seed=1)
+        served.alone = other  # to tell them apart
+        pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), np.uint8)
+        x = torch.from_numpy(pixels) / 255
+        assert_close((await served.encode(pixels[:1], call())).mean, other.posterior(x[:1]).mean)
+        assert_close((await served.encode(pixels, call())).mean, served.vae.posterior(x).mean)
+        both = await asyncio.gather(*(served.encode(pixels[n : n + 1], call()) for n in range(2)))
+        assert_close(torch.cat([q.mean for q in both]), served.vae.posterior(x[:2]).mean)

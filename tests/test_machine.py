@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.machine import MOST, cores, has_gpu, resolve
+from app.machine import MOST, cores, has_gpu, resolve, threads
 from app.settings import Settings
 
 
@@ -21,13 +21,18 @@ def test_what_is_asked_for_is_started():
 
 def test_several_workers_share_the_cores():
     for workers in range(2, 65):
-        threads = resolve(Settings(device="cpu", workers=workers)).threads
-        assert threads == 1 or threads * workers <= cores()
-    assert resolve(Settings(workers=2, threads=7)).threads == 7
+        share = threads(Settings(workers=workers))
+        assert share == 1 or share * workers <= cores()
 
 
-def test_one_worker_keeps_its_own_rule_for_threads():
-    assert resolve(Settings(device="cpu", workers=1)).threads == 0
+@pytest.mark.parametrize("workers", [0, 1])
+def test_one_worker_leaves_a_core_to_its_event_loop(workers):
+    assert threads(Settings(workers=workers)) == max(1, cores() - 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_threads_that_are_asked_for_are_had(workers):
+    assert threads(Settings(workers=workers, threads=7)) == 7
 
 
 def test_a_hidden_gpu_is_none(monkeypatch):

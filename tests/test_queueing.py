@@ -179,6 +179,17 @@ def test_without_a_window_no_batch_is_patient_and_with_one_only_a_full_batch_is_
     assert patient.take().dispatch == "window"
 
 
+def test_one_row_is_alone_where_nobody_else_waits(ask):
+    queue = FairQueue(4)
+    for rows, others in ((1, []), (2, []), (1, [KINDS[0]]), (1, [KINDS[1]])):
+        for entry in [ask(rows), *(ask(4, kind) for kind in others)]:
+            queue.add(entry)
+        batch = queue.take()
+        assert batch.alone == (batch.rows == 1 and not queue)
+        assert batch.alone == (rows == 1 and not others)
+        queue.clear()
+
+
 def test_a_full_batch_does_not_wait_for_the_window_of_another_kind(ask):
     queue = FairQueue(4, max_delay=1000)
     queue.add(ask(1, KINDS[0]))

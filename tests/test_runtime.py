@@ -10,13 +10,16 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from conftest import COLOUR, DIGITS, build
+from conftest import COLOUR, DIGITS, build, running, write
 from torch.testing import assert_close
 
 from app.images import write_npy
-from app.runtime import choose_runtime, compiled
+from app.machine import cores
+from app.main import create_app
+from app.runtime import choose_runtime, compiled, is_laborious
 from app.settings import Settings
 from model.checkpoint import CheckpointError
+from model.config import VAEConfig
 from model.vae import VAE
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +93,31 @@ async def test_both_serve_the_same_answers_and_say_who_computed(serve):
             assert (await client.get("/model")).json()["runtime"] == runtime
             means.append(await mean(client, body))
     np.testing.assert_allclose(means[0], means[1], rtol=1e-4, atol=1e-5)
+
+
+LABORIOUS = VAEConfig(image_shape=(1, 64, 64), latent_shape=(1, 16, 16), channels=(48, 48, 48), blocks=(1, 1, 1))
+
+
+@pytest.mark.parametrize(("config", "laborious"), [(DIGITS, False), (COLOUR, False), (LABORIOUS, True)])
+def test_how_much_work_an_image_is_is_counted(config, laborious):
+    assert is_laborious(VAE(config)) is laborious
+
+
+async def test_a_laborious_image_that_comes_alone_has_all_cores_and_the_bits_that_it_has_in_company(tmp_path):
+    app = create_app(Settings(model=write(tmp_path / "model", LABORIOUS), device="cpu", max_batch_size=2))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64), np.uint8)
+    async with running(app) as client:
+        served = app.state.engine.served
+        assert (served.alone is not served.vae) == (cores() > 1)
+        assert served.apart
+        together = await mean(client, write_npy(pixels))
+        assert [*await mean(client, write_npy(pixels[:1])), *await mean(client, write_npy(pixels[1:]))] == together
+
+
+@pytest.mark.parametrize("settings", [{"threads": 1}, {"runtime": "torch"}])
+def test_where_threads_are_numbered_or_torch_serves_there_is_one_copy_of_the_weights(settings, tmp_path):
+    app = create_app(Settings(model=write(tmp_path / "model", LABORIOUS), device="cpu", **settings))
+    assert app.state.engine.served.alone is app.state.engine.served.vae
 
 
 async def mean(client: httpx.AsyncClient, body: bytes) -> list[list[float]]:
