@@ -51,8 +51,7 @@ def _together(model: Path, body: Path, seconds: float, *, threads: int, processe
 
 def measure(body: bytes, seconds: float, threads: int) -> Forward:
     """The figures of one process."""
-    work = Work("encode")
-    torch.set_num_threads(threads)
+    work = Work("encode", threads)
     work.vae = compiled(work.vae, threads)
     pixels = torch.from_numpy(work.read_png(body).copy())[None]
     with torch.inference_mode():

@@ -1,6 +1,6 @@
 """One table, as Markdown and as JSON: medians over the rounds, and how far each target was met."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -33,8 +33,15 @@ def markdown(facts: dict[str, str], who: Sequence[Contestant], rows: Sequence[Ro
     found = medians(rows)
     names = [contestant.name for contestant in who]
     head = [f"* {name}: {fact}" for name, fact in facts.items()]
-    settings = [f"* {contestant.name}: {contestant.setting}" for contestant in who]
+    settings = [line for contestant in who for line in _settings(contestant, list(limits))]
     return "\n".join([*head, "", *settings, "", *_table(found, names), "", *_targets(found, limits), ""])
+
+
+def _settings(contestant: Contestant, models: Sequence[str]) -> Iterator[str]:
+    yield f"* {contestant.name}: {contestant.note}"
+    for model in models if contestant.candidates else ():
+        for setting, connections in contestant.settings(model):
+            yield f"  * {model}, {', '.join(map(str, connections))} connections: {setting}"
 
 
 def _table(found: dict[Key, Measured], names: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Rounds in which every contestant takes its turn, so that a slow minute of the machine falls on all of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,14 +8,13 @@ from tempfile import TemporaryDirectory
 from benchmarks.answers import require_equal
 from benchmarks.arrivals import open_loop
 from benchmarks.closed import Measured, closed_loop
-from benchmarks.contestants import CEILING, OURS, Contestant
+from benchmarks.contestants import CEILING, CONNECTIONS, OURS, Contestant, Setting
 from benchmarks.forward import raw_forward
 from benchmarks.payloads import BULK, Payload, bulk, singles
 from benchmarks.processor import processor_seconds
 from benchmarks.servers import Server, ask, serving
 from model.checkpoint import read_checkpoint
 
-CONNECTIONS = (1, 8, 32, 64)
 SHARES = (0.5, 0.8)
 
 
@@ -57,25 +56,38 @@ class Course:
         return found
 
     def turn(self, contestant: Contestant) -> Iterator[Row]:
-        """Start the contestant, check its answers, warm it, measure it, end it."""
-        with serving(contestant, self.folder, self.port, self.payloads["encode"], self.answers) as server:
-            for operation, payload in self.payloads.items():
+        """Start the contestant in each of its settings, check its answers, warm it, measure it, end it."""
+        for setting, connections in contestant.settings(self.name):
+            for operations in [[name] for name in self.payloads] if contestant.one_operation else [[*self.payloads]]:
+                yield from self._visit(contestant, setting, operations, connections)
+
+    def _visit(
+        self, contestant: Contestant, setting: Setting, operations: Sequence[str], connections: Sequence[int]
+    ) -> Iterator[Row]:
+        told = {"BENCH_ANSWERS": str(self.answers), "BENCH_OPERATIONS": ",".join(operations)}
+        environment = {**setting.environment(), **told}
+        with serving(contestant, self.folder, self.port, self.payloads[operations[0]], environment) as server:
+            for operation in operations:
+                payload = self.payloads[operation]
                 self._check(contestant, operation, server.base, payload)
-                closed_loop(server.base, payload, CONNECTIONS[-1], 1)
-                for load, measured in self._loads(server, payload, whole=operation == "encode"):
+                closed_loop(server.base, payload, max(connections), 1)
+                for load, measured in self._loads(server, payload, connections, whole=operation == "encode"):
                     yield Row(self.name, contestant.name, operation, load, measured)
             if contestant.name == OURS:
                 found = self._closed(server, self.bulk, 4, max(3, self.seconds, 3 * 4 * BULK / self._raw))
                 yield Row(self.name, OURS, f"encode {BULK} as npy", "4 connections", found)
 
-    def _loads(self, server: Server, payload: Payload, *, whole: bool) -> Iterator[tuple[str, Measured]]:
-        measured = None
-        for connections in CONNECTIONS if whole else (CONNECTIONS[0], CONNECTIONS[-1]):
-            measured = self._closed(server, payload, connections, self.seconds)
-            yield _connections(connections), measured
-        if whole and measured and measured.per_second:  # nothing answered, nothing to take a share of
-            for share in SHARES:
-                yield f"open, {share:.0%}", open_loop(server.base, payload, share * measured.per_second, self.seconds)
+    def _loads(
+        self, server: Server, payload: Payload, connections: Sequence[int], *, whole: bool
+    ) -> Iterator[tuple[str, Measured]]:
+        least, *_, most = CONNECTIONS
+        for callers in connections if whole else [n for n in connections if n in (least, most)]:
+            measured = self._closed(server, payload, callers, self.seconds)
+            yield _connections(callers), measured
+            if whole and callers == most and measured.per_second:  # nothing answered, nothing to take a share of
+                for share in SHARES:
+                    rate = share * measured.per_second
+                    yield f"open, {share:.0%}", open_loop(server.base, payload, rate, self.seconds)
 
     def _closed(self, server: Server, payload: Payload, connections: int, seconds: float) -> Measured:
         before = processor_seconds(server.session)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,11 @@ class Server:
 
 
 @contextmanager
-def serving(contestant: Contestant, model: Path, port: int, probe: Payload, answers: Path) -> Iterator[Server]:
+def serving(
+    contestant: Contestant, model: Path, port: int, probe: Payload, environment: Mapping[str, str]
+) -> Iterator[Server]:
     """The server, once it answers the probe; afterwards its whole group is ended."""
-    told = {"BENCH_MODEL": str(model), "BENCH_PORT": str(port), "BENCH_ANSWERS": str(answers)}
+    told = {"BENCH_MODEL": str(model), "BENCH_PORT": str(port), **environment}
     ours = {"VAE_MODEL": str(model), "VAE_PORT": str(port), "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(  # noqa: S603  # our own words

@@ -32,7 +32,7 @@ if __name__ == "__main__":
         "benchmarks.peers.bare:Bare",
         factory=True,
         port=int(os.environ["BENCH_PORT"]),
-        workers=int(os.environ["BENCH_WORKERS"]),
+        workers=int(os.environ["BENCH_PROCESSES"]),
         access_log=False,
         log_level="error",
     )

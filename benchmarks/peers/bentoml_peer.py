@@ -1,4 +1,4 @@
-"""BentoML: two workers, routes of an ASGI application mounted on its service, no batching."""
+"""BentoML: routes of an ASGI application mounted on its service, no batching."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from benchmarks.peers.work import MEDIA, OPERATIONS, Work, port
+from benchmarks.peers.work import MEDIA, OPERATIONS, Work, port, setting
 
 works: dict[str, Work] = {}
 
@@ -19,7 +19,7 @@ async def answer(request: Request) -> Response:
     """One body in, one body out."""
     operation = request.url.path.strip("/")
     if operation not in works:
-        works[operation] = Work(operation)
+        works[operation] = Work(operation, setting("THREADS"))
     (content,) = works[operation]([await request.body()])
     return Response(content, media_type=MEDIA[operation])
 
@@ -28,7 +28,7 @@ app = Starlette(routes=[Route(f"/{operation}", answer, methods=["POST"]) for ope
 
 
 @bentoml.asgi_app(app)
-@bentoml.service(workers=2, logging={"access": {"enabled": False}})
+@bentoml.service(workers=setting("PROCESSES"), logging={"access": {"enabled": False}})
 class Peer:
     """Every operation."""
 

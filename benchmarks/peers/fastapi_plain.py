@@ -1,9 +1,9 @@
-"""A plain FastAPI endpoint: no batching, two processes, the work where the request is."""
+"""A plain FastAPI endpoint: no batching, the work where the request is."""
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from benchmarks.peers.work import MEDIA, OPERATIONS, Work, port
+from benchmarks.peers.work import MEDIA, OPERATIONS, Work, port, setting
 
 
 def create() -> FastAPI:
@@ -15,7 +15,7 @@ def create() -> FastAPI:
 
 
 def _add(app: FastAPI, operation: str) -> None:
-    work = Work(operation)
+    work = Work(operation, setting("THREADS"))
 
     async def answer(request: Request) -> Response:
         return Response(work([await request.body()])[0], media_type=MEDIA[operation])
@@ -28,7 +28,7 @@ if __name__ == "__main__":
         "benchmarks.peers.fastapi_plain:create",
         factory=True,
         port=port(),
-        workers=2,
+        workers=setting("PROCESSES"),
         timeout_worker_healthcheck=60,
         access_log=False,
         log_level="error",

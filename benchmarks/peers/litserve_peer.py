@@ -1,23 +1,26 @@
-"""LitServe: two API processes, two workers, batches of what arrives within a millisecond."""
+"""LitServe: two API processes, and workers of their own for each operation."""
 
+import os
 from typing import Annotated, Any
 
 import litserve
 from fastapi import Body, Response
 
-from benchmarks.peers.work import MEDIA, OPERATIONS, Work, port
+from benchmarks.peers.work import MEDIA, OPERATIONS, Work, port, setting
 
 
 class API(litserve.LitAPI):
     """One operation."""
 
     def __init__(self, operation: str) -> None:
-        super().__init__(api_path=f"/{operation}", max_batch_size=32, batch_timeout=0.001)
+        batches = setting("BATCH") > 1
+        limits = {"max_batch_size": setting("BATCH"), "batch_timeout": setting("WAIT_MS") / 1000} if batches else {}
+        super().__init__(api_path=f"/{operation}", **limits)
         self.operation = operation
 
     def setup(self, device: str) -> None:  # noqa: ARG002  # LitServe's signature
         """Load the model in the worker."""
-        self.work = Work(self.operation)
+        self.work = Work(self.operation, setting("THREADS"))
 
     def decode_request(self, request: Annotated[Any, Body()]) -> Any:
         return request
@@ -25,8 +28,8 @@ class API(litserve.LitAPI):
     def batch(self, inputs: list[Any]) -> list[Any]:
         return inputs
 
-    def predict(self, bodies: list[Any]) -> list[bytes]:
-        return list(self.work(bodies))
+    def predict(self, bodies: Any) -> Any:
+        return list(self.work(bodies)) if isinstance(bodies, list) else self.work([bodies])[0]
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
         return output
@@ -36,7 +39,11 @@ class API(litserve.LitAPI):
 
 
 if __name__ == "__main__":
+    operations = os.environ.get("BENCH_OPERATIONS", ",".join(OPERATIONS)).split(",")
     server = litserve.LitServer(
-        [API(operation) for operation in OPERATIONS], accelerator="cpu", workers_per_device=2, fast_queue=True
+        [API(operation) for operation in operations],
+        accelerator="cpu",
+        workers_per_device=setting("PROCESSES"),
+        fast_queue=True,
     )
-    server.run(port=port(), num_api_servers=1, log_level="error", generate_client_file=False, access_log=False)
+    server.run(port=port(), num_api_servers=2, log_level="error", generate_client_file=False, access_log=False)

@@ -1,10 +1,11 @@
-"""mosec: its front in Rust, two workers for each operation, batches of what has arrived."""
+"""mosec: its front in Rust, workers for each operation."""
 
 import sys
+from typing import Any
 
 from mosec import Runtime, Server, Worker
 
-from benchmarks.peers.work import MEDIA, OPERATIONS, Work, port
+from benchmarks.peers.work import MEDIA, OPERATIONS, Work, port, setting
 
 
 class Bodies(Worker):
@@ -14,7 +15,7 @@ class Bodies(Worker):
 
     def __init__(self) -> None:
         super().__init__()
-        self.work = Work(self.operation)
+        self.work = Work(self.operation, setting("THREADS"))
         self.resp_mime_type = MEDIA[self.operation]
 
     def deserialize(self, data: bytes) -> bytes:
@@ -23,8 +24,8 @@ class Bodies(Worker):
     def serialize(self, data: bytes) -> bytes:
         return data
 
-    def forward(self, data: list[bytes]) -> list[bytes]:
-        return list(self.work(data))
+    def forward(self, data: Any) -> Any:
+        return list(self.work(data)) if isinstance(data, list) else self.work([data])[0]
 
 
 class Encode(Bodies):
@@ -49,7 +50,6 @@ if __name__ == "__main__":
     sys.argv += ["--port", str(port()), "--address", "127.0.0.1", "--log-level", "error"]
     server = Server()
     workers = zip(OPERATIONS, (Encode, Decode, Reconstruct), strict=True)
-    server.register_runtime(
-        {f"/{name}": [Runtime(worker, num=2, max_batch_size=32, max_wait_time=1)] for name, worker in workers}
-    )
+    limits = {"num": setting("PROCESSES"), "max_batch_size": setting("BATCH"), "max_wait_time": setting("WAIT_MS")}
+    server.register_runtime({f"/{name}": [Runtime(worker, **limits)] for name, worker in workers})
     server.run()

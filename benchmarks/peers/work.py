@@ -29,11 +29,16 @@ def port() -> int:
     return int(os.environ["BENCH_PORT"])
 
 
-class Work:
-    """One operation of one model on one thread: `Work("encode")([png, ...])` answers as many bodies."""
+def setting(name: str) -> int:
+    """One of PROCESSES, THREADS, BATCH and WAIT_MS, as `benchmarks.contestants.Setting` tells them."""
+    return int(os.environ[f"BENCH_{name}"])
 
-    def __init__(self, operation: str) -> None:
-        torch.set_num_threads(1)
+
+class Work:
+    """One operation of one model: `Work("encode")([png, ...])` answers as many bodies."""
+
+    def __init__(self, operation: str, threads: int) -> None:
+        torch.set_num_threads(threads)
         checkpoint = read_checkpoint(model_folder())
         self.vae = checkpoint.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
         self.model = checkpoint.identity
