@@ -1,7 +1,8 @@
 """One of several serving processes: its parent gives it connections once it is warm, so that it refuses no request.
 
 Over the same line the parent says drain, leave, reload, or end, after which no connection comes; the worker tells ten
-times a second how many are open. When the line ends the parent is gone, and the worker drains.
+times a second how many are open, and at once when some have gone: who comes next is given to the one that has fewer.
+When the line ends the parent is gone, and the worker drains.
 """
 
 import asyncio
@@ -10,10 +11,11 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import FrameType
+from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import values
@@ -22,6 +24,22 @@ from app.logs import configure_logging
 from app.server import Server, run
 from app.settings import Settings
 from model.checkpoint import CheckpointError
+
+AT_ONCE = 0.005
+"""Seconds in which connections that go together are told together."""
+
+
+class Connections(set[Any]):
+    """Open connections, as uvicorn keeps them; `gone` is called for each that has been closed."""
+
+    def __init__(self, gone: Callable[[], None]) -> None:
+        super().__init__()
+        self._gone = gone
+
+    def discard(self, connection: Any) -> None:
+        """Forget a connection."""
+        super().discard(connection)
+        self._gone()
 
 
 class Worker(Server):
@@ -35,6 +53,8 @@ class Worker(Server):
         line.setblocking(False)
         self._line = line
         self._taken = 0
+        self._telling = False
+        self.server_state.connections = Connections(self._tell_soon)
         self._inner = self.app.router.lifespan_context
         self.app.router.lifespan_context = self._lifespan
         self.app.state.reloading.tell_others = partial(self._say, "reloaded")
@@ -72,7 +92,7 @@ class Worker(Server):
     async def on_tick(self, counter: int) -> bool:
         """Tell what the others and the parent cannot see of this process."""
         self.app.state.metrics.look()
-        self._say(f"inside {len(self.server_state.connections)} {self._taken}")
+        self._tell()
         return await super().on_tick(counter)
 
     @asynccontextmanager
@@ -83,6 +103,15 @@ class Worker(Server):
                 raise RuntimeError("the model does not get warm")
             self._say("warm")
             yield
+
+    def _tell_soon(self) -> None:
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_later(AT_ONCE, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = False
+        self._say(f"inside {len(self.server_state.connections)} {self._taken}")
 
     def _say(self, word: str) -> None:
         with suppress(OSError):  # the parent is gone: `_hear` will notice

@@ -1,6 +1,6 @@
 """Rounds in which every contestant takes its turn, so that a slow minute of the machine falls on all of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,16 +58,17 @@ class Course:
     def turn(self, contestant: Contestant) -> Iterator[Row]:
         """Start the contestant in each of its settings, check its answers, warm it, measure it, end it."""
         for setting, connections in contestant.settings(self.name):
-            for operations in [[name] for name in self.payloads] if contestant.one_operation else [[*self.payloads]]:
-                yield from self._visit(contestant, setting, operations, connections)
+            ends = [callers for callers in connections if callers in (CONNECTIONS[0], CONNECTIONS[-1])]
+            loads = {name: connections if name == "encode" else ends for name in self.payloads}
+            wanted = {name: callers for name, callers in loads.items() if callers}
+            for part in [{name: wanted[name]} for name in wanted] if contestant.one_operation else [wanted]:
+                yield from self._visit(contestant, setting, part)
 
-    def _visit(
-        self, contestant: Contestant, setting: Setting, operations: Sequence[str], connections: Sequence[int]
-    ) -> Iterator[Row]:
-        told = {"BENCH_ANSWERS": str(self.answers), "BENCH_OPERATIONS": ",".join(operations)}
+    def _visit(self, contestant: Contestant, setting: Setting, loads: Mapping[str, Sequence[int]]) -> Iterator[Row]:
+        told = {"BENCH_ANSWERS": str(self.answers), "BENCH_OPERATIONS": ",".join(loads)}
         environment = {**setting.environment(), **told}
-        with serving(contestant, self.folder, self.port, self.payloads[operations[0]], environment) as server:
-            for operation in operations:
+        with serving(contestant, self.folder, self.port, self.payloads[next(iter(loads))], environment) as server:
+            for operation, connections in loads.items():
                 payload = self.payloads[operation]
                 self._check(contestant, operation, server.base, payload)
                 closed_loop(server.base, payload, max(connections), 1)
@@ -80,11 +81,10 @@ class Course:
     def _loads(
         self, server: Server, payload: Payload, connections: Sequence[int], *, whole: bool
     ) -> Iterator[tuple[str, Measured]]:
-        least, *_, most = CONNECTIONS
-        for callers in connections if whole else [n for n in connections if n in (least, most)]:
+        for callers in connections:
             measured = self._closed(server, payload, callers, self.seconds)
             yield _connections(callers), measured
-            if whole and callers == most and measured.per_second:  # nothing answered, nothing to take a share of
+            if whole and callers == CONNECTIONS[-1] and measured.per_second:  # else no share of it
                 for share in SHARES:
                     rate = share * measured.per_second
                     yield f"open, {share:.0%}", open_loop(server.base, payload, rate, self.seconds)

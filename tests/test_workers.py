@@ -200,6 +200,22 @@ async def test_what_was_accepted_by_all_in_like_measure_is_answered_when_they_ar
         assert max(answered.values()) <= 7
 
 
+async def test_who_comes_after_a_crowd_has_gone_is_not_given_to_one_worker_alone(digits_model):
+    async for it in two(digits_model):
+        for moment in range(16):
+            crowd = [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(16)]
+            for _, writer in crowd:
+                writer.close()
+            await asyncio.sleep(0.06 + 0.0025 * moment)  # each of them tells every 0.1 s anyway, at moments of its own
+            for half in [await it.half_a_request() for _ in range(4)]:
+                assert await rest(*half) == b"HTTP/1.1 200 OK\r\n"
+        it.process.send_signal(signal.SIGTERM)
+        await it.ended()
+        log = [json.loads(line) for line in (await it.log).splitlines()]
+        workers = [line["worker"] for line in log if line["message"] == "POST /decode 200"]
+        assert [len({*workers[n : n + 4]}) for n in range(0, len(workers), 4)] == [2] * 16
+
+
 async def test_at_a_second_signal_all_leave_at_once(digits_model):
     async for it in two(digits_model, graceful_timeout_s=600, request_timeout_s=600):
         inside = [await it.half_a_request() for _ in range(4)]
