@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -76,6 +77,11 @@ class Two:
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
+    def counts(self) -> Path:
+        """Where the workers write what they count."""
+        environment = Path(f"/proc/{self.pids()[0]}/environ").read_text()
+        return Path(re.findall("PROMETHEUS_MULTIPROC_DIR=([^\0]+)", environment)[0])
+
     async def half_a_request(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A caller whom a worker has let in, and who says the rest when the test wants it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -139,6 +145,13 @@ async def test_the_memory_of_all_processes_is_told(it):
 
     together = sum(map(resident, (it.process.pid, *it.pids())))
     assert 0.9 * together < await it.count("process_resident_memory_bytes") < 1.1 * together + 2**25
+
+
+async def test_what_is_counted_is_told_while_another_worker_opens_its_files(it):
+    opened = it.counts() / "counter_7.db"
+    opened.touch()
+    assert await it.count("vae_workers") == 2
+    opened.unlink()
 
 
 async def test_a_worker_that_is_killed_is_not_missed_and_another_takes_its_place(it):
