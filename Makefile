@@ -13,7 +13,7 @@ serve: .venv/serving ## serve the shipped model on port 8000
 	.venv/bin/vae serve $(ARGS)
 
 test: .venv/developing ## every law, on the CPU; make test ARGS=--device=cuda
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: .venv/developing ## format, lint, types, who may import whom
 	.venv/bin/ruff format --check .

@@ -11,7 +11,7 @@ from pictures import header_of_png, stored
 from PIL import Image
 
 from app.errors import TooLarge, Unusable
-from app.images import Fit, fit_array, grid, load_images, open_image, write_png
+from app.images import Fit, fit_array, grid, load_images, open_image, rely_on_own_limit, write_png
 
 FITS = ("resize", "pad", "crop", "exact")
 LIMIT = 2**24
@@ -61,6 +61,13 @@ def test_a_damaged_picture_is_a_picture_or_refused(content, data, fit):
         assert load(bytes(damaged), (3, 9, 11), fit).shape == (3, 9, 11)
 
 
+@pytest.fixture
+def own_limit():
+    """As the application does before its first picture."""
+    rely_on_own_limit()
+
+
+@pytest.mark.usefixtures("own_limit")
 @pytest.mark.parametrize("side", [4097, 12_000, 20_000])
 def test_too_many_pixels_are_refused_before_any_is_decoded(side):
     with pytest.raises(TooLarge, match="pixels allowed"):
