@@ -32,7 +32,15 @@ serve(settings)
 """
 JSON = {"content-type": "application/json"}
 LATENT = json.dumps({"latents": [[0, 0, 0, 0]]}).encode()
-HEAD = b"POST /decode HTTP/1.1\r\nHost: vae\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+HEAD = b"""\
+POST /decode HTTP/1.1\r
+Host: vae\r
+Authorization: Bearer key\r
+Content-Type: application/json\r
+Content-Length: %d\r
+Expect: 100-continue\r
+\r
+"""
 
 
 async def python(*arguments: str) -> asyncio.subprocess.Process:
@@ -59,15 +67,11 @@ class Service:
             await asyncio.sleep(0.01)
 
     async def half_a_request(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A caller who is inside, and who says the rest when the test wants it."""
+        """A caller who has been let in, and who says the rest, `LATENT`, when the test wants it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(HEAD % len(LATENT) + LATENT[:9])
-        await writer.drain()
+        writer.write(HEAD % len(LATENT))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         return reader, writer
-
-    async def inside(self) -> None:
-        """Wait until what was sent before this has come in."""
-        assert await self.status("/model") == 200
 
     async def ended(self) -> int:
         async with asyncio.timeout(30):
@@ -104,7 +108,6 @@ async def test_many_callers_share_batches_and_are_all_answered_when_the_process_
         assert 0 < sum(map(int, batches)) < 64
 
         reader, writer = await it.half_a_request()
-        await it.inside()
         it.process.send_signal(signal.SIGTERM)
         await it.becomes(503)
         await asyncio.sleep(0.5)  # several ticks of the server's clock
@@ -113,7 +116,7 @@ async def test_many_callers_share_batches_and_are_all_answered_when_the_process_
         assert (refused.status_code, refused.json()["detail"]) == (503, "the service is draining")
         assert refused.headers["Retry-After"]
         assert await it.status("/livez") == 200
-        writer.write(LATENT[9:])
+        writer.write(LATENT)
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
         writer.close()
         assert await it.ended() == 0
@@ -125,7 +128,6 @@ async def test_many_callers_share_batches_and_are_all_answered_when_the_process_
 async def test_a_second_signal_ends_the_process_at_once(digits_model):
     async with serving(digits_model, graceful_timeout_s=600, request_timeout_s=600) as it:
         reader, writer = await it.half_a_request()
-        await it.inside()
         it.process.send_signal(signal.SIGINT)
         await it.becomes(503)
         it.process.send_signal(signal.SIGTERM)
@@ -137,7 +139,6 @@ async def test_a_second_signal_ends_the_process_at_once(digits_model):
 async def test_draining_ends_when_its_time_is_over(digits_model):
     async with serving(digits_model, graceful_timeout_s=0.2, request_timeout_s=600) as it:
         reader, writer = await it.half_a_request()
-        await it.inside()
         it.process.send_signal(signal.SIGTERM)
         assert await it.ended() == 0
         assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
