@@ -25,8 +25,8 @@ class Report:
     def traffic(self, check: str, tally: Tally, seen: object = "", *, refusals: bool = False) -> None:
         """Traffic that flowed meanwhile: nothing may be lost or wrong, and nothing refused unless `refusals` may be."""
         good = tally.answered > 0 and not tally.lost and not tally.wrong and (refusals or not tally.refused)
-        counts = (tally.sent, tally.answered, tally.refused, len(tally.lost), tally.wrong)
-        causes = [f"{number} x {cause}" for cause, number in Counter(tally.lost.values()).items()]
+        counts = (tally.sent, tally.answered, tally.refused, len(tally.lost), len(tally.wrong))
+        causes = [f"{number} x {cause}" for cause, number in Counter([*tally.lost.values(), *tally.wrong]).items()]
         self._add(check, good, tuple(map(str, counts)), "; ".join([str(seen), *causes] if seen else causes))
 
     def print(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from types import TracebackType
 from typing import Self
 
@@ -63,23 +64,27 @@ async def remember(known: Known, http: httpx.AsyncClient, question: Question) ->
 
 @dataclass
 class Tally:
-    """What became of the requests. Those that are lost are kept by their ids, with what came instead of an answer."""
+    """What became of the requests. Those that are lost are kept by their ids, with what came instead of an answer.
+
+    Of a wrong answer the question is kept, who gave it, and where it leaves the nearest right one.
+    """
 
     answered: int = 0
     refused: int = 0
-    wrong: int = 0
+    wrong: list[str] = field(default_factory=list)
     lost: dict[str, str] = field(default_factory=dict)
 
     @property
     def sent(self) -> int:
         """All requests."""
-        return self.answered + self.refused + self.wrong + len(self.lost)
+        return self.answered + self.refused + len(self.wrong) + len(self.lost)
 
-    def count(self, request_id: str, answer: httpx.Response, known: frozenset[bytes]) -> None:
+    def count(self, request_id: str, question: Question, answer: httpx.Response, known: frozenset[bytes]) -> None:
         """An answer that came, whatever it says."""
-        if answer.status_code == 200:
-            self.answered += answer.content in known
-            self.wrong += answer.content not in known
+        if answer.status_code == 200 and answer.content in known:
+            self.answered += 1
+        elif answer.status_code == 200:
+            self.wrong.append(f"{question.path} by {answer.headers.get('X-Model')}: {_unlike(answer.content, known)}")
         elif answer.status_code in {429, 503} and "retry-after" in answer.headers:
             self.refused += 1
         else:
@@ -134,8 +139,14 @@ class Traffic:
             question, known = self._questions[turn % len(self._questions)]
             request_id = uuid.uuid4().hex
             try:
-                self.tally.count(request_id, await question.ask(self._http, request_id), known)
+                self.tally.count(request_id, question, await question.ask(self._http, request_id), known)
             except httpx.TransportError as error:
                 self.tally.miss(request_id, error)
                 await asyncio.sleep(0.02)
             turn += 1
+
+
+def _unlike(content: bytes, known: frozenset[bytes]) -> str:
+    alike, right = max((len(commonprefix((content, right))), right) for right in known)  # noqa: RUF071  # byte by byte it is
+    seen, wanted = (some[alike : alike + 24] for some in (content, right))
+    return f"{len(content)} bytes, from {alike} on {seen!r} instead of {wanted!r}"
