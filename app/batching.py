@@ -45,7 +45,7 @@ class Batcher:
         self._handed: Batch | None = None
         self._lost: DeviceLost | None = None
         self._wanted = 0
-        self._busy = False
+        self._busy = True  # until the thread is there
         self._planned = False
         self._changed = threading.Condition()
         self._closing = False
@@ -148,8 +148,10 @@ class Batcher:
         self._planned = False
         with self._changed:
             batch = None if self._busy or self._jobs or self._lost else self._due()
-            if batch and not self._at_once(batch):
-                self._busy, self._handed, batch = True, batch, None
+            if batch:
+                self._busy = True
+                if not self._at_once(batch):
+                    self._handed, batch = batch, None
             if batch is None:
                 self._changed.notify()
                 return
@@ -158,7 +160,8 @@ class Batcher:
         except DeviceLost as failure:
             with self._changed:
                 self._closing, self._lost = True, failure
-        if self._queue or self._lost:
+        self._busy = False
+        if self._queue or self._closing:
             self._loop.call_soon(self._plan)  # not at once: who came during the batch is heard before the next
 
     def _due(self) -> Batch | None:
@@ -191,19 +194,21 @@ class Batcher:
     def _next(self) -> "Batch | Job | None":
         with self._changed:
             self._busy = False
-            while self._handed or self._jobs or self._queue or not self._closing:
-                if self._lost:
-                    raise self._lost
+            while not self._lost and (self._handed or self._jobs or self._queue or not self._closing):
                 if work := self._waiting():
                     self._busy = True
                     return work
-                self._changed.wait(self._queue.patience() if self._queue else None)
+                self._changed.wait(self._queue.patience() if self._queue and not self._busy else None)
+            if self._lost:
+                raise self._lost
             return None
 
     def _waiting(self) -> "Batch | Job | None":
         if self._handed:
             batch, self._handed = self._handed, None
             return batch
+        if self._busy:
+            return None  # by the event loop, which tells when it is done
         if self._jobs:
             return self._jobs[0]  # it stays until it is done, so that a death does not forget it
         return self._due()

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 
 import pytest
@@ -109,6 +110,27 @@ async def test_quick_work_waits_for_what_the_device_is_at():
         it.device.free.set()
         assert [await job, *await asyncio.gather(*tasks)] == [[0], [10], [20]]
         assert it.device.batches[0] == [0]
+
+
+async def test_while_the_event_loop_runs_a_batch_the_thread_leaves_the_device_alone():
+    class Slow(Tenfold):
+        inside = most = 0
+
+        def infer(self, kind: Kind, batch: list[int], *, alone: bool = False) -> list[int]:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            if threading.current_thread().name == "MainThread":
+                time.sleep(0.1)  # meanwhile the windows of all that waits come to their ends
+            self.inside -= 1
+            return super().infer(kind, batch, alone=alone)
+
+    async with house(max_delay=0.02, device=Slow(quick=4)) as it:
+        (waking,) = it.tasks([7], kind=Kind("decode"))
+        await it.waits(1)
+        assert await it.ask(1, 2, 3, 4, 5) == [10, 20, 30, 40, 50]
+        assert await waking == [70]
+        assert it.device.threads[0] == "MainThread"
+        assert it.device.most == 1
 
 
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():

@@ -137,3 +137,13 @@ async def test_a_lost_device_is_dead_at_once_and_nobody_waits_for_it(caplog):
         await until(lambda: not it.batcher.alive)
         assert not it.batcher.ready
     assert [record.levelno for record in caplog.records] == [logging.CRITICAL]
+
+
+async def test_a_device_that_the_event_loop_loses_is_dead_as_well(caplog):
+    async with house(quick=4) as it:
+        with pytest.raises(Unavailable, match="has stopped"):
+            await it.ask(-3)
+        assert it.device.threads == ["MainThread"]
+        await until(lambda: not it.batcher.alive)
+        assert not it.batcher.ready
+    assert [record.levelno for record in caplog.records] == [logging.CRITICAL]
