@@ -1,7 +1,7 @@
 """The VAE on its device: loaded, warmed, fed in batches, replaced between two of them; alone knows a device.
 
-An answer does not depend on who shared the batch. Rows whose draw comes from a seed are computed one by one, so that
-the same seed gives the same bytes under any load.
+An answer does not depend on who shared the batch. Rows whose draw comes from a seed are computed by networks that were
+seen to give a row the same bits in every batch, or else one by one, so that it gives the same bytes under any load.
 """
 
 import asyncio
@@ -21,12 +21,11 @@ from app.metrics import Metrics
 from app.operations import OPERATIONS, Stack, examples, shapes
 from app.pace import QUICK, Pace
 from app.runner import OutOfMemory
-from app.runtime import choose_runtime, compiled, is_laborious, on_device
+from app.runtime import networks
 from app.served import Served, Work
 from app.settings import Settings
 from model.checkpoint import Checkpoint, CheckpointError
 from model.precision import networks_in
-from model.vae import VAE
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +39,7 @@ class Engine:
         torch.backends.cudnn.allow_tf32 = False  # its 10 bits would let an answer depend on the shape of its batch
         self.device = choose_device(settings.device)
         self.precision = settings.precision
-        self.runtime = choose_runtime(settings, self.device)
-        self._always_exact = settings.batch_invariant
+        self._settings = settings
         self._largest = settings.max_batch_size
         self._metrics = metrics
         self._warm = False
@@ -109,43 +107,40 @@ class Engine:
 
     def _load(self, checkpoint: Checkpoint) -> Served:
         try:
-            vae, alone = self._prepared(checkpoint.vae)
-            return Served(checkpoint, vae, alone, self._batcher, always_exact=self._always_exact)
+            ready = networks(checkpoint.vae, self._settings, self.device, self._threads, self._most_threads)
+            return Served(checkpoint, ready, self._batcher, always_exact=self._settings.batch_invariant)
         except RuntimeError as failure:
             raise diagnose(failure, self.device) or failure from None
-
-    def _prepared(self, vae: VAE) -> tuple[VAE, VAE]:
-        """For batches, and for one row while nobody waits: that has all cores, where it is worth them."""
-        if self.runtime != "onnxruntime":
-            moved = on_device(vae, self.device)
-            return moved, moved
-        shared = compiled(vae, self._threads)
-        worth_all = self._most_threads > self._threads and is_laborious(vae)
-        return shared, compiled(vae, self._most_threads) if worth_all else shared
 
     def _tell_model(self) -> None:
         self._metrics.tell_model(self.served.model, str(self.device))
 
     async def _meet_every_shape(self, served: Served) -> dict[str, int]:
-        limits = {}
-        sizes = shapes(self._largest)
-        if self.runtime == "onnxruntime":  # in a thread of its own: the device may be serving what came before
-            served.apart = await asyncio.to_thread(self._apart, served, sizes)
-        for operation, rows in examples(served.vae, self._largest).items():
-            seconds: dict[int, float] = {}
-            for size in [1] if served.work(operation).exact else sizes:
-                try:
-                    seconds[size] = await self._meet(served.work(operation), rows[:size])
-                except OutOfMemory:
-                    if not seconds:
-                        raise
-                    limits[operation] = fitted = max(seconds)
-                    log.warning("the device has room for %d images to %s at once, not for %d", fitted, operation, size)
-                    break
-            served.measured(operation, seconds, QUICK if self.device.type == "cpu" else 0.0)
+        limits: dict[str, int] = {}
+        if served.networks.runtime != "torch":  # in a thread of its own: the device may be serving what came before
+            served.apart = await asyncio.to_thread(self._apart, served)
+        for operation, rows in examples(served.config, self._largest).items():
+            for work in served.works(operation):
+                seconds = await self._meet_sizes(work, rows, limits)
+                served.measured(work, seconds, QUICK if self.device.type == "cpu" else 0.0)
             await self._meet(served.work(operation), rows[:1], alone=True)
         await self._meet(served.scoring(), _one_draw(served))
         return limits
+
+    async def _meet_sizes(self, work: Work, rows: Stack, limits: dict[str, int]) -> dict[int, float]:
+        """The seconds that batches of each shape took, as far as there is room for them; else a limit is added."""
+        seconds: dict[int, float] = {}
+        for size in [1] if work.by_row else shapes(self._largest):
+            try:
+                seconds[size] = await self._meet(work, rows[:size])
+            except OutOfMemory:
+                if not seconds:
+                    raise
+                fitted = max(seconds)
+                limits[work.operation] = min(fitted, limits.get(work.operation, fitted))
+                log.warning("the device has room for %d images to %s at once, not for %d", fitted, work.operation, size)
+                break
+        return seconds
 
     async def _meet(self, work: Work, batch: Stack, *, alone: bool = False) -> float:
         attempt = partial(self._timed, work, batch, alone=alone)
@@ -160,9 +155,9 @@ class Engine:
         return self.infer(work, batch, alone=alone), time.monotonic() - start
 
     @torch.inference_mode()
-    def _apart(self, served: Served, sizes: Sequence[int]) -> bool:
+    def _apart(self, served: Served) -> bool:
         try:
-            return keeps_rows_apart(served.vae, sizes, served.alone)
+            return keeps_rows_apart(served.networks.exact, shapes(self._largest), served.networks.alone)
         except Exception as failure:
             if isinstance(diagnose(failure, self.device), OutOfMemory):
                 return False  # nobody knows; how large a batch may be is found out next
@@ -177,7 +172,7 @@ class Engine:
     def stack(self, work: Work, parts: Sequence[Stack]) -> Stack:
         """The parts as one batch, padded with zeros to a shape that was warmed."""
         batch = Stack.join(parts)
-        if work.exact:
+        if work.by_row:
             return batch
         shape = next(shape for shape in shapes(self._largest) if shape >= len(batch))
         self._metrics.padding.inc(shape - len(batch))
@@ -186,7 +181,7 @@ class Engine:
     def infer(self, work: Work, batch: Stack, *, alone: bool) -> Stack:
         """The batch through the networks, there and back with one copy each way."""
         try:
-            return self._through(work, batch, work.served.alone if alone and not work.exact else work.served.vae)
+            return self._through(work, batch, alone=alone)
         except Exception as failure:
             fault = diagnose(failure, self.device)
             if fault is None:
@@ -196,11 +191,11 @@ class Engine:
         raise fault
 
     @torch.inference_mode()
-    def _through(self, work: Work, batch: Stack, vae: VAE) -> Stack:
-        operation = OPERATIONS[work.operation]
+    def _through(self, work: Work, batch: Stack, *, alone: bool) -> Stack:
+        operation, vae = OPERATIONS[work.operation], work.served.vae(work, alone=alone)
         there = [torch.from_numpy(column).to(self.device, non_blocking=True) for column in batch.columns]
         with networks_in(self.precision, self.device):
-            if work.exact:
+            if work.by_row:
                 rows = [operation(vae, *(column[row : row + 1] for column in there)) for row in range(len(batch))]
                 answers = tuple(map(torch.cat, zip(*rows, strict=True)))
             else:
@@ -209,7 +204,7 @@ class Engine:
 
 
 def _one_draw(served: Served) -> Stack:
-    pixels, noise = examples(served.vae, 1)["reconstruct"].columns
+    pixels, noise = examples(served.config, 1)["reconstruct"].columns
     return Stack((pixels, noise[:, None]))
 
 

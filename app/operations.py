@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.config import VAEConfig
 from model.elbo import bounds
 from model.vae import VAE
 
@@ -65,10 +66,10 @@ OPERATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 }
 
 
-def examples(vae: VAE, rows: int) -> dict[str, Stack]:
+def examples(config: VAEConfig, rows: int) -> dict[str, Stack]:
     """A stack of zeros for each operation that is computed in batches."""
-    pixels = np.zeros((rows, *vae.config.image_shape), np.uint8)
-    noise = np.zeros((rows, *vae.config.latent_shape), np.float32)
+    pixels = np.zeros((rows, *config.image_shape), np.uint8)
+    noise = np.zeros((rows, *config.latent_shape), np.float32)
     return {"encode": Stack((pixels,)), "decode": Stack((noise,)), "reconstruct": Stack((pixels, noise))}
 
 

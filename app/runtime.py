@@ -1,15 +1,17 @@
-"""What computes the networks: torch, or ONNX Runtime, which takes fewer and larger steps on a processor.
+"""What computes the networks of a served VAE: torch, ONNX Runtime, or for the batches of a large model MNN.
 
 The mathematics around them stays torch's; only the two networks of a VAE are put in the other's hands.
 """
 
-import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.graph import INPUT, onnx_model
+from app.sessions import MnnNetwork, OnnxNetwork
 from app.settings import Settings
 from model.checkpoint import CheckpointError
 from model.vae import VAE
@@ -18,61 +20,77 @@ LARGEST = 2**31 - 2**20
 """Bytes of weights that fit into one graph."""
 
 LABORIOUS = 4e8
-"""Floating-point operations of one image, both ways, from which on a second core is worth more than it costs."""
+"""Floating-point operations of one image, both ways, from which on other ways to compute it are worth more copies."""
 
-QUIET = 4
-"""Of its own log, what is fatal alone: all else that befalls a batch it raises as well."""
+COPIED = 2**28
+"""Bytes of a network's weights up to which MNN is taken unasked: it keeps several times as much."""
 
-
-class Compiled(nn.Module):
-    """A network that ONNX Runtime computes on so many threads: float32 [B, *shape] to what the network gives."""
-
-    def __init__(self, network: nn.Sequential, shape: tuple[int, ...], threads: int) -> None:
-        super().__init__()
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else its import begins to tell its maker of machine and model
-        import onnxruntime  # noqa: PLC0415
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = QUIET
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the event loop wants the cores too
-        model = onnx_model(network, shape).SerializeToString()
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-    def forward(self, x: Tensor) -> Tensor:
-        (y,) = self._session.run(None, {INPUT: x.contiguous().numpy()})
-        return torch.from_numpy(y)
+Network = Callable[[nn.Sequential, tuple[int, ...], int], nn.Module]
 
 
-def choose_runtime(settings: Settings, device: torch.device) -> str:
-    """The one that the settings name, or the sooner; a `ValueError` says where ONNX Runtime cannot serve."""
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """One VAE as it computes each kind of work, by the `runtime` of that name.
+
+    `exact` is for batches whose rows are held to the bit, `swift` for all other batches, `alone` for one row while
+    nobody waits, with the bits of `exact`; two of them are one where a second copy is not worth its memory.
+    """
+
+    runtime: str
+    exact: VAE
+    swift: VAE
+    alone: VAE
+
+
+def networks(vae: VAE, settings: Settings, device: torch.device, threads: int, most_threads: int) -> Networks:
+    """The VAE ready for the device, its batches on so many `threads`, one row alone on up to `most_threads`.
+
+    Raises `CheckpointError` for networks that are too large, `ValueError` as `choose_runtime` does.
+    """
+    runtime = choose_runtime(settings, device, vae)
+    if runtime == "torch":
+        moved = _on_device(vae, device)
+        return Networks(runtime, moved, moved, moved)
+    exact = compiled(vae, threads)
+    swift = compiled(vae, threads, MnnNetwork) if runtime == "mnn" else exact
+    alone = compiled(vae, most_threads) if most_threads > threads and is_laborious(vae) else exact
+    return Networks(runtime, exact, swift, alone)
+
+
+def choose_runtime(settings: Settings, device: torch.device, vae: VAE) -> str:
+    """The one that the settings name, or the soonest; a `ValueError` says what it cannot serve."""
     able = device.type == "cpu" and settings.precision == "float32"
-    if settings.runtime == "onnxruntime" and not able:
-        msg = f"runtime: onnxruntime serves float32 on a CPU, not {settings.precision} on {device.type}"
+    if settings.runtime in ("onnxruntime", "mnn") and not able:
+        msg = f"runtime: {settings.runtime} serves float32 on a CPU, not {settings.precision} on {device.type}"
         raise ValueError(msg)
-    if settings.runtime == "auto":
-        return "onnxruntime" if able else "torch"
-    return settings.runtime
+    if settings.runtime == "mnn" and (settings.batch_invariant or sys.platform != "linux"):
+        raise ValueError("runtime: mnn serves on Linux, where answers may depend on the load in their last bits")
+    if settings.runtime != "auto":
+        return settings.runtime
+    if not able:
+        return "torch"
+    free = sys.platform == "linux" and not settings.batch_invariant
+    return "mnn" if free and _bytes(vae) <= COPIED and is_laborious(vae) else "onnxruntime"
 
 
-def compiled(vae: VAE, threads: int = 1) -> VAE:
-    """The VAE with networks that ONNX Runtime computes on so many threads; it shares no weights with it.
+def compiled(vae: VAE, threads: int = 1, network: Network = OnnxNetwork) -> VAE:
+    """The VAE with networks that another runtime computes on so many threads; it shares no weights with it.
 
     Raises `CheckpointError` for networks that are too large.
     """
-    if (most := max(sum(w.nbytes for w in part.parameters()) for part in vae.children())) > LARGEST:
+    if (most := _bytes(vae)) > LARGEST:
         msg = f"the weights of a network are {most} bytes; beyond {LARGEST} only VAE_RUNTIME=torch serves them"
         raise CheckpointError(msg)
     with torch.device("meta"):
         other = VAE(vae.config).eval()
-    other.encoder.add_module("network", Compiled(vae.encoder.network, vae.config.image_shape, threads))
-    other.decoder.add_module("network", Compiled(vae.decoder.network, vae.config.latent_shape, threads))
+    other.encoder.add_module("network", network(vae.encoder.network, vae.config.image_shape, threads))
+    other.decoder.add_module("network", network(vae.decoder.network, vae.config.latent_shape, threads))
     return other
 
 
 @torch.inference_mode()
 def is_laborious(vae: VAE) -> bool:
-    """Whether one image alone is work for more than one core; counted, not timed."""
+    """Whether one image is so much work that it should be computed otherwise; counted, not timed."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         other = VAE(vae.config)
         other.posterior(torch.empty(1, *vae.config.image_shape))
@@ -81,7 +99,12 @@ def is_laborious(vae: VAE) -> bool:
     return operations >= LABORIOUS
 
 
-def on_device(vae: VAE, device: torch.device) -> VAE:
+def _bytes(vae: VAE) -> int:
+    """What the weights of its larger network take."""
+    return max(sum(weight.nbytes for weight in part.parameters()) for part in vae.children())
+
+
+def _on_device(vae: VAE, device: torch.device) -> VAE:
     """The VAE with its weights on the device, laid out as its convolutions like them best."""
     moved: VAE = vae.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     return moved

@@ -13,6 +13,7 @@ from app.batching import Batcher
 from app.calls import Call
 from app.operations import Stack
 from app.pace import Pace
+from app.runtime import Networks
 from model.checkpoint import Checkpoint
 from model.elbo import ELBO, Bounds
 from model.gaussian import DiagonalGaussian
@@ -23,27 +24,28 @@ from model.vae import VAE
 class Work:
     """What to do with a batch, and by which weights.
 
-    `exact` computes row by row; `weight` is the number of draws that each row takes.
+    Of `exact` work a row has the same bits whoever shares its batch, `by_row` because each is computed by itself;
+    `weight` is the number of draws that each row takes.
     """
 
     operation: str
     served: "Served"
     exact: bool = False
+    by_row: bool = False
     weight: int = 1
 
 
 class Served:
     """Encode, decode, reconstruct and score by one checkpoint, for many callers at once.
 
-    `vae` is the checkpoint's, ready for the device, and `alone` the same for one row while nobody waits. The warm-up
-    finds out `paces`, of each operation in batches and row by row, and `apart`: whether a row has the same bits in
-    every batch, so that no work need be exact.
+    The warm-up finds out `paces`, of each operation whether exact or not, and `apart`: whether the exact networks give
+    a row the same bits in every batch, so that none need be computed by itself.
     """
 
-    def __init__(self, checkpoint: Checkpoint, vae: VAE, alone: VAE, batcher: Batcher, *, always_exact: bool) -> None:
-        self.checkpoint = replace(checkpoint, vae=vae)  # whose weights may have been read into another form
-        self.vae, self.alone = vae, alone
-        self.config = vae.config
+    def __init__(self, checkpoint: Checkpoint, networks: Networks, batcher: Batcher, *, always_exact: bool) -> None:
+        self.checkpoint = replace(checkpoint, vae=networks.exact)  # the weights may have been read into another form
+        self.networks = networks
+        self.config = checkpoint.vae.config
         self.model = checkpoint.identity
         self.reference = checkpoint.reference
         self.paces: dict[tuple[str, bool], Pace] = {}
@@ -51,10 +53,10 @@ class Served:
         self._batcher = batcher
         self._always_exact = always_exact
 
-    def measured(self, operation: str, seconds: dict[int, float], quick: float) -> None:
-        """Take down how long batches of an operation took, by their number of rows, and what is quick in seconds."""
-        self.paces[operation, False] = Pace.of_shapes(seconds, quick)
-        self.paces[operation, True] = Pace.of_rows(seconds[1], quick)
+    def measured(self, work: Work, seconds: dict[int, float], quick: float) -> None:
+        """Take down how long batches of some work took, by their number of rows, and what is quick in seconds."""
+        pace = Pace.of_rows(seconds[1], quick) if work.by_row else Pace.of_shapes(seconds, quick)
+        self.paces[work.operation, work.exact] = pace
 
     async def encode(self, pixels: np.ndarray, call: Call, *, exact: bool = False) -> DiagonalGaussian:
         """q(z|x) for uint8 pixels [N, C, H, W]: mean and logvar [N, *latent] on the CPU."""
@@ -79,15 +81,30 @@ class Served:
     @property
     def batch_invariant(self) -> bool:
         """Whether no answer depends on who shares its batch."""
-        return self.apart or self._always_exact
+        return self._always_exact or (self.apart and not self._swifter)
 
     def work(self, operation: str, *, exact: bool = False) -> Work:
         """An operation by these weights; whether `exact` or not, where that makes no difference."""
-        return Work(operation, self, (exact or self._always_exact) and not self.apart)
+        exact = (exact or self._always_exact) and (self._swifter or not self.apart)
+        return Work(operation, self, exact, by_row=exact and not self.apart)
+
+    def works(self, operation: str) -> list[Work]:
+        """All ways in which it may be asked for."""
+        return list(dict.fromkeys(self.work(operation, exact=exact) for exact in (False, True)))
 
     def scoring(self, draws: int = 1) -> Work:
         """To score by so many draws, always row by row: of each row the draws are a batch already."""
-        return Work("score", self, exact=True, weight=draws)
+        return Work("score", self, exact=True, by_row=True, weight=draws)
+
+    def vae(self, work: Work, *, alone: bool) -> VAE:
+        """The networks for a batch of that work, which may be one row `alone`."""
+        batches = self.networks.exact if work.exact else self.networks.swift
+        lone = self.networks.alone
+        return lone if alone and not work.by_row and lone is not self.networks.exact else batches
+
+    @property
+    def _swifter(self) -> bool:
+        return self.networks.swift is not self.networks.exact
 
     async def _submit(self, work: Work, call: Call, *columns: np.ndarray | Tensor) -> Stack:
         rows = Stack(tuple(map(np.asarray, columns)))

@@ -39,8 +39,8 @@ class Settings(BaseSettings):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="float32, or bfloat16: half the digits, and faster where the processor has it"
     )
-    runtime: Literal["auto", "torch", "onnxruntime"] = Field(
-        "auto", description="what computes the networks; auto takes ONNX Runtime for float32 on a CPU, else torch"
+    runtime: Literal["auto", "torch", "onnxruntime", "mnn"] = Field(
+        "auto", description="what computes the networks; auto takes the soonest: torch but for float32 on a CPU"
     )
     workers: int = Field(
         0, ge=0, le=64, description="serving processes; 0 takes one a core, at most 4, on a CPU, and one on a GPU"
@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     max_batch_size: int = Field(64, ge=1, le=4096, description="images in one batch on the device")
     max_batch_delay_ms: float = Field(0, ge=0, le=10_000, description="how long a batch waits for company")
     batch_invariant: bool = Field(
-        False, description="answers whose bytes never depend on the load; free by ONNX Runtime"
+        False, description="answers whose bytes never depend on the load; free but for large models"
     )
     max_queue_items: Count = Field(8192, description="images that may wait; beyond them 429")
     max_items: Count = Field(4096, description="images (times draws) in one request; beyond them 413")

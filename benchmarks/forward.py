@@ -13,7 +13,8 @@ from statistics import median
 import orjson
 import torch
 
-from app.runtime import compiled
+from app.runtime import networks
+from app.settings import Settings
 from benchmarks.peers.work import Work
 
 BATCHES = (1, 16, 32, 64)
@@ -52,14 +53,17 @@ def _together(model: Path, body: Path, seconds: float, *, threads: int, processe
 def measure(body: bytes, seconds: float, threads: int) -> Forward:
     """The figures of one process."""
     work = Work("encode", threads)
-    work.vae = compiled(work.vae, threads)
+    ours = networks(work.vae, Settings(), torch.device("cpu"), threads, threads)
     pixels = torch.from_numpy(work.read_png(body).copy())[None]
     with torch.inference_mode():
+        work.vae = ours.exact
+        spent = _spent(partial(work.posterior, pixels), seconds)
+        codec = max(0.0, _spent(partial(work, [body]), seconds) - spent)
+        work.vae = ours.swift
         batches = [pixels.expand(n, -1, -1, -1).contiguous() for n in BATCHES]
-        spent = [_spent(partial(work.posterior, batch), seconds) for batch in batches]
-        whole = _spent(partial(work, [body]), seconds)
-    rates = [n / s for n, s in zip(BATCHES, spent, strict=True)]
-    return Forward(rates, spent[0] * 1000, max(0.0, whole - spent[0]) * 1000)
+        together = [_spent(partial(work.posterior, batch), seconds) for batch in batches]
+    rates = [n / s for n, s in zip(BATCHES, together, strict=True)]
+    return Forward(rates, min(spent, together[0]) * 1000, codec * 1000)
 
 
 def _spent(work: Callable[[], object], seconds: float) -> float:

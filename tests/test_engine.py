@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,9 +44,10 @@ def folder(request, digits_model, colour_model):
     return {"digits": digits_model, "colour": colour_model}[request.param]
 
 
-@pytest.fixture(scope="module", params=["event loop", "thread", "torch"])
+@pytest.fixture(scope="module", params=["event loop", "thread", "torch", "mnn"])
 async def engine(request, folder, device):
-    runtime = "torch" if request.param == "torch" else "auto"
+    runtime = request.param if request.param in ("torch", "mnn") else "auto"
+    device = "cpu" if runtime == "mnn" else device
     async with running_engine(folder, device, runtime=runtime) as ready:
         if request.param == "thread":
             ready.served.paces.clear()
@@ -115,13 +117,14 @@ async def test_exact_work_is_the_same_bit_for_bit_alone_and_under_load(engine, p
     assert np.array_equal(alone[0], torch.cat([q.mean for q in singles]).numpy())
 
 
-async def test_by_onnx_runtime_exact_work_shares_batches_with_all_other(folder):
-    async with running_engine(folder, "cpu") as engine:
-        assert engine.served.apart
-        assert engine.served.work("decode", exact=True) == engine.served.work("decode")
-    async with running_engine(folder, "cpu", runtime="torch") as engine:
-        assert not engine.served.apart
-        assert engine.served.work("decode", exact=True) != engine.served.work("decode")
+@pytest.mark.parametrize(
+    ("runtime", "shared", "by_row"), [("onnxruntime", True, False), ("mnn", False, False), ("torch", False, True)]
+)
+async def test_exact_work_shares_batches_with_all_other_or_has_its_own_or_none(folder, runtime, shared, by_row):
+    async with running_engine(folder, "cpu", runtime=runtime) as engine:
+        exact, other = (engine.served.work("decode", exact=exact) for exact in (True, False))
+        assert (exact == other) == shared
+        assert (exact.by_row, other.by_row) == (by_row, False)
 
 
 @pytest.mark.parametrize("runtime", ["auto", "torch"])
@@ -172,7 +175,7 @@ async def test_a_model_that_is_quick_on_a_cpu_is_left_to_the_event_loop_and_a_sl
         served = engine.served
         assert engine.pace(served.work("encode")).at_once == (device == "cpu")
         assert not engine.pace(served.scoring()).at_once
-        served.measured("encode", {1: 0.5 * QUICK, 2: 0.9 * QUICK, 4: 1.5 * QUICK}, QUICK)
+        served.measured(served.work("encode"), {1: 0.5 * QUICK, 2: 0.9 * QUICK, 4: 1.5 * QUICK}, QUICK)
         assert not engine.pace(served.work("encode")).at_once
 
 
@@ -201,10 +204,10 @@ async def test_a_closed_engine_is_neither_alive_nor_ready(digits_model, device):
 async def test_one_row_has_the_networks_for_who_is_alone_and_a_batch_has_those_for_batches(digits_model):
     async with running_engine(digits_model, "cpu") as engine:
         served, other = engine.served, build(DIGITS, seed=1)
-        served.alone = other  # to tell them apart
+        served.networks = replace(served.networks, alone=other)  # to tell them apart
         pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), np.uint8)
         x = torch.from_numpy(pixels) / 255
         assert_close((await served.encode(pixels[:1], call())).mean, other.posterior(x[:1]).mean)
-        assert_close((await served.encode(pixels, call())).mean, served.vae.posterior(x).mean)
+        assert_close((await served.encode(pixels, call())).mean, served.networks.swift.posterior(x).mean)
         both = await asyncio.gather(*(served.encode(pixels[n : n + 1], call()) for n in range(2)))
-        assert_close(torch.cat([q.mean for q in both]), served.vae.posterior(x[:2]).mean)
+        assert_close(torch.cat([q.mean for q in both]), served.networks.swift.posterior(x[:2]).mean)

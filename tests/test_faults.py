@@ -14,7 +14,7 @@ from app.graph import OPSET
 from app.images import write_npy
 from app.main import create_app
 from app.runner import DeviceLost, OutOfMemory
-from app.runtime import QUIET
+from app.sessions import QUIET
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -88,7 +88,7 @@ def app(digits_model, device):
         if (x == 1).flatten(1).all(1).any():
             raise RuntimeError("hunter2")
 
-    app.state.hook = lambda: app.state.engine.served.vae.encoder.register_forward_pre_hook(hook)
+    app.state.hook = lambda: app.state.engine.served.networks.exact.encoder.register_forward_pre_hook(hook)
     return app
 
 

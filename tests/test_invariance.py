@@ -56,7 +56,12 @@ def undrawn(images, latents) -> list[Ask]:
     ]
 
 
-MODES = [{}, {"batch_invariant": True}, {"batch_invariant": True, "runtime": "torch"}]
+MODES = {
+    "as it ships": {},
+    "by mnn": {"runtime": "mnn", "device": "cpu"},
+    "batch-invariant": {"batch_invariant": True},
+    "batch-invariant by torch": {"batch_invariant": True, "runtime": "torch"},
+}
 CUTS = [(0, 1), (1, 1), (2, 1), (3, 2), (5, 3), (8, 7), (15, 33)]
 
 
@@ -67,19 +72,21 @@ async def answers(client: httpx.AsyncClient, asks: list[Ask]) -> list[bytes]:
 
 
 @asynccontextmanager
-async def served(model, device, **mode) -> AsyncIterator[httpx.AsyncClient]:
-    with listening(model=model, device=device, threads=1, max_batch_size=16, **mode) as url:
+async def served(model, device, mode) -> AsyncIterator[httpx.AsyncClient]:
+    with listening(**{"model": model, "device": device, "threads": 1, "max_batch_size": 16, **mode}) as url:
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110  # a thread sets no asyncio.Event
                 await asyncio.sleep(0.01)
             yield client
 
 
-@pytest.mark.parametrize("mode", MODES, ids=["as it ships", "batch-invariant", "batch-invariant by torch"])
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 async def test_the_bytes_do_not_depend_on_the_load(model, device, images, latents, mode):
-    asks = drawn(images) + (undrawn(images, latents) if mode or device == "cpu" else [])
     crowd = undrawn(images, latents)
-    async with served(model, device, **mode) as client:
+    async with served(model, device, mode) as client:
+        invariant = (await client.get("/model")).json()["batch_invariant"]
+        assert invariant == (mode.get("runtime") != "mnn" and (device == "cpu" or "batch_invariant" in mode))
+        asks = drawn(images) + (crowd if invariant else [])
         alone = [(await answers(client, [ask]))[0] for ask in asks]
         for order in (asks + crowd, crowd + asks[::-1], asks[::2] + crowd + asks[1::2]):
             found = dict(zip(map(id, order), await answers(client, order), strict=True))
@@ -91,9 +98,10 @@ async def test_the_bytes_do_not_depend_on_the_load(model, device, images, latent
         assert images_done > 2 * batches  # they did share
 
 
-async def test_a_batch_invariant_service_gives_a_seed_the_same_bytes_as_any_other(model, device, images):
+@pytest.mark.parametrize("mode", ["batch-invariant", "by mnn"])
+async def test_a_seed_has_the_same_bytes_as_where_it_ships(model, device, images, mode):
     asks, found = drawn(images), []
-    for mode in ({}, {"batch_invariant": True}):
-        async with served(model, device, **mode) as client:
+    for settings in ({"device": "cpu"} if mode == "by mnn" else {}, MODES[mode]):
+        async with served(model, device, settings) as client:
             found.append(await answers(client, asks))
     assert found[0] == found[1]

@@ -1,0 +1,106 @@
+"""Networks that others than torch compute on a processor, in fewer and larger steps: ONNX Runtime, and MNN.
+
+MNN computes 3x3 convolutions by Winograd's algorithm (Lavin and Gray 2016), which multiplies less than half as often
+and rounds as well; but the last bits of a row depend on the batch that it shares. Each keeps weights of its own.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from app.graph import INPUT, OUTPUT, onnx_model
+
+QUIET = 4
+"""Of ONNX Runtime's own log, what is fatal alone: all else that befalls a batch it raises as well."""
+
+
+class OnnxNetwork(nn.Module):
+    """A network that ONNX Runtime computes on so many threads: float32 [B, *shape] to what the network gives."""
+
+    def __init__(self, network: nn.Sequential, shape: tuple[int, ...], threads: int) -> None:
+        super().__init__()
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else its import begins to tell its maker of machine and model
+        import onnxruntime  # noqa: PLC0415
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = QUIET
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the event loop wants the cores too
+        model = onnx_model(network, shape).SerializeToString()
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        (y,) = self._session.run(None, {INPUT: x.contiguous().numpy()})
+        return torch.from_numpy(y)
+
+
+class MnnNetwork(nn.Module):
+    """A network that MNN computes on so many threads, for one caller at a time; as `OnnxNetwork`, on Linux."""
+
+    _shape: tuple[int, ...]
+
+    def __init__(self, network: nn.Sequential, shape: tuple[int, ...], threads: int) -> None:
+        super().__init__()
+        with _hushed(), _in_memory(onnx_model(network, shape).SerializeToString()) as graph, _in_memory() as own:
+            import _tools  # noqa: PLC0415  # not MNN.tools, which reports each conversion to its maker
+            import MNN  # noqa: PLC0415
+
+            self._mnn, self._threads = MNN, threads
+            _tools.mnnconvert(["", "-f", "ONNX", "--modelFile", graph, "--MNNModel", own, "--bizCode", "MNN"])
+            self._interpreter = MNN.Interpreter(own)
+            self._begin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._shape != x.shape:
+            self._shape = tuple(x.shape)
+            self._interpreter.resizeTensor(self._x, self._shape)
+            self._interpreter.resizeSession(self._session)
+        self._x.copyFrom(self._host(x.contiguous().numpy()))
+        if self._interpreter.runSession(self._session):
+            self._begin()
+            raise MemoryError(f"MNN has not enough memory for a batch of {len(x)}")
+        y = np.empty(self._y.getShape(), np.float32)
+        there = self._host(y)
+        self._y.copyToHostTensor(there)
+        return torch.from_numpy(there.getNumpyData().copy())
+
+    def _begin(self) -> None:
+        """A session anew: one that has failed is of no more use."""
+        with _hushed():
+            self._session = self._interpreter.createSession({"numThread": self._threads, "precision": "high"})
+        self._x = self._interpreter.getSessionInput(self._session, INPUT)
+        self._y = self._interpreter.getSessionOutput(self._session, OUTPUT)
+        self._shape = ()
+
+    def _host(self, values: np.ndarray) -> Any:
+        mnn = self._mnn
+        return mnn.Tensor(values.shape, mnn.Halide_Type_Float, values, mnn.Tensor_DimensionType_Caffe)
+
+
+@contextmanager
+def _in_memory(content: bytes = b"") -> Iterator[str]:
+    """The path of a file that is on no disk: a service may have none that it can write to."""
+    with open(os.memfd_create("network"), "wb") as file:  # noqa: PTH123  # it has no name
+        file.write(content)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Nothing that is printed meanwhile, by C or C++, comes out: it would stand among the lines of other programs."""
+    flush, out = ctypes.CDLL(None).fflush, os.dup(1)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # for its number
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(out, 1)
+        os.close(out)
