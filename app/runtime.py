@@ -22,7 +22,7 @@ LARGEST = 2**31 - 2**20
 LABORIOUS = 4e8
 """Floating-point operations of one image, both ways, from which on other ways to compute it are worth more copies."""
 
-COPIED = 2**28
+COPIED = 2**26
 """Bytes of a network's weights up to which MNN is taken unasked: it keeps several times as much."""
 
 Network = Callable[[nn.Sequential, tuple[int, ...], int], nn.Module]

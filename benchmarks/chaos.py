@@ -20,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +29,7 @@ import numpy as np
 import typer
 
 from benchmarks.crowd import NPY, asked, crowd, for_seconds, npy, png
+from benchmarks.overload import overload
 from benchmarks.wire import Line, get, post, serving, told
 
 SHIPPED = Path("model/checkpoints/mnist")
@@ -52,47 +53,6 @@ run(server)
 
 _LEFT = re.compile(r'vae_requests_total\{.*status="499"')
 ONE = post("/encode", "image/png", png())
-
-
-async def overload(rounds: int = 8, seconds: float = 2) -> str:
-    """Ten times more arrives than the device can do, and as much as it can do, in turn.
-
-    64 exact images a request, so that the device is the limit.
-    """
-    work, shares, refusals = get("/sample?n=64&seed=1"), list[float](), list[float]()
-    calm, counts, lines = Counter[str](), Counter[str](), deque[Line]()
-
-    async def arrival(port: int) -> None:
-        line = lines.popleft() if lines else Line(port)
-        start = time.perf_counter()
-        if (await asked(line, work, counts)).status == 429:
-            refusals.append(time.perf_counter() - start)
-        lines.append(line)
-
-    async with serving("--max-queue-items", "512", "--max-items", "512") as it:
-
-        async def flood(rate: float) -> None:
-            tasks: list[asyncio.Task[None]] = []
-            began = time.monotonic()
-            while (passed := time.monotonic() - began) < seconds:
-                tasks += [asyncio.create_task(arrival(it.port)) for _ in range(int(passed * rate) - len(tasks))]
-                await asyncio.sleep(0.002)
-            await asyncio.gather(*tasks)
-
-        async def rate_during(load: Awaitable[None]) -> float:
-            start, began = await it.images(), time.monotonic()
-            await load
-            return (await it.images() - start) / (time.monotonic() - began)
-
-        for _ in range(rounds):
-            capacity = await rate_during(crowd(it.port, work, 8, for_seconds(seconds), calm))
-            shares.append(await rate_during(flood(capacity * 10 / 64)) / capacity)
-    p50, p99 = np.percentile(refusals, [50, 99]) * 1000
-    return (
-        f"of its capacity (last {capacity:.0f} images/s) the device did, round by round, "
-        f"{', '.join(f'{share:.0%}' for share in shares)}, median {np.median(shares):.0%}; "
-        f"refused in p50 {p50:.1f} ms, p99 {p99:.1f} ms; {told(counts)}"
-    )
 
 
 async def fairness() -> str:
