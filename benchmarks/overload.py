@@ -1,4 +1,4 @@
-"""Ten times more than the device can do: refused in time, nothing lost; by wrk, which leaves the cores to the service."""
+"""Ten times more than the device can do: refused in time, nothing lost; by wrk, which leaves the service the cores."""
 
 import asyncio
 import json
