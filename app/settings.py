@@ -40,7 +40,8 @@ class Settings(BaseSettings):
         "float32", description="float32, or bfloat16: half the digits, and faster where the processor has it"
     )
     runtime: Literal["auto", "torch", "onnxruntime", "mnn"] = Field(
-        "auto", description="what computes the networks; auto takes the soonest: on a CPU, for float32, ONNX Runtime or MNN"
+        "auto",
+        description="what computes the networks; auto takes the soonest: on a CPU, for float32, ONNX Runtime or MNN",
     )
     workers: int = Field(
         0, ge=0, le=64, description="serving processes; 0 takes one a core, at most 4, on a CPU, and one on a GPU"
