@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager, suppress
 
 from app.settings import Settings
@@ -17,10 +17,10 @@ _SPAWN = multiprocessing.get_context("spawn")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if sys.platform != "win32" else ()
 
 
-def _work(settings: Settings, number: int, line: socket.socket) -> None:
+def _work(settings: Settings, number: int, line: socket.socket, places: MutableSequence[int]) -> None:
     from app.worker import work  # noqa: PLC0415  # it brings torch, which the parent does without
 
-    work(settings, number, line)
+    work(settings, number, line, places)
 
 
 class Child:
@@ -29,7 +29,7 @@ class Child:
     `silent` counts the seconds since its last word; once `dismissed` it is given nothing more.
     """
 
-    def __init__(self, settings: Settings, number: int) -> None:
+    def __init__(self, settings: Settings, number: int, places: MutableSequence[int]) -> None:
         self.number = number
         self.warm = self.draining = self.done = self.dismissed = False
         self.failure = ""
@@ -38,7 +38,7 @@ class Child:
         self._full = False
         self._line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line.setblocking(False)
-        self.process = _SPAWN.Process(target=_work, args=(settings, number, its), name=f"worker {number}")
+        self.process = _SPAWN.Process(target=_work, args=(settings, number, its, places), name=f"worker {number}")
         with its, _held_back():
             self.process.start()
         log.info("worker %d is process %d", number, self.process.pid)

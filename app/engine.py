@@ -18,6 +18,7 @@ from app.faults import diagnose, release
 from app.invariance import keeps_rows_apart
 from app.machine import cores, threads
 from app.metrics import Metrics
+from app.neighbours import Neighbours
 from app.operations import OPERATIONS, Stack, examples, shapes
 from app.pace import QUICK, Pace
 from app.runner import OutOfMemory
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The device, and on it the checkpoint that new requests are served by."""
+    """The device, and on it the checkpoint that new requests are served by; `neighbours` share its cores."""
 
     def __init__(self, checkpoint: Checkpoint, settings: Settings, metrics: Metrics) -> None:
         self._threads, self._most_threads = threads(settings), settings.threads or cores()
@@ -40,6 +41,7 @@ class Engine:
         self.device = choose_device(settings.device)
         self.precision = settings.precision
         self._settings = settings
+        self.neighbours = Neighbours()
         self._largest = settings.max_batch_size
         self._metrics = metrics
         self._warm = False
@@ -181,7 +183,9 @@ class Engine:
     def infer(self, work: Work, batch: Stack, *, alone: bool) -> Stack:
         """The batch through the networks, there and back with one copy each way."""
         try:
-            return self._through(work, batch, alone=alone)
+            alone = alone and self.neighbours.idle
+            with self.neighbours.computing():
+                return self._through(work, batch, alone=alone)
         except Exception as failure:
             fault = diagnose(failure, self.device)
             if fault is None:

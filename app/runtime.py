@@ -32,8 +32,8 @@ Network = Callable[[nn.Sequential, tuple[int, ...], int], nn.Module]
 class Networks:
     """One VAE as it computes each kind of work, by the `runtime` of that name.
 
-    `exact` is for batches whose rows are held to the bit, `swift` for all other batches, `alone` for one row while
-    nobody waits, with the bits of `exact`; two of them are one where a second copy is not worth its memory.
+    `exact` is for batches whose rows are held to the bit, `swift` for all other batches, `alone` for one row that has
+    the machine for itself, with the bits of `exact`; two of them are one where a second copy is not worth its memory.
     """
 
     runtime: str

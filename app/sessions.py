@@ -6,9 +6,11 @@ and rounds as well; but the last bits of a row depend on the batch that it share
 
 import ctypes
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -18,6 +20,13 @@ from app.graph import INPUT, OUTPUT, onnx_model
 
 QUIET = 4
 """Of ONNX Runtime's own log, what is fatal alone: all else that befalls a batch it raises as well."""
+
+
+CONVERT = """
+import sys
+import _tools  # not MNN.tools, which reports each conversion to its maker
+_tools.mnnconvert(["", "-f", "ONNX", "--modelFile", sys.argv[1], "--MNNModel", sys.argv[2], "--bizCode", "MNN"])
+"""
 
 
 class OnnxNetwork(nn.Module):
@@ -47,14 +56,13 @@ class MnnNetwork(nn.Module):
 
     def __init__(self, network: nn.Sequential, shape: tuple[int, ...], threads: int) -> None:
         super().__init__()
-        with _hushed(), _in_memory(onnx_model(network, shape).SerializeToString()) as graph, _in_memory() as own:
-            import _tools  # noqa: PLC0415  # not MNN.tools, which reports each conversion to its maker
+        with _hushed():
             import MNN  # noqa: PLC0415
-
-            self._mnn, self._threads = MNN, threads
-            _tools.mnnconvert(["", "-f", "ONNX", "--modelFile", graph, "--MNNModel", own, "--bizCode", "MNN"])
-            self._interpreter = MNN.Interpreter(own)
-            self._begin()
+        with _in_memory() as own:
+            _convert(onnx_model(network, shape).SerializeToString(), own)
+            self._mnn, self._interpreter = MNN, MNN.Interpreter(_path(own))
+        self._threads = threads
+        self._begin()
 
     def forward(self, x: Tensor) -> Tensor:
         if self._shape != x.shape:
@@ -83,13 +91,28 @@ class MnnNetwork(nn.Module):
         return mnn.Tensor(values.shape, mnn.Halide_Type_Float, values, mnn.Tensor_DimensionType_Caffe)
 
 
+def _convert(graph: bytes, own: BinaryIO) -> None:
+    """Write an ONNX graph as MNN's own; in another process, because this one would stand still meanwhile."""
+    with _in_memory(graph) as file:
+        words = [sys.executable, "-c", CONVERT, _path(file), _path(own)]
+        done = subprocess.run(words, pass_fds=(file.fileno(), own.fileno()), capture_output=True, check=False)  # noqa: S603  # our own words
+    if not os.fstat(own.fileno()).st_size:
+        raise RuntimeError(
+            f"MNN does not read the graph: {(done.stdout + done.stderr).decode(errors='replace')[-500:]}"
+        )
+
+
 @contextmanager
-def _in_memory(content: bytes = b"") -> Iterator[str]:
-    """The path of a file that is on no disk: a service may have none that it can write to."""
+def _in_memory(content: bytes = b"") -> Iterator[BinaryIO]:
+    """A file that is on no disk: a service may have none that it can write to."""
     with open(os.memfd_create("network"), "wb") as file:  # noqa: PTH123  # it has no name
         file.write(content)
         file.flush()
-        yield f"/proc/self/fd/{file.fileno()}"
+        yield file
+
+
+def _path(file: BinaryIO) -> str:
+    return f"/proc/self/fd/{file.fileno()}"
 
 
 @contextmanager

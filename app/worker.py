@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableSequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from prometheus_client import values
 
 from app.logs import configure_logging
+from app.neighbours import Neighbours
 from app.server import Server, run
 from app.settings import Settings
 from model.checkpoint import CheckpointError
@@ -48,8 +49,9 @@ class Worker(Server):
     linger = 0.0  # the others answer the probes
     orphaned = dismissed = False
 
-    def __init__(self, settings: Settings, line: socket.socket) -> None:
+    def __init__(self, settings: Settings, line: socket.socket, neighbours: Neighbours) -> None:
         super().__init__(settings)
+        self.app.state.engine.neighbours = neighbours
         line.setblocking(False)
         self._line = line
         self._taken = 0
@@ -144,7 +146,7 @@ class Worker(Server):
         return word, connections
 
 
-def work(settings: Settings, number: int, line: socket.socket) -> None:
+def work(settings: Settings, number: int, line: socket.socket, places: MutableSequence[int]) -> None:
     """Serve as worker `number` whom the parent sends over the line; exit code 0 when drained.
 
     What the user can mend is told to the parent, who tells it once.
@@ -152,7 +154,7 @@ def work(settings: Settings, number: int, line: socket.socket) -> None:
     configure_logging(settings, number)
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
     try:
-        worker = Worker(settings, line)
+        worker = Worker(settings, line, Neighbours(places, number))
     except (ValueError, CheckpointError, OSError) as error:
         line.send(f"failed {error}".encode())
         sys.exit(2)

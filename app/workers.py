@@ -19,6 +19,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from app.child import Child
 from app.machine import resolve
+from app.neighbours import places
 from app.port import Reception
 from app.settings import Settings
 
@@ -61,6 +62,7 @@ class Workers:
         self._folder = folder
         self._children: dict[int, Child] = {}
         self._lobby: deque[socket.socket] = deque()
+        self._places = places(settings.workers)
         self._whole = False
         self._ending = asyncio.Event()
         self._failure = ""
@@ -90,7 +92,7 @@ class Workers:
     async def _keep(self, number: int) -> None:
         cold = 0
         while not self._ending.is_set():
-            child = self._children[number] = Child(self._settings, number)
+            child = self._children[number] = Child(self._settings, number, self._places)
             while word := await child.hear():
                 self._heed(child, *word.split(" ", 1))
                 self._show_in()

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from app.calls import Call
 from app.engine import Engine, choose_device
 from app.metrics import Metrics
+from app.neighbours import Neighbours
 from app.operations import Stack
 from app.pace import QUICK
 from app.settings import Settings
@@ -209,5 +210,8 @@ async def test_one_row_has_the_networks_for_who_is_alone_and_a_batch_has_those_f
         x = torch.from_numpy(pixels) / 255
         assert_close((await served.encode(pixels[:1], call())).mean, other.posterior(x[:1]).mean)
         assert_close((await served.encode(pixels, call())).mean, served.networks.swift.posterior(x).mean)
+        engine.neighbours = Neighbours([0, 1])  # one who computes
+        assert_close((await served.encode(pixels[:1], call())).mean, served.networks.swift.posterior(x[:1]).mean)
+        engine.neighbours = Neighbours()
         both = await asyncio.gather(*(served.encode(pixels[n : n + 1], call()) for n in range(2)))
         assert_close(torch.cat([q.mean for q in both]), served.networks.swift.posterior(x[:2]).mean)
