@@ -26,7 +26,7 @@ from app.server import Server, run
 from app.settings import Settings
 from model.checkpoint import CheckpointError
 
-AT_ONCE = 0.005
+AT_ONCE = 0.001
 """Seconds in which connections that go together are told together."""
 
 
