@@ -125,7 +125,6 @@ class Engine:
             for work in served.works(operation):
                 seconds = await self._meet_sizes(work, rows, limits)
                 served.measured(work, seconds, QUICK if self.device.type == "cpu" else 0.0)
-            await self._meet(served.work(operation), rows[:1], alone=True)
         await self._meet(served.scoring(), _one_draw(served))
         return limits
 
@@ -144,17 +143,17 @@ class Engine:
                 break
         return seconds
 
-    async def _meet(self, work: Work, batch: Stack, *, alone: bool = False) -> float:
-        attempt = partial(self._timed, work, batch, alone=alone)
+    async def _meet(self, work: Work, batch: Stack) -> float:
+        attempt = partial(self._timed, work, batch)
         answers, seconds = await self._batcher.perform(attempt)
         if not all(np.isfinite(column).all() for column in answers.columns):
             raise CheckpointError(f"{work.served.model}: {work.operation} gives numbers that are not finite")
         again = range(3 if seconds < 10 * QUICK else 1)  # the first time is slower than it will be
         return min([seconds, *[(await self._batcher.perform(attempt))[1] for _ in again]])
 
-    def _timed(self, work: Work, batch: Stack, *, alone: bool) -> tuple[Stack, float]:
+    def _timed(self, work: Work, batch: Stack) -> tuple[Stack, float]:
         start = time.monotonic()
-        return self.infer(work, batch, alone=alone), time.monotonic() - start
+        return self.infer(work, batch, alone=False), time.monotonic() - start
 
     @torch.inference_mode()
     def _apart(self, served: Served) -> bool:
