@@ -86,7 +86,7 @@ async def test_the_bytes_do_not_depend_on_the_load(model, device, images, latent
     async with served(model, device, mode) as client:
         invariant = (await client.get("/model")).json()["batch_invariant"]
         assert invariant == (mode.get("runtime") != "mnn" and (device == "cpu" or "batch_invariant" in mode))
-        asks = drawn(images) + (crowd if invariant else [])
+        asks = drawn(images) + (undrawn(images, latents) if invariant else [])
         alone = [(await answers(client, [ask]))[0] for ask in asks]
         for order in (asks + crowd, crowd + asks[::-1], asks[::2] + crowd + asks[1::2]):
             found = dict(zip(map(id, order), await answers(client, order), strict=True))

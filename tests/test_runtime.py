@@ -21,8 +21,6 @@ pytestmark = pytest.mark.anyio
 
 LABORIOUS = VAEConfig(image_shape=(1, 64, 64), latent_shape=(1, 16, 16), channels=(48, 48, 48), blocks=(1, 1, 1))
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
-
-
 SMALL, LARGE = VAE(DIGITS), VAE(LABORIOUS)
 
 
