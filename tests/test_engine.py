@@ -180,6 +180,15 @@ async def test_a_model_that_is_quick_on_a_cpu_is_left_to_the_event_loop_and_a_sl
         assert not engine.pace(served.work("encode")).at_once
 
 
+async def test_what_others_take_of_the_core_meanwhile_is_not_held_against_a_batch(digits_model):
+    engine = Engine(read_checkpoint(digits_model), Settings(device="cpu", threads=1, max_batch_size=4), Metrics())
+    engine.served.networks.exact.encoder.register_forward_pre_hook(lambda *_: time.sleep(2 * QUICK))
+    engine.start()
+    assert await engine.warmed()
+    assert engine.pace(engine.served.work("encode")).at_once
+    await engine.close()
+
+
 async def test_in_half_precision_the_networks_round_and_nothing_else_does(folder, device):
     async with running_engine(folder, device) as full, running_engine(folder, device, precision="bfloat16") as half:
         config = full.served.config
