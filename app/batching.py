@@ -136,7 +136,6 @@ class Batcher:
                 raise _unavailable()
             self.require_room(entry.cost)
             self._queue.add(entry)
-            self._metrics.queue_items.set(self._queue.depth)
         self._plan()
 
     def _plan(self) -> None:
@@ -153,6 +152,7 @@ class Batcher:
                 if not self._at_once(batch):
                     self._handed, batch = batch, None
             if batch is None:
+                self._metrics.queue_items.set(self._queue.depth)
                 self._changed.notify()
                 return
         try:

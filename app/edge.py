@@ -25,7 +25,7 @@ from app.tracing import Tracing
 log = logging.getLogger("app.access")
 
 UNWATCHED = 0.05
-"""Seconds until somebody looks whether the caller is still there; most are answered by then, and looking costs."""
+"""Seconds until somebody looks how far a request is; most are answered by then, and looking costs."""
 
 LEFT = 499
 """The status under which a caller who left is counted; he does not see it."""
@@ -66,9 +66,10 @@ class Exchange:
         self.headers = Headers(scope=scope)
         self.started = time.monotonic()
         self.status = 0
-        self.left = False
+        self.left = self.late = False
+        self.heard = scope["method"] == "GET"
         self.received = 0
-        self.watch_later: asyncio.TimerHandle | None = None
+        self.alarm: asyncio.TimerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None
         claimed = self.headers.get("x-request-id", "")
         request_id = claimed if _REQUEST_ID.fullmatch(claimed) else f"{getrandbits(128):032x}"
@@ -79,20 +80,21 @@ class Exchange:
 
     async def run(self) -> None:
         """Let the request in, answer what goes wrong, and stop when the caller leaves."""
-        self.task = asyncio.current_task()
+        self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
         try:
             self.edge.door.admit(self.scope["path"], self.headers, self.call)
-            if self.scope["method"] == "GET":
-                self.watch()
+            self.alarm = self.loop.call_later(min(UNWATCHED, self.call.deadline - time.monotonic()), self.look)
             await self.edge.app(self.scope, self.receive, self.send)
         except ServiceError as error:
             await self.fail(error)
         except ClientDisconnect:
             self.left = True
         except asyncio.CancelledError:
-            if not self.left or self.task is None or self.task.uncancel():
+            if not (self.left or self.late) or self.task is None or self.task.uncancel():
                 await self.fail(Unavailable("the service has no more time for this request"))
                 raise
+            if self.late:
+                await self.fail(DeadlineExceeded("the body did not arrive within the request's deadline"))
         except Exception:
             log.exception("unexpected failure", extra={"request_id": self.call.request_id})
             await self.fail(ServiceError("an unexpected failure; the log has it under the request id"))
@@ -100,16 +102,12 @@ class Exchange:
             self.unwatch()
 
     async def receive(self) -> Message:
-        """The next part of the body, counted, within the deadline; after the last, watch for the caller to leave."""
-        try:
-            async with asyncio.timeout(self.call.deadline - time.monotonic()):
-                message = await self._receive()
-        except TimeoutError:
-            raise DeadlineExceeded("the body did not arrive within the request's deadline") from None
+        """The next part of the body, counted."""
+        message = await self._receive()
         self.received += len(message.get("body", b""))
         self.edge.door.require_size(self.received)
         if message["type"] == "http.request" and not message.get("more_body", False):
-            self.watch()
+            self.heard = True
         return message
 
     async def send(self, message: Message) -> None:
@@ -135,29 +133,35 @@ class Exchange:
 
     async def fail(self, error: ServiceError) -> None:
         """Answer a problem, unless an answer has begun."""
+        self.unwatch()
         if not self.status:
             await problem(error, self.call.request_id)(self.scope, self._receive, self.send)
 
-    def watch(self) -> None:
-        """Cancel the work when the caller leaves."""
-        if self.watch_later is None:
-            self.watch_later = asyncio.get_running_loop().call_later(UNWATCHED, self.begin_to_watch)
-
-    def begin_to_watch(self) -> None:
-        """The answer takes its time: wait for the caller to leave beside it."""
-        self.watcher = asyncio.create_task(self.wait_for_leaving())
+    def look(self) -> None:
+        """The answer takes its time: wait for the caller to leave beside it, or first for the rest of his body."""
+        if self.heard:
+            self.watcher = asyncio.create_task(self.wait_for_leaving())
+        elif (left := self.call.deadline - time.monotonic()) > 0:
+            self.alarm = self.loop.call_later(min(UNWATCHED, left), self.look)
+        else:
+            self.late = True
+            self.stop()
 
     async def wait_for_leaving(self) -> None:
         """Return when the connection is gone, having cancelled the work for it."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.left = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Cancel the work, wherever it is."""
         if self.task is not None:
             self.task.cancel()
 
     def unwatch(self) -> None:
         """The answer is out, or will not be: leaving no longer matters."""
-        for waiting in (self.watch_later, self.watcher):
+        for waiting in (self.alarm, self.watcher):
             if waiting is not None:
                 waiting.cancel()
 

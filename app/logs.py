@@ -20,8 +20,10 @@ _FORMATTERS: dict[str, dict[str, object]] = {
 def configure_logging(settings: Settings, worker: int | None = None) -> None:
     """Send every logger to stderr in the chosen format; uvicorn's access log is left to the edge's.
 
-    Of several workers each names itself.
+    Of several workers each names itself. What no line tells is not looked up (the logging HOWTO, "Optimization").
     """
+    logging._srcfile = None  # the place in the code
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.config.dictConfig(
         {
             "version": 1,

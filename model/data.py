@@ -78,7 +78,9 @@ def fit(picture: Image.Image, image_shape: tuple[int, ...]) -> Images:
 
 def upright(picture: Image.Image, channels: int) -> Image.Image:
     """Turned as its EXIF asks, on white where it is transparent, 8 bits of grey (1 channel) or of colour (3)."""
-    ImageOps.exif_transpose(picture, in_place=True)
+    picture.load()
+    if picture.info:  # else it has no EXIF either, and Pillow need not look
+        ImageOps.exif_transpose(picture, in_place=True)
     flat, mode = _flattened(picture), "L" if channels == 1 else "RGB"
     return flat if flat.mode == mode else flat.convert(mode)
 
