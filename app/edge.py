@@ -83,7 +83,8 @@ class Exchange:
         self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
         try:
             self.edge.door.admit(self.scope["path"], self.headers, self.call)
-            self.alarm = self.loop.call_later(min(UNWATCHED, self.call.deadline - time.monotonic()), self.look)
+            if self.heard:
+                self.look_later()
             await self.edge.app(self.scope, self.receive, self.send)
         except ServiceError as error:
             await self.fail(error)
@@ -102,7 +103,9 @@ class Exchange:
             self.unwatch()
 
     async def receive(self) -> Message:
-        """The next part of the body, counted."""
+        """The next part of the body, counted; who asks for it is stopped at the deadline if it does not come."""
+        if self.alarm is None:
+            self.look_later()
         message = await self._receive()
         self.received += len(message.get("body", b""))
         self.edge.door.require_size(self.received)
@@ -137,12 +140,16 @@ class Exchange:
         if not self.status:
             await problem(error, self.call.request_id)(self.scope, self._receive, self.send)
 
+    def look_later(self) -> None:
+        """Look before long how far the request is, at the deadline at the latest."""
+        self.alarm = self.loop.call_later(min(UNWATCHED, self.call.deadline - time.monotonic()), self.look)
+
     def look(self) -> None:
         """The answer takes its time: wait for the caller to leave beside it, or first for the rest of his body."""
         if self.heard:
             self.watcher = asyncio.create_task(self.wait_for_leaving())
-        elif (left := self.call.deadline - time.monotonic()) > 0:
-            self.alarm = self.loop.call_later(min(UNWATCHED, left), self.look)
+        elif self.call.deadline > time.monotonic():
+            self.look_later()
         else:
             self.late = True
             self.stop()

@@ -177,6 +177,13 @@ async def test_reloads_take_turns(app, folder):
         assert 'vae_reloads_total{outcome="done"} 4.0' in (await client.get("/metrics")).text
 
 
+async def test_a_reload_takes_longer_than_a_body_may_and_is_answered(app, folder):
+    async with running(app) as client:
+        new = put(folder, 1)
+        answer = await client.post("/admin/reload", headers={**KEY, "X-Request-Timeout": "0.001"})
+        assert (answer.status_code, answer.headers["X-Model"]) == (200, new)
+
+
 async def test_a_reload_is_carried_through_though_its_caller_has_left(app, folder):
     async with running(app):
         new = put(folder, 1)
