@@ -167,7 +167,7 @@ class Exchange:
             self.task.cancel()
 
     def unwatch(self) -> None:
-        """The answer is out, or will not be: leaving no longer matters."""
+        """The answer is on its way, or will not be: neither leaving nor the deadline matters any more."""
         for waiting in (self.alarm, self.watcher):
             if waiting is not None:
                 waiting.cancel()

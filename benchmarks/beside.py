@@ -7,7 +7,7 @@ python -m benchmarks.beside --model larger --peers FastAPI --connections 1
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Annotated
@@ -25,12 +25,12 @@ from model.checkpoint import read_checkpoint
 
 
 def started(
-    stack: ExitStack, who: Contestant, model: str, folder: Path, port: int, load: int, asked: Payload
-) -> Server:
+    who: Contestant, model: str, folder: Path, port: int, load: int, asked: Payload
+) -> AbstractContextManager[Server]:
     """The contestant in the setting that is its best for so many callers."""
     setting = next(setting for setting, loads in who.settings(model) if load in loads)
     told = {**setting.environment(), "BENCH_OPERATIONS": asked.path.strip("/")}
-    return stack.enter_context(serving(who, folder, port, asked, told))
+    return serving(who, folder, port, asked, told)
 
 
 def in_turn(
@@ -74,7 +74,7 @@ def main(
         for load in map(int, connections.split(",")):
             with ExitStack() as stack:
                 servers = [
-                    started(stack, known[name], model, folder, port + number, load, asked)
+                    stack.enter_context(started(known[name], model, folder, port + number, load, asked))
                     for number, name in enumerate(names)
                 ]
                 ours, *others = [ask(server.base, asked) for server in servers]

@@ -10,6 +10,7 @@ function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
     '\n{"requests": %d, "seconds": %.6f, "mean_ms": %.4f, "p50_ms": %.4f, "p99_ms": %.4f, "errors": %d}\n',
-    summary.requests, summary.duration / 1e6, latency.mean / 1e3, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    summary.requests, summary.duration / 1e6,
+    latency.mean / 1e3, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
     e.connect + e.read + e.write + e.status + e.timeout))
 end
