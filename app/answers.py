@@ -60,7 +60,7 @@ def model(call: Call, engine: Engine) -> Response:
     """What is served now."""
     served = engine.served
     call.model = served.model
-    how = (str(engine.device), engine.precision, served.networks.runtime)
+    how = (str(engine.device), engine.device.precision, served.networks.runtime)
     told = model_of(served.checkpoint, *how, batch_invariant=served.batch_invariant)
     return Response(dump(told), media_type=JSON)
 

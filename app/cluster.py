@@ -12,6 +12,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from app.logs import configure_logging
+from app.machine import largest_batch
 from app.main import create_app
 from app.settings import Settings
 
@@ -49,15 +50,16 @@ def build() -> FastAPI:
 def service(scale: Scale) -> serve.Application:
     """The deployment: a replica takes two batches' worth of requests, one on the device and one on its way."""
     settings = Settings()
+    batch = largest_batch(settings, gpu=scale.gpus > 0)
     deployment = serve.deployment(
         name="vae",
         ray_actor_options={"num_cpus": scale.cpus, "num_gpus": scale.gpus},
         autoscaling_config=AutoscalingConfig(
             min_replicas=scale.min_replicas,
             max_replicas=scale.max_replicas,
-            target_ongoing_requests=settings.max_batch_size,
+            target_ongoing_requests=batch,
         ),
-        max_ongoing_requests=2 * settings.max_batch_size,
+        max_ongoing_requests=2 * batch,
         max_queued_requests=settings.max_queue_items,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         graceful_shutdown_timeout_s=settings.graceful_timeout_s,

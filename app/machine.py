@@ -40,6 +40,11 @@ def resolve(settings: Settings) -> Settings:
     return settings.model_copy(update={"workers": workers})
 
 
+def largest_batch(settings: Settings, *, gpu: bool) -> int:
+    """Images in one batch: a GPU has thousands of cores to keep busy."""
+    return settings.max_batch_size or (256 if gpu else 64)
+
+
 def threads(settings: Settings) -> int:
     """The CPU threads of one batch: of several workers each has its share of the cores, one alone leaves one core.
 

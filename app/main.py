@@ -50,7 +50,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
         ready = engine.ready and not door.draining
         metrics.ready.set(ready)
         metrics.workers.set(ready)
-        metrics.device_memory.set(engine.device_memory())
+        metrics.device_memory.set(engine.device.memory())
 
     metrics.look = look
     app = FastAPIOffline(

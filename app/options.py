@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from app.engine import choose_device
+from app.device import choose_device
 from model.config import VAEConfig
 from model.precision import PRECISIONS
 from model.recipe import RecipeError

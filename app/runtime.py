@@ -49,7 +49,7 @@ def networks(vae: VAE, settings: Settings, device: torch.device, threads: int, m
     """
     runtime = choose_runtime(settings, device, vae)
     if runtime == "torch":
-        moved = _on_device(vae, device)
+        moved = _on_device(vae, device, settings.precision)
         return Networks(runtime, moved, moved, moved)
     exact = compiled(vae, threads)
     swift = compiled(vae, threads, MnnNetwork) if runtime == "mnn" else exact
@@ -104,7 +104,9 @@ def _bytes(vae: VAE) -> int:
     return max(sum(weight.nbytes for weight in part.parameters()) for part in vae.children())
 
 
-def _on_device(vae: VAE, device: torch.device) -> VAE:
+def _on_device(vae: VAE, device: torch.device, precision: str) -> VAE:
     """The VAE with its weights on the device, laid out as its convolutions like them best."""
-    moved: VAE = vae.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+    plain = device.type == "cuda" and precision == "float32"
+    layout = torch.contiguous_format if plain else torch.channels_last
+    moved: VAE = vae.to(device).to(memory_format=layout)  # type: ignore[call-overload]  # missing from torch's stubs
     return moved

@@ -3,6 +3,7 @@
 A request that is under way when another checkpoint takes over is answered by the one that it began with.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from app.batching import Batcher
 from app.calls import Call
 from app.operations import Stack
 from app.pace import Pace
+from app.recording import Recording
 from app.runtime import Networks
 from model.checkpoint import Checkpoint
 from model.elbo import ELBO, Bounds
@@ -34,22 +36,36 @@ class Work:
     by_row: bool = False
     weight: int = 1
 
+    def recorded(self, rows: int) -> "Recording | None":
+        """How a batch of so many rows is computed on a GPU, once the warm-up has recorded it."""
+        return self.served.recordings.get((self.operation, self.exact, self.weight, rows))
+
 
 class Served:
     """Encode, decode, reconstruct and score by one checkpoint, for many callers at once.
 
-    The warm-up finds out `paces`, of each operation whether exact or not, and `apart`: whether the exact networks give
-    a row the same bits in every batch, so that none need be computed by itself.
+    Batches have one of the `shapes`. The warm-up finds out `paces`, of each operation whether exact or not, and in
+    which shapes rows are kept `apart`: exact networks give them the same bits always. Without any, each goes by itself.
     """
 
-    def __init__(self, checkpoint: Checkpoint, networks: Networks, batcher: Batcher, *, always_exact: bool) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        networks: Networks,
+        batcher: Batcher,
+        *,
+        shapes: Sequence[int],
+        always_exact: bool,
+    ) -> None:
         self.checkpoint = replace(checkpoint, vae=networks.exact)  # the weights may have been read into another form
         self.networks = networks
         self.config = checkpoint.vae.config
         self.model = checkpoint.identity
         self.reference = checkpoint.reference
         self.paces: dict[tuple[str, bool], Pace] = {}
-        self.apart = False
+        self.apart: Sequence[int] = ()
+        self.recordings: dict[tuple[str, bool, int, int], Recording] = {}
+        self._shapes = shapes
         self._batcher = batcher
         self._always_exact = always_exact
 
@@ -81,12 +97,18 @@ class Served:
     @property
     def batch_invariant(self) -> bool:
         """Whether no answer depends on who shares its batch."""
-        return self._always_exact or (self.apart and not self._swifter)
+        return self._always_exact or self._alike
 
     def work(self, operation: str, *, exact: bool = False) -> Work:
         """An operation by these weights; whether `exact` or not, where that makes no difference."""
-        exact = (exact or self._always_exact) and (self._swifter or not self.apart)
+        exact = (exact or self._always_exact) and not self._alike
         return Work(operation, self, exact, by_row=exact and not self.apart)
+
+    def shapes(self, work: Work) -> Sequence[int]:
+        """How many rows a batch of that work can have, least first."""
+        if work.by_row:
+            return [1]
+        return self.apart if work.exact else self._shapes
 
     def works(self, operation: str) -> list[Work]:
         """All ways in which it may be asked for."""
@@ -103,8 +125,9 @@ class Served:
         return lone if alone and not work.by_row and lone is not self.networks.exact else batches
 
     @property
-    def _swifter(self) -> bool:
-        return self.networks.swift is not self.networks.exact
+    def _alike(self) -> bool:
+        """Whether all work is exact: by the same networks, with the same bits in all batches."""
+        return self.networks.swift is self.networks.exact and self.apart == self._shapes
 
     async def _submit(self, work: Work, call: Call, *columns: np.ndarray | Tensor) -> Stack:
         rows = Stack(tuple(map(np.asarray, columns)))

@@ -49,7 +49,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
 
-    max_batch_size: int = Field(64, ge=1, le=4096, description="images in one batch on the device")
+    max_batch_size: int = Field(
+        0, ge=0, le=4096, description="images in one batch on the device; 0 takes 64 on a CPU, and 256 on a GPU"
+    )
     max_batch_delay_ms: float = Field(0, ge=0, le=10_000, description="how long a batch waits for company")
     batch_invariant: bool = Field(
         False, description="answers whose bytes never depend on the load; free but for large models"

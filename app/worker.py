@@ -51,7 +51,7 @@ class Worker(Server):
 
     def __init__(self, settings: Settings, line: socket.socket, neighbours: Neighbours) -> None:
         super().__init__(settings)
-        self.app.state.engine.neighbours = neighbours
+        self.app.state.engine.device.neighbours = neighbours
         line.setblocking(False)
         self._line = line
         self._taken = 0

@@ -60,6 +60,25 @@ def test_a_row_that_has_other_bits_where_it_is_alone_is_noticed(vae, part):
     assert not keeps_rows_apart(vae, [1, 2], lone)
 
 
+class Misplaced(nn.Sequential):
+    """A network that gives the row in the third place another last bit."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        y[2:3] = torch.nextafter(y[2:3], torch.tensor(torch.inf))
+        return y
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_of_one_size_of_batch_alone_other_sizes_do_not_count_but_every_place_does(vae, part):
+    network = getattr(vae, part)
+    inner = network.network
+    network.network = Nudged(inner, 1)
+    assert keeps_rows_apart(vae, [16], vae)
+    network.network = Misplaced(inner)
+    assert not keeps_rows_apart(vae, [16], vae)
+
+
 @pytest.mark.parametrize("config", [DIGITS, COLOUR], ids=["digits", "colour"])
 def test_several_threads_give_the_bits_that_one_gives(config):
     vae = build(config)

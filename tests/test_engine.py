@@ -12,7 +12,7 @@ from conftest import DIGITS, build, until
 from torch.testing import assert_close
 
 from app.calls import Call
-from app.engine import Engine, choose_device
+from app.engine import Engine
 from app.metrics import Metrics
 from app.neighbours import Neighbours
 from app.operations import Stack
@@ -51,7 +51,8 @@ async def engine(request, folder, device):
     device = "cpu" if runtime == "mnn" else device
     async with running_engine(folder, device, runtime=runtime) as ready:
         if request.param == "thread":
-            ready.served.paces.clear()
+            paces = ready.served.paces
+            paces.update({kind: replace(pace, at_once=False) for kind, pace in paces.items()})
         yield ready
 
 
@@ -138,22 +139,17 @@ async def test_a_batch_invariant_engine_is_exact_in_everything(digits_model, dev
         assert torch.equal(together.logvar, torch.cat([q.logvar for q in alone]))
 
 
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("size", [1, 3, 5, 33, 64])
-async def test_padding_fills_a_warmed_shape_and_does_not_leak(engine, pixels, size):
-    parts = [Stack((pixels[:size],))]
-    padded, exact = (engine.stack(engine.served.work("encode", exact=e), parts) for e in (False, True))
-    assert len(padded) == 2 ** (size - 1).bit_length()
-    assert len(exact) == (len(padded) if engine.served.apart else size)
-    assert np.array_equal(padded.columns[0][:size], exact.columns[0][:size])
-    answer = await engine.served.encode(pixels[:size], call())
+async def test_padding_fills_a_warmed_shape_and_does_not_leak(engine, pixels, size, exact):
+    work = engine.served.work("encode", exact=exact)
+    taken = min(size, engine.device.pace(work).most)
+    padded = engine.device.stack(work, [Stack((pixels[:taken],))])
+    assert len(padded) == (taken if work.by_row else min(n for n in engine.served.shapes(work) if n >= taken))
+    assert np.array_equal(padded.columns[0][:taken], pixels[:taken])
+    assert not padded.columns[0][taken:].any()
+    answer = await engine.served.encode(pixels[:size], call(), exact=exact)
     assert len(answer.mean) == size
-
-
-def test_every_warmed_shape_fits_a_batch_of_any_size(digits_model):
-    engine = Engine(read_checkpoint(digits_model), Settings(model=digits_model, max_batch_size=48), Metrics())
-    rows = np.zeros((48, 1, 8, 8), np.uint8)
-    shapes = [len(engine.stack(engine.served.work("encode"), [Stack((rows[:n],))])) for n in range(1, 49)]
-    assert set(shapes) == {1, 2, 4, 8, 16, 32, 48}
 
 
 def test_stacks_are_cut_and_joined_as_lists_are():
@@ -163,21 +159,13 @@ def test_stacks_are_cut_and_joined_as_lists_are():
     assert all(np.array_equal(a, b) for a, b in zip(again.columns, stack.columns, strict=True))
 
 
-def test_a_device_that_is_not_there_is_named():
-    count = torch.cuda.device_count()
-    with pytest.raises(ValueError, match=f"one of {count} CUDA devices here, got cuda:{count}"):
-        choose_device(f"cuda:{count}")
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto") == torch.device("cuda:0" if count else "cpu")
-
-
 async def test_a_model_that_is_quick_on_a_cpu_is_left_to_the_event_loop_and_a_slow_one_is_not(digits_model, device):
     async with running_engine(digits_model, device) as engine:
         served = engine.served
-        assert engine.pace(served.work("encode")).at_once == (device == "cpu")
-        assert not engine.pace(served.scoring()).at_once
+        assert engine.device.pace(served.work("encode")).at_once or device != "cpu"
+        assert not engine.device.pace(served.scoring()).at_once
         served.measured(served.work("encode"), {1: 0.5 * QUICK, 2: 0.9 * QUICK, 4: 1.5 * QUICK}, QUICK)
-        assert not engine.pace(served.work("encode")).at_once
+        assert not engine.device.pace(served.work("encode")).at_once
 
 
 async def test_what_others_take_of_the_core_meanwhile_is_not_held_against_a_batch(digits_model):
@@ -185,7 +173,7 @@ async def test_what_others_take_of_the_core_meanwhile_is_not_held_against_a_batc
     engine.served.networks.exact.encoder.register_forward_pre_hook(lambda *_: time.sleep(2 * QUICK))
     engine.start()
     assert await engine.warmed()
-    assert engine.pace(engine.served.work("encode")).at_once
+    assert engine.device.pace(engine.served.work("encode")).at_once
     await engine.close()
 
 
@@ -219,8 +207,8 @@ async def test_one_row_has_the_networks_for_who_is_alone_and_a_batch_has_those_f
         x = torch.from_numpy(pixels) / 255
         assert_close((await served.encode(pixels[:1], call())).mean, other.posterior(x[:1]).mean)
         assert_close((await served.encode(pixels, call())).mean, served.networks.swift.posterior(x).mean)
-        engine.neighbours = Neighbours([0, 1])  # one who computes
+        engine.device.neighbours = Neighbours([0, 1])  # one who computes
         assert_close((await served.encode(pixels[:1], call())).mean, served.networks.swift.posterior(x[:1]).mean)
-        engine.neighbours = Neighbours()
+        engine.device.neighbours = Neighbours()
         both = await asyncio.gather(*(served.encode(pixels[n : n + 1], call()) for n in range(2)))
         assert_close(torch.cat([q.mean for q in both]), served.networks.swift.posterior(x[:2]).mean)

@@ -64,7 +64,8 @@ def test_a_device_that_computes_nothing_any_more_is_lost():
 
 async def test_a_service_whose_device_is_lost_fails_its_callers_at_once_and_is_not_alive(app):
     async with running(app) as client:
-        app.state.engine.device = torch.device("meta")  # which takes tensors, and never gives one back
+        app.state.engine.served.recordings.clear()
+        app.state.engine.device.place = torch.device("meta")  # which takes tensors, and never gives one back
         answers = await asyncio.gather(*(client.post("/encode", content=images(n), headers=NPY) for n in range(9)))
         assert {answer.status_code for answer in answers} == {503}
         await until(lambda: not app.state.engine.alive)
@@ -88,7 +89,12 @@ def app(digits_model, device):
         if (x == 1).flatten(1).all(1).any():
             raise RuntimeError("hunter2")
 
-    app.state.hook = lambda: app.state.engine.served.networks.exact.encoder.register_forward_pre_hook(hook)
+    def hooked() -> None:
+        served = app.state.engine.served
+        served.recordings.clear()  # a GPU's own, in which there is no hook
+        served.networks.exact.encoder.register_forward_pre_hook(hook)
+
+    app.state.hook = hooked
     return app
 
 

@@ -50,7 +50,7 @@ def test_a_variable_is_the_setting_of_its_name(monkeypatch, name, text, value):
         ("device", "gpu"),
         ("device", "cuda:x"),
         ("threads", "-1"),
-        ("max_batch_size", "0"),
+        ("max_batch_size", "-1"),
         ("max_batch_size", "4097"),
         ("max_batch_delay_ms", "-1"),
         ("max_batch_delay_ms", "nan"),
