@@ -28,7 +28,7 @@ class Recording:
         self._sent = tuple(torch.from_numpy(column).pin_memory() for column in example.columns)
         self._there = tuple(column.to(device) for column in self._sent)
         with torch.cuda.device(device):
-            stream, self._graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+            stream, self._graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]  # torch's own
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 operation(*self._there)  # what is chosen and allocated at first cannot be recorded
