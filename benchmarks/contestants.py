@@ -7,6 +7,8 @@ from pathlib import Path
 
 import orjson
 
+from benchmarks.wire import SERVE
+
 ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "benchmarks" / ".venv" / "bin" / "python"
 SETTINGS = Path(__file__).with_name("settings.json")
@@ -71,7 +73,7 @@ def contestants() -> list[Contestant]:
     many = (*both, *BATCHES, *LARGE_BATCHES)
     bare = {"BENCH_PROCESSES": "1"}
     return [
-        Contestant(OURS, [str(Path(sys.executable).with_name("vae")), "serve"], "vae-service", "as it ships"),
+        Contestant(OURS, [sys.executable, "-c", SERVE, "serve"], "vae-service", "as it ships"),
         Contestant("FastAPI", _peer("fastapi_plain"), "fastapi", "no batching", both),
         Contestant(
             "LitServe", _peer("litserve_peer"), "litserve", "2 API servers, fast queue", lit, one_operation=True

@@ -57,26 +57,26 @@ def measure(body: bytes, seconds: float, threads: int) -> Forward:
     pixels = torch.from_numpy(work.read_png(body).copy())[None]
     with torch.inference_mode():
         work.vae = ours.exact
-        spent = _spent(partial(work.posterior, pixels), seconds)
-        codec = max(0.0, _spent(partial(work, [body]), seconds) - spent)
+        alone = spent(partial(work.posterior, pixels), seconds)
+        codec = max(0.0, spent(partial(work, [body]), seconds) - alone)
         work.vae = ours.swift
         batches = [pixels.expand(n, -1, -1, -1).contiguous() for n in BATCHES]
-        together = [_spent(partial(work.posterior, batch), seconds) for batch in batches]
+        together = [spent(partial(work.posterior, batch), seconds) for batch in batches]
     rates = [n / s for n, s in zip(BATCHES, together, strict=True)]
-    return Forward(rates, min(spent, together[0]) * 1000, codec * 1000)
+    return Forward(rates, min(alone, together[0]) * 1000, codec * 1000)
 
 
-def _spent(work: Callable[[], object], seconds: float) -> float:
+def spent(work: Callable[[], object], seconds: float) -> float:
     """The median time of one call, after a few to warm up."""
     for _ in range(3):
         work()
-    spent: list[float] = []
+    took: list[float] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(spent) < 3:
+    while time.perf_counter() < end or len(took) < 3:
         start = time.perf_counter()
         work()
-        spent.append(time.perf_counter() - start)
-    return median(spent)
+        took.append(time.perf_counter() - start)
+    return median(took)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def serving(
 ) -> Iterator[Server]:
     """The server, once it answers the probe; afterwards its whole group is ended."""
     told = {"BENCH_MODEL": str(model), "BENCH_PORT": str(port), **environment}
-    ours = {"VAE_MODEL": str(model), "VAE_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ours = {"VAE_MODEL": str(model), "VAE_PORT": str(port), "PYTHONPATH": path}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(  # noqa: S603  # our own words
             contestant.command,

@@ -1,0 +1,124 @@
+"""The service on a GPU: throughput and latency under each load, and what it keeps of the raw forward on that GPU.
+
+python -m benchmarks.gpu --workers 1,4
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from app.operations import OPERATIONS
+from app.runtime import networks
+from app.settings import Settings
+from benchmarks.closed import closed_loop
+from benchmarks.contestants import CONNECTIONS, OURS, contestants
+from benchmarks.forward import spent
+from benchmarks.models import folders
+from benchmarks.payloads import BULK, bulk, singles
+from benchmarks.peers.work import Work
+from benchmarks.rounds import scratch
+from benchmarks.servers import serving
+from model.checkpoint import read_checkpoint
+from model.precision import networks_in
+
+GPU = torch.device("cuda:0")
+BATCHES = (1, 64, 256, 1024)
+CROWDS = (4, 16)
+"""Callers of bulk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Images a second that the networks encode at the best of `BATCHES`; of one image the forward and its codec, ms."""
+
+    per_second: float
+    forward_ms: float
+    codec_ms: float
+
+
+@torch.inference_mode()
+def limit(folder: Path, body: bytes, settings: Settings) -> Limit:
+    """The networks as the service has them, replayed on pixels that lie on the GPU already; the codec on the CPU."""
+    os.environ["BENCH_MODEL"] = str(folder)
+    work = Work("encode", threads=1)
+    pixels = torch.from_numpy(work.read_png(body).copy())[None]
+    codec = spent(partial(work, [body]), 0.5) - spent(partial(work.posterior, pixels), 0.5)
+    vae = networks(read_checkpoint(folder).vae, settings, GPU, 1, 1).swift
+
+    def encode(x: Tensor) -> tuple[Tensor, ...]:
+        with networks_in(settings.precision, GPU):
+            return OPERATIONS["encode"](vae, x)
+
+    took = {n: spent(_replayed(encode, pixels.expand(n, -1, -1, -1).to(GPU)), 0.5) for n in BATCHES}
+    return Limit(max(n / seconds for n, seconds in took.items()), 1000 * took[1], 1000 * codec)
+
+
+def _replayed(operation: Callable[[Tensor], object], x: Tensor) -> Callable[[], None]:
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]  # torch's own
+    with torch.cuda.stream(stream):
+        operation(x)
+    with torch.cuda.graph(graph, stream=stream):
+        kept = operation(x)
+
+    def replay(_kept: object = kept) -> None:
+        graph.replay()
+        torch.cuda.synchronize()
+
+    return replay
+
+
+def lines(name: str, folder: Path, workers: str, seconds: float, found: Limit) -> Iterator[str]:
+    """Rows of a table, as they are measured."""
+    ours = next(contestant for contestant in contestants() if contestant.name == OURS)
+    config = read_checkpoint(folder).vae.config
+    asked, many = singles(config), bulk(config)
+    with serving(ours, folder, 8700, asked["encode"], {"VAE_WORKERS": workers}) as server:
+        closed_loop(server.base, asked["encode"], max(CONNECTIONS), 1)  # for warmth
+        for operation, payload in asked.items():
+            for callers in CONNECTIONS if operation == "encode" else (CONNECTIONS[0], CONNECTIONS[-1]):
+                seen = closed_loop(server.base, payload, callers, seconds)
+                more = seen.p50_ms - found.forward_ms - found.codec_ms
+                to_limit = f"+ {more:.2f} ms" if callers == 1 and operation == "encode" else ""
+                told = f"{seen.per_second:.0f}/s | {seen.p50_ms:.2f}, {seen.p99_ms:.2f} | {seen.errors}"
+                yield f"| {name} | {workers} | {operation} | {callers} | {told} | {to_limit} |"
+        for callers in CROWDS:
+            seen = closed_loop(server.base, many, callers, seconds)
+            told = f"{seen.per_second * BULK:.0f}/s | {seen.p50_ms:.1f}, {seen.p99_ms:.1f} | {seen.errors}"
+            share = seen.per_second * BULK / found.per_second
+            yield f"| {name} | {workers} | encode {BULK} as npy | {callers} | {told} | {share:.2f} |"
+
+
+def main(
+    workers: Annotated[str, typer.Option(help="Serving processes, comma-separated; 0 as it ships.")] = "0",
+    seconds: Annotated[float, typer.Option(help="How long each load lasts.")] = 2,
+) -> None:
+    """Measure the service as VAE_* variables set it, on one GPU, with `wrk` on the same machine."""
+    sys.stdout.write(f"{torch.cuda.get_device_name(GPU)}, {os.cpu_count()} cores, torch {torch.__version__}\n\n")
+    sys.stdout.write(
+        "| model | workers | work | callers | requests, or images | p50, p99 ms | errors | to the limit |\n"
+    )
+    sys.stdout.write("|---" * 8 + "|\n")
+    with scratch() as place:
+        for name, folder in folders(Path(place)).items():
+            body = singles(read_checkpoint(folder).vae.config)["encode"].body
+            found = limit(folder, body, Settings())
+            sys.stdout.write(
+                f"| {name} | | raw forward | | {found.per_second:.0f}/s | {found.forward_ms:.3f} | | "
+                f"codec {found.codec_ms:.3f} ms |\n"
+            )
+            for number in workers.split(","):
+                for line in lines(name, folder, number, seconds, found):
+                    sys.stdout.write(line + "\n")
+                    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    typer.run(main)
