@@ -229,6 +229,7 @@ class Batcher:
         self._taken = batch.entries
         for entries, failure in self._runner.run(batch):
             deliver(entries, failure)
+        self._taken = ()  # with its requests a model goes that is served no more
 
     def _deliver(self, entries: Sequence[Entry], failure: ServiceError | None = None) -> None:
         if entries:

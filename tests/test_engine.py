@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -191,6 +192,17 @@ async def test_in_half_precision_the_networks_round_and_nothing_else_does(folder
         torch.testing.assert_close(bounds[1].elbo.total, bounds[0].elbo.total, rtol=0.01, atol=1)
         alone = await half.served.score(pixels[4:5], noise[4:5], call())
         assert torch.equal(alone.log_likelihood, bounds[1].log_likelihood[4:5])
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_model_that_was_replaced_goes_with_its_last_request(digits_model, device, digits, at_once):
+    async with running_engine(digits_model, device) as engine:
+        paces = engine.served.paces
+        paces.update({kind: replace(pace, at_once=at_once) for kind, pace in paces.items()})
+        await engine.served.encode(digits[:9], call())
+        gone = weakref.ref(engine.served)
+        await engine.replace(read_checkpoint(digits_model))
+        await until(lambda: gone() is None)
 
 
 async def test_a_closed_engine_is_neither_alive_nor_ready(digits_model, device):
