@@ -4,7 +4,6 @@ An answer does not depend on who shared the batch. Rows whose draw comes from a 
 row was seen to have the same bits always, or else one by one, so that it gives the same bytes under any load.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -27,8 +26,6 @@ from app.served import Served, Work
 from app.settings import Settings
 from model.precision import networks_in
 from model.vae import VAE
-
-log = logging.getLogger(__name__)
 
 TOGETHER = 16
 """Rows of a batch on a GPU in which one has the same bits always: another size may be computed another way."""
@@ -118,21 +115,15 @@ class TorchDevice:
             return QUICK
         return HOP if max(seconds.values()) <= HOP else 0.0
 
-    @torch.inference_mode()
     def apart(self, served: Served) -> Sequence[int]:
         """The shapes of batches in which exact rows have the same bits always; none where they must go one by one."""
-        sizes = [min(TOGETHER, self.largest)] if self.is_gpu else shapes(self.largest)
-        exact, alone = served.networks.exact, served.networks.alone
         try:
-            with networks_in(self.precision, self.place):
-                return sizes if keeps_rows_apart(exact, sizes, alone, self.place) else []
-        except Exception as failure:
-            if isinstance(diagnose(failure, self.place), OutOfMemory):
-                return []  # nobody knows; how large a batch may be is found out next
-            raise
+            return self.safely(partial(self._apart, served.networks))
+        except OutOfMemory:
+            return []  # nobody knows; how large a batch may be is found out next
 
     def record(self, work: Work, batch: Stack) -> None:
-        """Record how a GPU computes batches of this shape; what cannot be recorded is launched step by step."""
+        """Record how a GPU computes batches of this shape."""
         operation = self._operation(work)
 
         def compute(*there: Tensor) -> tuple[Tensor, ...]:
@@ -140,14 +131,16 @@ class TorchDevice:
                 return operation(*there)
 
         recordings = work.served.recordings
-        try:
-            recording = Recording(compute, batch, self.place, next(iter(recordings.values()), None))
-        except RuntimeError as failure:
-            if diagnose(failure, self.place):
-                raise
-            log.warning("%s cannot be recorded, and is launched step by step: %s", work.operation, failure)
-        else:
-            recordings[work.operation, work.exact, work.weight, len(batch)] = recording
+        beside = next(iter(recordings.values()), None)
+        recordings[work.operation, work.exact, work.weight, len(batch)] = self.safely(
+            partial(Recording, compute, batch, self.place, beside)
+        )
+
+    @torch.inference_mode()
+    def _apart(self, made: Networks) -> Sequence[int]:
+        sizes = [min(TOGETHER, self.largest)] if self.is_gpu else shapes(self.largest)
+        with networks_in(self.precision, self.place):
+            return sizes if keeps_rows_apart(made.exact, sizes, made.alone, self.place) else []
 
     @torch.inference_mode()
     def _through(self, work: Work, batch: Stack, *, alone: bool) -> Stack:

@@ -94,7 +94,7 @@ class Engine:
 
     async def _meet_every_shape(self, served: Served) -> dict[str, int]:
         limits: dict[str, int] = {}
-        attempt = partial(self.device.safely, partial(self.device.apart, served))
+        attempt = partial(self.device.apart, served)
         if self.device.is_gpu:
             served.apart = await self._batcher.perform(attempt)
         elif served.networks.runtime != "torch":  # in a thread of its own: the device may be serving what came before
@@ -123,7 +123,7 @@ class Engine:
 
     async def _meet(self, work: Work, batch: Stack) -> float:
         if self.device.is_gpu:
-            await self._batcher.perform(partial(self.device.safely, partial(self.device.record, work, batch)))
+            await self._batcher.perform(partial(self.device.record, work, batch))
         attempt = partial(self.device.timed, work, batch)
         answers, seconds = await self._batcher.perform(attempt)
         if not all(np.isfinite(column).all() for column in answers.columns):

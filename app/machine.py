@@ -1,8 +1,7 @@
-"""What there is to serve with, told without torch, which takes seconds and 200 MB: cores, a GPU, and so processes."""
+"""What there is to serve with, told without torch, which takes seconds and 200 MB: cores, and so processes."""
 
 import os
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 from app.settings import Settings, SettingsError
@@ -10,7 +9,6 @@ from app.settings import Settings, SettingsError
 MOST = 4
 """Workers that are started unasked."""
 
-_GPUS = ("nvidia[0-9]*", "dxg", "kfd")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -21,12 +19,6 @@ def cores() -> int:
     return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
 
 
-def has_gpu() -> bool:
-    """Whether torch may find a GPU: it is built for one, the system shows one, and nobody hides it."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
-    return not hidden and not version("torch").endswith("+cpu") and any(any(Path("/dev").glob(g)) for g in _GPUS)
-
-
 def resolve(settings: Settings) -> Settings:
     """The settings with a number of workers.
 
@@ -35,8 +27,7 @@ def resolve(settings: Settings) -> Settings:
     gives = sys.platform == "linux"
     if settings.workers > 1 and not gives:
         raise SettingsError(f"workers: expected 1 on a system other than Linux, got {settings.workers}")
-    on_gpu = settings.device.startswith("cuda") or (settings.device == "auto" and has_gpu())
-    workers = settings.workers or (1 if on_gpu or not gives else min(MOST, cores()))
+    workers = settings.workers or (min(MOST, cores()) if gives else 1)
     return settings.model_copy(update={"workers": workers})
 
 

@@ -16,6 +16,8 @@ from app.operations import Stack
 class Recording:
     """One operation on batches of the shape of `example`, in the memory of one `beside` that never works meanwhile."""
 
+    _stream: torch.cuda.Stream
+
     @torch.inference_mode()
     def __init__(
         self,
@@ -28,13 +30,14 @@ class Recording:
         self._sent = tuple(torch.from_numpy(column).pin_memory() for column in example.columns)
         self._there = tuple(column.to(device) for column in self._sent)
         with torch.cuda.device(device):
-            stream, self._graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]  # torch's own
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+            self._graph = torch.cuda.CUDAGraph()
+            self._stream = beside._stream if beside else torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own
+            with torch.cuda.stream(self._stream):
+                self._stream.wait_stream(torch.cuda.default_stream())
                 operation(*self._there)  # what is chosen and allocated at first cannot be recorded
-            pool = beside._graph.pool() if beside else None
-            with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                self._answers = operation(*self._there)
+                pool = beside._graph.pool() if beside else None
+                with torch.cuda.graph(self._graph, pool, self._stream, capture_error_mode="thread_local"):
+                    self._answers = operation(*self._there)
         self._got = tuple(torch.empty_like(answer, device="cpu").pin_memory() for answer in self._answers)
 
     @torch.inference_mode()

@@ -43,9 +43,7 @@ class Settings(BaseSettings):
         "auto",
         description="what computes the networks; auto takes the soonest: on a CPU, for float32, ONNX Runtime or MNN",
     )
-    workers: int = Field(
-        0, ge=0, le=64, description="serving processes; 0 takes one a core, at most 4, on a CPU, and one on a GPU"
-    )
+    workers: int = Field(0, ge=0, le=64, description="serving processes; 0 takes one a core, at most 4")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
 

@@ -30,12 +30,6 @@ def test_every_warmed_shape_fits_a_batch_of_any_size(digits_model):
     assert set(shapes) == {1, 2, 4, 8, 16, 32, 48}
 
 
-@pytest.mark.parametrize(("asked", "largest"), [(0, {"cpu": 64, "cuda": 256}), (7, {"cpu": 7, "cuda": 7})])
-def test_a_batch_is_as_large_as_was_asked_for_or_as_the_device_likes(device, asked, largest):
-    there = TorchDevice(Settings(device=device, max_batch_size=asked), Metrics())
-    assert there.largest == largest[there.place.type]
-
-
 def test_a_gpu_leaves_all_its_batches_to_the_event_loop_or_none(device):
     there = TorchDevice(Settings(device=device), Metrics())
     quick, slow = {1: HOP / 4, 256: HOP / 2}, {1: HOP / 4, 256: 2 * HOP}

@@ -1,18 +1,20 @@
-"""How many processes serve where nobody says: as many as the cores can feed, and one where there is a GPU."""
+"""How many processes serve where nobody says: as many as there are cores, up to a few, also of one GPU."""
 
 import pytest
 
-from app.machine import MOST, cores, has_gpu, resolve, threads
+from app.machine import MOST, cores, largest_batch, resolve, threads
 from app.settings import Settings
 
 
-def test_on_a_cpu_each_core_has_its_worker_up_to_a_few():
-    assert resolve(Settings(device="cpu")).workers == min(MOST, cores())
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
+def test_each_core_has_its_worker_up_to_a_few(device):
+    assert resolve(Settings(device=device)).workers == min(MOST, cores())
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_gpu_has_one_worker(device):
-    assert resolve(Settings(device=device)).workers == 1
+@pytest.mark.parametrize(("asked", "cpu", "gpu"), [(0, 64, 256), (7, 7, 7)])
+def test_a_batch_is_as_large_as_was_asked_for_or_as_the_device_likes(asked, cpu, gpu):
+    settings = Settings(max_batch_size=asked)
+    assert (largest_batch(settings, gpu=False), largest_batch(settings, gpu=True)) == (cpu, gpu)
 
 
 def test_what_is_asked_for_is_started():
@@ -33,8 +35,3 @@ def test_one_worker_leaves_a_core_to_its_event_loop(workers):
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_threads_that_are_asked_for_are_had(workers):
     assert threads(Settings(workers=workers, threads=7)) == 7
-
-
-def test_a_hidden_gpu_is_none(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert not has_gpu()

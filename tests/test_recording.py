@@ -1,12 +1,9 @@
 """On a GPU a batch is replayed as it was recorded, with the answers that it has step by step; laws of CUDA alone."""
 
-import logging
-import weakref
-
 import numpy as np
 import pytest
 import torch
-from conftest import COLOUR, DIGITS, build, until
+from conftest import COLOUR, DIGITS, build
 from test_engine import call, running_engine
 
 from app.operations import OPERATIONS, Stack, examples, shapes
@@ -56,38 +53,18 @@ def test_a_replay_answers_what_the_operation_does_step_by_step(config, operation
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-async def test_every_warmed_batch_is_recorded_and_goes_with_its_model(digits_model, device, precision, digits):
+async def test_every_warmed_batch_is_recorded_and_its_memory_goes_with_its_model(
+    digits_model, device, precision, digits
+):
     async with running_engine(digits_model, device, precision=precision, max_batch_size=32) as engine:
         exact = {(operation, True, 1, size) for operation in ("encode", "decode", "reconstruct") for size in [16]}
         other = {(operation, False, 1, size) for operation, *_ in exact for size in shapes(32)}
         assert set(engine.served.recordings) == exact | other | {("score", True, 1, 1)}
         before = await engine.served.encode(digits[:9], call())
-        gone = weakref.ref(engine.served)
-        for _ in range(3):
+        memory = []
+        for _ in range(6):
             await engine.replace(read_checkpoint(digits_model))
-        await until(lambda: gone() is None)
-        memory = engine.device.memory()
-        for _ in range(5):
-            await engine.replace(read_checkpoint(digits_model))
-        assert engine.device.memory() <= 1.5 * memory
+            memory.append(engine.device.memory())
+        assert max(memory[3:]) <= max(memory[:3])
         after = await engine.served.encode(digits[:9], call())
         assert torch.equal(before.mean, after.mean)
-
-
-async def test_what_cannot_be_recorded_is_launched_step_by_step(digits_model, device, digits, monkeypatch, caplog):
-    def hook(module, arguments):
-        assert arguments[0].isfinite().all().item()  # which waits for the GPU
-
-    made = networks
-
-    def hooked(*arguments):
-        found = made(*arguments)
-        found.exact.encoder.register_forward_pre_hook(hook)
-        return found
-
-    monkeypatch.setattr("app.device.networks", hooked)
-    with caplog.at_level(logging.WARNING):
-        async with running_engine(digits_model, device, max_batch_size=4) as engine:
-            assert {operation for operation, *_ in engine.served.recordings} == {"decode"}
-            assert (await engine.served.encode(digits[:9], call())).mean.isfinite().all()
-    assert "encode cannot be recorded" in caplog.text
