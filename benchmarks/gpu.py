@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,14 +20,12 @@ from app.operations import OPERATIONS
 from app.settings import Settings
 from benchmarks.closed import closed_loop
 from benchmarks.contestants import CONNECTIONS, OURS, contestants
-from benchmarks.forward import spent
+from benchmarks.forward import Codec, spent
 from benchmarks.models import folders
 from benchmarks.payloads import BULK, bulk, singles
-from benchmarks.peers.work import Work
 from benchmarks.rounds import scratch
 from benchmarks.servers import serving
 from model.checkpoint import read_checkpoint
-from model.gaussian import DiagonalGaussian
 from model.precision import networks_in
 
 BATCHES = (1, 64, 256, 1024)
@@ -59,19 +56,7 @@ def limit(folder: Path, body: bytes, settings: Settings) -> Limit:
 
     took = {n: spent(_replayed(encode, codec.pixels.expand(n, -1, -1, -1).to(device.place)), 0.5) for n in BATCHES}
     best = max(n / seconds for n, seconds in took.items())
-    return Limit(best, 1000 * took[1], 1000 * spent(partial(codec, [body]), 0.5))
-
-
-class Codec(Work):
-    """What a peer does to encode one picture, but the networks: their answer is there."""
-
-    def __init__(self, body: bytes) -> None:
-        super().__init__("encode", threads=1)
-        self.pixels = torch.from_numpy(self.read_png(body).copy())[None]
-        self._known = super().posterior(self.pixels)
-
-    def posterior(self, pixels: Tensor) -> DiagonalGaussian:  # noqa: ARG002  # known beforehand
-        return self._known
+    return Limit(best, 1000 * took[1], 1000 * spent(codec.once, 0.5))
 
 
 def _replayed(operation: Callable[[Tensor], object], x: Tensor) -> Callable[[], None]:

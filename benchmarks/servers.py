@@ -12,7 +12,9 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.contestants import ROOT, Contestant
+from app.machine import resolve
+from app.settings import Settings
+from benchmarks.contestants import OURS, ROOT, Contestant
 from benchmarks.payloads import Payload
 
 PATIENCE = 90.0
@@ -35,20 +37,24 @@ def serving(
     told = {"BENCH_MODEL": str(model), "BENCH_PORT": str(port), **environment}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     ours = {"VAE_MODEL": str(model), "VAE_PORT": str(port), "PYTHONPATH": path}
+    base = f"http://127.0.0.1:{port}"
+    variables = {**os.environ, **told, **ours, **contestant.environment}
     with tempfile.TemporaryFile() as log:
+        _wait_for_silence(base)
         process = subprocess.Popen(  # noqa: S603  # our own words
             contestant.command,
             cwd=ROOT,
-            env={**os.environ, **told, **ours, **contestant.environment},
+            env=variables,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
         try:
-            base = f"http://127.0.0.1:{port}"
             if not _answers(base, probe, process):
                 log.seek(0)
                 raise RuntimeError(f"{contestant.name} did not answer: {log.read()[-2000:].decode(errors='replace')}")
+            if contestant.name == OURS:
+                _await_all_workers(base, resolve(Settings(workers=int(variables.get("VAE_WORKERS", 0)))).workers)
             yield Server(base, process.pid)
         finally:
             _end(process)
@@ -65,6 +71,15 @@ def _answers(base: str, probe: Payload, process: "subprocess.Popen[bytes]") -> b
             pass
         time.sleep(0.2)
     return False
+
+
+def _await_all_workers(base: str, workers: int) -> None:
+    """Wait until so many workers of the service are warm: who still warms up takes the cores from those who answer."""
+    end = time.monotonic() + PATIENCE
+    while f"\nvae_workers {workers}.0\n" not in httpx.get(f"{base}/metrics", timeout=5).text:
+        if time.monotonic() > end:
+            raise RuntimeError(f"{workers} workers did not get warm")
+        time.sleep(0.2)
 
 
 def ask(base: str, payload: Payload) -> httpx.Response:
@@ -86,8 +101,16 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _wait_for_silence(base: str) -> None:
-    with suppress(httpx.TransportError):
-        for _ in range(100):
-            httpx.get(base, timeout=5)
-            time.sleep(0.2)
-        raise RuntimeError(f"somebody still answers on {base}")
+    for _ in range(100):
+        if not _speaks(base):
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"somebody still answers on {base}")
+
+
+def _speaks(base: str) -> bool:
+    try:
+        httpx.get(base, timeout=5)
+    except httpx.TransportError:
+        return False
+    return True

