@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from app.faults import diagnose, release
-from app.invariance import keeps_rows_apart
+from app.invariance import keeps_rows_apart, program_keeps_rows_apart
 from app.machine import cores, largest_batch, threads
 from app.metrics import Metrics
 from app.neighbours import Neighbours
 from app.operations import OPERATIONS, Stack, shapes
 from app.pace import QUICK, Pace
+from app.program import Program
 from app.recording import Recording
 from app.runner import OutOfMemory
 from app.runtime import Networks, networks
@@ -85,7 +86,9 @@ class TorchDevice:
 
     def infer(self, work: Work, batch: Stack, *, alone: bool) -> Stack:
         """The batch through the networks."""
-        return self.safely(partial(self._through, work, batch, alone=alone))
+        program = work.served.programs.get(work.operation)
+        compute = partial(self._by, program) if program else partial(self._through, work, alone=alone)
+        return self.safely(partial(compute, batch))
 
     def safely(self, compute: Callable[[], T]) -> T:
         """What it returns; raises `OutOfMemory` or `DeviceLost` where that is what befell it."""
@@ -118,7 +121,7 @@ class TorchDevice:
     def apart(self, served: Served) -> Sequence[int]:
         """The shapes of batches in which exact rows have the same bits always; none where they must go one by one."""
         try:
-            return self.safely(partial(self._apart, served.networks))
+            return self.safely(partial(self._apart, served))
         except OutOfMemory:
             return []  # nobody knows; how large a batch may be is found out next
 
@@ -137,10 +140,19 @@ class TorchDevice:
         )
 
     @torch.inference_mode()
-    def _apart(self, made: Networks) -> Sequence[int]:
+    def _apart(self, served: Served) -> Sequence[int]:
         sizes = [min(TOGETHER, self.largest)] if self.is_gpu else shapes(self.largest)
+        if served.programs:
+            if all(program_keeps_rows_apart(program, served.config, sizes) for program in served.programs.values()):
+                return sizes
+            served.programs.clear()
+        exact, alone = served.networks.exact, served.networks.alone
         with networks_in(self.precision, self.place):
-            return sizes if keeps_rows_apart(made.exact, sizes, made.alone, self.place) else []
+            return sizes if keeps_rows_apart(exact, sizes, alone, self.place) else []
+
+    def _by(self, program: Program, batch: Stack) -> Stack:
+        with self.neighbours.computing():
+            return Stack(program(*batch.columns))
 
     @torch.inference_mode()
     def _through(self, work: Work, batch: Stack, *, alone: bool) -> Stack:

@@ -1,6 +1,6 @@
 """A network of `model.blocks` as an ONNX graph, piece by piece: what a runtime other than torch is given to compute."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -13,6 +13,9 @@ from model.blocks import Residual
 INPUT, OUTPUT = "x", "y"
 OPSET = 17
 
+Input = tuple[int, Sequence[int]]
+"""An element type of `TensorProto` and the shape of one row."""
+
 
 class Graph:
     """Nodes that have been added so far, and their weights; a value is known by its name."""
@@ -23,9 +26,13 @@ class Graph:
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Its output's name."""
-        output = f"{operator}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
-        return output
+        return self.nodes(operator, 1, *inputs, **attributes)[0]
+
+    def nodes(self, operator: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """The names of so many outputs."""
+        names = [f"{operator}_{len(self._nodes)}_{number}" for number in range(outputs)]
+        self._nodes.append(helper.make_node(operator, inputs, names, **attributes))
+        return names
 
     def weight(self, values: Tensor | np.ndarray) -> str:
         """Its name."""
@@ -34,22 +41,31 @@ class Graph:
         self._weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def model(self, output: str, shape: Sequence[int]) -> ModelProto:
-        """The whole, from float32 [B, *shape] to the value of that name."""
-        self._nodes.append(helper.make_node("Identity", [output], [OUTPUT]))
-        x = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", *shape])
-        y = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, None)
-        graph = helper.make_graph(self._nodes, "network", [x], [y], self._weights)
+    def number(self, value: float) -> str:
+        """The name of one that broadcasts."""
+        self._weights.append(helper.make_tensor(f"weight_{len(self._weights)}", TensorProto.FLOAT, (), [value]))
+        return self._weights[-1].name
+
+    def network(self, network: nn.Sequential, x: str) -> str:
+        """The name of what it gives; `TypeError` names a piece that has no translation."""
+        for piece in network:
+            x = _added(piece, self, x)
+        return x
+
+    def model(self, inputs: Mapping[str, Input], outputs: Mapping[str, str]) -> ModelProto:
+        """The whole; its outputs by the names that they get, and of the values that they are."""
+        self._nodes += [helper.make_node("Identity", [value], [name]) for name, value in outputs.items()]
+        starts = [helper.make_tensor_value_info(name, kind, ["B", *shape]) for name, (kind, shape) in inputs.items()]
+        ends = [helper.make_empty_tensor_value_info(name) for name in outputs]
+        graph = helper.make_graph(self._nodes, "network", starts, ends, self._weights)
         opset = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=opset, ir_version=helper.find_min_ir_version_for(opset))
 
 
 def onnx_model(network: nn.Sequential, shape: Sequence[int]) -> ModelProto:
     """The network from float32 [B, *shape], with its weights; `TypeError` names a piece that has no translation."""
-    graph, value = Graph(), INPUT
-    for piece in network:
-        value = _added(piece, graph, value)
-    return graph.model(value, shape)
+    graph = Graph()
+    return graph.model({INPUT: (TensorProto.FLOAT, shape)}, {OUTPUT: graph.network(network, INPUT)})
 
 
 @singledispatch

@@ -4,14 +4,19 @@ Each sum, product and quotient is rounded in one way alone. What may differ is t
 the last elements of a tensor, for which some functions take another way than for those before.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from app.program import LATENTS, PIXELS, Program
+from model.config import VAEConfig
 from model.vae import VAE
 
 CPU = torch.device("cpu")
+
+_Tell = Callable[..., Iterable[Tensor]]
 
 
 def keeps_rows_apart(vae: VAE, sizes: Sequence[int], lone: VAE, device: torch.device = CPU) -> bool:
@@ -22,13 +27,31 @@ def keeps_rows_apart(vae: VAE, sizes: Sequence[int], lone: VAE, device: torch.de
     """
     generator = torch.Generator().manual_seed(0)
     shapes = vae.config.image_shape, vae.config.latent_shape
-    x, z = (torch.randn(max(sizes), *shape, generator=generator).to(device) for shape in shapes)
-    rows = [_told(lone, *(_by_itself(column, row, min(sizes)) for column in (x, z))) for row in range(len(x))]
+    columns = [torch.randn(max(sizes), *shape, generator=generator).to(device) for shape in shapes]
+    return _keeps_apart(partial(_told, vae), partial(_told, lone), columns, sizes)
+
+
+def program_keeps_rows_apart(program: Program, config: VAEConfig, sizes: Sequence[int]) -> bool:
+    """Whether a program gives each row of batches of these sizes the same; tried likewise."""
+    generator, rows = torch.Generator().manual_seed(0), max(sizes)
+    known = {
+        PIXELS: torch.randint(0, 256, (rows, *config.image_shape), generator=generator, dtype=torch.uint8),
+        LATENTS: torch.randn(rows, *config.latent_shape, generator=generator),
+    }
+
+    def tell(*columns: Tensor) -> Iterable[Tensor]:
+        return map(torch.from_numpy, program.tell(*(column.numpy() for column in columns)))
+
+    return _keeps_apart(tell, tell, [known[name] for name in program.takes], sizes)
+
+
+def _keeps_apart(tell: _Tell, lone: _Tell, columns: Sequence[Tensor], sizes: Sequence[int]) -> bool:
+    rows = [lone(*(_by_itself(column, row, min(sizes)) for column in columns)) for row in range(max(sizes))]
     alone = [torch.cat([told[:1] for told in column]) for column in zip(*rows, strict=True)]
     return all(
         torch.equal(together, separate[:size])
         for size in sizes
-        for together, separate in zip(_told(vae, x[:size], z[:size]), alone, strict=True)
+        for together, separate in zip(tell(*(column[:size] for column in columns)), alone, strict=True)
     )
 
 
@@ -36,6 +59,6 @@ def _by_itself(column: Tensor, row: int, size: int) -> Tensor:
     return torch.cat([column[row : row + 1], torch.zeros_like(column[1:size])])
 
 
-def _told(vae: VAE, x: Tensor, z: Tensor) -> Iterator[Tensor]:
+def _told(vae: VAE, x: Tensor, z: Tensor) -> Iterable[Tensor]:
     q, p = vae.posterior(x), vae.likelihood(z)
-    yield from (q.mean, q.logvar, q.at(z), p.location, *p.rest, p.mean)
+    return q.mean, q.logvar, q.at(z), p.location, *p.rest, p.mean

@@ -4,13 +4,14 @@ The mathematics around them stays torch's; only the two networks of a VAE are pu
 """
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from app.program import Program, programs
 from app.sessions import MnnNetwork, OnnxNetwork
 from app.settings import Settings
 from model.checkpoint import CheckpointError
@@ -23,7 +24,8 @@ LABORIOUS = 4e8
 """Floating-point operations of one image, both ways, from which on other ways to compute it are worth more copies."""
 
 COPIED = 2**26
-"""Bytes of a network's weights up to which MNN is taken unasked: it keeps several times as much."""
+"""Bytes of a network's weights up to which copies are made unasked: by MNN, which keeps several times as much, or for
+programs."""
 
 Network = Callable[[nn.Sequential, tuple[int, ...], int], nn.Module]
 
@@ -34,12 +36,14 @@ class Networks:
 
     `exact` is for batches whose rows are held to the bit, `swift` for all other batches, `alone` for one row that has
     the machine for itself, with the bits of `exact`; two of them are one where a second copy is not worth its memory.
+    `programs` are the operations that have one, of a VAE for which the steps around the networks count.
     """
 
     runtime: str
     exact: VAE
     swift: VAE
     alone: VAE
+    programs: Mapping[str, Program] = field(default_factory=dict)
 
 
 def networks(vae: VAE, settings: Settings, device: torch.device, threads: int, most_threads: int) -> Networks:
@@ -53,8 +57,10 @@ def networks(vae: VAE, settings: Settings, device: torch.device, threads: int, m
         return Networks(runtime, moved, moved, moved)
     exact = compiled(vae, threads)
     swift = compiled(vae, threads, MnnNetwork) if runtime == "mnn" else exact
-    alone = compiled(vae, most_threads) if most_threads > threads and is_laborious(vae) else exact
-    return Networks(runtime, exact, swift, alone)
+    laborious = is_laborious(vae)
+    alone = compiled(vae, most_threads) if most_threads > threads and laborious else exact
+    steps_count = runtime == "onnxruntime" and not laborious and _bytes(vae) <= COPIED
+    return Networks(runtime, exact, swift, alone, programs(vae, threads) if steps_count else {})
 
 
 def choose_runtime(settings: Settings, device: torch.device, vae: VAE) -> str:

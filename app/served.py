@@ -64,6 +64,7 @@ class Served:
         self.reference = checkpoint.reference
         self.paces: dict[tuple[str, bool], Pace] = {}
         self.apart: Sequence[int] = ()
+        self.programs = dict(networks.programs)
         self.recordings: dict[tuple[str, bool, int, int], Recording] = {}
         self._shapes = shapes
         self._batcher = batcher

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from app.graph import INPUT, OUTPUT, onnx_model
@@ -34,19 +35,23 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, network: nn.Sequential, shape: tuple[int, ...], threads: int) -> None:
         super().__init__()
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else its import begins to tell its maker of machine and model
-        import onnxruntime  # noqa: PLC0415
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = QUIET
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the event loop wants the cores too
-        model = onnx_model(network, shape).SerializeToString()
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = session(onnx_model(network, shape), threads)
 
     def forward(self, x: Tensor) -> Tensor:
         (y,) = self._session.run(None, {INPUT: x.contiguous().numpy()})
         return torch.from_numpy(y)
+
+
+def session(model: ModelProto, threads: int) -> Any:
+    """One of ONNX Runtime, that computes the graph on so many threads."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else its import begins to tell its maker of machine and model
+    import onnxruntime  # noqa: PLC0415
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = QUIET
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the event loop wants the cores too
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 class MnnNetwork(nn.Module):

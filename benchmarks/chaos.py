@@ -45,6 +45,7 @@ server = Server(settings, Reception(settings.host, settings.port))
 def poison(module, arguments):
     if (arguments[0] == 1).flatten(1).all(1).any():
         raise RuntimeError("poison")
+server.app.state.engine.served.programs.clear()  # in them there is no hook
 server.app.state.engine.served.networks.exact.encoder.register_forward_pre_hook(poison)
 run(server)
 """

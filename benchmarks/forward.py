@@ -14,10 +14,12 @@ import orjson
 import torch
 from torch import Tensor
 
-from app.runtime import networks
+from app.operations import OPERATIONS
+from app.runtime import Networks, networks
 from app.settings import Settings
 from benchmarks.peers.work import Work
 from model.gaussian import DiagonalGaussian
+from model.vae import VAE
 
 BATCHES = (1, 16, 32, 64)
 
@@ -73,15 +75,20 @@ class Codec(Work):
 @torch.inference_mode()
 def measure(body: bytes, seconds: float, threads: int) -> Forward:
     """The figures of one process."""
-    codec, work = Codec(body), Work("encode", threads)
-    ours = networks(work.vae, Settings(), torch.device("cpu"), threads, threads)
-    work.vae = ours.exact
-    alone = spent(partial(work.posterior, codec.pixels), seconds)
-    work.vae = ours.swift
+    codec = Codec(body)
+    made = networks(codec.vae, Settings(), torch.device("cpu"), threads, threads)
+    alone = spent(encoding(made, made.exact, codec.pixels), seconds)
     batches = [codec.pixels.expand(n, -1, -1, -1).contiguous() for n in BATCHES]
-    together = [spent(partial(work.posterior, batch), seconds) for batch in batches]
+    together = [spent(encoding(made, made.swift, batch), seconds) for batch in batches]
     rates = [n / s for n, s in zip(BATCHES, together, strict=True)]
     return Forward(rates, min(alone, together[0]) * 1000, spent(codec.once, seconds) * 1000)
+
+
+def encoding(made: Networks, vae: VAE, pixels: Tensor) -> Callable[[], object]:
+    """What the service does with pixels once they are there: by one of its VAEs, or by a program where it has one."""
+    if program := made.programs.get("encode"):
+        return partial(program, pixels.numpy())
+    return partial(OPERATIONS["encode"], vae, pixels)
 
 
 def spent(work: Callable[[], object], seconds: float) -> float:

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Annotated
@@ -21,10 +20,9 @@ from app.runtime import networks
 from app.settings import Settings
 from benchmarks.closed import closed_loop
 from benchmarks.contestants import OURS, contestants
-from benchmarks.forward import Codec, raw_forward, spent
+from benchmarks.forward import Codec, encoding, raw_forward, spent
 from benchmarks.models import folders
 from benchmarks.payloads import BULK, bulk, singles
-from benchmarks.peers.work import Work
 from benchmarks.rounds import scratch
 from benchmarks.servers import serving
 from model.checkpoint import read_checkpoint
@@ -64,9 +62,9 @@ class Lone:
     """One image that the machine computes and nothing else: on one core or on all, as the service does."""
 
     def __init__(self, body: bytes) -> None:
-        self._codec, work = Codec(body), Work("encode", threads=1)
-        work.vae = networks(work.vae, Settings(), torch.device("cpu"), 1, cores()).alone
-        self._forward = partial(work.posterior, self._codec.pixels)
+        self._codec = Codec(body)
+        made = networks(self._codec.vae, Settings(), torch.device("cpu"), 1, cores())
+        self._forward = encoding(made, made.alone, self._codec.pixels)
 
     @torch.inference_mode()
     def ms(self, seconds: float) -> float:

@@ -171,6 +171,7 @@ async def test_a_model_that_is_quick_on_a_cpu_is_left_to_the_event_loop_and_a_sl
 
 async def test_what_others_take_of_the_core_meanwhile_is_not_held_against_a_batch(digits_model):
     engine = Engine(read_checkpoint(digits_model), Settings(device="cpu", threads=1, max_batch_size=4), Metrics())
+    engine.served.programs.clear()
     engine.served.networks.exact.encoder.register_forward_pre_hook(lambda *_: time.sleep(2 * QUICK))
     engine.start()
     assert await engine.warmed()
@@ -215,6 +216,7 @@ async def test_one_row_has_the_networks_for_who_is_alone_and_a_batch_has_those_f
     async with running_engine(digits_model, "cpu") as engine:
         served, other = engine.served, build(DIGITS, seed=1)
         served.networks = replace(served.networks, alone=other)  # to tell them apart
+        served.programs.clear()
         pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), np.uint8)
         x = torch.from_numpy(pixels) / 255
         assert_close((await served.encode(pixels[:1], call())).mean, other.posterior(x[:1]).mean)
