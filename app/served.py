@@ -46,6 +46,7 @@ class Served:
 
     Batches have one of the `shapes`. The warm-up finds out `paces`, of each operation whether exact or not, and in
     which shapes rows are kept `apart`: exact networks give them the same bits always. Without any, each goes by itself.
+    Where there are `programs` they do all of an operation, whoever asks; of `recordings` each does one shape of batch.
     """
 
     def __init__(

@@ -65,6 +65,11 @@ class Contestant:
             yield setting, [connections for connections in CONNECTIONS if chosen[connections] == setting]
 
 
+def service() -> Contestant:
+    """This service."""
+    return next(contestant for contestant in contestants() if contestant.name == OURS)
+
+
 def contestants() -> list[Contestant]:
     """In the order in which a round meets them."""
     both = (APART, JOINTLY)

@@ -19,7 +19,7 @@ from app.metrics import Metrics
 from app.operations import OPERATIONS
 from app.settings import Settings
 from benchmarks.closed import closed_loop
-from benchmarks.contestants import CONNECTIONS, OURS, contestants
+from benchmarks.contestants import CONNECTIONS, service
 from benchmarks.forward import Codec, spent
 from benchmarks.models import folders
 from benchmarks.payloads import BULK, bulk, singles
@@ -48,7 +48,7 @@ def limit(folder: Path, body: bytes, settings: Settings) -> Limit:
     os.environ["BENCH_MODEL"] = str(folder)
     codec = Codec(body)
     device = TorchDevice(settings, Metrics())
-    vae = device.networks(read_checkpoint(folder).vae).swift
+    vae = device.networks(codec.vae).swift
 
     def encode(x: Tensor) -> tuple[Tensor, ...]:
         with networks_in(device.precision, device.place):
@@ -75,10 +75,9 @@ def _replayed(operation: Callable[[Tensor], object], x: Tensor) -> Callable[[], 
 
 def lines(name: str, folder: Path, workers: str, seconds: float, found: Limit) -> Iterator[str]:
     """Rows of a table, as they are measured."""
-    ours = next(contestant for contestant in contestants() if contestant.name == OURS)
     config = read_checkpoint(folder).vae.config
     asked, many = singles(config), bulk(config)
-    with serving(ours, folder, 8700, asked["encode"], {"VAE_WORKERS": workers}) as server:
+    with serving(service(), folder, 8700, asked["encode"], {"VAE_WORKERS": workers}) as server:
         closed_loop(server.base, asked["encode"], max(CONNECTIONS), 1)  # for warmth
         for operation, payload in asked.items():
             for callers in CONNECTIONS if operation == "encode" else (CONNECTIONS[0], CONNECTIONS[-1]):

@@ -19,7 +19,7 @@ from app.machine import cores
 from app.runtime import networks
 from app.settings import Settings
 from benchmarks.closed import closed_loop
-from benchmarks.contestants import OURS, contestants
+from benchmarks.contestants import CONNECTIONS, service
 from benchmarks.forward import Codec, encoding, raw_forward, spent
 from benchmarks.models import folders
 from benchmarks.payloads import BULK, bulk, singles
@@ -27,7 +27,7 @@ from benchmarks.rounds import scratch
 from benchmarks.servers import serving
 from model.checkpoint import read_checkpoint
 
-CROWD = 64
+CROWD = CONNECTIONS[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,7 @@ def rounds(folder: Path, count: int, seconds: float, port: int) -> Iterator[Kept
     os.environ["BENCH_MODEL"] = str(folder)
     config = read_checkpoint(folder).vae.config
     asked, many = singles(config)["encode"], bulk(config)
-    ours = next(contestant for contestant in contestants() if contestant.name == OURS)
-    with serving(ours, folder, port, asked, {}) as server, tempfile.NamedTemporaryFile() as body:
+    with serving(service(), folder, port, asked, {}) as server, tempfile.NamedTemporaryFile() as body:
         body.write(asked.body)
         body.flush()
         lone = Lone(asked.body)

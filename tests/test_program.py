@@ -10,7 +10,7 @@ from test_config import configs
 
 from app.invariance import program_keeps_rows_apart
 from app.operations import OPERATIONS, shapes
-from app.program import LATENTS, Program, programs
+from app.program import Program, programs
 from app.runtime import networks
 from app.settings import Settings
 
@@ -89,4 +89,3 @@ def test_what_is_too_large_or_computed_otherwise_has_no_programs(monkeypatch):
 def test_a_program_that_is_given_too_little_says_so():
     with pytest.raises(ValueError, match="shorter"):
         Program("reconstruct", build(DIGITS), 1)(columns(DIGITS, 1)["decode"][0])
-    assert LATENTS in Program("decode", build(DIGITS), 1).takes
