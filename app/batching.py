@@ -61,6 +61,11 @@ class Batcher:
         """Whether the device takes work."""
         return self.alive and not self._closing
 
+    @property
+    def idle(self) -> bool:
+        """Whether the device is at nothing, so that the event loop may run a batch itself."""
+        return not (self._busy or self._jobs or self._lost)
+
     def start(self) -> None:
         """Start the device thread; answers will be delivered to the running event loop."""
         self._loop = asyncio.get_running_loop()
@@ -146,7 +151,7 @@ class Batcher:
     def _turn(self) -> None:
         self._planned = False
         with self._changed:
-            batch = None if self._busy or self._jobs or self._lost else self._due()
+            batch = self._due() if self.idle else None
             if batch:
                 self._busy = True
                 if not self._at_once(batch):

@@ -100,7 +100,7 @@ async def house(
     batcher = Batcher(device, metrics, **limits)
     batcher.start()
     try:
-        await until(lambda: batcher.ready)
+        await until(lambda: batcher.idle)
         yield House(batcher, device, metrics)
     finally:
         device.free.set()

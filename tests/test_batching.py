@@ -64,6 +64,7 @@ async def test_quick_work_of_which_more_waits_than_a_batch_takes_is_left_to_the_
         assert answers == [[10 * n] for n in range(20)]
         assert [len(batch) for batch in it.device.batches] == [8, 8, 4]
         assert set(it.device.threads) == {"device"}
+        await until(lambda: it.batcher.idle)
         assert await it.ask(7) == [70]
         assert it.device.threads[-1] == "MainThread"
 
