@@ -13,10 +13,10 @@ import socket
 import sys
 import time
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
+from app.connection import Connection
 from app.main import create_app
 from app.port import Reception
 from app.settings import Settings
@@ -75,9 +75,7 @@ class Server(uvicorn.Server):
             connection.close()
 
     def _protocol(self) -> asyncio.Protocol:
-        http: Any = self.config.http_protocol_class
-        protocol: asyncio.Protocol = http(self.config, self.server_state, self.lifespan.state)
-        return protocol
+        return Connection(self.config, self.server_state, self.lifespan.state)
 
     def handle_reload(self) -> None:
         """Load the model's folder anew, unless the house is being emptied."""
