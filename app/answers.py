@@ -1,12 +1,12 @@
 """What a caller gets back: latents, images and scores in the media type that was asked for, and problems."""
 
 import base64
+from collections.abc import Sequence
 from functools import lru_cache
 
 import mimeparse
 import numpy as np
 from fastapi import Request, Response
-from torch import Tensor
 
 from app.bodies import codec
 from app.calls import Call
@@ -14,7 +14,6 @@ from app.engine import Engine
 from app.errors import NotAcceptable, ServiceError
 from app.images import grid, write_npy, write_png
 from app.schemas import Problem, dump, latents_json, model_of
-from model.gaussian import DiagonalGaussian
 
 PNG, JSON, NPY, PROBLEM = "image/png", "application/json", "application/x-npy", "application/problem+json"
 IMAGES, NUMBERS = (PNG, JSON, NPY), (JSON, NPY)
@@ -42,15 +41,9 @@ async def images(
 
 
 async def latents(
-    call: Call,
-    media: str,
-    q: DiagonalGaussian,
-    model: str,
-    draws: Tensor | None = None,
-    headers: dict[str, str] | None = None,
+    call: Call, media: str, rows: Sequence[np.ndarray], model: str, headers: dict[str, str] | None = None
 ) -> Response:
-    """Posteriors and draws [L, N, *latent] as JSON, or as an array of mean, logvar, draws: [2 + L, N, *latent]."""
-    rows = [q.mean.numpy(), q.logvar.numpy(), *([] if draws is None else draws.numpy())]
+    """Mean, logvar and each of L draws [N, *latent] as JSON, or as one array [2 + L, N, *latent]."""
     size = len(rows) * rows[0].nbytes
     content = await codec(call, size, *((latents_json, rows, model) if media == JSON else (_latents_npy, rows)))
     return Response(content, headers=headers, media_type=media)
@@ -90,7 +83,7 @@ def _best(offered: tuple[str, ...], header: str) -> str:
     return best
 
 
-def _latents_npy(rows: list[np.ndarray]) -> bytes:
+def _latents_npy(rows: Sequence[np.ndarray]) -> bytes:
     return write_npy(np.stack(rows))
 
 

@@ -89,11 +89,8 @@ class Batcher:
         late = self._loop.call_later(call.deadline - time.monotonic(), expire, entry.future)
         try:
             return await entry.future
-        except DeadlineExceeded:
-            self._metrics.dropped.labels("timed_out").inc()
-            raise
-        except asyncio.CancelledError:
-            self._metrics.dropped.labels("cancelled").inc()
+        except (DeadlineExceeded, asyncio.CancelledError) as end:
+            self._metrics.dropped["timed_out" if isinstance(end, DeadlineExceeded) else "cancelled"].inc()
             raise
         finally:
             late.cancel()
@@ -118,7 +115,7 @@ class Batcher:
         with self._changed:
             self._queue.limits = limits
         for operation in OPERATIONS:
-            self._metrics.batch_limit.labels(operation).set(limits.get(operation, 0))
+            self._metrics.batch_limit[operation].set(limits.get(operation, 0))
 
     def require_room(self, images: int = 1) -> None:
         """Refuse, before any work is done for them, so many images as the queue has no room for.
@@ -243,8 +240,7 @@ class Batcher:
     def _abandon(self) -> None:
         with self._changed:
             self._closing = True
-            left = self._queue.clear()
-            jobs = [*self._jobs]
+            left, jobs = self._queue.clear(), [*self._jobs]
         self._deliver([*self._taken, *left], Unavailable("the device has stopped"))
         for job in jobs:
             self._loop.call_soon_threadsafe(fulfil, job.future, None, Unavailable("the device has stopped"))

@@ -180,7 +180,7 @@ class Exchange:
         endpoint = path if path in ENDPOINTS else "other"
         status = LEFT if self.left else self.status
         metrics = self.edge.metrics
-        metrics.requests.labels(endpoint, str(status)).inc()
+        metrics.requests[endpoint, str(status)].inc()
         metrics.request_seconds[endpoint].observe(seconds)
         for stage, spent in tuple(self.call.seconds.items()):  # the device may still be adding
             metrics.stage_seconds[stage].observe(spent)

@@ -9,8 +9,9 @@ from app.settings import Settings
 _FORMATTERS: dict[str, dict[str, object]] = {
     "json": {
         "()": "pythonjsonlogger.orjson.OrjsonFormatter",
-        "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
-        "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+        "fmt": "%(levelname)s %(name)s %(message)s",
+        "timestamp": "time",
+        "rename_fields": {"levelname": "level", "name": "logger"},
         "reserved_attrs": [*RESERVED_ATTRS, "color_message"],  # uvicorn's second copy of its message
     },
     "text": {"format": "%(asctime)s %(levelname)-8s %(name)s  %(message)s"},

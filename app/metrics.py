@@ -4,10 +4,12 @@ Several workers count together, in the files of `PROMETHEUS_MULTIPROC_DIR`: each
 """
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
+from typing import Any, Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -22,9 +24,27 @@ DISPATCHES = ("free", "full", "window")
 DROPS = ("timed_out", "cancelled")
 RELOADS = ("done", "failed")
 
+_Family = TypeVar("_Family", bound=MetricWrapperBase)
 _OfAll = Literal["livesum", "livemin", "livemax"]
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ITEMS = tuple(2**power for power in range(13))
+
+
+class Children(dict[Any, _Family], Generic[_Family]):
+    """The children of a family by their label, or the tuple of their labels; each is looked up once.
+
+    Those that are `known` beforehand are there from the start, at zero.
+    """
+
+    def __init__(self, family: _Family, known: Iterable[str | tuple[str, ...]]) -> None:
+        super().__init__()
+        self._family = family
+        for labels in known:
+            self[labels]
+
+    def __missing__(self, labels: str | tuple[str, ...]) -> _Family:
+        child = self[labels] = self._family.labels(*([labels] if isinstance(labels, str) else labels))
+        return child
 
 
 class Metrics(Collector):
@@ -38,32 +58,33 @@ class Metrics(Collector):
         self.look: Callable[[], None] = lambda: None
         self._told = self._sources()
         self._model: Gauge | None = None
-        self.requests = self._counter("requests", "Answered requests.", "endpoint", "status")
-        requests = self._seconds("request_seconds", "From the first byte in to the last out.", "endpoint")
-        self.request_seconds = {endpoint: requests.labels(endpoint) for endpoint in ENDPOINTS}
-        stages = self._seconds("stage_seconds", "What a request spent in a stage.", "stage")
-        self.stage_seconds = {stage: stages.labels(stage) for stage in STAGES}
-        self.batches = self._counter("batches", "Batches on the device.", "operation", "dispatch")
-        self.batch_size = Histogram(
-            "vae_batch_size", "Images in a batch.", ("operation",), buckets=_ITEMS, registry=self.registry
-        )
-        self.device_seconds = self._seconds("device_seconds", "One batch on the device.", "operation")
+        requests = self._counter("requests", "Answered requests.", "endpoint", "status")
+        self.requests = Children(requests, product(ENDPOINTS, STATUSES))
+        text = "From the first byte in to the last out."
+        self.request_seconds = self._seconds("request_seconds", text, "endpoint", ENDPOINTS)
+        self.stage_seconds = self._seconds("stage_seconds", "What a request spent in a stage.", "stage", STAGES)
+        batches = self._counter("batches", "Batches on the device.", "operation", "dispatch")
+        self.batches = Children(batches, product(OPERATIONS, DISPATCHES))
+        size = Histogram("vae_batch_size", "Images in a batch.", ("operation",), buckets=_ITEMS, registry=self.registry)
+        self.batch_size = Children(size, OPERATIONS)
+        self.device_seconds = self._seconds("device_seconds", "One batch on the device.", "operation", OPERATIONS)
         self.padding = self._counter("padding_items", "Rows added to reach a warmed batch shape.")
         self.queue_items = self._gauge("queue_items", "Images that wait for the device.", of_all="livesum")
         self.rejected = self._counter("rejected_requests", "Requests refused by a full queue.")
-        self.dropped = self._counter("dropped_requests", "Requests whose caller no longer waits.", "why")
-        self.out_of_memory = self._counter("out_of_memory", "Batches that the device had no room for.", "operation")
-        self.batch_limit = self._gauge(
-            "batch_limit_items", "Images that a batch may have since the device ran out of memory; else 0.", "operation"
-        )
-        self.reloads = self._counter("reloads", "Times that the model was asked to be loaded anew.", "outcome")
+        dropped = self._counter("dropped_requests", "Requests whose caller no longer waits.", "why")
+        self.dropped = Children(dropped, DROPS)
+        full = self._counter("out_of_memory", "Batches that the device had no room for.", "operation")
+        self.out_of_memory = Children(full, OPERATIONS)
+        text = "Images that a batch may have since the device ran out of memory; else 0."
+        self.batch_limit = Children(self._gauge("batch_limit_items", text, "operation"), OPERATIONS)
+        reloads = self._counter("reloads", "Times that the model was asked to be loaded anew.", "outcome")
+        self.reloads = Children(reloads, RELOADS)
         self.ready = self._gauge("ready", "1 while every worker takes work.", of_all="livemin")
         self.workers = self._gauge("workers", "Processes that take work.", of_all="livesum")
         self.device_memory = self._gauge(
             "device_memory_bytes", "What torch holds of the GPU's memory; 0 on a CPU.", of_all="livesum"
         )
         self.model_info = self._gauge("model_info", "The model that is served.", "model", "device")
-        self._at_zero()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"vae_{name}", text, labels, registry=self.registry)
@@ -71,24 +92,9 @@ class Metrics(Collector):
     def _gauge(self, name: str, text: str, *labels: str, of_all: _OfAll = "livemax") -> Gauge:
         return Gauge(f"vae_{name}", text, labels, registry=self.registry, multiprocess_mode=of_all)
 
-    def _seconds(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(f"vae_{name}", text, labels, buckets=_SECONDS, registry=self.registry)
-
-    def _at_zero(self) -> None:
-        for endpoint in ENDPOINTS:
-            for status in STATUSES:
-                self.requests.labels(endpoint, status)
-        for operation in OPERATIONS:
-            self.batch_size.labels(operation)
-            self.device_seconds.labels(operation)
-            self.out_of_memory.labels(operation)
-            self.batch_limit.labels(operation)
-            for dispatch in DISPATCHES:
-                self.batches.labels(operation, dispatch)
-        for outcome in RELOADS:
-            self.reloads.labels(outcome)
-        for why in DROPS:
-            self.dropped.labels(why)
+    def _seconds(self, name: str, text: str, label: str, known: Sequence[str]) -> Children[Histogram]:
+        family = Histogram(f"vae_{name}", text, (label,), buckets=_SECONDS, registry=self.registry)
+        return Children(family, known)
 
     def tell_model(self, model: str, device: str) -> None:
         """Name the model that is served from now on."""

@@ -49,7 +49,7 @@ class Reloading:
             except (CheckpointError, OutOfMemory) as failure:
                 said = str(failure).replace(str(self._folder), self._folder.name)
                 raise NotReloaded(f"{said}; {before} goes on serving") from failure
-            self._metrics.reloads.labels("done").inc()
+            self._metrics.reloads["done"].inc()
             log.info("reloaded: %s serves after %s", self._engine.served.model, before)
             if others:
                 self.tell_others()
@@ -57,6 +57,6 @@ class Reloading:
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()):
-            self._metrics.reloads.labels("failed").inc()
+            self._metrics.reloads["failed"].inc()
             told = isinstance(failure, ServiceError)
             log.error("not reloaded: %s", failure, exc_info=None if told else failure)

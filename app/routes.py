@@ -22,10 +22,11 @@ async def encode(request: Request, samples: Samples = None, seed: Seed = None, f
     if samples is None:
         return await answers.latents(asked.call, asked.media, await served.encode(pixels, asked.call), served.model)
     asked.require_items(len(pixels), samples)
-    q = await served.encode(pixels, asked.call, exact=True)
+    q = await served.posterior(pixels, asked.call, exact=True)
     draws = Draws(seed)
     z = q.at(draws.normal(len(pixels), samples, *served.config.latent_shape).transpose(0, 1))
-    return await answers.latents(asked.call, asked.media, q, served.model, z, draws.header)
+    rows = [tensor.numpy() for tensor in (q.mean, q.logvar, *z)]
+    return await answers.latents(asked.call, asked.media, rows, served.model, draws.header)
 
 
 @router.post("/decode", response_class=Response, openapi_extra=LATENTS_BODY, responses={200: IMAGES_ANSWER, **_BODY})

@@ -92,7 +92,7 @@ class Runner:
         text = "%d items to %s failed with %s: %s"
         log.warning(text, piece.rows, operation, type(failure).__name__, failure, exc_info=piece.rows == 1)
         if isinstance(failure, OutOfMemory):
-            self._metrics.out_of_memory.labels(operation).inc()
+            self._metrics.out_of_memory[operation].inc()
             return Unavailable("the device has no memory left for a single item of this request")
         return ServiceError(f"the model failed on item {piece.entries[0].answered} of this request")
 
@@ -100,14 +100,14 @@ class Runner:
         operation, images = batch.kind.operation, rows * batch.kind.weight
         if rows < batch.rows and images < self._queue.limit(operation):
             self._queue.limits[operation] = images
-            self._metrics.batch_limit.labels(operation).set(images)
+            self._metrics.batch_limit[operation].set(images)
             log.warning("after running out of memory the device is given at most %d images to %s", images, operation)
 
     def _account(self, piece: Batch, start: float, stacked_at: float, end: float) -> None:
         operation = piece.kind.operation
-        self._metrics.batches.labels(operation, piece.dispatch).inc()
-        self._metrics.batch_size.labels(operation).observe(piece.rows)
-        self._metrics.device_seconds.labels(operation).observe(end - stacked_at)
+        self._metrics.batches[operation, piece.dispatch].inc()
+        self._metrics.batch_size[operation].observe(piece.rows)
+        self._metrics.device_seconds[operation].observe(end - stacked_at)
         rate = piece.rows * piece.kind.weight / max(end - start, 1e-9)
         self.rate = 0.9 * self.rate + 0.1 * rate if self.rate else rate
         for entry in piece.entries:

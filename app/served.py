@@ -76,10 +76,13 @@ class Served:
         pace = Pace.of_rows(seconds[1], quick) if work.by_row else Pace.of_shapes(seconds, quick)
         self.paces[work.operation, work.exact] = pace
 
-    async def encode(self, pixels: np.ndarray, call: Call, *, exact: bool = False) -> DiagonalGaussian:
-        """q(z|x) for uint8 pixels [N, C, H, W]: mean and logvar [N, *latent] on the CPU."""
-        answer = await self._submit(self.work("encode", exact=exact), call, pixels)
-        return DiagonalGaussian(*map(torch.from_numpy, answer.columns))
+    async def encode(self, pixels: np.ndarray, call: Call, *, exact: bool = False) -> Sequence[np.ndarray]:
+        """The mean and the logvar of q(z|x) for uint8 pixels [N, C, H, W]: float32 [N, *latent]."""
+        return (await self._submit(self.work("encode", exact=exact), call, pixels)).columns
+
+    async def posterior(self, pixels: np.ndarray, call: Call, *, exact: bool = False) -> DiagonalGaussian:
+        """The same as a distribution, to take draws from; on the CPU."""
+        return DiagonalGaussian(*map(torch.from_numpy, await self.encode(pixels, call, exact=exact)))
 
     async def decode(self, latents: np.ndarray | Tensor, call: Call, *, exact: bool = False) -> np.ndarray:
         """The mean image of p(x|z) for float32 latents [N, *latent]: uint8 [N, C, H, W]."""

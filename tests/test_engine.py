@@ -76,7 +76,7 @@ async def test_answers_are_what_the_mathematics_says(engine, folder, pixels, noi
     with torch.inference_mode():
         q, scored = vae.posterior(unit(pixels)), bounds(vae, unit(pixels), 5, noise=noise.transpose(0, 1))
         means = vae.likelihood(q.mean).mean.numpy() * 255
-    answer, score = await engine.served.encode(pixels, call()), await engine.served.score(pixels, noise, call())
+    answer, score = await engine.served.posterior(pixels, call()), await engine.served.score(pixels, noise, call())
     torch.testing.assert_close((answer.mean, answer.logvar), (q.mean, q.logvar), atol=1e-5, rtol=1e-4)
     for found, expected in zip((*score.elbo, score.log_likelihood), (*scored.elbo, scored.log_likelihood), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
@@ -86,9 +86,11 @@ async def test_answers_are_what_the_mathematics_says(engine, folder, pixels, noi
 
 
 async def test_an_image_alone_is_the_image_in_a_batch(engine, pixels):
-    together = await engine.served.encode(pixels, call())
-    alone = [await engine.served.encode(pixels[row : row + 1], call()) for row in range(len(pixels))]
-    crowd = await asyncio.gather(*(engine.served.encode(pixels[row : row + 1], call()) for row in range(len(pixels))))
+    together = await engine.served.posterior(pixels, call())
+    alone = [await engine.served.posterior(pixels[row : row + 1], call()) for row in range(len(pixels))]
+    crowd = await asyncio.gather(
+        *(engine.served.posterior(pixels[row : row + 1], call()) for row in range(len(pixels)))
+    )
     for answers in (alone, crowd):
         torch.testing.assert_close(torch.cat([q.mean for q in answers]), together.mean, atol=1e-5, rtol=0)
         torch.testing.assert_close(torch.cat([q.logvar for q in answers]), together.logvar, atol=1e-5, rtol=0)
@@ -97,13 +99,13 @@ async def test_an_image_alone_is_the_image_in_a_batch(engine, pixels):
 async def traffic(engine, pixels) -> None:
     while True:
         sizes = torch.randint(1, 65, (4,)).tolist()
-        await asyncio.gather(*(engine.served.encode(pixels[:size], call()) for size in sizes))
+        await asyncio.gather(*(engine.served.posterior(pixels[:size], call()) for size in sizes))
         await engine.served.decode(torch.randn(3, *engine.served.config.latent_shape), call(), exact=True)
 
 
 async def test_exact_work_is_the_same_bit_for_bit_alone_and_under_load(engine, pixels, noise):
     async def everything() -> list[np.ndarray]:
-        q = await engine.served.encode(pixels, call(), exact=True)
+        q = await engine.served.posterior(pixels, call(), exact=True)
         score = await engine.served.score(pixels[:9], noise[:9], call())
         decoded = await engine.served.decode(noise[:, 0], call(), exact=True)
         drawn = await engine.served.reconstruct(pixels, noise[:, 0], call())
@@ -116,7 +118,7 @@ async def test_exact_work_is_the_same_bit_for_bit_alone_and_under_load(engine, p
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
     assert all(np.array_equal(a, b) for a, b in zip(alone, loaded, strict=True))
-    singles = [await engine.served.encode(pixels[row : row + 1], call(), exact=True) for row in range(len(pixels))]
+    singles = [await engine.served.posterior(pixels[row : row + 1], call(), exact=True) for row in range(len(pixels))]
     assert np.array_equal(alone[0], torch.cat([q.mean for q in singles]).numpy())
 
 
@@ -134,8 +136,8 @@ async def test_exact_work_shares_batches_with_all_other_or_has_its_own_or_none(f
 async def test_a_batch_invariant_engine_is_exact_in_everything(digits_model, device, digits, runtime):
     async with running_engine(digits_model, device, runtime=runtime, batch_invariant=True) as engine:
         assert engine.served.batch_invariant
-        together = await engine.served.encode(digits[:70], call())
-        alone = [await engine.served.encode(digits[row : row + 1], call()) for row in range(70)]
+        together = await engine.served.posterior(digits[:70], call())
+        alone = [await engine.served.posterior(digits[row : row + 1], call()) for row in range(70)]
         assert torch.equal(together.mean, torch.cat([q.mean for q in alone]))
         assert torch.equal(together.logvar, torch.cat([q.logvar for q in alone]))
 
@@ -149,7 +151,7 @@ async def test_padding_fills_a_warmed_shape_and_does_not_leak(engine, pixels, si
     assert len(padded) == (taken if work.by_row else min(n for n in engine.served.shapes(work) if n >= taken))
     assert np.array_equal(padded.columns[0][:taken], pixels[:taken])
     assert not padded.columns[0][taken:].any()
-    answer = await engine.served.encode(pixels[:size], call(), exact=exact)
+    answer = await engine.served.posterior(pixels[:size], call(), exact=exact)
     assert len(answer.mean) == size
 
 
@@ -184,7 +186,7 @@ async def test_in_half_precision_the_networks_round_and_nothing_else_does(folder
         config = full.served.config
         pixels = np.random.default_rng(0).integers(0, 256, (9, *config.image_shape), np.uint8)
         noise = torch.randn(9, 5, *config.latent_shape, generator=torch.Generator().manual_seed(0))
-        exact, rounded = [await engine.served.encode(pixels, call()) for engine in (full, half)]
+        exact, rounded = [await engine.served.posterior(pixels, call()) for engine in (full, half)]
         assert rounded.mean.dtype == torch.float32
         assert not torch.equal(exact.mean, rounded.mean)
         torch.testing.assert_close(rounded.mean, exact.mean, atol=0.03, rtol=0.03)
@@ -200,7 +202,7 @@ async def test_a_model_that_was_replaced_goes_with_its_last_request(digits_model
     async with running_engine(digits_model, device) as engine:
         paces = engine.served.paces
         paces.update({kind: replace(pace, at_once=at_once) for kind, pace in paces.items()})
-        await engine.served.encode(digits[:9], call())
+        await engine.served.posterior(digits[:9], call())
         gone = weakref.ref(engine.served)
         await engine.replace(read_checkpoint(digits_model))
         await until(lambda: gone() is None)
@@ -219,10 +221,10 @@ async def test_one_row_has_the_networks_for_who_is_alone_and_a_batch_has_those_f
         served.programs.clear()
         pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), np.uint8)
         x = torch.from_numpy(pixels) / 255
-        assert_close((await served.encode(pixels[:1], call())).mean, other.posterior(x[:1]).mean)
-        assert_close((await served.encode(pixels, call())).mean, served.networks.swift.posterior(x).mean)
+        assert_close((await served.posterior(pixels[:1], call())).mean, other.posterior(x[:1]).mean)
+        assert_close((await served.posterior(pixels, call())).mean, served.networks.swift.posterior(x).mean)
         engine.device.neighbours = Neighbours([0, 1])  # one who computes
-        assert_close((await served.encode(pixels[:1], call())).mean, served.networks.swift.posterior(x[:1]).mean)
+        assert_close((await served.posterior(pixels[:1], call())).mean, served.networks.swift.posterior(x[:1]).mean)
         engine.device.neighbours = Neighbours()
-        both = await asyncio.gather(*(served.encode(pixels[n : n + 1], call()) for n in range(2)))
+        both = await asyncio.gather(*(served.posterior(pixels[n : n + 1], call()) for n in range(2)))
         assert_close(torch.cat([q.mean for q in both]), served.networks.swift.posterior(x[:2]).mean)
