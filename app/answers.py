@@ -12,7 +12,8 @@ from app.bodies import codec
 from app.calls import Call
 from app.engine import Engine
 from app.errors import NotAcceptable, ServiceError
-from app.images import grid, write_npy, write_png
+from app.images import grid, write_npy
+from app.png import write_png
 from app.schemas import Problem, dump, latents_json, model_of
 
 PNG, JSON, NPY, PROBLEM = "image/png", "application/json", "application/x-npy", "application/problem+json"

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from app.calls import Call
 from app.errors import DeadlineExceeded, Malformed, TooLarge, UnsupportedMedia, Unusable
-from app.images import Fit, fit_array, load_images, open_image, read_npy
+from app.images import Fit, fit_array, load_images, open_images, read_npy
 from app.schemas import Images, LatentsIn
 from app.settings import Settings
 
@@ -131,11 +131,8 @@ def _from_base64(body: bytes) -> list[bytes]:
 
 
 async def _decoded(files: list[bytes], call: Call, shape: Sequence[int], fit: Fit, max_pixels: int) -> np.ndarray:
-    def opened() -> list[Any]:
-        return [open_image(content, index, max_pixels) for index, content in enumerate(files)]
-
-    images = await codec(call, sum(map(len, files)), opened)
-    pixels = sum(image.width * image.height for image in images)
+    images = await codec(call, sum(map(len, files)), open_images, files, shape, max_pixels)
+    pixels = sum(image.width * image.height for image in images if not isinstance(image, np.ndarray))
     if pixels > (most := max(MAX_PIXELS, max_pixels)):
         raise TooLarge(f"{len(images)} images of {pixels} pixels together are more than the {most} allowed")
     return await codec(call, pixels, load_images, images, shape, fit)

@@ -1,4 +1,4 @@
-"""Where bytes become numbers, and back; the only module of the service that knows Pillow.
+"""Where bytes become numbers, and back; with `app.png` the only module of the service that knows Pillow.
 
 Pixels are uint8 [N, C, H, W]. A picture of any size and mode is fitted to the model: EXIF orientation is honoured,
 alpha is flattened onto white, 16-bit grey is scaled to 8.
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from app.errors import Malformed, TooLarge, Unusable
+from app.png import read_png
 from model.data import upright
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -40,7 +41,17 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
     return image
 
 
-def load_images(images: Sequence[Image.Image], shape: Sequence[int], fit: Fit) -> np.ndarray:
+def open_images(contents: Sequence[bytes], shape: tuple[int, ...], max_pixels: int) -> list[Image.Image | np.ndarray]:
+    """Each as `open_image` does, and raises; a plain PNG of the model's shape is as quickly read at once."""
+    quick = shape[1] * shape[2] <= max_pixels
+    read = [read_png(content, shape) if quick else None for content in contents]
+    return [
+        open_image(content, index, max_pixels) if pixels is None else pixels
+        for index, (content, pixels) in enumerate(zip(contents, read, strict=True))
+    ]
+
+
+def load_images(images: Sequence[Image.Image | np.ndarray], shape: Sequence[int], fit: Fit) -> np.ndarray:
     """Decoded and fitted to the model's [C, H, W], each let go before the next; `Unusable` names a damaged picture."""
     loaded = [_load(image, index, shape, fit) for index, image in enumerate(images)]
     return np.stack(loaded) if len(loaded) > 1 else loaded[0][None]
@@ -79,14 +90,6 @@ def write_npy(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def write_png(pixels: np.ndarray) -> bytes:
-    """One image [C, H, W] as a PNG file."""
-    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
-
-
 def grid(pixels: np.ndarray, columns: int | None) -> np.ndarray:
     """Images [N, C, H, W] side by side without padding, row by row, [C, rows * H, columns * W]; the rest is black."""
     count, channels, height, width = pixels.shape
@@ -98,7 +101,9 @@ def grid(pixels: np.ndarray, columns: int | None) -> np.ndarray:
     return table.reshape(channels, down * height, across * width)
 
 
-def _load(image: Image.Image, index: int, shape: Sequence[int], fit: Fit) -> np.ndarray:
+def _load(image: Image.Image | np.ndarray, index: int, shape: Sequence[int], fit: Fit) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return image
     channels, height, width = shape
     try:
         flat = upright(image, channels)

@@ -13,7 +13,8 @@ from starlette.requests import Request
 
 from app.answers import IMAGES, JSON, NPY, NUMBERS, PNG, Accepts
 from app.errors import NotAcceptable
-from app.images import grid, write_png
+from app.images import grid
+from app.png import write_png
 
 pytestmark = pytest.mark.anyio
 

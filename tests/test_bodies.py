@@ -9,7 +9,8 @@ import pytest
 from pictures import header_of_png
 from PIL import Image
 
-from app.images import write_npy, write_png
+from app.images import write_npy
+from app.png import write_png
 
 pytestmark = pytest.mark.anyio
 

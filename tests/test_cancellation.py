@@ -12,8 +12,9 @@ from conftest import running, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.images import write_npy, write_png
+from app.images import write_npy
 from app.main import create_app
+from app.png import write_png
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import running
 
-from app.images import write_png
 from app.main import create_app
+from app.png import write_png
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio

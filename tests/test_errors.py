@@ -8,7 +8,7 @@ from pictures import header_of_png
 
 from app.answers import problem
 from app.errors import Overloaded, ServiceError
-from app.images import write_png
+from app.png import write_png
 
 pytestmark = pytest.mark.anyio
 

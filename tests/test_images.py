@@ -11,7 +11,8 @@ from pictures import header_of_png, stored
 from PIL import Image
 
 from app.errors import TooLarge, Unusable
-from app.images import Fit, fit_array, grid, load_images, open_image, rely_on_own_limit, write_png
+from app.images import Fit, fit_array, grid, load_images, open_image, open_images, rely_on_own_limit
+from app.png import write_png
 
 FITS = ("resize", "pad", "crop", "exact")
 LIMIT = 2**24
@@ -22,7 +23,7 @@ pictures = st.tuples(st.sampled_from((1, 3)), sides, sides).flatmap(lambda shape
 
 
 def load(content: bytes, shape: tuple[int, int, int], fit: Fit = "exact") -> np.ndarray:
-    return load_images([open_image(content, 0, LIMIT)], shape, fit)[0]
+    return load_images(open_images([content], shape, LIMIT), shape, fit)[0]
 
 
 @examples
@@ -73,6 +74,13 @@ def test_too_many_pixels_are_refused_before_any_is_decoded(side):
     with pytest.raises(TooLarge, match="pixels allowed"):
         open_image(header_of_png(side, side), 0, LIMIT)
     assert open_image(header_of_png(4096, 4096), 0, LIMIT).size == (4096, 4096)
+
+
+def test_a_picture_of_the_models_size_is_refused_as_well_where_that_is_too_large():
+    content, shape = write_png(np.zeros((1, 9, 11), np.uint8)), (1, 9, 11)
+    with pytest.raises(TooLarge, match="11 x 9 is more than the 98 pixels allowed"):
+        open_images([content], shape, 98)
+    assert len(open_images([content], shape, 99)) == 1
 
 
 def test_a_picture_without_its_data_is_unusable_and_named():

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from test_client import listening
 
-from app.images import write_npy, write_png
+from app.images import write_npy
+from app.png import write_png
 
 pytestmark = pytest.mark.anyio
 

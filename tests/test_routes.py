@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.images import write_npy, write_png
+from app.images import write_npy
+from app.png import write_png
 
 pytestmark = pytest.mark.anyio
 

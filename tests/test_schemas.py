@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
-from app.images import write_png
+from app.png import write_png
 from app.schemas import Health, Images, Latents, LatentsIn, Model, Problem, Scores, latents_json, scores_json
 from model.config import VAEConfig
 from model.elbo import ELBO, Bounds
