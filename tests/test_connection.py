@@ -18,17 +18,23 @@ pytestmark = pytest.mark.anyio
 ASK = b"GET %s HTTP/1.1\r\nHost: vae\r\n\r\n"
 
 
+@pytest.fixture(scope="module")
+def anyio_backend():
+    return "asyncio", {"use_uvloop": True}  # as the service has it
+
+
 @asynccontextmanager
-async def connected(app: ASGIApp) -> AsyncIterator[socket.socket]:
-    """The caller's end of a connection to the application; who waits there does so in a thread."""
+async def connected(app: ASGIApp) -> AsyncIterator[tuple[socket.socket, Connection]]:
+    """The caller's end of a connection to the application, and the service's; who waits there does so in a thread."""
     near, far = socket.socketpair()
     near.settimeout(30)
     config = Config(app, log_config=None, lifespan="off")
     config.load()
     loop = asyncio.get_running_loop()
-    await loop.connect_accepted_socket(lambda: Connection(config, ServerState(), {}), far)
+    protocol = Connection(config, ServerState(), {})
+    await loop.connect_accepted_socket(lambda: protocol, far)
     with near:
-        yield near
+        yield near, protocol
 
 
 async def test_an_answers_head_and_body_arrive_together(digits_model):
@@ -48,7 +54,7 @@ async def test_a_head_without_a_body_is_sent_though_the_connection_closes(close)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"no body"})
 
-    async with connected(headed) as caller:
+    async with connected(headed) as (caller, _):
         caller.sendall(b"HEAD / HTTP/1.1\r\nHost: vae\r\n\r\n")
         answer = await asyncio.to_thread(caller.recv, 2**16)
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -65,9 +71,29 @@ async def test_a_piece_whose_next_is_not_there_yet_is_not_kept_back():
             await send({"type": "http.response.body", "body": piece, "more_body": number < 3})
 
     asked = asyncio.Semaphore(0)
-    async with connected(dripping) as caller:
+    async with connected(dripping) as (caller, _):
         caller.sendall(ASK % b"/")
         assert (await asyncio.to_thread(caller.recv, 2**16)).endswith(b"\r\n\r\n")
         for piece in (b"a", b"b", b"c", b"d"):
             asked.release()
             assert await asyncio.to_thread(caller.recv, 2**16) == piece
+
+
+async def test_a_caller_who_is_gone_when_his_answer_would_leave_is_no_failure():
+    async def long(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
+        await send({"type": "http.response.body", "body": b"here", "more_body": True})
+        await asyncio.sleep(0.01)
+        caller.close()  # with something unread: the connection is reset
+        while not connection.transport.is_closing():  # noqa: ASYNC110  # what follows comes before it is told so
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b"more"})
+        done.set()
+
+    done, failures = asyncio.Event(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    async with connected(long) as (caller, connection):
+        caller.sendall(ASK % b"/")
+        await done.wait()
+        await asyncio.sleep(0.05)
+    assert not failures
