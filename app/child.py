@@ -26,7 +26,8 @@ def _work(settings: Settings, number: int, line: socket.socket, places: MutableS
 class Child:
     """`warm` since it said so, `failure` what it could not start with, `draining` and `done` on its way out.
 
-    `silent` counts the seconds since its last word; once `dismissed` it is given nothing more.
+    It has so many `connections`. `silent` counts the seconds since its last word; once `dismissed` it is given nothing
+    more.
     """
 
     def __init__(self, settings: Settings, number: int, places: MutableSequence[int]) -> None:
@@ -34,7 +35,8 @@ class Child:
         self.warm = self.draining = self.done = self.dismissed = False
         self.failure = ""
         self.silent = 0
-        self._given = self._connections = 0
+        self.connections = self._given = 0
+        self._surplus = self._spare = 0
         self._full = False
         self._line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line.setblocking(False)
@@ -65,20 +67,32 @@ class Child:
             self._full = True
             return False
         self._given += 1
-        self._connections += 1
+        self.connections += 1
         return True
 
     def count(self, inside: int, taken: int) -> None:
         """So many connections were open when it had taken so many of those that it was given."""
-        self._connections = inside + self._given - taken
+        self.connections = inside + self._given - taken
+
+    def share(self, fair: float) -> None:
+        """Let it part with what it has had beyond its fair share of connections, now and the last time."""
+        surplus = max(0, int(self.connections - fair))
+        spare, self._surplus = min(surplus, self._surplus), surplus
+        if spare or self._spare:
+            self.say(f"spare {spare}")
+        self._spare = spare
 
     def has_room(self) -> bool:
         """Whether it takes connections."""
         return not (self._full or self.dismissed)
 
+    def takes(self) -> bool:
+        """Whether it will go on to take them."""
+        return self.has_room() and not self.draining and self.silent <= 1
+
     def burden(self) -> tuple[bool, bool, int]:
         """The less of it, the better it can take another connection."""
-        return self.draining, self.silent > 1, self._connections
+        return self.draining, self.silent > 1, self.connections
 
     def dismiss(self) -> None:
         """Let it end."""

@@ -25,12 +25,13 @@ class Door:
     """Counts who is `inside`, and lets nobody in while `draining`; `patience` is the seconds a request may take.
 
     `connections` tells how many are open, `require_room` raises `Overloaded` where the queue is full; both are set by
-    whoever knows.
+    whoever knows. `spare` callers are asked to come again on another line, so that another worker is given it.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.inside = 0
         self.draining = False
+        self.spare = 0
         self.connections: Callable[[], int] = lambda: 0
         self.require_room: Callable[[], None] = lambda: None
         self.patience = settings.request_timeout_s
@@ -51,6 +52,13 @@ class Door:
         if path in WORK:
             self.require_room()
         self.require_size(int(length) if (length := headers.get("content-length", "")).isdecimal() else 0)
+
+    def parts(self) -> bool:
+        """Whether the one who is answered should not ask again on his line."""
+        if self.draining:
+            return True  # it is about to be cut
+        self.spare, spared = max(0, self.spare - 1), self.spare > 0
+        return spared
 
     def require_size(self, size: int) -> None:
         """Refuse a body of more bytes than the limit."""

@@ -127,8 +127,8 @@ class Exchange:
         """What every answer has, named in lower case as ASGI wants it."""
         yield b"x-request-id", self.call.request_id.encode()
         yield b"x-content-type-options", b"nosniff"
-        if self.edge.door.draining:
-            yield b"connection", b"close"  # or a caller would ask again on a line that is about to be cut
+        if self.edge.door.parts():
+            yield b"connection", b"close"
         if self.call.model:
             yield b"x-model", self.call.model.encode("latin-1")
         if self.call.seconds:

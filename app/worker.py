@@ -133,6 +133,8 @@ class Worker(Server):
                 self._taken += 1
                 for connection in connections:  # there is none where this process may open no more files
                     self.take(socket.socket(fileno=connection))
+            elif word.startswith(b"spare"):
+                self.door.spare = int(word.split()[1])
             else:
                 does[word]()
 

@@ -1,8 +1,8 @@
 """Several serving processes on one port, because one Python process cannot use a machine's cores, and their parent.
 
 The parent loads no model and reads no request. It takes connections in and gives each to the worker that has the
-fewest, passes on what it is told to do, and puts another worker in the place of one that dies or is stuck; where no set
-of workers ever gets warm, it ends the service and says why.
+fewest, lets one that has too many part with some, passes on what it is told to do, and puts another worker in the place
+of one that dies or is stuck; where no set of workers ever gets warm, it ends the service and says why.
 """
 
 import asyncio
@@ -114,6 +114,14 @@ class Workers:
                 if child.silent == SILENCE:
                     log.error("worker %d is stuck: it has said nothing for %d s", child.number, SILENCE)
                     child.process.kill()
+            self._even_out()
+
+    def _even_out(self) -> None:
+        """Who was many callers' only worker once is not for as long as they keep their lines."""
+        takers = [child for child in self._warm() if child.takes()]
+        fair = sum(child.connections for child in takers) / max(1, len(takers))
+        for child in takers:
+            child.share(fair)
 
     def _warm(self) -> list[Child]:
         return [child for child in self._children.values() if child.warm]

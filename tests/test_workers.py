@@ -7,6 +7,7 @@ import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -95,6 +96,11 @@ def exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+def sockets(pid: int) -> int:
+    """How many a process has open."""
+    return sum(str(file.readlink()).startswith("socket:") for file in Path(f"/proc/{pid}/fd").iterdir())
+
+
 async def rest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
     """The first line that answers a request whose rest is said now."""
     writer.write(LATENT)
@@ -161,6 +167,25 @@ async def test_a_worker_that_is_killed_is_not_missed_and_another_takes_its_place
     assert await it.count("vae_requests_total") == answered + 20
     assert await it.count("process_cpu_seconds_total") > seconds
     assert await it.count("vae_model_info") == 1
+
+
+async def test_callers_who_stay_on_their_lines_are_shared_out_again_when_a_worker_has_none(it):
+    async with AsyncExitStack() as stack:
+        url = f"http://127.0.0.1:{it.port}"
+        clients = [httpx.AsyncClient(base_url=url, headers=KEY, timeout=30) for _ in range(6)]
+        callers = [await stack.enter_async_context(client) for client in clients]
+        await asyncio.gather(*(caller.get("/model") for caller in callers))
+        os.kill(it.pids()[0], signal.SIGKILL)
+        await asyncio.gather(*(caller.get("/model") for caller in callers), return_exceptions=True)  # lines are cut
+        await asyncio.gather(*(caller.get("/model") for caller in callers))
+        await it.are(2)
+        async with asyncio.timeout(20):
+            while len({sockets(pid) for pid in it.pids()}) > 1:
+                answers = await asyncio.gather(*(caller.get("/model") for caller in callers))
+                assert {answer.status_code for answer in answers} == {200}
+                await asyncio.sleep(0.1)
+        answers = await asyncio.gather(*(caller.get("/model") for caller in callers))
+        assert {answer.headers.get("connection") for answer in answers} == {None}
 
 
 async def test_sighup_reaches_every_worker(it, folder):
