@@ -34,6 +34,9 @@ LONGEST_PAUSE = 30.0
 SILENCE = 30
 """Seconds without a word after which a warm worker, which speaks ten times in each, is stuck."""
 
+LOOK = 0.25
+"""Seconds between two looks at who has how many connections; who has too many at two of them parts with some."""
+
 
 def serve(settings: Settings) -> None:
     """Serve until a signal, by as many processes as the settings say; one needs no parent.
@@ -74,9 +77,10 @@ class Workers:
         loop.add_signal_handler(signal.SIGTERM, self.end)
         loop.add_signal_handler(signal.SIGINT, self.end)
         loop.add_signal_handler(signal.SIGHUP, self._tell_all, "reload")
-        watching = asyncio.create_task(self._watch())
+        watching = [asyncio.create_task(work) for work in (self._watch(), self._even_out())]
         await asyncio.gather(*(self._keep(number) for number in range(self._settings.workers)))
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         self._close()
         if self._failure:
             raise ChildProcessError(self._failure)
@@ -114,14 +118,15 @@ class Workers:
                 if child.silent == SILENCE:
                     log.error("worker %d is stuck: it has said nothing for %d s", child.number, SILENCE)
                     child.process.kill()
-            self._even_out()
 
-    def _even_out(self) -> None:
+    async def _even_out(self) -> None:
         """Who was many callers' only worker once is not for as long as they keep their lines."""
-        takers = [child for child in self._warm() if child.takes()]
-        fair = sum(child.connections for child in takers) / max(1, len(takers))
-        for child in takers:
-            child.share(fair)
+        while True:
+            await asyncio.sleep(LOOK)
+            takers = [child for child in self._warm() if child.takes()]
+            fair = sum(child.connections for child in takers) / max(1, len(takers))
+            for child in takers:
+                child.share(fair)
 
     def _warm(self) -> list[Child]:
         return [child for child in self._children.values() if child.warm]
