@@ -44,11 +44,12 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
 def open_images(contents: Sequence[bytes], shape: tuple[int, ...], max_pixels: int) -> list[Image.Image | np.ndarray]:
     """Each as `open_image` does, and raises; a plain PNG of the model's shape is as quickly read at once."""
     quick = shape[1] * shape[2] <= max_pixels
-    read = [read_png(content, shape) if quick else None for content in contents]
-    return [
-        open_image(content, index, max_pixels) if pixels is None else pixels
-        for index, (content, pixels) in enumerate(zip(contents, read, strict=True))
-    ]
+
+    def opened(content: bytes, index: int) -> Image.Image | np.ndarray:
+        pixels = read_png(content, shape) if quick else None
+        return open_image(content, index, max_pixels) if pixels is None else pixels
+
+    return [opened(content, index) for index, content in enumerate(contents)]
 
 
 def load_images(images: Sequence[Image.Image | np.ndarray], shape: Sequence[int], fit: Fit) -> np.ndarray:
