@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from app.graph import INPUT, OUTPUT, onnx_model
+from app.helpers import Helped
 
 QUIET = 4
 """Of ONNX Runtime's own log, what is fatal alone: all else that befalls a batch it raises as well."""
@@ -51,7 +53,10 @@ def session(model: ModelProto, threads: int) -> Any:
     options.log_severity_level = QUIET
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the event loop wants the cores too
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    start = partial(
+        onnxruntime.InferenceSession, model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return Helped(start) if threads > 1 and sys.platform == "linux" else start()
 
 
 class MnnNetwork(nn.Module):
