@@ -57,15 +57,16 @@ def test_the_answer_is_what_it_is_without_help(helped):
 
 
 def test_helpers_who_are_gone_spoil_no_answer():
+    end = threading.Event()
+    helper = threading.Thread(target=end.wait)
+
     def start() -> Any:
-        gone = threading.Thread(target=threading.Event().wait, args=(0.05,))
-        gone.start()
-        ending.append(gone)
+        helper.start()
         return session(GRAPH, 1)
 
-    ending: list[threading.Thread] = []
     helped = Helped(start)
-    ending[0].join()
+    end.set()
+    helper.join()
     assert len(helped.helpers) == 1
     assert helped.run(None, PICTURE)
 
