@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import COLOUR, build
+from onnx import ModelProto
 
 from app.graph import INPUT, onnx_model
 from app.helpers import Helped
 from app.sessions import session
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="threads have numbers and cores on Linux"),
-    pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="there is one core"),
-]
-GRAPH = onnx_model(build(COLOUR).encoder.network, COLOUR.image_shape)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads have numbers and cores on Linux")
 PICTURE = {INPUT: np.ones((1, *COLOUR.image_shape), np.float32)}
 
 
@@ -30,9 +27,14 @@ def cores() -> Iterator[list[int]]:
     os.sched_setaffinity(0, all_of_them)
 
 
+@pytest.fixture(scope="module")
+def graph() -> ModelProto:
+    return onnx_model(build(COLOUR).encoder.network, COLOUR.image_shape)
+
+
 @pytest.fixture
-def helped() -> Helped:
-    return session(GRAPH, 2)
+def helped(graph) -> Helped:
+    return session(graph, 2)
 
 
 def places(helped: Helped) -> list[set[int]]:
@@ -43,7 +45,7 @@ def test_whoever_asks_has_his_core_for_himself(helped, cores):
     for own in (*cores, *cores):
         os.sched_setaffinity(0, {own})
         helped.run(None, PICTURE)
-        assert places(helped) == [{*cores} - {own}]
+        assert places(helped) == [{*cores} - {own} or {own}]
 
 
 def test_whoever_asks_stays_where_he_was(helped, cores):
@@ -51,18 +53,18 @@ def test_whoever_asks_stays_where_he_was(helped, cores):
     assert os.sched_getaffinity(0) == {*cores}
 
 
-def test_the_answer_is_what_it_is_without_help(helped):
-    (alone,), (answer,) = (it.run(None, PICTURE) for it in (session(GRAPH, 1), helped))
+def test_the_answer_is_what_it_is_without_help(helped, graph):
+    (alone,), (answer,) = (it.run(None, PICTURE) for it in (session(graph, 1), helped))
     np.testing.assert_array_equal(answer, alone)
 
 
-def test_helpers_who_are_gone_spoil_no_answer():
+def test_helpers_who_are_gone_spoil_no_answer(graph):
     end = threading.Event()
-    helper = threading.Thread(target=end.wait)
+    helper = threading.Thread(target=end.wait, daemon=True)
 
     def start() -> Any:
         helper.start()
-        return session(GRAPH, 1)
+        return session(graph, 1)
 
     helped = Helped(start)
     end.set()
@@ -71,18 +73,17 @@ def test_helpers_who_are_gone_spoil_no_answer():
     assert helped.run(None, PICTURE)
 
 
-def test_one_core_alone_is_shared(cores):
+def test_one_core_alone_is_shared(cores, graph):
     os.sched_setaffinity(0, {cores[0]})
-    helped = session(GRAPH, 2)
+    helped = session(graph, 2)
     assert helped.run(None, PICTURE)
     assert places(helped) == [{cores[0]}]
 
 
-def test_other_threads_are_left_alone(cores):
-    other = threading.Event()
-    beside = threading.Thread(target=other.wait)
-    beside.start()
-    session(GRAPH, 2).run(None, PICTURE)
-    assert os.sched_getaffinity(beside.native_id or 0) == {*cores}
-    other.set()
-    beside.join()
+def test_other_threads_are_left_alone(cores, graph):
+    end = threading.Event()
+    other = threading.Thread(target=end.wait, daemon=True)
+    other.start()
+    session(graph, 2).run(None, PICTURE)
+    assert os.sched_getaffinity(other.native_id) == {*cores}
+    end.set()
