@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from functools import partial
 
 import numpy as np
@@ -10,13 +11,18 @@ from app.batching import Batcher
 from app.device import TorchDevice
 from app.metrics import Metrics
 from app.operations import Stack, examples, shapes
-from app.pace import QUICK
 from app.runner import OutOfMemory
 from app.served import Served, Work
 from app.settings import Settings
 from model.checkpoint import Checkpoint, CheckpointError
 
 log = logging.getLogger(__name__)
+
+TURNS = 4
+"""Times that each shape of batch is met, in turn with the others: a moment in which all is slow befalls them alike."""
+
+LONG = 0.05
+"""Seconds from which a batch is met twice: the first time is slower than it will be, more often tells little more."""
 
 
 class Engine:
@@ -108,28 +114,30 @@ class Engine:
 
     async def _meet_sizes(self, work: Work, rows: Stack, limits: dict[str, int]) -> dict[int, float]:
         """The seconds that batches of each shape took, as far as there is room for them; else a limit is added."""
-        seconds: dict[int, float] = {}
-        for size in work.served.shapes(work):
-            try:
-                seconds[size] = await self._meet(work, rows[:size])
-            except OutOfMemory:
-                if not seconds:
-                    raise
-                fitted = max(seconds)
-                limits[work.operation] = min(fitted, limits.get(work.operation, fitted))
-                log.warning("the device has room for %d images to %s at once, not for %d", fitted, work.operation, size)
-                break
+        seconds = dict.fromkeys(work.served.shapes(work), math.inf)
+        for turn in range(TURNS):
+            for size in [size for size, least in seconds.items() if turn < 2 or least < LONG]:
+                try:
+                    seconds[size] = min(seconds[size], await self._meet(work, rows[:size]))
+                except OutOfMemory:
+                    seconds = {fitting: took for fitting, took in seconds.items() if fitting < size}
+                    if not seconds:
+                        raise
+                    fitted = max(seconds)
+                    limits[work.operation] = min(fitted, limits.get(work.operation, fitted))
+                    text = "the device has room for %d images to %s at once, not for %d"
+                    log.warning(text, fitted, work.operation, size)
+                    break
         return seconds
 
     async def _meet(self, work: Work, batch: Stack) -> float:
-        if self.device.is_gpu:
+        """The seconds that a batch takes, recorded if its shape is new."""
+        if self.device.is_gpu and not work.recorded(len(batch)):
             await self._batcher.perform(partial(self.device.record, work, batch))
-        attempt = partial(self.device.timed, work, batch)
-        answers, seconds = await self._batcher.perform(attempt)
+        answers, seconds = await self._batcher.perform(partial(self.device.timed, work, batch))
         if not all(np.isfinite(column).all() for column in answers.columns):
             raise CheckpointError(f"{work.served.model}: {work.operation} gives numbers that are not finite")
-        again = range(3 if seconds < 10 * QUICK else 1)  # the first time is slower than it will be
-        return min([seconds, *[(await self._batcher.perform(attempt))[1] for _ in again]])
+        return seconds
 
 
 def _one_draw(served: Served) -> Stack:

@@ -181,6 +181,26 @@ async def test_what_others_take_of_the_core_meanwhile_is_not_held_against_a_batc
     await engine.close()
 
 
+async def test_a_moment_in_which_all_is_slow_is_held_against_no_size_of_batch(digits_model):
+    settings = Settings(device="cpu", threads=1, max_batch_size=4, runtime="torch")
+    engine = Engine(read_checkpoint(digits_model), settings, Metrics())
+    seen: list[int] = []
+
+    def stumble(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        if seen or len(inputs[0]) == 4:  # the batch of four that is met first, and three more that come after it
+            seen.append(len(inputs[0]))
+        until = time.thread_time() + (2 * QUICK if 1 <= len(seen) <= 4 else 0)
+        while time.thread_time() < until:
+            pass
+
+    engine.served.networks.exact.encoder.register_forward_pre_hook(stumble)
+    engine.start()
+    assert await engine.warmed()
+    assert seen.count(4) >= 2
+    assert engine.device.pace(engine.served.work("encode")).at_once
+    await engine.close()
+
+
 async def test_in_half_precision_the_networks_round_and_nothing_else_does(folder, device):
     async with running_engine(folder, device) as full, running_engine(folder, device, precision="bfloat16") as half:
         config = full.served.config
