@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from app.calls import Call
 from app.errors import DeadlineExceeded, Malformed, TooLarge, UnsupportedMedia, Unusable
+from app.findings import expectation, place
 from app.images import Fit, fit_array, load_images, open_images, read_npy
 from app.schemas import Images, LatentsIn
 from app.settings import Settings
@@ -205,7 +206,7 @@ def unusable(errors: Sequence[Any]) -> Malformed | Unusable:
         return Malformed(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     unknown = first["type"] == "extra_forbidden"  # its name and value are the caller's own
     loc = first["loc"][:-1] if unknown else first["loc"]
-    place = ".".join(str(step) for step in loc if step not in ("query", "vector", "grid", "posterior"))
+    where = place([step for step in loc if step not in ("query", "vector", "grid", "posterior")])
     came = str(first["input"])
     got = f", got {came}" if _NUMBER.fullmatch(came) and not unknown else ""
-    return Unusable(f"{place or 'the body'}: {first['msg'][0].lower()}{first['msg'][1:]}{got}")
+    return Unusable(f"{where or 'the body'}: {expectation(first['msg'])}{got}")

@@ -1,5 +1,7 @@
 """The `vae` command: what a user can mend is told in one line, with exit code 2."""
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,10 +35,12 @@ def serve(context: typer.Context) -> None:
     """Serve a model over HTTP; `vae serve --help` lists every setting."""
     with told_in_one_line():
         from app.logs import configure_logging
-        from app.settings import read_settings
+        from app.settings import read_settings, strange_variables
 
         settings = read_settings(context.args)
         configure_logging(settings)
+        for sentence in strange_variables(os.environ):
+            logging.getLogger("app.settings").warning(sentence)
         from app.workers import serve as run
 
         run(settings)

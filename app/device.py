@@ -177,5 +177,6 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda:0" if available else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
-        raise ValueError(f"device: expected one of {available} CUDA devices here, got {name}")
+        here = f"one of the {available} CUDA devices" if available else "cpu, as there is no CUDA device"
+        raise ValueError(f"device: expected {here} here, got {name}")
     return device

@@ -107,7 +107,10 @@ def _waiting(door: socket.socket) -> Iterator[socket.socket]:
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, str]]:
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError):
+        raise OSError(f"host: expected an address of this machine or a name for one, got {host!r}") from None
     return list(dict.fromkeys((family, str(address[0])) for family, *_, address in found))
 
 

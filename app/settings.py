@@ -1,15 +1,24 @@
 """Every knob of the service, read once: the options of `vae serve` over the VAE_* variables over the defaults."""
 
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.findings import expectation, place
+
+PREFIX = "VAE_"
 DEFAULT_MODEL = Path(__file__).parent.parent / "model" / "checkpoints" / "mnist"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
+Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lambda name: str(name).lower())]
+
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
 class SettingsError(ValueError):
@@ -20,7 +29,7 @@ class Settings(BaseSettings):
     """Serve a model over HTTP. Each option is also a variable, VAE_ and its name: VAE_MAX_BATCH_SIZE."""
 
     model_config = SettingsConfigDict(
-        env_prefix="VAE_",
+        env_prefix=PREFIX,
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,  # among it are keys
@@ -66,7 +75,7 @@ class Settings(BaseSettings):
     api_key_file: FilePath | None = Field(None, description="file with one such key a line")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="origins of browsers, comma-separated")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is logged")
+    log_level: Level = Field("info", description="least severity that is logged")
     log_format: Literal["json", "text"] = Field("json", description="a JSON object a line, or lines for people")
 
     @model_validator(mode="before")
@@ -89,6 +98,17 @@ class Settings(BaseSettings):
         if self.api_key_file and not self.keys():
             msg = "api_key_file: expected a key a line, the file holds none"
             raise ValueError(msg)
+        if self.api_key is not None and not self.keys():
+            msg = "api_key: expected a key, it holds none; where nobody needs a key, leave it out"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _origins_are_such_as_browsers_send(self) -> Self:
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                msg = f"cors_origins: expected * or origins such as https://lab.example, got {origin!r}"
+                raise ValueError(msg)
         return self
 
     def keys(self) -> tuple[bytes, ...]:
@@ -103,5 +123,22 @@ def read_settings(options: list[str]) -> Settings:
     try:
         return Settings(_cli_parse_args=options)
     except ValidationError as error:
-        found = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
-        raise SettingsError("; ".join(f"{field}: {text}" if field else text for field, text in found)) from None
+        raise SettingsError("; ".join(map(_told, error.errors()))) from None
+
+
+def strange_variables(environment: Iterable[str]) -> Iterator[str]:
+    """A sentence for each variable that looks like a setting and is none, so that a typing error is told."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    for name in environment:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            close = get_close_matches(name.upper(), known, 1)
+            yield f"{name} is no setting" + (f"; is {close[0]} meant?" if close else "")
+
+
+def _told(found: Any) -> str:
+    if not found["loc"]:
+        return expectation(found["msg"])
+    field, expected = place(found["loc"]), expectation(found["msg"])
+    if found["type"] == "string_pattern_mismatch":
+        expected = f"expected {Settings.model_fields[field].description}"
+    return f"{field}: {expected}" + ("" if field == "api_key" else f", got {found['input']!r}")

@@ -15,7 +15,7 @@ from model.checkpoint import read_checkpoint
 
 def test_a_device_that_is_not_there_is_named():
     count = torch.cuda.device_count()
-    with pytest.raises(ValueError, match=f"one of {count} CUDA devices here, got cuda:{count}"):
+    with pytest.raises(ValueError, match=f"CUDA devices? here, got cuda:{count}"):
         choose_device(f"cuda:{count}")
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto") == torch.device("cuda:0" if count else "cpu")

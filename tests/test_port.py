@@ -81,6 +81,12 @@ def test_a_port_that_a_stranger_has_cannot_be_held():
             Reception("127.0.0.1", port)
 
 
+@pytest.mark.parametrize("host", ["256.1.1.1", "no.such.invalid", "x" * 70])
+def test_a_host_that_is_none_is_told(host):
+    with pytest.raises(OSError, match=f"host: expected an address of this machine or a name for one, got '{host}'"):
+        Reception(host, 0)
+
+
 async def test_what_is_left_of_closed_connections_does_not_keep_a_port(given):
     with reception() as held:
         held.open(given.append)

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, SettingsError, read_settings
+from app.settings import Settings, SettingsError, read_settings, strange_variables
 
 DEFAULTS = {name: field.get_default() for name, field in Settings.model_fields.items()}
 
@@ -32,6 +32,7 @@ def test_without_any_setting_the_defaults_serve():
         ("cors_origins", "*", ("*",)),
         ("cors_origins", "", ()),
         ("log_format", "text", "text"),
+        ("log_level", "INFO", "info"),
     ],
 )
 def test_a_variable_is_the_setting_of_its_name(monkeypatch, name, text, value):
@@ -62,6 +63,7 @@ def test_a_variable_is_the_setting_of_its_name(monkeypatch, name, text, value):
         ("request_timeout_s", "0"),
         ("request_timeout_s", "inf"),
         ("log_level", "loud"),
+        ("cors_origins", "https://a.example/"),
         ("log_format", "xml"),
     ],
 )
@@ -73,6 +75,45 @@ def test_a_setting_that_cannot_be_served_with_is_refused_in_one_line_that_names_
         read_settings([])
     assert name in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("device", "gpu", "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ("max_batch_size", "many", "max_batch_size: expected a valid integer, got 'many'"),
+        ("max_batch_size", "-1", "max_batch_size: expected a number greater than or equal to 0, got '-1'"),
+        ("log_format", "xml", "log_format: expected 'json' or 'text', got 'xml'"),
+        ("api_key_file", "/no/such", "api_key_file: path does not point to a file, got '/no/such'"),
+        ("api_key", " , ", "api_key: expected a key, it holds none; where nobody needs a key, leave it out"),
+        (
+            "cors_origins",
+            "a.example",
+            "cors_origins: expected * or origins such as https://lab.example, got 'a.example'",
+        ),
+    ],
+)
+def test_what_was_expected_is_told_and_what_came(monkeypatch, name, text, told):
+    monkeypatch.setenv(f"VAE_{name.upper()}", text)
+    with pytest.raises(SettingsError) as refused:
+        read_settings([])
+    assert str(refused.value) == told
+
+
+def test_a_variable_that_only_looks_like_a_setting_is_told():
+    environment = {
+        "VAE_PORT": "1",
+        "vae_host": "::",
+        "VAE_MAX_BATCHSIZE": "5",
+        "VAE_API_KEYS": "hunter2",
+        "VAE_QUITE_ANOTHER_WORD": "",
+        "X": "",
+    }
+    assert [*strange_variables(environment)] == [
+        "VAE_MAX_BATCHSIZE is no setting; is VAE_MAX_BATCH_SIZE meant?",
+        "VAE_API_KEYS is no setting; is VAE_API_KEY meant?",
+        "VAE_QUITE_ANOTHER_WORD is no setting",
+    ]
 
 
 def test_options_win_over_variables_and_variables_over_defaults(monkeypatch):
@@ -93,7 +134,6 @@ def test_keys_come_from_the_setting_and_from_a_file(tmp_path):
     file.write_text("  filed \n\nclé\n")
     assert Settings(api_key="one, two,,").keys() == (b"one", b"two")
     assert Settings(api_key="one", api_key_file=file).keys() == (b"one", b"filed", "clé".encode())
-    assert Settings(api_key="").keys() == ()
 
 
 def test_a_key_is_shown_nowhere():
@@ -107,6 +147,12 @@ def test_a_key_is_not_shown_when_another_setting_is_wrong(monkeypatch, wrong):
     with pytest.raises(ValidationError) as refused:
         Settings(api_key="hunter2", **wrong)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["", "  ", ",", " ,, "])
+def test_a_key_that_is_none_does_not_open_the_house(key):
+    with pytest.raises(ValidationError, match="api_key: expected a key, it holds none"):
+        Settings(api_key=key)
 
 
 def test_a_file_of_keys_that_holds_none_does_not_open_the_house(tmp_path):
