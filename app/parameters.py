@@ -14,7 +14,7 @@ from app.answers import IMAGES, JSON, NUMBERS, Accepts
 from app.bodies import read_latents, read_pixels
 from app.calls import Call
 from app.engine import Engine
-from app.errors import TooLarge, Unavailable
+from app.errors import TooLarge, Unavailable, Unusable
 from app.images import Fit
 from app.served import Served
 from app.settings import Settings
@@ -38,6 +38,8 @@ class Asked:
 
     def __init__(self, request: Request, accepts: Accepts) -> None:
         self._request = request
+        if request.scope["query_string"]:
+            _require_known(request)
         self.media = accepts(request)
         self.call: Call = request.state.call
         self.limits: Settings = request.app.state.settings
@@ -64,3 +66,13 @@ class Asked:
         if count * samples > self.limits.max_items:
             each = f" with {samples} draws each" if samples > 1 else ""
             raise TooLarge(f"{count} images{each} exceed the {self.limits.max_items} items allowed in one request")
+
+
+def _require_known(request: Request) -> None:
+    """Refuse a parameter that the endpoint does not have, or that comes twice, so that a typing error is told."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    given = [name for name, _ in request.query_params.multi_items()]
+    if not set(given) <= set(known):
+        raise Unusable(f"query: expected {', '.join(known) or 'no parameters'}, got another")
+    if len(given) > len(set(given)):
+        raise Unusable("query: expected each parameter once, got one of them more often")
