@@ -26,7 +26,7 @@ async def test_the_answer_is_that_of_the_long_way(client, digits, path, accept, 
     kind, body = BODIES[path]
     sent = {"content": b"{" if broken else body or write_npy(digits[:3, 0])}
     sent["headers"] = {"content-type": kind, "accept": accept, "x-request-id": "an-id"}
-    short, long = [await client.post(way, **sent) for way in (path, f"{path}?nothing=asked")]
+    short, long = [await client.post(way, **sent) for way in (path, f"{path}?&")]
     assert (short.status_code, short.content) == (long.status_code, long.content)
     for answer in (short, long):
         answer.headers.pop("server-timing", None)
@@ -37,7 +37,7 @@ async def test_the_answer_is_that_of_the_long_way(client, digits, path, accept, 
     ("method", "path"), [("GET", "/encode"), ("PUT", "/model"), ("GET", "/encode/"), ("GET", "/no")]
 )
 async def test_what_is_no_endpoint_is_told_so(client, method, path):
-    short, long = [await client.request(method, way) for way in (path, f"{path}?nothing=asked")]
+    short, long = [await client.request(method, way) for way in (path, f"{path}?&")]
     assert short.status_code == long.status_code in (404, 405)
     assert short.json()["detail"] == long.json()["detail"]
 
