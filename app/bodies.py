@@ -3,22 +3,21 @@
 import asyncio
 import base64
 import binascii
-import re
 import time
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from app.calls import Call
 from app.errors import DeadlineExceeded, Malformed, TooLarge, UnsupportedMedia, Unusable
-from app.findings import expectation, place
 from app.images import Fit, fit_array, load_images, open_images, read_npy
+from app.parsing import parsed
 from app.schemas import Images, LatentsIn
 from app.settings import Settings
 
@@ -29,13 +28,13 @@ MAX_LATENT = 1e6
 MAX_PIXELS = 2**28
 """Pixels of all pictures in one request: what takes a second or two to decode."""
 
+ROOM = 16
+"""Values and names in the JSON of latents besides the latents themselves: their shape, the model's name."""
+
 INLINE = 2**16
 """Bytes or pixels up to which the codec costs less than the way to another thread."""
 
-_NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?")
-
 T = TypeVar("T")
-Model = TypeVar("Model", bound=BaseModel)
 
 
 async def codec(call: Call, size: int, work: Callable[..., T], *arguments: Any) -> T:
@@ -62,7 +61,7 @@ async def read_pixels(request: Request, call: Call, shape: Sequence[int], fit: F
         files = await _parts(request, settings)
     elif kind == JSON:
         body = await _body(request)
-        files = await codec(call, len(body), _from_base64, body)
+        files = await codec(call, len(body), _from_base64, body, settings)
     elif kind.startswith("image/"):
         files = [await _body(request)]
     else:
@@ -120,9 +119,10 @@ async def _file(name: str, part: UploadFile | str) -> bytes:
     return await part.read()
 
 
-def _from_base64(body: bytes) -> list[bytes]:
+def _from_base64(body: bytes, settings: Settings) -> list[bytes]:
     files = []
-    for index, text in enumerate(_parsed(Images, body).images):
+    most = 2 * settings.max_items  # a `data:` URL has a comma of its own
+    for index, text in enumerate(parsed(Images, body, values=most, names=most).images):
         data = text.partition(",")[2] if text.startswith("data:") else text
         try:
             files.append(base64.b64decode(data, validate=True))
@@ -151,7 +151,8 @@ def _image_array(array: np.ndarray, settings: Settings) -> np.ndarray:
 
 
 def _latents_of_json(body: bytes, shape: Sequence[int], settings: Settings) -> np.ndarray:
-    values = _parsed(LatentsIn, body).values()
+    most = 3 * settings.max_items  # of an answer of /encode: means and logvars of all items, and as many draws
+    values = parsed(LatentsIn, body, values=most * (prod(shape) + 1) + ROOM, names=most + ROOM).values()
     _require_items(len(values), settings)
     rows = [_latent(value, index, shape) for index, value in enumerate(values)]
     return _within_range(np.stack(rows))
@@ -190,23 +191,3 @@ def _within_range(latents: np.ndarray) -> np.ndarray:
 def _require_items(count: int, settings: Settings) -> None:
     if count > settings.max_items:
         raise TooLarge(f"{count} items are more than the {settings.max_items} allowed in one request")
-
-
-def _parsed(schema: type[Model], body: bytes) -> Model:
-    try:
-        return schema.model_validate_json(body)
-    except ValidationError as error:
-        raise unusable(error.errors(include_url=False)) from None
-
-
-def unusable(errors: Sequence[Any]) -> Malformed | Unusable:
-    """What pydantic found, as one sentence that repeats nothing of the input but a number."""
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        return Malformed(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    unknown = first["type"] == "extra_forbidden"  # its name and value are the caller's own
-    loc = first["loc"][:-1] if unknown else first["loc"]
-    where = place([step for step in loc if step not in ("query", "vector", "grid", "posterior")])
-    came = str(first["input"])
-    got = f", got {came}" if _NUMBER.fullmatch(came) and not unknown else ""
-    return Unusable(f"{where or 'the body'}: {expectation(first['msg'])}{got}")

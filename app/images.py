@@ -17,6 +17,7 @@ from app.png import read_png
 from model.data import upright
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+_KINDS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 Fit = Literal["resize", "pad", "crop", "exact"]
 
 _BROKEN_NPY = "expected an .npy file: its header, and exactly the numbers that it promises"
@@ -35,9 +36,9 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Exception:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
-        raise Unusable(f"image {index}: expected {', '.join(FORMATS)}, got {len(content)} bytes of no such") from None
+        raise Unusable(f"images[{index}]: expected {_KINDS}, got {len(content)} bytes that are none") from None
     if image.width * image.height > max_pixels:
-        raise TooLarge(f"image {index}: {image.width} x {image.height} is more than the {max_pixels} pixels allowed")
+        raise TooLarge(f"images[{index}]: {image.width} x {image.height} is more than the {max_pixels} pixels allowed")
     return image
 
 
@@ -109,9 +110,9 @@ def _load(image: Image.Image | np.ndarray, index: int, shape: Sequence[int], fit
     try:
         flat = upright(image, channels)
     except Exception:  # noqa: BLE001  # as in `open_image`
-        raise Unusable(f"image {index}: the {image.format} data is truncated or damaged") from None
+        raise Unusable(f"images[{index}]: the {image.format} data is truncated or damaged") from None
     if fit == "exact" and flat.size != (width, height):
-        raise Unusable(f"image {index}: expected {width} x {height} pixels, got {flat.width} x {flat.height}")
+        raise Unusable(f"images[{index}]: expected {width} x {height} pixels, got {flat.width} x {flat.height}")
     fitted = np.array(_fitted(flat, (width, height), fit))
     image.close()
     return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)

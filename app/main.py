@@ -14,13 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from app import admin, answers, contract, probes, routes
-from app.bodies import unusable
 from app.door import Door, is_open
 from app.edge import Edge
 from app.engine import Engine
 from app.errors import MethodNotAllowed, NotFound, ServiceError
 from app.images import rely_on_own_limit
 from app.metrics import Metrics
+from app.parsing import unusable
 from app.reloading import Reloading
 from app.settings import Settings
 from app.shortcut import Shortcut

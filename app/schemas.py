@@ -1,11 +1,11 @@
 """The JSON of the service, with examples: what comes in is checked against it, what goes out is written by it."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import orjson
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
 
 from model.checkpoint import Checkpoint
 from model.config import VAEConfig
@@ -34,9 +34,17 @@ def _depth(value: Any) -> str:
     return "grid" if isinstance(value, list) and value and isinstance(value[0], list) else "vector"
 
 
+class _AtFirst(FailFast):
+    __hash__ = object.__hash__  # which pydantic forgot, and unions of types want
+
+
+T = TypeVar("T")
+Many = Annotated[list[T], _AtFirst()]
+"""A list whose first wrong item is told alone: a caller may send a million of them."""
+
 Number = Annotated[float, Field(strict=True)]
-Vector = Annotated[list[Number], Tag("vector")]
-Grid = Annotated[list[list[list[Number]]], Tag("grid")]
+Vector = Annotated[Many[Number], Tag("vector")]
+Grid = Annotated[Many[Many[Many[Number]]], Tag("grid")]
 Values = Annotated[Vector | Grid, Discriminator(_depth)]
 
 
@@ -45,7 +53,7 @@ class Posterior(Schema):
 
     mean: Values = Field(examples=[[0.4, -1.2]])
     logvar: Values = Field(examples=[[-3.1, -2.7]], description="log of the variance")
-    z: list[Values] | None = Field(None, examples=[[[0.5, -1.3]]], description="draws, with ?samples=")
+    z: Many[Values] | None = Field(None, examples=[[[0.5, -1.3]]], description="draws, with ?samples=")
 
 
 class Latents(Schema):
@@ -59,15 +67,10 @@ class Latents(Schema):
 class LatentsIn(Schema):
     """The latents that /decode turns into images: bare values, or posteriors of /encode, whose means are decoded."""
 
-    latents: list[
-        Annotated[
-            Annotated[list[Number], Tag("vector")]
-            | Annotated[list[list[list[Number]]], Tag("grid")]
-            | Annotated[Posterior, Tag("posterior")],
-            Discriminator(_depth),
-        ]
-    ] = Field(min_length=1, examples=[[[0.4, -1.2]]])
-    shape: list[Annotated[int, Field(strict=True)]] | None = None
+    latents: Many[Annotated[Vector | Grid | Annotated[Posterior, Tag("posterior")], Discriminator(_depth)]] = Field(
+        min_length=1, examples=[[[0.4, -1.2]]]
+    )
+    shape: Many[Annotated[int, Field(strict=True)]] | None = None
     model: str | None = None
 
     def values(self) -> list[Any]:
@@ -78,7 +81,7 @@ class LatentsIn(Schema):
 class Images(Schema):
     """Pictures as base64, in and out; a `data:` URL is taken as well."""
 
-    images: list[str] = Field(
+    images: Many[str] = Field(
         min_length=1, examples=[[PICTURE]], description="base64 of PNG, JPEG, WEBP, GIF or BMP files"
     )
 

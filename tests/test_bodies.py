@@ -120,7 +120,7 @@ async def test_a_multipart_body_that_ends_early_is_not_taken_for_a_shorter_one(c
 async def test_a_part_of_another_name_or_without_a_file_is_unusable(client, pictures):
     await refused(client, 422, "named images", files=[*parts(pictures[0]), ("mask", ("b.png", pictures[1]))])
     await refused(client, 422, "named images", files=parts(pictures[0]), data={"images": "no file"})
-    await refused(client, 422, "image 1: expected PNG", files=parts(pictures[0], b"hunter2"))
+    await refused(client, 422, "images[1]: expected PNG", files=parts(pictures[0], b"hunter2"))
 
 
 async def test_parts_of_any_size_are_read(client):
@@ -141,12 +141,26 @@ async def test_parts_of_any_size_are_read(client):
         ('{"images": [7]}', 422, "images[0]: expected a valid string, got 7"),
         ('{"images": ["%%%"]}', 422, "images[0]: not base64"),
         ('{"images": ["é"]}', 422, "images[0]: not base64"),
-        ('{"images": ["data:image/png;base64"]}', 422, "image 0: expected PNG"),
-        ('{"images": ["aGVsbG8="]}', 422, "image 0: expected PNG"),
+        ('{"images": ["data:image/png;base64"]}', 422, "images[0]: expected PNG"),
+        ('{"images": ["aGVsbG8="]}', 422, "images[0]: expected PNG"),
     ],
 )
 async def test_json_that_holds_no_pictures_is_refused_with_a_sentence(client, body, status, sentence):
     await refused(client, status, sentence, content=body, headers=JSON)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"images": [%s]}' % b",".join([b'""'] * 10_000),
+        b'{"images": ["a"], %s}' % b",".join(b'"%d":0' % n for n in range(10_000)),
+        b'{"latents": [[%s]]}' % b",".join([b"0"] * 100_000),
+        b'{"latents": [[0, 0, 0, 0]], %s}' % b",".join(b'"%d":0' % n for n in range(20_000)),
+    ],
+)
+async def test_more_values_than_any_request_may_have_are_too_large(client, body):
+    path = "/encode" if b"images" in body else "/decode"
+    await refused(client, 413, "values", path, content=body, headers=JSON)
 
 
 @pytest.mark.parametrize("body", ['{"images": ["hunter2"]}', '{"images": ["aaaa"], "hunter2": 2}', '"hunter2"'])

@@ -44,7 +44,7 @@ def latents(value: object) -> dict:
 
 PICTURE = write_png(np.arange(64, dtype=np.uint8).reshape(1, 8, 8))
 BAD = {
-    "not an image": ("POST", "/encode", image(b"hello"), 422, "image 0: expected PNG"),
+    "not an image": ("POST", "/encode", image(b"hello"), 422, "images[0]: expected PNG"),
     "half a PNG": ("POST", "/reconstruct", image(PICTURE[:50]), 422, "truncated or damaged"),
     "a PNG of 20000 x 20000": ("POST", "/score", image(header_of_png(20_000, 20_000)), 413, "pixels allowed"),
     "an empty body": ("POST", "/encode", image(b""), 400, "the body is empty"),

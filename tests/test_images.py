@@ -85,7 +85,7 @@ def test_a_picture_of_the_models_size_is_refused_as_well_where_that_is_too_large
 
 def test_a_picture_without_its_data_is_unusable_and_named():
     good, bad = (open_image(content, 0, LIMIT) for content in (FILES[0], header_of_png(11, 9)))
-    with pytest.raises(Unusable, match="image 1: the PNG data is truncated or damaged"):
+    with pytest.raises(Unusable, match=r"images\[1\]: the PNG data is truncated or damaged"):
         load_images([good, bad], (3, 9, 11), "resize")
 
 
@@ -188,5 +188,5 @@ def test_the_narrowest_picture_is_fitted(size, fit):
 def test_what_is_no_picture_is_refused_without_being_repeated():
     with pytest.raises(Unusable) as refused:
         open_image(b"hunter2 is no picture", 3, LIMIT)
-    assert refused.value.detail.startswith("image 3: expected PNG")
+    assert refused.value.detail.startswith("images[3]: expected PNG")
     assert "hunter2" not in refused.value.detail

@@ -140,3 +140,18 @@ def test_nothing_but_numbers_passes_for_latents(value):
         assert value == [] or not numbers(value, 3)
     else:
         assert numbers(value, 1) or numbers(value, 3)
+
+
+@pytest.mark.parametrize("wrong", ['"x"', "null", "[[[[]]]]", "{}"])
+@pytest.mark.parametrize("frame", ["[%s]", "[[%s]]", "[[[[%s]]]]", '[{"mean": [%s], "logvar": [0]}]'])
+def test_of_many_latents_that_are_wrong_the_first_is_told_alone(frame, wrong):
+    with pytest.raises(ValidationError) as refused:
+        LatentsIn.model_validate_json(f'{{"latents": {frame % ",".join([wrong] * 1000)}}}')
+    assert refused.value.error_count() <= 2  # both fields of one posterior may be
+
+
+@pytest.mark.parametrize("wrong", ["1", "null", "[]"])
+def test_of_many_pictures_that_are_none_the_first_is_told_alone(wrong):
+    with pytest.raises(ValidationError) as refused:
+        Images.model_validate_json(f'{{"images": [{",".join([wrong] * 1000)}]}}')
+    assert refused.value.error_count() == 1
