@@ -26,13 +26,16 @@ MAX_LATENT = 1e6
 """Far beyond any latent of a N(0, I) prior, and far below what float32 overflows at."""
 
 MAX_PIXELS = 2**28
-"""Pixels of all pictures in one request: what takes a second or two to decode."""
+"""Pixels of all pictures in one request: what takes a second or two to decode, and ten times that at the worst."""
 
 ROOM = 16
 """Values and names in the JSON of latents besides the latents themselves: their shape, the model's name."""
 
 INLINE = 2**16
 """Bytes or pixels up to which the codec costs less than the way to another thread."""
+
+EACH = 1000
+"""Bytes or pixels that every picture counts for besides its own: what it takes to begin with one."""
 
 T = TypeVar("T")
 
@@ -56,7 +59,8 @@ async def read_pixels(request: Request, call: Call, shape: Sequence[int], fit: F
     kind = _content_type(request)
     if kind == NPY:
         array = _image_array(read_npy(await _body(request)), settings)
-        return await codec(call, array.size, fit_array, array, shape, fit)
+        each = 0 if array.shape[1:3] == tuple(shape[1:]) else EACH
+        return await codec(call, array.size + each * len(array), fit_array, array, shape, fit)
     if kind == MULTIPART:
         files = await _parts(request, settings)
     elif kind == JSON:
@@ -132,11 +136,12 @@ def _from_base64(body: bytes, settings: Settings) -> list[bytes]:
 
 
 async def _decoded(files: list[bytes], call: Call, shape: Sequence[int], fit: Fit, max_pixels: int) -> np.ndarray:
-    images = await codec(call, sum(map(len, files)), open_images, files, shape, max_pixels)
+    beginning = EACH * len(files)
+    images = await codec(call, sum(map(len, files)) + beginning, open_images, files, shape, max_pixels)
     pixels = sum(image.width * image.height for image in images if not isinstance(image, np.ndarray))
     if pixels > (most := max(MAX_PIXELS, max_pixels)):
         raise TooLarge(f"{len(images)} images of {pixels} pixels together are more than the {most} allowed")
-    return await codec(call, pixels, load_images, images, shape, fit)
+    return await codec(call, pixels + beginning, load_images, images, shape, fit)
 
 
 def _image_array(array: np.ndarray, settings: Settings) -> np.ndarray:

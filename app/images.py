@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from app.bombs import CHUNKS, SCANS, SEGMENTS, is_bomb
 from app.errors import Malformed, TooLarge, Unusable
 from app.png import read_png
 from model.data import upright
@@ -31,8 +32,12 @@ def rely_on_own_limit() -> None:
 def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
     """A picture of which only the header has been read.
 
-    Raises `Unusable` for what is no picture and `TooLarge` for one of more than `max_pixels`, before it is decoded.
+    Raises `Unusable` for what is no picture and `TooLarge` for one of more than `max_pixels`, or of which each pixel
+    takes too long, before it is decoded.
     """
+    if is_bomb(content):
+        most = f"{SCANS} scans and {SEGMENTS} segments of a JPEG, or {CHUNKS} chunks of another file"
+        raise TooLarge(f"images[{index}]: more than the {most} allowed")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Exception:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
