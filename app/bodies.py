@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import re
 import time
 from collections.abc import Callable, Sequence
 from math import prod
@@ -36,6 +37,8 @@ INLINE = 2**16
 
 EACH = 1000
 """Bytes or pixels that every picture counts for besides its own: what it takes to begin with one."""
+
+_MEDIA = re.compile(r"[a-z]+/[a-z0-9.+-]{1,40}")
 
 T = TypeVar("T")
 
@@ -86,7 +89,8 @@ async def read_latents(request: Request, call: Call, shape: Sequence[int], setti
 
 
 def _unsupported(expected: str, kind: str) -> UnsupportedMedia:
-    return UnsupportedMedia(f"expected {expected} as the content type, got {kind[:80] or 'none'}")
+    came = kind if _MEDIA.fullmatch(kind) else "another" if kind else "none"
+    return UnsupportedMedia(f"expected {expected} as the content type, got {came}")
 
 
 async def _body(request: Request) -> bytes:
@@ -97,6 +101,8 @@ async def _body(request: Request) -> bytes:
 
 
 def _content_type(request: Request) -> str:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMedia("expected a body without a content encoding, got one")
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -119,7 +125,8 @@ async def _parts(request: Request, settings: Settings) -> list[bytes]:
 
 async def _file(name: str, part: UploadFile | str) -> bytes:
     if name != "images" or not isinstance(part, UploadFile):
-        raise Unusable("expected every part to be a file named images, got another")
+        came = "one of another name" if name != "images" else "one that is no file"
+        raise Unusable(f"expected every part to be a file named images, got {came}")
     return await part.read()
 
 
@@ -147,8 +154,10 @@ async def _decoded(files: list[bytes], call: Call, shape: Sequence[int], fit: Fi
 def _image_array(array: np.ndarray, settings: Settings) -> np.ndarray:
     channels = array.shape[3] if array.ndim == 4 else 1
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or channels not in (1, 3) or 0 in array.shape:
-        came = f"{array.dtype} {list(array.shape)}"
-        raise Unusable(f"expected a uint8 array [N, H, W] or [N, H, W, C] with C of 1 or 3, got {came}")
+        came = f"{array.dtype.name} {list(array.shape)}"
+        raise Unusable(
+            f"expected a uint8 array [N, H, W] or [N, H, W, C] with N of at least 1, C of 1 or 3, got {came}"
+        )
     _require_items(len(array), settings)
     if array.shape[1] * array.shape[2] > settings.max_image_pixels:
         raise TooLarge(f"images of {array.shape[1]} x {array.shape[2]} exceed {settings.max_image_pixels} pixels")
@@ -169,7 +178,7 @@ def _latents_of_npy(body: bytes, shape: Sequence[int], settings: Settings) -> np
         array = array[0]
     if array.dtype not in (np.float32, np.float64) or array.shape[1:] != tuple(shape) or not len(array):
         wanted = ", ".join(["N", *map(str, shape)])
-        raise Unusable(f"expected a float32 array [{wanted}], got {array.dtype} {list(array.shape)}")
+        raise Unusable(f"expected a float32 array [{wanted}], got {array.dtype.name} {list(array.shape)}")
     _require_items(len(array), settings)
     return _within_range(array)
 

@@ -39,12 +39,18 @@ class Door:
         self._max_connections = settings.max_connections
         self._max_body_bytes = settings.max_body_bytes
 
+    @property
+    def locked(self) -> bool:
+        """Whether nobody comes in without a key."""
+        return bool(self._keys)
+
     def admit(self, path: str, headers: Headers, call: Call) -> None:
         """Refuse what should not come in, by the `ServiceError` that says why; a shorter deadline is taken over."""
         if self.connections() > (most := self._max_connections):
             raise Unavailable(f"more than the {most} connections allowed are open", headers={"Connection": "close"})
-        if self._keys and not self._knows(headers.get("authorization", "")):
-            raise Unauthorised("expected a key as 'Authorization: Bearer KEY'")
+        if self.locked and not self._knows(headers.get("authorization", "")):
+            came = "another" if "authorization" in headers else "none"
+            raise Unauthorised(f"expected a key known here as 'Authorization: Bearer KEY', got {came}")
         if self.draining:
             raise Unavailable("the service is draining")
         if (asked := headers.get("x-request-timeout")) is not None:
@@ -68,7 +74,7 @@ class Door:
     def _knows(self, authorization: str) -> bool:
         """Whether the bearer is one of the keys; each is compared, in constant time."""
         scheme, _, key = authorization.partition(" ")
-        matches = [hmac.compare_digest(key.strip().encode("latin-1"), known) for known in self._keys]
+        matches = [hmac.compare_digest(key.strip(" \t").encode("latin-1"), known) for known in self._keys]
         return scheme.lower() == "bearer" and any(matches)
 
 

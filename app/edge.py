@@ -8,8 +8,11 @@ import logging
 import re
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from random import getrandbits
+from string import punctuation
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -116,8 +119,8 @@ class Exchange:
     async def send(self, message: Message) -> None:
         """Pass the answer on, with the headers that every answer has."""
         if message["type"] == "http.response.start":
-            self.status = message["status"]
             message["headers"] = [*message["headers"], *self.common_headers()]
+            self.status = message["status"]
         elif not message.get("more_body", False):
             self.unwatch()
             self.edge.tracing.tell(self.call)  # the request's own span ends with the answer
@@ -130,7 +133,8 @@ class Exchange:
         if self.edge.door.parts():
             yield b"connection", b"close"
         if self.call.model:
-            yield b"x-model", self.call.model.encode("latin-1")
+            yield b"x-model", _as_header(self.call.model)
+            yield b"cache-control", b"no-store"
         if self.call.seconds:
             yield b"server-timing", self.call.server_timing().encode()
 
@@ -197,3 +201,9 @@ class Exchange:
             "bytes_in": self.received,
             **stages,
         }
+
+
+@lru_cache(maxsize=4)
+def _as_header(model: str) -> bytes:
+    """A model's name, which is a folder's, and may be in any script: percent-encoded but for plain ASCII."""
+    return quote(model, safe=punctuation.replace("%", "")).encode()

@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     )
     app.state.settings, app.state.metrics, app.state.door = settings, metrics, door
     app.state.engine, app.state.reloading = engine, Reloading(engine, settings, metrics)
-    lock = [Depends(HTTPBearer(auto_error=False))] if settings.keys() else []
+    lock = [Depends(HTTPBearer(auto_error=False))] if door.locked else []
     app.include_router(routes.router, dependencies=lock)
     app.include_router(admin.router, dependencies=lock, include_in_schema=bool(lock))
     app.include_router(probes.router)
@@ -114,5 +114,7 @@ def _as_service_error(failure: Exception) -> ServiceError:
     if isinstance(failure, HTTPException) and failure.status_code == 404:
         return NotFound("no such path; /docs lists them all")
     if isinstance(failure, HTTPException) and failure.status_code == 405:
-        return MethodNotAllowed("this path does not take that method", headers=dict(failure.headers or {}))
+        allowed = (failure.headers or {}).get("Allow", "")
+        allowed = "GET, HEAD" if allowed == "GET" else allowed  # the shortcut makes a GET of a HEAD
+        return MethodNotAllowed(f"this path takes {allowed} and no other method", headers={"Allow": allowed})
     raise failure

@@ -118,8 +118,8 @@ async def test_a_multipart_body_that_ends_early_is_not_taken_for_a_shorter_one(c
 
 
 async def test_a_part_of_another_name_or_without_a_file_is_unusable(client, pictures):
-    await refused(client, 422, "named images", files=[*parts(pictures[0]), ("mask", ("b.png", pictures[1]))])
-    await refused(client, 422, "named images", files=parts(pictures[0]), data={"images": "no file"})
+    await refused(client, 422, "got one of another name", files=[*parts(pictures[0]), ("mask", ("b.png", pictures[1]))])
+    await refused(client, 422, "got one that is no file", files=parts(pictures[0]), data={"images": "no file"})
     await refused(client, 422, "images[1]: expected PNG", files=parts(pictures[0], b"hunter2"))
 
 
@@ -182,6 +182,13 @@ async def test_a_refusal_repeats_nothing_of_the_input(client, body):
 )
 async def test_an_array_that_is_no_pictures_is_unusable(client, array):
     await refused(client, 422, "expected a uint8 array [N, H, W]", content=write_npy(array), headers=NPY)
+
+
+async def test_of_an_array_neither_field_names_are_repeated_nor_of_a_content_type_what_is_none(client):
+    named = np.zeros((2, 8, 8), [("hunter2", np.uint8)])
+    await refused(client, 422, "got void8 [2, 8, 8]", content=write_npy(named), headers=NPY)
+    await refused(client, 415, "got another", content=b"x", headers={"content-type": "hunter2"})
+    await refused(client, 415, "got text/csv", content=b"x", headers={"content-type": "text/csv"})
 
 
 async def test_a_damaged_array_is_malformed(client):

@@ -2,6 +2,8 @@
 
 import logging
 import re
+import shutil
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ async def test_a_request_id_that_could_do_harm_is_replaced(client, claimed):
 @pytest.fixture(scope="module")
 async def locked(serve, tmp_path_factory):
     file = tmp_path_factory.mktemp("keys") / "keys"
-    file.write_text("from-the-file\n\n  clé-ü  \n")
+    file.write_text("from-the-file\n\n  clé-ü  \npà\n")
     async with serve(api_key="right, other", api_key_file=file) as client:
         yield client
 
@@ -61,10 +63,15 @@ async def test_without_a_right_key_there_is_no_way_in(locked, headers):
         assert answer.json()["title"] == "Unauthorised"
 
 
-@pytest.mark.parametrize("key", ["right", "other", "from-the-file", "clé-ü"])
+@pytest.mark.parametrize("key", ["right", "other", "from-the-file", "clé-ü", "pà"])
 async def test_each_of_several_keys_opens(locked, key):
     assert (await locked.get("/model", headers=bearer(key))).status_code == 200
     assert (await locked.get("/model", headers={"Authorization": f"bearer  {key}".encode()})).status_code == 200
+
+
+@pytest.mark.parametrize(("headers", "came"), [({}, "none"), (bearer("wrong"), "another")])
+async def test_whether_a_key_came_at_all_is_told(locked, headers, came):
+    assert (await locked.get("/model", headers=headers)).json()["detail"].endswith(f"got {came}")
 
 
 @pytest.mark.parametrize("path", PROBES)
@@ -150,6 +157,29 @@ async def test_browsers_of_the_named_origins_may_call_and_see_the_headers(serve)
             assert "X-Seed" in answer.headers["Access-Control-Expose-Headers"]
         stranger = await client.get("/model", headers={"Origin": "https://evil.example"})
         assert "Access-Control-Allow-Origin" not in stranger.headers
+
+
+@pytest.mark.parametrize("name", ["модель", "two\nlines", "a%20b", "plain-1.2_(x)"])
+async def test_a_model_is_named_in_a_header_whatever_the_name_of_its_folder(digits_model, device, tmp_path, png, name):
+    shutil.copytree(digits_model, tmp_path / name)
+    async with running(create_app(Settings(model=tmp_path / name, device=device, threads=1))) as client:
+        told = (await client.get("/model")).json()["model"]
+        assert told.startswith(f"{name}:")
+        for content, status in ((png, 200), (b"garbage", 422)):
+            answer = await client.post("/encode", content=content, headers=PNG)
+            assert (answer.status_code, unquote(answer.headers["X-Model"])) == (status, told)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/docs", "/model", "/sample?seed=1", "/nowhere"])
+async def test_a_head_is_a_get_without_the_body(client, path):
+    head, whole = [await client.request(method, path) for method in ("HEAD", "GET")]
+    assert head.status_code == whole.status_code
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+async def test_what_a_model_computed_is_kept_by_no_cache(client, png):
+    for answer in (await client.get("/sample"), await client.post("/encode", content=png, headers=PNG)):
+        assert answer.headers["Cache-Control"] == "no-store"
 
 
 async def test_server_timing_tells_where_the_time_went(client, png):

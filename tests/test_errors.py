@@ -52,6 +52,20 @@ BAD = {
     "a wrong content type": ("POST", "/encode", image(PICTURE, "text/plain"), 415, "expected image/*"),
     "an image for decoding": ("POST", "/decode", image(PICTURE), 415, "expected application/json"),
     "an unacceptable Accept": ("GET", "/sample", {"headers": {"Accept": "text/html"}}, 406, "answers image/png"),
+    "an Accept without end": (
+        "GET",
+        "/sample",
+        {"headers": {"Accept": "a/b" + ";" * 64_000}},
+        406,
+        "answers image/png",
+    ),
+    "a body that is packed": (
+        "POST",
+        "/encode",
+        {"content": b"x", "headers": {"content-type": "image/png", "content-encoding": "gzip"}},
+        415,
+        "without a content encoding",
+    ),
     "n of 0": ("GET", "/sample?n=0", {}, 422, "n: expected a number greater than or equal to 1, got 0"),
     "n of 100000": ("GET", "/sample?n=100000", {}, 413, "100000 images exceed the 4096 items"),
     "n of words": ("GET", "/sample?n=many", {}, 422, "n: expected a valid integer"),
@@ -85,7 +99,8 @@ BAD = {
     "a body over the limit": ("POST", "/encode", image(bytes(32 * 2**20 + 1)), 413, "bytes allowed"),
     "an unknown path": ("GET", "/nowhere", {}, 404, "no such path"),
     "a path too far": ("POST", "/encode/", image(PICTURE), 404, "no such path"),
-    "a wrong method": ("GET", "/encode", {}, 405, "does not take that method"),
+    "a wrong method": ("GET", "/encode", {}, 405, "this path takes POST and no other method"),
+    "another wrong method": ("PUT", "/sample", {}, 405, "this path takes GET, HEAD and no other method"),
 }
 
 

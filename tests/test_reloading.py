@@ -41,6 +41,14 @@ async def reload(client: httpx.AsyncClient) -> httpx.Response:
     return await client.post("/admin/reload", headers=KEY)
 
 
+async def test_a_reload_wants_a_key_that_opens_the_house_and_no_file(folder, device, tmp_path):
+    (tmp_path / "keys").write_text("key")
+    app = create_app(Settings(model=folder, device=device, threads=1, api_key_file=tmp_path / "keys"))
+    (tmp_path / "keys").unlink()
+    async with running(app) as client:
+        assert (await reload(client)).status_code == 200
+
+
 async def test_a_reload_serves_what_the_folder_holds_now_and_says_so(app, folder):
     async with running(app) as client:
         old = (await client.get("/model", headers=KEY)).json()
