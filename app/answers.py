@@ -64,7 +64,7 @@ def model(call: Call, engine: Engine) -> Response:
 def problem(error: ServiceError, request_id: str) -> Response:
     """RFC 9457 problem details."""
     body = Problem(
-        type=error.type,
+        type=error.urn(),
         title=error.title,
         status=error.status,
         detail=error.detail,

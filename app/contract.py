@@ -66,7 +66,10 @@ NUMBERS_ANSWER: dict[str, Any] = {
     **_SEED,
 }
 
-SCORES_ANSWER: dict[str, Any] = {"description": "Nats, higher is better.", **_SEED}
+SCORES_ANSWER: dict[str, Any] = {
+    "description": "Nats, higher is better; estimates by `samples` draws, by one where none is asked for.",
+    **_SEED,
+}
 
 IMAGES_ANSWER: dict[str, Any] = {
     "description": "One image alone, several as a grid without padding; or base64; or a uint8 array [N, H, W, C].",
@@ -86,9 +89,14 @@ DRAWN_ANSWER: dict[str, Any] = {**IMAGES_ANSWER, **_SEED}
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The answers that go wrong with these statuses, as FastAPI's `responses`."""
-    return {
-        status: {"description": _PROBLEMS[status].title, "content": {PROBLEM: _ref(Problem)}} for status in statuses
-    }
+    return {status: _problem(_PROBLEMS[status]) for status in statuses}
+
+
+def _problem(error: type[errors.ServiceError]) -> dict[str, Any]:
+    detail = (error.__doc__ or "").rstrip(".")
+    example = {"title": error.title, "status": error.status, "detail": detail, "error": detail}
+    content = {**_ref(Problem), "example": {"type": error.urn(), **example, "request_id": "an-id"}}
+    return {"description": error.title, "content": {PROBLEM: content}}
 
 
 def describe(app: FastAPI, config: Callable[[], VAEConfig]) -> None:

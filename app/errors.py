@@ -30,10 +30,10 @@ class ServiceError(Exception):
         self.detail = detail
         self.headers = headers or {}
 
-    @property
-    def type(self) -> str:
-        """The problem's identifier, stable where the title may be reworded."""
-        return f"urn:vae:problem:{self.title.lower().replace(' ', '-')}"
+    @classmethod
+    def urn(cls) -> str:
+        """The problem's identifier."""
+        return f"urn:vae:problem:{cls.title.lower().replace(' ', '-')}"
 
 
 class Malformed(ServiceError):

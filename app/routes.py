@@ -65,7 +65,10 @@ async def sample(
 
 @router.post("/score", response_model=Scores, openapi_extra=IMAGES_BODY, responses={200: SCORES_ANSWER, **_BODY})
 async def score(request: Request, samples: Samples = None, seed: Seed = None, fit: FitTo = "resize") -> Response:
-    """How well the model explains each image: the ELBO and its terms, and with `samples` the tighter bound."""
+    """How well the model explains each image: the ELBO and its terms, and with `samples` the tighter bound.
+
+    All are estimates by draws from the posterior, a single one without `samples`: another seed gives other figures.
+    """
     asked = Asked(request, OBJECT)
     pixels = await asked.pixels(fit)
     served = asked.served

@@ -15,6 +15,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks
 
 from app.main import create_app
+from app.schemas import Problem
 from app.settings import Settings
 
 ENDPOINTS = {"/encode": "post", "/decode": "post", "/reconstruct": "post", "/sample": "get", "/score": "post"}
@@ -123,6 +124,13 @@ async def test_every_announced_media_type_is_given_to_who_asks_for_it(client, do
         for media in operation["responses"]["200"]["content"]:
             answer = await client.request(method, path, json=body, headers={"Accept": media})
             assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, media)
+
+
+def test_the_example_of_a_problem_is_one_of_its_own_status(document):
+    for responses in (method["responses"] for path in document["paths"].values() for method in path.values()):
+        for status, response in responses.items():
+            example = response.get("content", {}).get("application/problem+json", {}).get("example")
+            assert status == "200" or Problem(**example).status == int(status)
 
 
 @pytest.mark.anyio
