@@ -47,8 +47,11 @@ class Client:
         """The posterior of each image, and `samples` draws from it."""
         return self._send(questions.encode(images, samples=samples, seed=seed, fit=fit))
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        """The mean image for each latent [N, *latent]: uint8 [N, H, W, C]."""
+    def decode(self, latents: np.ndarray | Encoded) -> np.ndarray:
+        """The mean image for each latent [N, *latent] or draw [L, N, *latent]: uint8 [N, H, W, C] or [L, N, H, W, C].
+
+        Of what was encoded the means are decoded. Raises `ValueError` for arrays of other dimensions.
+        """
         return self._send(questions.decode(latents))
 
     def reconstruct(self, images: Images, *, seed: int | None = None, fit: str | None = None) -> np.ndarray:
@@ -102,7 +105,7 @@ class AsyncClient:
         """As `Client.encode`."""
         return await self._send(questions.encode(images, samples=samples, seed=seed, fit=fit))
 
-    async def decode(self, latents: np.ndarray) -> np.ndarray:
+    async def decode(self, latents: np.ndarray | Encoded) -> np.ndarray:
         """As `Client.decode`."""
         return await self._send(questions.decode(latents))
 

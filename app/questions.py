@@ -1,6 +1,7 @@
 """What the client asks, and how it reads the answer; knows neither whether it is sent sync or async."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,9 +90,17 @@ def encode(images: Images, **params: Any) -> Question[Encoded]:
     return Question("POST", "/encode", _encoded, params=params, body=_images_body(images))
 
 
-def decode(latents: np.ndarray) -> Question[np.ndarray]:
-    """POST /decode."""
-    return Question("POST", "/decode", _array, body=_npy_body(np.asarray(latents, np.float32)))
+def decode(latents: np.ndarray | Encoded) -> Question[np.ndarray]:
+    """POST /decode; draws go as L * N latents, since /decode takes an array with one more dimension for an `Encoded`.
+
+    Raises `ValueError` for what is neither latents nor draws: a latent is (D,) or (Cz, h, w).
+    """
+    array = np.asarray(latents.mean if isinstance(latents, Encoded) else latents, np.float32)
+    if not 2 <= array.ndim <= 5:
+        raise ValueError(f"latents: expected an array [N, *latent] or [L, N, *latent], got {list(array.shape)}")
+    lead = array.shape[: 1 + array.ndim % 2]
+    body = _npy_body(array.reshape(math.prod(lead), *array.shape[len(lead) :]))
+    return Question("POST", "/decode", lambda response: _arranged(_array(response), lead), body=body)
 
 
 def reconstruct(images: Images, **params: Any) -> Question[np.ndarray]:
@@ -130,6 +139,10 @@ def _images_body(images: Images) -> dict[str, Any]:
 def _array(response: httpx.Response) -> np.ndarray:
     array: np.ndarray = np.load(io.BytesIO(response.content), allow_pickle=False)
     return array
+
+
+def _arranged(images: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
+    return images.reshape(*lead, *images.shape[1:])
 
 
 def _encoded(response: httpx.Response) -> Encoded:

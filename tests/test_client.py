@@ -1,5 +1,6 @@
 """The client against the real service: what it returns is what the service computed."""
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,33 @@ def test_decoding_the_mean_is_reconstructing(vae: Client, digits: np.ndarray) ->
     decoded = vae.decode(vae.encode(digits[:5, 0]).mean)
     assert decoded.shape == (5, 8, 8, 1)
     assert np.abs(decoded.astype(int) - vae.reconstruct(digits[:5, 0])).max() <= 1
+
+
+def test_draws_are_decoded_each_by_itself(vae: Client, digits: np.ndarray) -> None:
+    drawn = vae.encode(digits[:2, 0], samples=3).z
+    decoded = vae.decode(drawn)
+    assert decoded.shape == (3, 2, 8, 8, 1)
+    np.testing.assert_allclose(decoded, [vae.decode(each) for each in drawn], atol=1)
+
+
+def test_spatial_latents_and_their_draws_are_told_apart_by_their_dimensions(colour_model: Path) -> None:
+    pictures = np.random.default_rng(0).integers(256, size=(2, 13, 9, 3), dtype=np.uint8)
+    with listening(model=colour_model) as address, Client(address, retries=20) as colour:
+        encoded = colour.encode(pictures, samples=3)
+        assert colour.decode(encoded.mean).shape == (2, 13, 9, 3)
+        assert colour.decode(encoded.z).shape == (3, 2, 13, 9, 3)
+
+
+def test_what_was_encoded_is_decoded_at_its_means(vae: Client, digits: np.ndarray) -> None:
+    encoded = vae.encode(digits[:2, 0], samples=3)
+    np.testing.assert_allclose(vae.decode(encoded), vae.decode(encoded.mean), atol=1)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (1, 1, 1, 1, 1, 1)])
+def test_what_can_be_neither_latents_nor_draws_is_not_sent(vae: Client, shape: tuple[int, ...]) -> None:
+    told = re.escape(f"latents: expected an array [N, *latent] or [L, N, *latent], got {list(shape)}")
+    with pytest.raises(ValueError, match=told):
+        vae.decode(np.zeros(shape))
 
 
 def test_a_seed_gives_draws_again(vae: Client, digits: np.ndarray) -> None:
