@@ -1,7 +1,8 @@
 """The Python client, sync and async: arrays in, arrays out; needs numpy and httpx, and neither torch nor fastapi.
 
     with Client("http://localhost:8000") as vae:
-        encoded = vae.encode(images)            # uint8 [N, H, W] or [N, H, W, C], or paths of pictures
+        encoded = vae.encode(images)            # uint8 [N, H, W] or [N, H, W, C], or a list of such without N
+        encoded = vae.encode("three.png")       # or the paths or bytes of pictures, one or a list
         pictures = vae.decode(encoded.mean)     # uint8 [N, H, W, C]
 
 All calls are free of side effects, so a full queue or a draining replica is tried again after the time it asks for.

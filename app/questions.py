@@ -10,7 +10,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import httpx
 import numpy as np
 
-Images = np.ndarray | Sequence[str | Path | bytes]
+File = str | Path | bytes
+Images = np.ndarray | Sequence[np.ndarray] | File | Sequence[File]
+"""Arrays, or picture files by their paths or bytes; none, arrays of unequal shapes or both raise `ValueError`."""
+
 T = TypeVar("T")
 
 _NPY = "application/x-npy"
@@ -132,8 +135,27 @@ def _npy_body(array: np.ndarray) -> dict[str, Any]:
 def _images_body(images: Images) -> dict[str, Any]:
     if isinstance(images, np.ndarray):
         return _npy_body(images)
-    contents = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in images]
+    several = [images] if isinstance(images, File) else list(images)
+    if not several:
+        raise ValueError("images: expected at least one")
+    arrays = [image for image in several if isinstance(image, np.ndarray)]
+    files = [image for image in several if not isinstance(image, np.ndarray)]
+    if arrays and files:
+        raise ValueError("images: expected arrays alone, or paths and bytes alone, got both")
+    return _npy_body(_stacked(arrays)) if arrays else _files_body(files)
+
+
+def _files_body(files: Sequence[File]) -> dict[str, Any]:
+    contents = [file if isinstance(file, bytes) else Path(file).read_bytes() for file in files]
     return {"files": [("images", (f"{index}", content)) for index, content in enumerate(contents)]}
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    shape = list(arrays[0].shape)
+    for index, array in enumerate(arrays):
+        if list(array.shape) != shape:
+            raise ValueError(f"images[{index}]: expected an array {shape} as the first, got {list(array.shape)}")
+    return np.stack(arrays)
 
 
 def _array(response: httpx.Response) -> np.ndarray:

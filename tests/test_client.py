@@ -58,6 +58,40 @@ def test_arrays_paths_and_bytes_are_the_same_images(vae: Client, digits: np.ndar
         np.testing.assert_allclose(other.logvar, by_array.logvar, atol=1e-5)
 
 
+def test_one_picture_alone_is_a_list_of_one(vae: Client, digits: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "three.png"
+    Image.fromarray(digits[3, 0]).save(path)
+    expected = vae.encode(digits[3:4, 0]).mean
+    for alone in (path, str(path), path.read_bytes()):
+        np.testing.assert_allclose(vae.encode(alone).mean, expected, atol=1e-5)
+
+
+def test_a_list_of_arrays_is_their_stack(vae: Client, digits: np.ndarray) -> None:
+    np.testing.assert_allclose(vae.encode(list(digits[:3, 0])).mean, vae.encode(digits[:3, 0]).mean, atol=1e-5)
+
+
+GREY = np.zeros((8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        ([], "images: expected at least one"),
+        ([GREY, GREY[1:]], "images[1]: expected an array [8, 8] as the first, got [7, 8]"),
+        ([GREY, "three.png"], "images: expected arrays alone, or paths and bytes alone, got both"),
+    ],
+)
+def test_a_list_that_is_no_images_is_not_sent(vae: Client, images: list[Any], told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        vae.encode(images)
+
+
+def test_a_picture_that_is_not_there_is_named(vae: Client) -> None:
+    for images in ("nowhere.png", ["nowhere.png"]):
+        with pytest.raises(FileNotFoundError, match=re.escape("'nowhere.png'")):
+            vae.encode(images)
+
+
 def test_decoding_the_mean_is_reconstructing(vae: Client, digits: np.ndarray) -> None:
     decoded = vae.decode(vae.encode(digits[:5, 0]).mean)
     assert decoded.shape == (5, 8, 8, 1)
