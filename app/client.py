@@ -23,10 +23,14 @@ __all__ = ["AsyncClient", "Client", "Encoded", "Images", "Problem", "Sampled", "
 T = TypeVar("T")
 
 _AGAIN = (429, 503)
+_LONGEST = 60.0
 
 
 class Client:
-    """Calls one service. `retries` counts how often a 429 or 503 is tried again, after its Retry-After."""
+    """Calls one service. `retries` counts how often a 429 or 503 is tried again, after its Retry-After.
+
+    One that asks for more than 60 seconds is raised as a `Problem` at once.
+    """
 
     def __init__(self, url: str, *, api_key: str | None = None, retries: int = 3, **options: Any) -> None:
         self._http = httpx.Client(base_url=url, headers=_bearer(api_key), **{"timeout": 60.0, **options})
@@ -75,12 +79,12 @@ class Client:
 
     def _send(self, question: Question[T]) -> T:
         request = question.request(self._http)
-        for attempt in range(self._retries + 1):
+        for _ in range(self._retries):
             response = self._http.send(request)
-            if response.status_code not in _AGAIN or attempt == self._retries:
-                break
-            time.sleep(_pause(response))
-        return question.result(response)
+            if (pause := _pause(response)) is None:
+                return question.result(response)
+            time.sleep(pause)
+        return question.result(self._http.send(request))
 
 
 class AsyncClient:
@@ -130,18 +134,22 @@ class AsyncClient:
 
     async def _send(self, question: Question[T]) -> T:
         request = question.request(self._http)
-        for attempt in range(self._retries + 1):
+        for _ in range(self._retries):
             response = await self._http.send(request)
-            if response.status_code not in _AGAIN or attempt == self._retries:
-                break
-            await asyncio.sleep(_pause(response))
-        return question.result(response)
+            if (pause := _pause(response)) is None:
+                return question.result(response)
+            await asyncio.sleep(pause)
+        return question.result(await self._http.send(request))
 
 
 def _bearer(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-def _pause(response: httpx.Response) -> float:
+def _pause(response: httpx.Response) -> float | None:
+    """Seconds after which to ask again; None where the answer stands."""
+    if response.status_code not in _AGAIN:
+        return None
     asked = response.headers.get("retry-after", "")
-    return float(asked) if asked.isdecimal() else 1.0
+    seconds = float(asked) if asked.isdecimal() else 1.0  # it may be a date
+    return seconds if seconds <= _LONGEST else None

@@ -1,16 +1,23 @@
 """The client against the real service: what it returns is what the service computed."""
 
+import asyncio
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from app.client import AsyncClient, Client, Problem
 from app.main import create_app
@@ -20,9 +27,8 @@ KEY = "a-key-of-the-tests"
 
 
 @contextmanager
-def listening(**settings: Any) -> Iterator[str]:
-    """The service on a real socket; gives its URL."""
-    app = create_app(Settings(**settings))
+def on_a_socket(app: ASGIApp) -> Iterator[str]:
+    """An application on a real socket; gives its URL."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -34,6 +40,22 @@ def listening(**settings: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def listening(**settings: Any) -> AbstractContextManager[str]:
+    """The service on a real socket; gives its URL."""
+    return on_a_socket(create_app(Settings(**settings)))
+
+
+def full(*pauses: str) -> Starlette:
+    """An application that asks to come again after each of the pauses, then tells its model."""
+    asked = iter(pauses)
+
+    async def model(request: Request) -> JSONResponse:
+        pause = next(asked, None)
+        return JSONResponse({"name": "mnist"}) if pause is None else JSONResponse({}, 503, {"Retry-After": pause})
+
+    return Starlette(routes=[Route("/model", model)])
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +208,31 @@ def test_a_full_queue_is_tried_again_until_there_is_room(digits_model: Path, dig
         for thread in threads:
             thread.join()
         assert answers == [64] * 8
+
+
+def test_who_asks_for_more_than_a_minute_is_not_waited_for() -> None:
+    with on_a_socket(full("0", "61", "0")) as address, Client(address) as client:
+        with pytest.raises(Problem, match="503"):
+            client.model()
+        assert client.model() == {"name": "mnist"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("asked", ["61", "86400", "9" * 400])
+async def test_nor_does_the_async_client_wait_for_him(asked: str) -> None:
+    async with AsyncClient("http://vae", transport=httpx.ASGITransport(full(asked))) as client:
+        with pytest.raises(Problem, match="503"):
+            await client.model()
+
+
+@pytest.mark.anyio
+async def test_a_pause_that_is_no_number_of_seconds_is_a_short_one() -> None:
+    async def ask(pause: str) -> dict[str, Any]:
+        async with AsyncClient("http://vae", transport=httpx.ASGITransport(full(pause))) as client:
+            return await client.model()
+
+    pauses = ("Wed, 21 Oct 2100 07:28:00 GMT", "soon", "-5", "")
+    assert await asyncio.gather(*map(ask, pauses)) == [{"name": "mnist"}] * 4
 
 
 @pytest.mark.anyio
