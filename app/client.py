@@ -29,11 +29,12 @@ _LONGEST = 60.0
 class Client:
     """Calls one service. `retries` counts how often a 429 or 503 is tried again, after its Retry-After.
 
-    One that asks for more than 60 seconds is raised as a `Problem` at once.
+    One that asks for more than 60 seconds is raised as a `Problem` at once. `options` are those of `httpx.Client`;
+    among its headers the key takes the place of another Authorization.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, retries: int = 3, **options: Any) -> None:
-        self._http = httpx.Client(base_url=url, headers=_bearer(api_key), **{"timeout": 60.0, **options})
+        self._http = httpx.Client(base_url=url, **_options(api_key, **options))
         self._retries = retries
 
     def __enter__(self) -> Self:
@@ -91,7 +92,7 @@ class AsyncClient:
     """`Client` for asyncio, call for call."""
 
     def __init__(self, url: str, *, api_key: str | None = None, retries: int = 3, **options: Any) -> None:
-        self._http = httpx.AsyncClient(base_url=url, headers=_bearer(api_key), **{"timeout": 60.0, **options})
+        self._http = httpx.AsyncClient(base_url=url, **_options(api_key, **options))
         self._retries = retries
 
     async def __aenter__(self) -> Self:
@@ -142,8 +143,11 @@ class AsyncClient:
         return question.result(await self._http.send(request))
 
 
-def _bearer(api_key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+def _options(api_key: str | None, **options: Any) -> dict[str, Any]:
+    headers = httpx.Headers(options.get("headers"))
+    if api_key:
+        headers.update([(b"Authorization", f"Bearer {api_key}".encode())])  # as bytes: a str has to be ASCII
+    return {"timeout": 60.0, **options, "headers": headers}
 
 
 def _pause(response: httpx.Response) -> float | None:

@@ -60,7 +60,7 @@ def full(*pauses: str) -> Starlette:
 
 @pytest.fixture(scope="module")
 def url(digits_model: Path) -> Iterator[str]:
-    with listening(model=digits_model, api_key=KEY) as address:
+    with listening(model=digits_model, api_key=f"{KEY}, clé-ü") as address:
         yield address
 
 
@@ -191,6 +191,31 @@ def test_a_refusal_is_a_problem_with_the_sentence_of_the_service(vae: Client) ->
 def test_a_wrong_key_is_a_problem(url: str) -> None:
     with Client(url, api_key="another") as stranger, pytest.raises(Problem, match="401"):
         stranger.sample(1)
+
+
+@pytest.mark.anyio
+async def test_a_key_need_not_be_ascii(url: str, vae: Client) -> None:
+    with Client(url, api_key="clé-ü") as client:
+        assert client.model() == vae.model()
+    async with AsyncClient(url, api_key="clé-ü") as client:
+        assert await client.model() == vae.model()
+
+
+@pytest.mark.anyio
+async def test_headers_of_the_callers_own_go_beside_the_key_which_beats_another_among_them(url: str) -> None:
+    own = {"X-Request-ID": "mine", "authorization": "Bearer another"}
+    with Client(url, api_key=KEY, headers=own) as client, pytest.raises(Problem, match="422") as caught:
+        client.sample(0)
+    assert caught.value.request_id == "mine"
+    async with AsyncClient(url, api_key=KEY, headers=own) as client:
+        with pytest.raises(Problem, match="422") as caught:
+            await client.sample(0)
+    assert caught.value.request_id == "mine"
+
+
+def test_without_a_key_the_callers_own_authorization_is_sent(url: str, vae: Client) -> None:
+    with Client(url, headers=[("Authorization", f"Bearer {KEY}")]) as client:
+        assert client.model() == vae.model()
 
 
 def test_a_full_queue_is_tried_again_until_there_is_room(digits_model: Path, digits: np.ndarray) -> None:
