@@ -2,6 +2,10 @@
 
 import asyncio
 import re
+import shutil
+import subprocess
+import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -68,6 +72,15 @@ def url(digits_model: Path) -> Iterator[str]:
 def vae(url: str) -> Iterator[Client]:
     with Client(url, api_key=KEY, retries=20) as client:
         yield client
+
+
+def test_two_files_are_all_that_the_client_takes(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    for name in ("client.py", "questions.py"):
+        shutil.copy(Path(__file__).parent.parent / "app" / name, tmp_path / "app")
+    packages = sysconfig.get_paths()["purelib"]  # without site, where this project itself is not found
+    lean = "import sys, app.client; sys.exit(bool({'torch', 'fastapi', 'pydantic'} & {*sys.modules}))"
+    subprocess.run([sys.executable, "-S", "-c", lean], check=True, env={"PYTHONPATH": f"{tmp_path}:{packages}"})
 
 
 def test_arrays_paths_and_bytes_are_the_same_images(vae: Client, digits: np.ndarray, tmp_path: Path) -> None:
