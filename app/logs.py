@@ -6,6 +6,17 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 
 from app.settings import Settings
 
+_OF_A_REQUEST = ("ms", "request_id")
+
+
+class Line(logging.Formatter):
+    """A line for people; what it is about a request, if it is, comes behind."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        told = [f"{name}={getattr(record, name)}" for name in _OF_A_REQUEST if hasattr(record, name)]
+        return "  ".join([super().formatMessage(record), *told])
+
+
 _FORMATTERS: dict[str, dict[str, object]] = {
     "json": {
         "()": "pythonjsonlogger.orjson.OrjsonFormatter",
@@ -14,7 +25,7 @@ _FORMATTERS: dict[str, dict[str, object]] = {
         "rename_fields": {"levelname": "level", "name": "logger"},
         "reserved_attrs": [*RESERVED_ATTRS, "color_message"],  # uvicorn's second copy of its message
     },
-    "text": {"format": "%(asctime)s %(levelname)-8s %(name)s  %(message)s"},
+    "text": {"()": Line, "fmt": "%(asctime)s %(levelname)-8s %(name)s  %(message)s"},
 }
 
 
@@ -41,5 +52,8 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
 
 
 def _named(worker: int) -> dict[str, dict[str, object]]:
-    text = f"{_FORMATTERS['text']['format']}  [worker {worker}]"
-    return {"json": {**_FORMATTERS["json"], "static_fields": {"worker": worker}}, "text": {"format": text}}
+    text = f"{_FORMATTERS['text']['fmt']}  [worker {worker}]"
+    return {
+        "json": {**_FORMATTERS["json"], "static_fields": {"worker": worker}},
+        "text": {**_FORMATTERS["text"], "fmt": text},
+    }
