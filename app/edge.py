@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.answers import problem
 from app.calls import Call
 from app.door import Door, is_open
-from app.errors import DeadlineExceeded, ServiceError, Unavailable
+from app.errors import DeadlineExceeded, ServiceError, Unauthorised, Unavailable
 from app.metrics import ENDPOINTS, Metrics
 from app.tracing import Tracing
 
@@ -32,6 +32,9 @@ UNWATCHED = 0.05
 
 LEFT = 499
 """The status under which a caller who left is counted; he does not see it."""
+
+LONGEST_PATH = 200
+"""Characters of an unknown path that are logged."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -193,7 +196,7 @@ class Exchange:
     def fields(self, seconds: float, status: int) -> dict[str, Any]:
         """What the log line tells besides its message."""
         stages = {f"{stage}_ms": round(spent * 1000, 3) for stage, spent in tuple(self.call.seconds.items())}
-        return {
+        fields = {
             "request_id": self.call.request_id,
             "method": self.scope["method"],
             "status": status,
@@ -201,6 +204,14 @@ class Exchange:
             "bytes_in": self.received,
             **stages,
         }
+        if self.scope["path"] not in ENDPOINTS and status != Unauthorised.status:  # a wrong key may be in it
+            fields["path"] = self.strange_path()
+        return fields
+
+    def strange_path(self) -> str:
+        """The path that is no endpoint, as URLs have it, so that it breaks no line, and without any key."""
+        path = self.edge.door.without_keys(self.scope["path"])
+        return quote(path[:LONGEST_PATH])[:LONGEST_PATH]
 
 
 @lru_cache(maxsize=4)

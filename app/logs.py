@@ -6,7 +6,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 
 from app.settings import Settings
 
-_OF_A_REQUEST = ("ms", "request_id")
+_OF_A_REQUEST = ("path", "ms", "request_id")
 
 
 class Line(logging.Formatter):

@@ -207,6 +207,27 @@ async def test_the_log_has_a_line_for_each_request_and_none_for_a_probe(client, 
     assert line.ms >= line.infer_ms > 0
 
 
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/nowhere", "/nowhere"),
+        ("/encode/", "/encode/"),
+        ("/a%20b%0Ac%1B%5B31m%E2%80%A8d", "/a%20b%0Ac%1B%5B31m%E2%80%A8d"),
+        ("/" + "x" * 300, "/" + "x" * 199),
+        ("/" + "%0A" * 300, ("/" + "%0A" * 300)[:200]),
+    ],
+)
+async def test_the_log_tells_which_path_is_no_endpoint(client, caplog, path, told):
+    caplog.set_level(logging.INFO, "app.access")
+    answer = await client.get(path, headers={"X-Request-ID": "an-id"})
+    await client.get("/model")
+    strange, known = [record for record in caplog.records if record.name == "app.access"]
+    assert strange.getMessage() == f"GET other {answer.status_code}"
+    assert strange.path == told
+    assert "path" not in known.__dict__
+    assert 'endpoint="/nowhere"' not in (await client.get("/metrics")).text
+
+
 async def test_an_unexpected_failure_is_a_problem_without_a_trace_and_the_log_has_it(digits_model, caplog):
     app = create_app(Settings(model=digits_model, device="cpu", threads=1))
 

@@ -14,7 +14,7 @@ from app.logs import configure_logging
 from app.settings import Settings
 configure_logging(Settings(log_format=sys.argv[1], log_level="warning"))
 logging.getLogger("app.x").info("too quiet")
-logging.getLogger("app.x").warning("said %d", 7, extra={"request_id": "an-id", "ms": 1.5})
+logging.getLogger("app.x").warning("said %d", 7, extra={"request_id": "an-id", "ms": 1.5, "path": "/x"})
 logging.getLogger("python_multipart.multipart").warning("a caller sent nonsense")
 try:
     1 / 0
@@ -34,7 +34,7 @@ def logged(request) -> tuple[str, list[str]]:
 def test_every_line_tells_when_how_severe_where_and_what(logged):
     form, lines = logged
     if form == "text":
-        assert lines[0].split()[2:] == ["WARNING", "app.x", "said", "7", "ms=1.5", "request_id=an-id"]
+        assert lines[0].split()[2:] == ["WARNING", "app.x", "said", "7", "path=/x", "ms=1.5", "request_id=an-id"]
         assert lines[1].split()[2:] == ["ERROR", "uvicorn.error", "broke"]
         return
     said, broke = map(json.loads, lines)
