@@ -8,7 +8,7 @@ import mimeparse
 import numpy as np
 from fastapi import Request, Response
 
-from app.bodies import codec
+from app.bodies import JSON, NPY, codec
 from app.calls import Call
 from app.engine import Engine
 from app.errors import NotAcceptable, ServiceError
@@ -16,7 +16,7 @@ from app.images import grid, write_npy
 from app.png import write_png
 from app.schemas import Problem, dump, latents_json, model_of
 
-PNG, JSON, NPY, PROBLEM = "image/png", "application/json", "application/x-npy", "application/problem+json"
+PNG, PROBLEM = "image/png", "application/problem+json"
 IMAGES, NUMBERS = (PNG, JSON, NPY), (JSON, NPY)
 LONGEST = 1000
 """Characters of an Accept header that are read: longer than any browser's, and the time to read more is quadratic."""

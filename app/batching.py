@@ -104,7 +104,7 @@ class Batcher:
         job = Job(work, self._loop.create_future())
         with self._changed:
             if not self.ready:
-                raise _unavailable()
+                raise Unavailable
             self._jobs.append(job)
             self._changed.notify()
         answer: T = await job.future
@@ -135,7 +135,7 @@ class Batcher:
     def _accept(self, entry: Entry) -> None:
         with self._changed:
             if not self.ready:
-                raise _unavailable()
+                raise Unavailable
             self.require_room(entry.cost)
             self._queue.add(entry)
         self._plan()
@@ -193,7 +193,7 @@ class Batcher:
         finally:
             self._abandon()
 
-    def _next(self) -> "Batch | Job | None":
+    def _next(self) -> Batch | Job | None:
         with self._changed:
             self._busy = False
             while not self._lost and (self._handed or self._jobs or self._queue or not self._closing):
@@ -205,7 +205,7 @@ class Batcher:
                 raise self._lost
             return None
 
-    def _waiting(self) -> "Batch | Job | None":
+    def _waiting(self) -> Batch | Job | None:
         if self._handed:
             batch, self._handed = self._handed, None
             return batch
@@ -215,7 +215,7 @@ class Batcher:
             return self._jobs[0]  # it stays until it is done, so that a death does not forget it
         return self._due()
 
-    def _perform(self, job: "Job") -> None:
+    def _perform(self, job: Job) -> None:
         try:
             answer = job.work()
         except Exception as failure:
@@ -233,7 +233,7 @@ class Batcher:
             deliver(entries, failure)
         self._taken = ()  # with its requests a model goes that is served no more
 
-    def _deliver(self, entries: Sequence[Entry], failure: ServiceError | None = None) -> None:
+    def _deliver(self, entries: Sequence[Entry], failure: ServiceError | None) -> None:
         if entries:
             self._loop.call_soon_threadsafe(settle, entries, failure)
 
@@ -244,7 +244,3 @@ class Batcher:
         self._deliver([*self._taken, *left], Unavailable("the device has stopped"))
         for job in jobs:
             self._loop.call_soon_threadsafe(fulfil, job.future, None, Unavailable("the device has stopped"))
-
-
-def _unavailable() -> Unavailable:
-    return Unavailable("the model takes no work: it is warming up, draining, or its device has stopped")

@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from app import errors
-from app.answers import JSON, NPY, PNG, PROBLEM
+from app.answers import PNG, PROBLEM
+from app.bodies import JSON, NPY
 from app.schemas import PICTURE, Images, LatentsIn, Problem
 from model.config import VAEConfig
 

@@ -18,6 +18,8 @@ ServiceError                        500
 
 from typing import ClassVar
 
+_NO_WORK = "the model takes no work: it is warming up, draining, or its device has stopped"
+
 
 class ServiceError(Exception):
     """A failure with a sentence for the caller: `detail` says what was expected and what came, never the input."""
@@ -125,7 +127,7 @@ class Unavailable(ServiceError):
     status = 503
     title = "Not available"
 
-    def __init__(self, detail: str, *, retry_after: int = 1, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, detail: str = _NO_WORK, *, retry_after: int = 1, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after), **(headers or {})})
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from fastapi import Query, Request
 from pydantic import BeforeValidator
 
-from app.answers import IMAGES, JSON, NUMBERS, Accepts
-from app.bodies import read_latents, read_pixels
+from app.answers import IMAGES, NUMBERS, Accepts
+from app.bodies import JSON, read_latents, read_pixels
 from app.calls import Call
 from app.engine import Engine
 from app.errors import TooLarge, Unavailable, Unusable
@@ -49,7 +49,7 @@ class Asked:
     def served(self) -> Served:
         """The checkpoint that will do the work; `Unavailable` where it takes none."""
         if not self.engine.ready:
-            raise Unavailable("the model takes no work: it is warming up, draining, or its device has stopped")
+            raise Unavailable
         self.call.model = self.engine.served.model
         return self.engine.served
 
