@@ -13,6 +13,9 @@ from app.settings import Settings
 WORK = ("/encode", "/decode", "/reconstruct", "/sample", "/score")
 OPEN = ("/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 
+BODIES = 16
+"""Of the largest size allowed, so many may be under way together: all connections could bring one."""
+
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
 
@@ -22,7 +25,9 @@ def is_open(path: str) -> bool:
 
 
 class Door:
-    """Counts who is `inside`, and lets nobody in while `draining`; `patience` is the seconds a request may take.
+    """Counts who is `inside` and the bytes `held` for them, and lets nobody in while `draining`.
+
+    `patience` is the seconds a request may take.
 
     `connections` tells how many are open, `require_room` raises `Overloaded` where the queue is full; both are set by
     whoever knows. `spare` callers are asked to come again on another line, so that another worker is given it.
@@ -30,6 +35,7 @@ class Door:
 
     def __init__(self, settings: Settings) -> None:
         self.inside = 0
+        self.held = 0
         self.draining = False
         self.spare = 0
         self.connections: Callable[[], int] = lambda: 0
@@ -65,6 +71,13 @@ class Door:
             return True  # it is about to be cut
         self.spare, spared = max(0, self.spare - 1), self.spare > 0
         return spared
+
+    def hold(self, size: int, received: int) -> None:
+        """Count so many bytes more of a body of `received`; refuse what is too large, by itself or with the others."""
+        self.held += size
+        self.require_size(received)
+        if self.held > (most := BODIES * self._max_body_bytes):
+            raise Unavailable(f"the bodies under way are more than {most} bytes together")
 
     def require_size(self, size: int) -> None:
         """Refuse a body of more bytes than the limit."""

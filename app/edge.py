@@ -61,6 +61,7 @@ class Edge:
             await exchange.run()
         finally:
             self.door.inside -= 1
+            self.door.held -= exchange.received
             exchange.account()
 
 
@@ -113,8 +114,9 @@ class Exchange:
         if self.alarm is None:
             self.look_later()
         message = await self._receive()
-        self.received += len(message.get("body", b""))
-        self.edge.door.require_size(self.received)
+        size = len(message.get("body", b""))
+        self.received += size
+        self.edge.door.hold(size, self.received)
         if message["type"] == "http.request" and not message.get("more_body", False):
             self.heard = True
         return message

@@ -1,14 +1,17 @@
 """The edge: ids, keys, limits, headers, and a log that tells what happened without telling secrets."""
 
+import asyncio
 import logging
 import re
 import shutil
+from collections.abc import AsyncIterator
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from conftest import running
+from conftest import running, until
 
+from app.door import BODIES
 from app.main import create_app
 from app.png import write_png
 from app.settings import Settings
@@ -144,6 +147,23 @@ async def test_a_deadline_passes_while_large_pictures_are_read_as_well(client):
     picture = write_png(np.zeros((1, 4000, 4000), np.uint8))
     answer = await client.post("/encode", content=picture, headers={**PNG, "X-Request-Timeout": "0.001"})
     assert (answer.status_code, "images were not read" in answer.json()["detail"]) == (504, True)
+
+
+async def test_bodies_that_are_too_many_together_are_refused_and_those_before_them_read_on(digits_model, device):
+    app, rest = create_app(Settings(model=digits_model, device=device, threads=1, max_body_bytes=1000)), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(900)
+        await rest.wait()
+
+    async with running(app) as client:
+        inside = [asyncio.create_task(client.post("/encode", content=body(), headers=PNG)) for _ in range(BODIES + 1)]
+        await until(lambda: app.state.door.held == 900 * (BODIES + 1))
+        refused = await client.post("/encode", content=body(), headers=PNG)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        rest.set()
+        assert {(await task).status_code for task in inside} == {422}
+        assert app.state.door.held == 0
 
 
 async def test_browsers_of_the_named_origins_may_call_and_see_the_headers(serve):
