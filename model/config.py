@@ -1,6 +1,6 @@
 """The few numbers that fix an architecture: equal configs build networks of equal shapes."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from math import ceil, prod
 from typing import Any
 
@@ -40,11 +40,14 @@ class VAEConfig:
             value = getattr(self, field)
             _require(field, _are_counts(value, least), f"integers between {least} and {MAX_WIDTH}", value)
         _require("image_shape", len(self.image_shape) == 3, "3 integers (C, H, W)", self.image_shape)
-        _require("image_shape", self.dimensions <= MAX_VALUES, f"at most {MAX_VALUES} values", self.image_shape)
         _require("latent_shape", len(self.latent_shape) in (1, 3), "1 or 3 integers", self.latent_shape)
+        for field, shape in (("image_shape", self.image_shape), ("latent_shape", self.latent_shape)):
+            _require(field, prod(shape) <= MAX_VALUES, f"at most {MAX_VALUES} values", shape)
         _require("image_shape", self.image_shape[0] in (1, 3), "1 or 3 channels", self.image_shape)
         _require("stride", type(self.stride) is int and self.stride in (1, 2), "1 or 2", self.stride)
         _require("blocks", len(self.blocks) == len(self.channels), "as many as channels", self.blocks)
+        fit = prod(self.features) <= MAX_VALUES
+        _require("channels", fit, f"at most {MAX_VALUES} values on the coarsest grid", self.features)
         _require("likelihood", self.likelihood in [*FAMILIES], f"one of {', '.join(FAMILIES)}", self.likelihood)
         _require("scale", type(self.scale) in (int, float) and 0 < self.scale <= 10, "0 < scale <= 10", self.scale)
         _require(
@@ -88,11 +91,10 @@ class VAEConfig:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        if missing := [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]:
+            raise ConfigError(f"{missing[0]} is missing")
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        try:
-            return cls(**arguments)
-        except TypeError as error:
-            raise ConfigError(str(error).removeprefix("VAEConfig.__init__() ")) from None
+        return cls(**arguments)
 
 
 def _require(field: str, holds: bool, expected: str, got: object) -> None:
