@@ -22,6 +22,9 @@ METRICS = "metrics.json"
 DEFAULT = Path(__file__).parent / "checkpoints" / "mnist"
 """The model that ships with the package."""
 
+MAX_WEIGHTS = 2**31
+"""8 GiB in single precision."""
+
 
 class CheckpointError(Exception):
     """A folder that does not hold a usable model; the message names the file, the key and the shapes."""
@@ -65,16 +68,15 @@ def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
     vae.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, assign=True)
     metrics = _metrics(folder / METRICS)
     frozen = vae.to(device).eval().requires_grad_(False)
-    digest = hashlib.sha256(content).hexdigest()
-    parameters = sum(weight.numel() for weight in frozen.parameters())
-    return Checkpoint(folder.resolve().name, frozen, digest, parameters, metrics, _reference(folder / METRICS, metrics))
+    digest, reference = hashlib.sha256(content).hexdigest(), _reference(folder / METRICS, metrics)
+    return Checkpoint(folder.resolve().name, frozen, digest, _count(frozen), metrics, reference)
 
 
 def read_json(path: Path) -> Any:
     """The JSON value in a file."""
     try:
         return json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from None
 
 
@@ -103,9 +105,16 @@ def _read(path: Path) -> bytes:
 def _skeleton(path: Path) -> VAE:
     try:
         with torch.device("meta"):
-            return VAE(VAEConfig.from_dict(read_json(path)))
+            vae = VAE(VAEConfig.from_dict(read_json(path)))
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    if (count := _count(vae)) > MAX_WEIGHTS:
+        raise CheckpointError(f"{path}: expected at most {MAX_WEIGHTS:,} weights, got {count:,}")
+    return vae
+
+
+def _count(vae: VAE) -> int:
+    return sum(weight.numel() for weight in vae.parameters())
 
 
 def _metrics(path: Path) -> dict[str, Any]:
@@ -138,5 +147,5 @@ def _require_match(path: Path, weights: dict[str, Tensor], expected: dict[str, T
         if weights[key].shape != expected[key].shape:
             wanted, got = tuple(expected[key].shape), tuple(weights[key].shape)
             raise CheckpointError(f"{path}: {key}: {CONFIG} asks for shape {wanted}, the file holds {got}")
-        if not weights[key].is_floating_point() or not weights[key].isfinite().all():
+        if not weights[key].is_floating_point() or not weights[key].float().isfinite().all():
             raise CheckpointError(f"{path}: {key}: expected finite floating-point numbers")

@@ -58,9 +58,10 @@ def test_metrics_are_read_where_there_are_any(folder: Path) -> None:
     assert read_checkpoint(folder).metrics == {"training": {"epochs": []}}
 
 
-def test_half_precision_weights_become_single(folder: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_become_single(folder: Path, dtype: torch.dtype) -> None:
     weights = load_file(folder / WEIGHTS)
-    save_file({key: weight.half() for key, weight in weights.items()}, folder / WEIGHTS)
+    save_file({key: weight.to(dtype) for key, weight in weights.items()}, folder / WEIGHTS)
     assert {weight.dtype for weight in read_checkpoint(folder).vae.parameters()} == {torch.float32}
 
 
@@ -108,7 +109,16 @@ def test_a_weight_of_another_shape_is_named_with_both(folder: Path) -> None:
         read_checkpoint(folder)
 
 
-@pytest.mark.parametrize("value", [torch.full((24, 4), torch.nan), torch.zeros(24, 4, dtype=torch.int32)])
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.full((24, 4), torch.nan),
+        torch.full((24, 4), torch.nan).to(torch.float8_e4m3fn),
+        torch.full((24, 4), 1e300, dtype=torch.float64),  # finite, but not in the single precision that is served
+        torch.zeros(24, 4, dtype=torch.int32),
+    ],
+    ids=lambda value: str(value.dtype),
+)
 def test_weights_that_are_no_numbers_to_compute_with_are_named(folder: Path, value: torch.Tensor) -> None:
     _change(folder, lambda weights: weights.update({"decoder.network.1.weight": value}))
     with pytest.raises(CheckpointError, match=r"decoder.network.1.weight: expected finite floating-point numbers"):
@@ -120,9 +130,15 @@ def test_weights_that_are_no_numbers_to_compute_with_are_named(folder: Path, val
     [
         ("{", "not JSON"),
         ("[]", "expected an object of architecture fields, got list"),
-        ('{"image_shape": [1, 8, 8]}', "latent_shape"),
+        ("[" * 100_000, "not JSON"),
+        ('{"image_shape": [1, 8, 8]}', "latent_shape is missing"),
         ('{"image_shape": [1, 8, 8], "latent_shape": [4], "depth": 3}', "unknown field 'depth'"),
         ('{"image_shape": [2, 8, 8], "latent_shape": [4]}', "image_shape: expected 1 or 3 channels"),
+        ('{"image_shape": [1, 8, 8], "latent_shape": [65536, 65536, 65536], "hidden": [65536]}', "latent_shape"),
+        (
+            '{"image_shape": [1, 8, 8], "latent_shape": [4], "hidden": [32768, 32768, 32768]}',
+            "expected at most 2,147,483,648 weights, got 4,299,751,496",
+        ),
     ],
 )
 def test_a_config_that_fixes_no_architecture_is_refused(folder: Path, content: str, reason: str) -> None:
