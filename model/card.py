@@ -122,7 +122,7 @@ def _strangers(reference: Reference | None) -> list[str]:
 
 
 def _training(training: dict[str, Any] | None) -> str:
-    if training is None:
+    if training is None or not training["epochs"]:
         return "Nothing is recorded of it."
     last = training["epochs"][-1]
     took = f"{training['seconds'] / 60:.0f} minutes on {training['device']}, torch {training['torch']}"
@@ -133,8 +133,7 @@ def _training(training: dict[str, Any] | None) -> str:
 
 
 def _weights(checkpoint: Checkpoint) -> str:
-    count = sum(weight.numel() for weight in checkpoint.vae.parameters())
-    return f"{count:,} weights; SHA-256 of model.safetensors: `{checkpoint.digest}`."
+    return f"{checkpoint.parameters:,} weights; SHA-256 of model.safetensors: `{checkpoint.digest}`."
 
 
 def _is_binary(training: dict[str, Any] | None) -> bool:

@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from model.config import ConfigError, VAEConfig
+from model.history import require_usable
 from model.reference import Reference
 from model.vae import VAE
 
@@ -81,8 +82,12 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value atomically, readable by a person."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Write a JSON value atomically, readable by a person; JSON has no word for a number that is not finite."""
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected finite numbers: {error}") from None
+    write_atomically(path, f"{text}\n".encode())
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -121,6 +126,10 @@ def _metrics(path: Path) -> dict[str, Any]:
     metrics = read_json(path) if path.exists() else {}
     if not isinstance(metrics, dict):
         raise CheckpointError(f"{path}: expected an object, got {type(metrics).__name__}")
+    try:
+        require_usable(metrics)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     return metrics
 
 

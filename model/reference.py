@@ -24,6 +24,8 @@ class Reference:
         numbers = all(isinstance(value, float) and isfinite(value) for value in self.elbo)
         if len(self.elbo) != 101 or not numbers or sorted(self.elbo) != list(self.elbo):
             raise ValueError(f"elbo: expected 101 finite rising numbers, got {len(self.elbo)} values")
+        if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in self.areas.values()):
+            raise ValueError("areas: expected numbers between 0 and 1")
 
     @classmethod
     def of(cls, held_out: Scores, strangers: dict[str, Scores]) -> "Reference":

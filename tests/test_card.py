@@ -82,6 +82,11 @@ def test_the_training_is_told_with_its_command_and_data(folder: Path, training: 
     assert "the probability of white" in text
 
 
+def test_a_training_of_no_epoch_is_not_spoken_of(folder: Path, training: dict) -> None:
+    write_json(folder / METRICS, {"training": training | {"epochs": []}})
+    assert "Nothing is recorded" in card(folder)
+
+
 def test_a_figure_without_certainty_claims_none(folder: Path, digits: np.ndarray) -> None:
     table = evaluate(read_checkpoint(folder).vae, digits[:1], samples=2, binarize="none")
     write_json(folder / METRICS, {"evaluations": [asdict(table) | TABLE]})

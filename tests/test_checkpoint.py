@@ -54,8 +54,8 @@ def test_the_memory_layout_of_the_weights_leaves_no_trace_in_the_file(tmp_path: 
 
 def test_metrics_are_read_where_there_are_any(folder: Path) -> None:
     assert read_checkpoint(folder).metrics == {}
-    write_json(folder / METRICS, {"training": {"epochs": []}})
-    assert read_checkpoint(folder).metrics == {"training": {"epochs": []}}
+    write_json(folder / METRICS, {"notes": {"epochs": []}})
+    assert read_checkpoint(folder).metrics == {"notes": {"epochs": []}}
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float16, torch.bfloat16, torch.float64])
@@ -147,9 +147,18 @@ def test_a_config_that_fixes_no_architecture_is_refused(folder: Path, content: s
         read_checkpoint(folder)
 
 
-def test_metrics_that_are_no_object_are_refused(folder: Path) -> None:
-    (folder / METRICS).write_text("[1]")
-    with pytest.raises(CheckpointError, match=rf"{METRICS}: expected an object, got list"):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[1]", "expected an object, got list"),
+        ('{"a":' * 100_000, "not JSON"),
+        ('{"evaluations": 3}', "evaluations: expected a list, got int"),
+        ('{"training": {"options": 5}}', "training.options: expected an object, got int"),
+    ],
+)
+def test_metrics_that_nobody_could_read_are_refused(folder: Path, content: str, reason: str) -> None:
+    (folder / METRICS).write_text(content)
+    with pytest.raises(CheckpointError, match=rf"{METRICS}: {reason}"):
         read_checkpoint(folder)
 
 
@@ -163,6 +172,14 @@ def test_json_is_written_for_people(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": [1, 2.5]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, 2.5]}
     assert (tmp_path / "a.json").read_text().count("\n") > 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_json_has_no_word_for_is_refused_and_the_old_file_stays(tmp_path: Path, value: float) -> None:
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(CheckpointError, match=r"a\.json: expected finite numbers"):
+        write_json(tmp_path / "a.json", {"elbo": [value]})
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
 
 
 def _change(folder: Path, change) -> None:
