@@ -3,10 +3,10 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX, open_memmap
 from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]
@@ -85,9 +85,31 @@ def as_images(array: NDArray[Any], where: str) -> Images:
 def _load(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+            alone = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
+            file.seek(0)
+            return _array(path) if alone else _members(file)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path}: not a complete .npy or .npz array: {error}") from None
+    except Exception as error:  # noqa: BLE001  # numpy's parsers raise whatever a broken file leads them to
+        why, *_ = str(error).splitlines() or [type(error).__name__]
+        raise DataError(f"{path}: not a complete .npy or .npz array: {why}") from None
+
+
+def _array(path: Path) -> NDArray[Any]:
+    # Mapped, so that what the header promises is held against the file before there is memory for it.
+    with np.errstate(over="raise"):  # else a promise of more than 64 bits wraps around
+        mapped = open_memmap(path, mode="r")
+    promised, size = mapped.offset + mapped.nbytes, path.stat().st_size
+    if promised != size:
+        raise ValueError(f"expected {promised} bytes, got {size}")
+    return np.array(mapped)
+
+
+def _members(file: BinaryIO) -> dict[str, NDArray[Any]]:
+    with np.load(file, allow_pickle=False) as archive:
+        if damaged := archive.zip.testzip():  # of each member numpy reads no more than its header promises
+            raise ValueError(f"{damaged} is damaged")
+        members = dict(archive)
+    if others := [name for name, member in members.items() if not isinstance(member, np.ndarray)]:
+        raise ValueError(f"{others[0]} is no array")
+    return members
