@@ -18,6 +18,8 @@ from model.vae import VAE
 CURVE, RECONSTRUCTIONS, SAMPLES, TRAVERSAL = "learning", "reconstructions", "samples", "traversal"
 COLUMNS = 12
 ROWS = 8
+AT_ONCE = 2**20
+"""So many values of pixels go through the networks at once: thousands of small images, few of large ones."""
 REACH = 3.0
 """How far from 0 a latent is moved, in standard deviations of the prior."""
 
@@ -30,11 +32,10 @@ def write_pictures(folder: Path, vae: VAE, images: Images, records: Sequence[Epo
     folder.mkdir(parents=True, exist_ok=True)
     if records:
         learning_curve(records).savefig(folder / f"{CURVE}.png", dpi=100)
-    x = torch.tensor(images[: 100 * COLUMNS]).to(next(vae.parameters()).device) / 255
     for name, rows in (
-        (RECONSTRUCTIONS, reconstructions(vae, x)),
+        (RECONSTRUCTIONS, reconstructions(vae, images)),
         (SAMPLES, prior_samples(vae, seed)),
-        (TRAVERSAL, traversal(vae, x)),
+        (TRAVERSAL, traversal(vae, images[: 100 * COLUMNS])),
     ):
         imsave(folder / f"{name}.png", _grid(rows))
 
@@ -67,13 +68,13 @@ def _leave_out_the_fall(axes: Axes, elbos: Sequence[float]) -> None:
 
 
 @torch.inference_mode()
-def reconstructions(vae: VAE, x: Tensor) -> Tensor:
-    """Rows of originals x [N, C, H, W], each above the row of their reconstructions: [R, n, C, H, W]."""
-    count = min(len(x), COLUMNS)
-    rows = x[: count * min(ROWS // 2, len(x) // count)]
-    mean = vae.likelihood(vae.posterior(rows).mean).mean
-    grids = [images.reshape(-1, count, *x.shape[1:]) for images in (rows, mean)]
-    return torch.stack(grids, dim=1).flatten(0, 1)
+def reconstructions(vae: VAE, images: Images) -> Tensor:
+    """Rows of uint8 images [N, C, H, W], each above the row of their reconstructions: [R, n, C, H, W] in [0, 1]."""
+    count = min(len(images), COLUMNS)
+    rows = images[: count * min(ROWS // 2, len(images) // count)]
+    means = _means(vae, _latents(vae, rows))
+    both = (torch.tensor(rows, device=means.device) / 255, means)
+    return torch.stack([part.reshape(-1, count, *images.shape[1:]) for part in both], dim=1).flatten(0, 1)
 
 
 @torch.inference_mode()
@@ -81,19 +82,36 @@ def prior_samples(vae: VAE, seed: int) -> Tensor:
     """The means of p(x|z) for z of the prior: [R, n, C, H, W]."""
     noise = torch.randn(ROWS * COLUMNS, *vae.config.latent_shape, generator=torch.Generator().manual_seed(seed))
     prior = vae.prior(ROWS * COLUMNS)
-    means = vae.likelihood(prior.at(noise.to(prior.mean.device))).mean
+    means = _means(vae, prior.at(noise.to(prior.mean.device)))
     return means.reshape(ROWS, COLUMNS, *vae.config.image_shape)
 
 
 @torch.inference_mode()
-def traversal(vae: VAE, x: Tensor) -> Tensor:
-    """Each row moves one of the most active latents of the first image from -3 to 3: [R, n, C, H, W]."""
-    means = vae.posterior(x).mean.flatten(1)
+def traversal(vae: VAE, images: Images) -> Tensor:
+    """Each row moves one of the latents that uint8 images [N, C, H, W] move most, of the first image, from -3 to 3.
+
+    [R, n, C, H, W] in [0, 1].
+    """
+    means = _latents(vae, images).flatten(1)
     most = means.var(0, correction=0).argsort(descending=True)[:ROWS]
     z = means[0].repeat(len(most), COLUMNS, 1)
     for row, unit in enumerate(most):
         z[row, :, unit] = torch.linspace(-REACH, REACH, COLUMNS, device=z.device)
-    return vae.likelihood(z.reshape(*z.shape[:2], *vae.config.latent_shape)).mean
+    moved = _means(vae, z.reshape(-1, *vae.config.latent_shape))
+    return moved.reshape(len(most), COLUMNS, *vae.config.image_shape)
+
+
+def _latents(vae: VAE, images: Images) -> Tensor:
+    device = next(vae.parameters()).device
+    return torch.cat([vae.posterior(levels.to(device) / 255).mean for levels in _pieces(vae, torch.tensor(images))])
+
+
+def _means(vae: VAE, z: Tensor) -> Tensor:
+    return torch.cat([vae.likelihood(piece).mean for piece in _pieces(vae, z)])
+
+
+def _pieces(vae: VAE, rows: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(rows, max(1, AT_ONCE // vae.config.dimensions))
 
 
 def _grid(rows: Tensor) -> Images:

@@ -7,7 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from model.pictures import COLUMNS, ROWS, learning_curve, prior_samples, reconstructions, traversal, write_pictures
+from model.config import VAEConfig
+from model.pictures import (
+    AT_ONCE,
+    COLUMNS,
+    ROWS,
+    learning_curve,
+    prior_samples,
+    reconstructions,
+    traversal,
+    write_pictures,
+)
 from model.training import EpochRecord
 from tests.conftest import COLOUR, DIGITS, build
 
@@ -47,7 +57,7 @@ def test_few_images_are_enough(tmp_path: Path, count: int) -> None:
 
 def test_the_middle_rows_are_the_models_own_means(digits: np.ndarray) -> None:
     vae, x = build(DIGITS), torch.tensor(digits[:24]) / 255
-    rows = reconstructions(vae, x)
+    rows = reconstructions(vae, digits[:24])
     assert rows.shape == (4, 12, 1, 8, 8)
     torch.testing.assert_close(rows[3], vae.likelihood(vae.posterior(x[12:]).mean).mean.detach())
 
@@ -60,9 +70,22 @@ def test_samples_are_those_of_their_seed() -> None:
 
 def test_a_traversal_moves_one_latent_in_each_row(digits: np.ndarray) -> None:
     vae = build(DIGITS)
-    rows = traversal(vae, torch.tensor(digits[:50]) / 255)
+    rows = traversal(vae, digits[:50])
     assert rows.shape == (4, COLUMNS, 1, 8, 8)  # as many rows as there are latents
     assert all((row[0] - row[-1]).abs().max() > 0 for row in rows)
+
+
+def test_large_images_go_through_the_networks_in_pieces_and_come_out_the_same(tmp_path: Path) -> None:
+    config = VAEConfig(image_shape=(1, 128, 128), latent_shape=(3,), channels=(2, 2, 2), blocks=(0, 0, 0))
+    vae, images = build(config), np.random.default_rng(0).integers(0, 256, (150, 1, 128, 128), np.uint8)
+    counts: list[int] = []
+    vae.encoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    vae.decoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    write_pictures(tmp_path, vae, images)
+    assert max(counts) * config.dimensions <= AT_ONCE < len(images) * config.dimensions
+    x = torch.tensor(images[:48]) / 255
+    means = vae.likelihood(vae.posterior(x).mean).mean.detach()
+    torch.testing.assert_close(reconstructions(vae, images)[1::2].flatten(0, 1), means)
 
 
 def test_the_learning_curve_shows_every_epoch_of_bound_and_terms() -> None:
