@@ -12,7 +12,7 @@ from app.terminal import evaluation_bar
 from model.arrays import Images, digest
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.data import read_dataset
-from model.evaluation import Evaluation, evaluate
+from model.evaluation import Evaluation, Pieces, evaluate
 
 
 def run_evaluation(model: Path, data: Path, scoring: Scoring, device: torch.device) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def _evaluate(checkpoint: Checkpoint, images: Images, scoring: Scoring) -> Evalu
     vae = checkpoint.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     trained = checkpoint.metrics.get("training", {}).get("options", {}).get("binarize")
     binarize = scoring.binarize or trained or ("dynamic" if vae.config.likelihood == "bernoulli" else "none")
-    chunk = 16 if next(vae.parameters()).device.type == "cpu" else 256
+    draws = 16 if next(vae.parameters()).device.type == "cpu" else 256
     with evaluation_bar(len(images)) as watch:
         return evaluate(
             vae,
@@ -41,6 +41,6 @@ def _evaluate(checkpoint: Checkpoint, images: Images, scoring: Scoring) -> Evalu
             binarize=binarize,
             seed=scoring.seed,
             precision=scoring.precision,
-            chunk=chunk,
             watch=watch,
+            **Pieces.fitting(vae.config.dimensions, draws)._asdict(),
         )

@@ -46,6 +46,20 @@ class Evaluation:
     precision: str
 
 
+class Pieces(NamedTuple):
+    """What is in memory at once: `chunk` draws for each of `batch_size` images."""
+
+    batch_size: int
+    chunk: int
+
+    @classmethod
+    def fitting(cls, dimensions: int, draws: int) -> "Pieces":
+        """50 images of MNIST with as many draws, and no more values of larger ones."""
+        images = max(1, 50 * draws * 28 * 28 // dimensions)
+        batch_size = min(50, images)
+        return cls(batch_size, min(draws, images // batch_size))
+
+
 class _Batch(NamedTuple):
     scores: Tensor  # [B, 4]: ELBO, reconstruction, KL, log-likelihood
     mean: Tensor  # [B, D]
@@ -69,7 +83,7 @@ def evaluate(  # what was scored, how well, and in what pieces
     """
     device = next(vae.parameters()).device
     with _drawing_from(seed, device), networks_in(precision, device):
-        batches = list(_batches(vae, _pixels(images, binarize, seed), samples, batch_size, chunk, watch))
+        batches = list(_batches(vae, _pixels(images, binarize, seed, batch_size), samples, chunk, watch))
     scores, means = torch.cat([batch.scores for batch in batches]), torch.cat([batch.mean for batch in batches])
     elbo, reconstruction, kl, log_likelihood = scores.mean(0).tolist()
     error = scores[:, 3].std().item() / len(images) ** 0.5 if len(images) > 1 else None
@@ -97,23 +111,19 @@ def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _pixels(images: Images, binarize: str, seed: int) -> Tensor:
-    levels = torch.tensor(images)
-    # On the CPU and all at once, so that neither the device nor the batch size changes the pixels.
-    return binarised(levels, torch.Generator().manual_seed(seed)) if binarize == "dynamic" else levels / 255
+def _pixels(images: Images, binarize: str, seed: int, batch_size: int) -> Iterator[Tensor]:
+    # One by one on the CPU, so that neither the device nor the batch size changes the pixels.
+    generator = torch.Generator().manual_seed(seed)
+    for levels in torch.split(torch.tensor(images), batch_size):
+        yield binarised(levels, generator) if binarize == "dynamic" else levels / 255
 
 
 @torch.inference_mode()
 def _batches(  # as evaluate
-    vae: VAE,
-    pixels: Tensor,
-    samples: int,
-    batch_size: int,
-    chunk: int,
-    watch: Callable[[int], None] | None,
+    vae: VAE, pixels: Iterator[Tensor], samples: int, chunk: int, watch: Callable[[int], None] | None
 ) -> Iterator[_Batch]:
     device, done = next(vae.parameters()).device, 0
-    for x in torch.split(pixels, batch_size):
+    for x in pixels:
         yield _score(vae, x.to(device), samples, chunk)
         done += len(x)
         if watch:

@@ -6,10 +6,13 @@ from math import log
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.config import VAEConfig
+from model.data import binarised
 from model.elbo import bounds
-from model.evaluation import evaluate
+from model.evaluation import Pieces, evaluate
 from model.vae import VAE
 from tests.conftest import COLOUR, DIGITS, build
 
@@ -79,6 +82,27 @@ def test_the_pixels_that_are_scored_do_not_depend_on_the_batches(digits: np.ndar
     vae = build(DIGITS)
     alone, together = (evaluate(vae, digits[:30], samples=1, batch_size=size) for size in (1, 30))
     assert alone.kl == pytest.approx(together.kl, rel=1e-6)  # the KL takes no draw but the binarisation
+
+
+@given(st.integers(1, 2**26), st.sampled_from([16, 256]))
+def test_however_large_the_images_no_more_of_their_values_are_in_memory_than_of_mnist(
+    dimensions: int, draws: int
+) -> None:
+    assert Pieces.fitting(28 * 28, draws) == (50, draws)
+    batch_size, chunk = Pieces.fitting(dimensions, draws)
+    assert batch_size * chunk * dimensions <= max(50 * draws * 28 * 28, dimensions)
+    assert 1 <= batch_size <= 50
+    assert 1 <= chunk <= draws
+
+
+def test_pixels_are_drawn_as_they_are_scored_and_the_same_as_all_at_once(digits: np.ndarray) -> None:
+    scored: list[torch.Tensor] = []
+    vae = build(DIGITS)
+    vae.encoder.register_forward_pre_hook(lambda _, inputs: scored.append(inputs[0]))
+    evaluate(vae, digits, samples=1, seed=5, batch_size=500)
+    x = binarised(torch.tensor(digits), torch.Generator().manual_seed(5))
+    assert torch.cat(scored[::2]).equal(x)  # each batch is encoded twice
+    assert scored[0].untyped_storage().nbytes() == scored[0].nbytes
 
 
 def test_spatial_latents_and_colour_are_scored_alike() -> None:
