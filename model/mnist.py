@@ -43,9 +43,10 @@ def find_mnist(folder: Path) -> bool:
 
 
 def read_mnist(folder: Path) -> Dataset:
-    """The training images and, where its file lies beside, the test images."""
-    test = _path(folder, TEST)
-    return Dataset("MNIST", read_idx(_path(folder, TRAIN)), read_idx(test) if test.exists() else None)
+    """The training images and, where its file lies beside, the test images; these alone are enough to score."""
+    train, test = _path(folder, TRAIN), _path(folder, TEST)
+    held_out = read_idx(test) if test.exists() else None
+    return Dataset("MNIST", read_idx(train) if train.exists() or held_out is None else held_out[:0], held_out)
 
 
 def read_idx(path: Path) -> Images:

@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 
 from model.arrays import DataError
+from model.data import read_dataset
 from model.mnist import DIGESTS, TEST, TRAIN, Downloaded, download_mnist, read_idx, read_mnist
+from model.recipe import TrainingOptions
+from model.training import Training
+from tests.conftest import DIGITS
 
 
 def idx(images: np.ndarray) -> bytes:
@@ -61,6 +65,14 @@ def test_the_test_split_is_none_where_its_file_is_not_there(published: Path) -> 
     assert len(read_mnist(published).held_out) == 10
     (published / f"{TEST}.gz").unlink()
     assert read_mnist(published).test is None
+
+
+def test_the_test_images_alone_can_be_scored_but_not_trained_on(published: Path, digits: np.ndarray) -> None:
+    (published / f"{TRAIN}.gz").unlink()
+    dataset = read_dataset(published, (1, 8, 8))
+    assert np.array_equal(dataset.held_out, digits[40:50])
+    with pytest.raises(DataError, match="0 training images"):
+        Training(DIGITS, dataset.train, TrainingOptions())
 
 
 @pytest.mark.parametrize(
