@@ -1,6 +1,6 @@
 """What people see of a model: its pictures and its card. The only module of the service that needs the train extra."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ def save_evaluation(model: Path, data: Path, figures: dict[str, Any]) -> None:
     images = read_dataset(data, checkpoint.vae.config.image_shape).held_out
     others = [kept for kept in checkpoint.metrics.get("evaluations", []) if kept["samples"] != figures["samples"]]
     evaluations = sorted([*others, figures], key=lambda kept: int(kept["samples"]))
-    found = {"evaluations": evaluations, "reference": asdict(measure_reference(checkpoint.vae, images))}
+    reference = replace(measure_reference(checkpoint.vae, images), split=figures["split"])
+    found: dict[str, Any] = {"evaluations": evaluations, "reference": asdict(reference)}
     if figures["binarize"] == "dynamic":
         found["inputs"] = {name: asdict(fidelity) for name, fidelity in compare_inputs(checkpoint.vae, images).items()}
     write_json(model / METRICS, checkpoint.metrics | found)

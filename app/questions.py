@@ -51,7 +51,7 @@ class Sampled(NamedTuple):
 class Scored(NamedTuple):
     """Nats for each image, [N], higher is better; `log_likelihood` only with samples. Fewer bits are better.
 
-    `percentile`, 0 to 100, is each ELBO's place among held-out images, where the model was evaluated on such.
+    `percentile`, 0 to 100, is each ELBO's place among the images that the model was evaluated on, where it was.
     """
 
     elbo: np.ndarray

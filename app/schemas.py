@@ -13,7 +13,7 @@ from model.elbo import Bounds
 from model.likelihoods import FAMILIES
 from model.reference import Reference
 
-PERCENTILE = "; the percentile is an image's place among the held-out images that the model was evaluated on"
+PERCENTILE = "; the percentile is an image's place among the images of the {split}"
 
 PICTURE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAwAAAAMCAAAAABzHgM7AAAANUlEQVR42nXNQQrAMAwDwXHI/7+sHBLTlpI9GCRZiB8JGBDSIsfY"
@@ -94,7 +94,7 @@ class Score(Schema):
     kl: float = Field(examples=[25.2], description="KL(q(z|x) || p(z)), at least 0")
     bits_per_dim: float = Field(examples=[0.152], description="-elbo in bits per pixel value, lower is better")
     percentile: float | None = Field(
-        None, examples=[48.2], description="the share of held-out images, 0 to 100, whose elbo is no higher"
+        None, examples=[48.2], description="the share of the evaluated images, 0 to 100, whose elbo is no higher"
     )
     log_likelihood: float | None = Field(None, examples=[-79.9], description="importance-weighted, with ?samples=")
 
@@ -168,7 +168,7 @@ def model_of(
     checkpoint: Checkpoint, device: str, precision: str, runtime: str, *, batch_invariant: bool
 ) -> dict[str, Any]:
     """`Model`, of what was loaded."""
-    config = checkpoint.vae.config
+    config, reference = checkpoint.vae.config, checkpoint.reference
     return {
         "model": checkpoint.identity,
         "digest": checkpoint.digest,
@@ -181,7 +181,7 @@ def model_of(
         "runtime": runtime,
         "batch_invariant": batch_invariant,
         "architecture": config.as_dict(),
-        "scores": FAMILIES[config.likelihood].meaning + (PERCENTILE if checkpoint.reference else ""),
+        "scores": FAMILIES[config.likelihood].meaning + (PERCENTILE.format(split=reference.split) if reference else ""),
         "metrics": checkpoint.metrics,
     }
 

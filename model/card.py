@@ -10,7 +10,7 @@ from model.reference import Reference
 CARD = "README.md"
 PICTURES = {
     "learning": "The learning curve.",
-    "reconstructions": "Held-out images, each row above its reconstructions.",
+    "reconstructions": "Images of the data, each row above its reconstructions.",
     "samples": "The means of p(x given z) for z drawn from the prior.",
     "traversal": "Each row moves one of the most active latents of one image from -3 to 3.",
 }
@@ -88,7 +88,7 @@ def _evaluated(evaluation: dict[str, Any]) -> str:
     drawn = f", binarised once with seed {evaluation['seed']}" if evaluation["binarize"] == "dynamic" else ""
     about = f"Means over {evaluation['images']:,} images of the {evaluation['split']}{drawn}."
     sure = "\n± is the standard error of the mean over the images." if error else ""
-    took = f"Networks in {evaluation['precision']}; {evaluation['seconds'] / 60:.0f} minutes on {evaluation['device']}."
+    took = f"Networks in {evaluation['precision']}; {_time(evaluation['seconds'])} on {evaluation['device']}."
     return f"{_table('figure', rows)}\n\n{about}{sure}\n{took}\n\n    {evaluation['command']}"
 
 
@@ -104,7 +104,7 @@ def _grey(inputs: dict[str, Any] | None) -> list[str]:
     return [
         "## Grey images\n\nTraining saw pixels drawn black or white. What to encode of a grey image: its levels as "
         f"they are (grey), black or white by the nearer (threshold), or one draw:\n\n{table}\n\n"
-        "The error is the root mean square in units of the pixel range, the divergence in nats, over the held-out "
+        "The error is the root mean square in units of the pixel range, the divergence in nats, over the evaluated "
         "images; lower is better. The service encodes the levels as they are."
     ]
 
@@ -113,11 +113,12 @@ def _strangers(reference: Reference | None) -> list[str]:
     if reference is None:
         return []
     low, middle, high = (reference.elbo[share] for share in (5, 50, 95))
+    areas = {name: f"{share:.3f}" for name, share in reference.areas.items()}
     return [
-        "## What its scores tell apart\n\nBy the ELBO of grey levels, as `/score` gives it: 5 % of the held-out images "
-        f"are below {low:.1f} nats, half below {middle:.1f}, 95 % below {high:.1f}; `percentile` is the place among "
-        "them. The probability that a held-out image scores higher than a stranger, the area under the ROC curve "
-        f"(0.5 is chance):\n\n{_table('strangers', {name: f'{share:.3f}' for name, share in reference.areas.items()})}"
+        "## What its scores tell apart\n\nBy the ELBO of grey levels, as `/score` gives it: 5 % of the images of the "
+        f"{reference.split} are below {low:.1f} nats, half below {middle:.1f}, 95 % below {high:.1f}; `percentile` is "
+        "the place among them. The probability that one of them scores higher than a stranger, the area under the ROC "
+        f"curve (0.5 is chance):\n\n{_table('strangers', areas)}"
     ]
 
 
@@ -125,7 +126,7 @@ def _training(training: dict[str, Any] | None) -> str:
     if training is None or not training["epochs"]:
         return "Nothing is recorded of it."
     last = training["epochs"][-1]
-    took = f"{training['seconds'] / 60:.0f} minutes on {training['device']}, torch {training['torch']}"
+    took = f"{_time(training['seconds'])} on {training['device']}, torch {training['torch']}"
     held = "" if last["validation"] is None else f", on held-out images {last['validation']:.2f}"
     end = f"After {last['epoch']} epochs the ELBO of the training batches was {last['elbo']:.2f} nats{held}; {took}."
     digest = f"SHA-256 of the training images: `{training['data']['digest']}`."
@@ -134,6 +135,10 @@ def _training(training: dict[str, Any] | None) -> str:
 
 def _weights(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.parameters:,} weights; SHA-256 of model.safetensors: `{checkpoint.digest}`."
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _is_binary(training: dict[str, Any] | None) -> bool:

@@ -35,8 +35,8 @@ class CheckpointError(Exception):
 class Checkpoint:
     """A model as it was read: `digest` is the SHA-256 of the weights' file, `metrics` what training left beside it.
 
-    `parameters` counts the numbers that the weights are, `reference` are the scores of held-out images, once it was
-    evaluated.
+    `parameters` counts the numbers that the weights are, `reference` are the scores of the images that it was evaluated
+    on, once it was.
     """
 
     name: str

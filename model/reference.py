@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 
 Scores = np.ndarray
+UNTOLD = "data it was evaluated on"
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`elbo` are the 101 percentiles of the held-out ELBOs, rising, in nats; `areas` are by kind of stranger."""
+    """`elbo` are the 101 percentiles of the held-out ELBOs, rising, in nats; `areas` are by kind of stranger.
+
+    `split` says whose ELBOs they are: those of the images of the test split, or of another where there is none.
+    """
 
     elbo: tuple[float, ...]
     areas: dict[str, float] = field(default_factory=dict)
+    split: str = UNTOLD
 
     def __post_init__(self) -> None:
         numbers = all(isinstance(value, float) and isfinite(value) for value in self.elbo)
@@ -26,6 +31,8 @@ class Reference:
             raise ValueError(f"elbo: expected 101 finite rising numbers, got {len(self.elbo)} values")
         if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in self.areas.values()):
             raise ValueError("areas: expected numbers between 0 and 1")
+        if not isinstance(self.split, str):
+            raise ValueError(f"split: expected str, got {type(self.split).__name__}")  # noqa: TRY004  # as the others
 
     @classmethod
     def of(cls, held_out: Scores, strangers: dict[str, Scores]) -> "Reference":
@@ -37,7 +44,7 @@ class Reference:
     def from_dict(cls, values: Any) -> "Reference":
         """The reference that JSON holds; a `ValueError` says what is wrong with it."""
         try:
-            return cls(tuple(values["elbo"]), dict(values["areas"]))
+            return cls(tuple(values["elbo"]), dict(values["areas"]), values.get("split", UNTOLD))
         except (TypeError, KeyError) as error:
             raise ValueError(f"expected the fields elbo and areas, got {type(error).__name__}: {error}") from None
 

@@ -83,9 +83,9 @@ def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def evaluated_model(digits_model: Path, tmp_path: Path) -> Path:
-    """The digits' model, evaluated: its held-out images have the ELBOs -200, -199 and so on to -100."""
+    """The digits' model, evaluated: its test images have the ELBOs -200, -199 and so on to -100."""
     shutil.copytree(digits_model, tmp_path / "evaluated")
-    reference = {"elbo": [-200.0 + n for n in range(101)], "areas": {}}
+    reference = {"elbo": [-200.0 + n for n in range(101)], "areas": {}, "split": "test split"}
     write_json(tmp_path / "evaluated" / METRICS, {"reference": reference})
     return tmp_path / "evaluated"
 

@@ -68,7 +68,7 @@ def test_the_figures_are_those_of_the_metrics(folder: Path, digits: np.ndarray, 
     assert f"| ELBO | {table.elbo:.2f} nats |" in text
     assert f"| active units | {table.active_units} of 4 |" in text
     assert "Means over 40 images of the test split, binarised once with seed 9." in text
-    assert "Networks in float32; 2 minutes on cpu." in text
+    assert "Networks in float32; 90 seconds on cpu." in text
     assert TABLE["command"] in text
 
 
@@ -77,7 +77,7 @@ def test_the_training_is_told_with_its_command_and_data(folder: Path, training: 
     text = card(folder)
     assert "    vae train --data digits.npz --out digits\n" in text
     assert "trained on 1,700 images (npz array)" in text
-    assert "was -20.50 nats, on held-out images -21.75; 2 minutes on cpu" in text
+    assert "was -20.50 nats, on held-out images -21.75; 90 seconds on cpu" in text
     assert str(training["data"]["digest"]) in text
     assert "the probability of white" in text
 
@@ -85,6 +85,13 @@ def test_the_training_is_told_with_its_command_and_data(folder: Path, training: 
 def test_a_training_of_no_epoch_is_not_spoken_of(folder: Path, training: dict) -> None:
     write_json(folder / METRICS, {"training": training | {"epochs": []}})
     assert "Nothing is recorded" in card(folder)
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 seconds"), (119.0, "119 seconds"), (180.0, "3 minutes")])
+def test_a_short_time_is_told_in_seconds(folder: Path, digits: np.ndarray, seconds: float, told: str) -> None:
+    table = evaluate(read_checkpoint(folder).vae, digits[:5], samples=1)
+    write_json(folder / METRICS, {"evaluations": [asdict(table) | TABLE | {"seconds": seconds}]})
+    assert f"Networks in float32; {told} on cpu." in card(folder)
 
 
 def test_a_figure_without_certainty_claims_none(folder: Path, digits: np.ndarray) -> None:
@@ -106,6 +113,7 @@ def test_what_was_found_of_greys_and_strangers_is_told_in_numbers(
     text = card(folder)
     assert f"| letters | {reference.areas['letters']:.3f} |" in text
     assert f"half below {reference.elbo[50]:.1f}" in text
+    assert "5 % of the images of the data it was evaluated on are below" in text
     assert f"| threshold | {inputs['threshold'].error:.4f} | {inputs['threshold'].divergence:.2f} |" in text
 
 

@@ -51,6 +51,7 @@ def test_a_percentile_is_the_share_of_scores_that_are_no_higher():
         {"elbo": [*RISING[:-1], float("nan")], "areas": {}},
         {"elbo": [*RISING[:-1], "0"], "areas": {}},
         {"elbo": RISING, "areas": 3},
+        {"elbo": RISING, "areas": {}, "split": 3},
         {"elbo": RISING, "areas": {"letters": "0.5"}},
         {"elbo": RISING, "areas": {"letters": float("nan")}},
     ],
@@ -59,5 +60,5 @@ def test_what_is_no_reference_is_refused_with_the_checkpoint_that_holds_it(digit
     for file in digits_model.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / METRICS).write_text(json.dumps({"reference": values}))
-    with pytest.raises(CheckpointError, match=r"metrics\.json: reference: ((elbo|areas): )?expected"):
+    with pytest.raises(CheckpointError, match=r"metrics\.json: reference: ((elbo|areas|split): )?expected"):
         read_checkpoint(tmp_path)

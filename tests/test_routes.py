@@ -130,7 +130,8 @@ async def test_a_score_has_its_percentile_where_the_model_was_evaluated(serve, e
         assert [score["percentile"] for score in scores] == pytest.approx(
             [min(max(score["elbo"] + 200, 0), 100) for score in scores], abs=1e-4
         )
-        assert "percentile" in (await evaluated.get("/model")).json()["scores"]
+        told = (await evaluated.get("/model")).json()["scores"]
+        assert told.endswith("; the percentile is an image's place among the images of the test split")
         assert "percentile" not in (await not_evaluated.post("/score?seed=1", **two)).json()["scores"][0]
         assert "percentile" not in (await not_evaluated.get("/model")).json()["scores"]
 

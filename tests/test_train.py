@@ -135,6 +135,17 @@ def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_
     assert f"{figures['log_likelihood']:.2f} ±" in (trained / "README.md").read_text()
 
 
+def test_images_that_were_trained_on_are_not_called_held_out(tmp_path: Path, digits: np.ndarray) -> None:
+    np.save(tmp_path / "digits.npy", digits[:50, 0])
+    paths = ("--data", tmp_path / "digits.npy")
+    assert vae(f"train {SMALL} --epochs 1", *paths, "--out", tmp_path / "run").exit_code == 0
+    assert vae("evaluate --samples 1 --save --device cpu", *paths, "--model", tmp_path / "run").exit_code == 0
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "Means over 50 images of the training split" in card
+    assert "5 % of the images of the training split are below" in card
+    assert "held-out" not in card.lower()
+
+
 def test_evaluations_by_other_numbers_of_draws_are_kept_side_by_side(trained: Path, data: Path) -> None:
     for samples in (2, 5, 2):
         line = f"evaluate --samples {samples} --limit 9 --save --device cpu"
