@@ -43,3 +43,11 @@ def threads(settings: Settings) -> int:
     """
     share = cores() // settings.workers if settings.workers > 1 else cores() - 1
     return settings.threads or max(1, share)
+
+
+def codec_threads(settings: Settings) -> int:
+    """The threads that read and write pictures: a worker's share of the cores, for each picture takes memory as well.
+
+    Two at least, so that a large picture leaves a way for small ones.
+    """
+    return max(2, cores() // max(1, settings.workers))

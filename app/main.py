@@ -1,7 +1,9 @@
 """The only module that builds: settings, metrics, checkpoint, engine, and the FastAPI application around them."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -19,6 +21,7 @@ from app.edge import Edge
 from app.engine import Engine
 from app.errors import MethodNotAllowed, NotFound, ServiceError
 from app.images import rely_on_own_limit
+from app.machine import codec_threads
 from app.metrics import Metrics
 from app.parsing import unusable
 from app.reloading import Reloading
@@ -95,8 +98,10 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    engine, chosen = app.state.engine, app.state.settings.model_dump(mode="json")
-    log.info("serving %s on %s", engine.served.model, engine.device, extra={"settings": chosen})
+    engine, settings = app.state.engine, app.state.settings
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(codec_threads(settings), "codec"))
+    chosen = {"settings": settings.model_dump(mode="json")}
+    log.info("serving %s on %s", engine.served.model, engine.device, extra=chosen)
     engine.start()
     yield
     await engine.close()

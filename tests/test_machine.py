@@ -1,8 +1,12 @@
 """How many processes serve where nobody says: as many as there are cores, up to a few, also of one GPU."""
 
+import asyncio
+import threading
+import time
+
 import pytest
 
-from app.machine import MOST, cores, largest_batch, resolve, threads
+from app.machine import MOST, codec_threads, cores, largest_batch, resolve, threads
 from app.settings import Settings
 
 
@@ -35,3 +39,20 @@ def test_one_worker_leaves_a_core_to_its_event_loop(workers):
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_threads_that_are_asked_for_are_had(workers):
     assert threads(Settings(workers=workers, threads=7)) == 7
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 64])
+def test_pictures_are_read_by_a_share_of_the_cores_and_a_large_one_leaves_a_way(workers):
+    assert codec_threads(Settings(workers=workers)) == max(2, cores() // (workers or 1))
+
+
+@pytest.mark.anyio
+async def test_no_more_are_read_at_once(serve):
+    def read() -> str:
+        time.sleep(0.01)
+        return threading.current_thread().name
+
+    async with serve():
+        readers = set(await asyncio.gather(*(asyncio.to_thread(read) for _ in range(10 * cores() + 20))))
+        assert len(readers) == codec_threads(Settings(workers=1))
+        assert all(name.startswith("codec") for name in readers)
