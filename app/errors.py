@@ -12,6 +12,7 @@ ServiceError                        500
 +-- UnsupportedMedia                415
 +-- Unusable                        422   well-formed, but nothing that the model can work on
 +-- Overloaded                      429   the queue is full; says when to come back
++-- HeadTooLarge                    431
 +-- Unavailable                     503   not ready yet, or draining; says when to come back
 +-- DeadlineExceeded                504
 """
@@ -119,6 +120,13 @@ class Overloaded(ServiceError):
 
     def __init__(self, detail: str, *, retry_after: int) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+class HeadTooLarge(ServiceError):
+    """More bytes before the body than a request line and its headers need."""
+
+    status = 431
+    title = "Head too large"
 
 
 class Unavailable(ServiceError):

@@ -1,6 +1,7 @@
 """What a caller receives, and when: an answer comes whole, and nothing of it is kept back."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from test_server import serving
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from app.connection import Connection
+from app.connection import LONGEST_HEAD, Connection
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +36,8 @@ async def connected(app: ASGIApp) -> AsyncIterator[tuple[socket.socket, Connecti
     await loop.connect_accepted_socket(lambda: protocol, far)
     with near:
         yield near, protocol
+    protocol.transport.close()
+    await asyncio.sleep(0)
 
 
 async def test_an_answers_head_and_body_arrive_together(digits_model):
@@ -97,3 +100,71 @@ async def test_a_caller_who_is_gone_when_his_answer_would_leave_is_no_failure():
         await done.wait()
         await asyncio.sleep(0.05)
     assert not failures
+
+
+async def greeting(scope: Scope, receive: Receive, send: Send) -> None:
+    """Hears what there is to hear, and says how much it was."""
+    heard, more = 0, True
+    while more:
+        message = await receive()
+        heard += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    body = b"%d" % heard
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answered(caller: socket.socket) -> tuple[bytes, bytes]:
+    """The status line and the body of the next answer, nothing where the line is cut."""
+    with caller.makefile("rb") as file:
+        try:
+            first, length = await asyncio.to_thread(file.readline), 0
+            while line := (await asyncio.to_thread(file.readline)).strip().lower():
+                length = int(line.split()[1]) if line.startswith(b"content-length") else length
+            return first.strip(), await asyncio.to_thread(file.read, length)
+        except ConnectionError:
+            return b"", b""
+
+
+def head(length: int, kind: str) -> bytes:
+    """One of so many bytes: a long path, a long header, or many short ones."""
+    start, end = {"path": (b"GET /", b" HTTP/1.1\r\n"), "header": (b"GET / HTTP/1.1\r\na:", b"\r\n")}.get(
+        kind, (b"GET / HTTP/1.1\r\nb:", b"\r\n" + b"a:b\r\n" * (LONGEST_HEAD // 6))
+    )
+    return start + b"x" * (length - len(start + end + b"\r\n")) + end + b"\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+@pytest.mark.parametrize("kind", ["path", "header", "headers"])
+async def test_a_head_of_64_kib_is_heard_and_a_longer_one_is_refused_by_a_problem(kind, pieces):
+    async with connected(greeting) as (caller, _):
+        for length in (LONGEST_HEAD, 100, LONGEST_HEAD + 1):  # the second is not counted on top of the first
+            said = head(length, kind if length > 100 else "header")
+            for start in range(0, length, size := -(-length // pieces)):
+                await asyncio.to_thread(caller.sendall, said[start : start + size])
+                await asyncio.sleep(0.001)
+            first, body = await answered(caller)
+            if length <= LONGEST_HEAD:
+                assert (first, body) == (b"HTTP/1.1 200 OK", b"0")
+        assert first == b"HTTP/1.1 431 Request Header Fields Too Large"
+        assert json.loads(body)["detail"] == "the head of the request is larger than the 65536 bytes allowed"
+        assert await asyncio.to_thread(caller.recv, 1) == b""
+
+
+@pytest.mark.parametrize("endless", [b"1;%s", b"0\r\na: %s", b"0\r\n%s"], ids=["extension", "trailer", "trailers"])
+async def test_what_follows_a_chunk_without_end_cuts_the_line(endless):
+    async with connected(greeting) as (caller, _):
+        caller.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        piece = b"a: b\r\n" if endless.endswith(b"\n%s") else b"x"
+        with pytest.raises(ConnectionError):
+            await asyncio.to_thread(caller.sendall, endless % (piece * 2**24))
+
+
+async def test_a_long_body_is_no_head_however_it_is_divided():
+    whole = b"POST / HTTP/1.1\r\nHost: vae\r\nContent-Length: 2000000\r\n\r\n" + bytes(2_000_000)
+    chunks = b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1;x\r\na\r\n" * 20_000
+    async with connected(greeting) as (caller, _):
+        for said, heard in ((whole, b"2000000"), (chunks + b"0\r\na: b\r\n\r\n", b"20000")):
+            asking = asyncio.create_task(asyncio.to_thread(caller.sendall, said))
+            assert await answered(caller) == (b"HTTP/1.1 200 OK", heard)
+            await asking
