@@ -25,7 +25,13 @@ LINGER = 1.0
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, on a `Gathering` transport, with room for so much besides bodies and no more."""
+    """uvicorn's, on a `Gathering` transport, with room for so much besides bodies and no more.
+
+    Who does not come to the end of a head in `patience` seconds is let go; the head of a later request may take twice
+    as long.
+    """
+
+    patience = 30.0
 
     _room = LONGEST_HEAD
 
@@ -33,6 +39,13 @@ class Connection(HttpToolsProtocol):
         """Begin to serve who is at its other end."""
         gathering: Any = Gathering(transport, self.loop)
         super().connection_made(gathering)
+        self._seen = self.cycle
+        self._clock = self.loop.call_later(self.patience, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is there any more."""
+        self._clock.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Read on, never further than there is room, until it is known whether that was a body."""
@@ -57,9 +70,21 @@ class Connection(HttpToolsProtocol):
         self._room = LONGEST_HEAD
         super().on_body(body)
 
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _look(self) -> None:
+        """Each head that is whole begins another cycle; looking for that now and then costs a request nothing."""
+        if self._answering or self.cycle is not self._seen:
+            self._seen = self.cycle
+            self._clock = self.loop.call_later(self.patience, self._look)
+        else:
+            self.transport.close()
+
     def _refuse(self) -> None:
         log.info("a caller is cut off after %d bytes that are no body", LONGEST_HEAD)
-        if self.cycle and not self.cycle.response_complete:
+        if self._answering:
             self.transport.close()  # no place for a second answer
             return
         error = HeadTooLarge(f"the head of the request is larger than the {LONGEST_HEAD} bytes allowed")
