@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager, suppress
 
@@ -38,6 +39,7 @@ class Child:
         self.connections = self._given = 0
         self._surplus = self._spare = 0
         self._full = False
+        self._unsaid: deque[str] = deque()
         self._line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line.setblocking(False)
         self.process = _SPAWN.Process(target=_work, args=(settings, number, its, places), name=f"worker {number}")
@@ -52,12 +54,19 @@ class Child:
         except ConnectionError:
             word = ""
         self.silent, self._full = 0, not word
+        self._say()
         return word
 
     def say(self, word: str) -> None:
-        """Tell it to drain, leave, reload or end."""
-        with suppress(OSError):  # it is gone
-            self._line.send(word.encode())
+        """Tell it to drain, leave, reload or end; where its line is full, once it has looked at what it was given."""
+        self._unsaid.append(word)
+        self._say()
+
+    def _say(self) -> None:
+        with suppress(OSError):  # the line is full until its next word, or it is gone
+            while self._unsaid:
+                self._line.send(self._unsaid[0].encode())
+                self._unsaid.popleft()
 
     def take(self, connection: socket.socket) -> bool:
         """Give it a connection; it takes none while it has not looked at the last ones, nor when it is gone."""
