@@ -68,7 +68,7 @@ class Batcher:
 
     def start(self) -> None:
         """Start the device thread; answers will be delivered to the running event loop."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         self._thread.start()
 
     async def close(self) -> None:
@@ -76,7 +76,8 @@ class Batcher:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+        await self._ended.wait()  # in no other thread: all that are shared may be busy, and for long
+        self._thread.join()
 
     async def submit(self, kind: Kind, rows: Rows, call: Call) -> list[Any]:
         """The answers to the rows, in order, in as many parts as it took batches.
@@ -192,6 +193,7 @@ class Batcher:
             raise
         finally:
             self._abandon()
+            self._loop.call_soon_threadsafe(self._ended.set)
 
     def _next(self) -> Batch | Job | None:
         with self._changed:

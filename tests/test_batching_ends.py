@@ -1,6 +1,8 @@
 """How a request ends before its time: late, left, failed, or with the device; nobody waits in vain."""
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import until
@@ -83,6 +85,20 @@ async def test_closing_does_not_wait_for_a_window():
         await it.waits(1)
         await it.batcher.close()
         assert await task == [10]
+
+
+async def test_closing_needs_none_of_the_threads_that_others_share():
+    free, loop = threading.Event(), asyncio.get_running_loop()
+    async with house() as it:
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        work = loop.run_in_executor(None, free.wait)
+        try:
+            async with asyncio.timeout(10):
+                await it.batcher.close()
+        finally:
+            free.set()
+            await work
+    assert not it.batcher.alive
 
 
 @dying
