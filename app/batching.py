@@ -46,9 +46,8 @@ class Batcher:
         self._lost: DeviceLost | None = None
         self._wanted = 0
         self._busy = True  # until the thread is there
-        self._planned = False
+        self._planned = self._closing = False
         self._changed = threading.Condition()
-        self._closing = False
         self._thread = threading.Thread(target=self._serve, name="device", daemon=True)
 
     @property
@@ -241,8 +240,7 @@ class Batcher:
 
     def _abandon(self) -> None:
         with self._changed:
-            self._closing = True
-            left, jobs = self._queue.clear(), [*self._jobs]
+            self._closing, left, jobs = True, self._queue.clear(), [*self._jobs]
         self._deliver([*self._taken, *left], Unavailable("the device has stopped"))
         for job in jobs:
             self._loop.call_soon_threadsafe(fulfil, job.future, None, Unavailable("the device has stopped"))

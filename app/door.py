@@ -3,6 +3,7 @@
 import hmac
 import re
 from collections.abc import Callable
+from typing import Protocol
 
 from starlette.datastructures import Headers
 
@@ -24,8 +25,15 @@ def is_open(path: str) -> bool:
     return path in OPEN or path.startswith("/docs/")
 
 
+class Guest(Protocol):
+    """A request that is inside."""
+
+    def cut(self) -> None:
+        """Answer it at once: there is no more time for it."""
+
+
 class Door:
-    """Counts who is `inside` and the bytes `held` for them, and lets nobody in while `draining`.
+    """Knows who is inside and the bytes `held` for them, and lets nobody in while `draining`.
 
     `patience` is the seconds a request may take.
 
@@ -34,7 +42,7 @@ class Door:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.inside = 0
+        self.guests: set[Guest] = set()
         self.held = 0
         self.draining = False
         self.spare = 0
@@ -49,6 +57,18 @@ class Door:
     def locked(self) -> bool:
         """Whether nobody comes in without a key."""
         return bool(self._keys)
+
+    @property
+    def inside(self) -> int:
+        """How many requests are."""
+        return len(self.guests)
+
+    def cut(self) -> int:
+        """Cut all who are inside; how many they were."""
+        guests = [*self.guests]
+        for guest in guests:
+            guest.cut()
+        return len(guests)
 
     def admit(self, path: str, headers: Headers, call: Call) -> None:
         """Refuse what should not come in, by the `ServiceError` that says why; a shorter deadline is taken over."""

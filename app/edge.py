@@ -56,11 +56,11 @@ class Edge:
         if is_open(scope["path"]):
             await self.app(scope, receive, exchange.send)
             return
-        self.door.inside += 1
+        self.door.guests.add(exchange)
         try:
             await exchange.run()
         finally:
-            self.door.inside -= 1
+            self.door.guests.discard(exchange)
             self.door.held -= exchange.received
             exchange.account()
 
@@ -73,7 +73,7 @@ class Exchange:
         self.headers = Headers(scope=scope)
         self.started = time.monotonic()
         self.status = 0
-        self.left = self.late = False
+        self.left = self.late = self.over = False
         self.heard = scope["method"] == "GET"
         self.received = 0
         self.alarm: asyncio.TimerHandle | None = None
@@ -98,11 +98,12 @@ class Exchange:
         except ClientDisconnect:
             self.left = True
         except asyncio.CancelledError:
-            if not (self.left or self.late) or self.task is None or self.task.uncancel():
-                await self.fail(Unavailable("the service has no more time for this request"))
-                raise
             if self.late:
                 await self.fail(DeadlineExceeded("the body did not arrive within the request's deadline"))
+            elif not self.left:
+                await self.fail(Unavailable("the service has no more time for this request"))
+            if not (self.left or self.late or self.over) or self.task is None or self.task.uncancel():
+                raise
         except Exception:
             log.exception("unexpected failure", extra={"request_id": self.call.request_id})
             await self.fail(ServiceError("an unexpected failure; the log has it under the request id"))
@@ -170,9 +171,14 @@ class Exchange:
         self.left = True
         self.stop()
 
+    def cut(self) -> None:
+        """The service ends before the work does."""
+        self.over = True
+        self.stop()
+
     def stop(self) -> None:
-        """Cancel the work, wherever it is."""
-        if self.task is not None:
+        """Cancel the work, wherever it is, for whatever comes first."""
+        if self.task is not None and not self.task.cancelling():
             self.task.cancel()
 
     def unwatch(self) -> None:

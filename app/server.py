@@ -1,8 +1,9 @@
 """The process: uvicorn, told to drain before it stops listening.
 
 On SIGTERM or SIGINT readiness turns 503 while the listener still answers, new work is refused, accepted work is
-finished, and the process ends with 0. A second signal ends it at once. On SIGHUP the model's folder is loaded anew.
-When the device is lost, liveness turns 503, and a little later the process ends with 1, for whoever restarts it.
+finished, and the process ends with 0. What is left when the time for that is over is answered 503, and the process ends
+with 1; a second signal says that it is over. On SIGHUP the model's folder is loaded anew. When the device is lost,
+liveness turns 503, and a little later the process ends with 1, for whoever restarts it.
 """
 
 import asyncio
@@ -39,7 +40,8 @@ class Server(uvicorn.Server):
         self.door = self.app.state.door
         self.door.connections = lambda: len(self.server_state.connections)
         self.grace = settings.graceful_timeout_s
-        self.lost_at = 0.0
+        self.lost_at = self.drained_by = 0.0
+        self.cut = 0
         self._coming: set[asyncio.Task[None]] = set()
         super().__init__(
             uvicorn.Config(
@@ -48,7 +50,6 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # nothing here depends on where a caller is
-                timeout_graceful_shutdown=max(1, round(settings.graceful_timeout_s)),
             )
         )
 
@@ -100,7 +101,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def leave(self) -> None:
-        """End at once."""
+        """There is no more time: end."""
         self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -113,11 +114,19 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen no more, let those be refused who have just come in, then end."""
+        """Listen no more, let those be refused who have just come in, cut those who are still inside, then end."""
         if self.reception:
             self.reception.close()
         await asyncio.sleep(0.1)
+        if cut := self.door.cut():
+            self.cut = cut
+            log.warning("no more time: %d requests are cut", cut)
+        self.config.timeout_graceful_shutdown = max(
+            1, round(self.drained_by - time.monotonic())
+        )  # for answers to leave
         await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()  # which uvicorn leaves out: what is cancelled then tells where it was
 
 
 def serve(settings: Settings) -> None:
@@ -129,8 +138,8 @@ def serve(settings: Settings) -> None:
 
 
 def run(server: Server) -> None:
-    """Run a server to its end, and the process with it where the device is lost."""
+    """Run a server to its end, and the process with it where the device is lost or somebody was cut."""
     gc.freeze()  # 200,000 objects of torch and the application that stay: no collection stops everyone to look at them
     server.run()
-    if server.lost_at:
+    if server.lost_at or server.cut:
         sys.exit(1)

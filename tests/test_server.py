@@ -98,6 +98,12 @@ async def serving(model: Path, program: str = SERVE, **settings: Any) -> AsyncIt
         await process.wait()
 
 
+async def warnings_of(service: Service) -> list[str]:
+    """What the log of an ended process has to say besides its usual lines."""
+    log = [json.loads(line) for line in (await service.log).splitlines()]
+    return [line["message"] for line in log if line["level"] not in ("INFO", "DEBUG")]
+
+
 async def test_many_callers_share_batches_and_are_all_answered_when_the_process_is_told_to_end(digits_model):
     async with serving(digits_model, max_batch_delay_ms=50) as it:
         answers = await asyncio.gather(*(it.client.post("/decode", content=LATENT, headers=JSON) for _ in range(64)))
@@ -125,24 +131,33 @@ async def test_many_callers_share_batches_and_are_all_answered_when_the_process_
         assert [line["status"] for line in log if line["message"].startswith("POST /decode")] == [200] * 64 + [503, 200]
 
 
-async def test_a_second_signal_ends_the_process_at_once(digits_model):
-    async with serving(digits_model, graceful_timeout_s=600, request_timeout_s=600) as it:
+PATIENT = {"graceful_timeout_s": 600, "request_timeout_s": 600, "max_batch_delay_ms": 10_000}
+
+
+async def test_a_second_signal_ends_the_process_at_once_with_1_and_one_line_for_all_who_are_cut(digits_model):
+    async with serving(digits_model, **PATIENT) as it:
         reader, writer = await it.half_a_request()
+        waiting = asyncio.create_task(it.client.get("/sample?n=1"))
+        while "vae_queue_items 1.0" not in (await it.client.get("/metrics")).text:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.01)
         it.process.send_signal(signal.SIGINT)
         await it.becomes(503)
         it.process.send_signal(signal.SIGTERM)
-        await it.ended()
+        assert await it.ended() == 1
         assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
+        assert (await waiting).status_code == 503
         writer.close()
+        assert await warnings_of(it) == ["no more time: 2 requests are cut"]
 
 
-async def test_draining_ends_when_its_time_is_over(digits_model):
+async def test_draining_ends_when_its_time_is_over_with_1_where_somebody_was_still_inside(digits_model):
     async with serving(digits_model, graceful_timeout_s=0.2, request_timeout_s=600) as it:
         reader, writer = await it.half_a_request()
         it.process.send_signal(signal.SIGTERM)
-        assert await it.ended() == 0
+        assert await it.ended() == 1
         assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
         writer.close()
+        assert await warnings_of(it) == ["no more time: 1 requests are cut"]
 
 
 async def test_beyond_the_connections_allowed_a_caller_is_refused_by_a_problem_and_let_go(digits_model):

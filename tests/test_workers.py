@@ -14,7 +14,7 @@ import httpx
 import pytest
 from conftest import DIGITS, build, until, write
 from prometheus_client.parser import text_string_to_metric_families
-from test_server import LATENT, SERVE, Service, python, serving
+from test_server import LATENT, SERVE, Service, python, serving, warnings_of
 
 from app.workers import LOOK
 from model.checkpoint import read_checkpoint, write_checkpoint
@@ -266,16 +266,18 @@ async def test_who_comes_after_a_crowd_has_gone_is_not_given_to_one_worker_alone
         assert [len({*workers[n : n + 4]}) for n in range(0, len(workers), 4)] == [2] * 16
 
 
-async def test_at_a_second_signal_all_leave_at_once(digits_model):
+async def test_at_a_second_signal_all_leave_at_once_and_the_exit_code_tells_that_some_were_cut(digits_model):
     async for it in two(digits_model, graceful_timeout_s=600, request_timeout_s=600):
         inside = [await it.half_a_request() for _ in range(4)]
         it.process.send_signal(signal.SIGINT)
         await it.are(0)
         it.process.send_signal(signal.SIGINT)
-        await it.ended()
+        assert await it.ended() == 1
         for reader, writer in inside:
             assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
             writer.close()
+        lines = [re.fullmatch(r"no more time: (\d+) requests are cut", line) for line in await warnings_of(it)]
+        assert sum(int(line[1]) for line in lines) == len(inside)
 
 
 async def test_workers_whose_parent_is_killed_finish_what_they_accepted_and_end(digits_model):
