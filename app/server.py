@@ -3,15 +3,17 @@
 On SIGTERM or SIGINT readiness turns 503 while the listener still answers, new work is refused, accepted work is
 finished, and the process ends with 0. What is left when the time for that is over is answered 503, and the process ends
 with 1; a second signal says that it is over. On SIGHUP the model's folder is loaded anew. When the device is lost,
-liveness turns 503, and a little later the process ends with 1, for whoever restarts it.
+liveness turns 503, and a little later the process ends with 1, for whoever restarts it. No thread holds up the end.
 """
 
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 import time
 from types import FrameType
 
@@ -23,6 +25,9 @@ from app.port import Reception
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
+
+LAST = 3.0
+"""Seconds that are left for everything else, when the time for those inside is over."""
 
 
 class Server(uvicorn.Server):
@@ -102,6 +107,7 @@ class Server(uvicorn.Server):
 
     def leave(self) -> None:
         """There is no more time: end."""
+        self.drained_by = time.monotonic()
         self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -121,12 +127,24 @@ class Server(uvicorn.Server):
         if cut := self.door.cut():
             self.cut = cut
             log.warning("no more time: %d requests are cut", cut)
-        self.config.timeout_graceful_shutdown = max(
-            1, round(self.drained_by - time.monotonic())
-        )  # for answers to leave
+        self.drained_by = max(self.drained_by, time.monotonic())
+        self.config.timeout_graceful_shutdown = max(1, round(self.drained_by - time.monotonic()))
+        threading.Thread(target=self._end_anyway, daemon=True).start()
         await super().shutdown(sockets)
         if self.force_exit:
             await self.lifespan.shutdown()  # which uvicorn leaves out: what is cancelled then tells where it was
+
+    @property
+    def code(self) -> int:
+        """The exit code: whether something accepted was lost."""
+        return int(bool(self.lost_at or self.cut))
+
+    def _end_anyway(self) -> None:
+        """A thread cannot be stopped, and Python waits for each to end: one that reads a picture may take minutes."""
+        while time.monotonic() < self.drained_by + LAST:
+            time.sleep(0.1)
+        log.warning("threads are still at work: the process ends without them")
+        os._exit(self.code)
 
 
 def serve(settings: Settings) -> None:
@@ -138,8 +156,8 @@ def serve(settings: Settings) -> None:
 
 
 def run(server: Server) -> None:
-    """Run a server to its end, and the process with it where the device is lost or somebody was cut."""
+    """Run a server to its end, and the process with it where its exit code is not 0."""
     gc.freeze()  # 200,000 objects of torch and the application that stay: no collection stops everyone to look at them
     server.run()
-    if server.lost_at or server.cut:
-        sys.exit(1)
+    if server.code:
+        sys.exit(server.code)

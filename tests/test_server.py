@@ -206,6 +206,35 @@ async def test_sighup_serves_what_the_folder_holds_now_and_a_bad_one_changes_not
         assert refused.startswith("not reloaded: served/model.safetensors: not a complete safetensors file")
 
 
+BUSY = SERVE.replace(
+    "serve(settings)",
+    """
+import asyncio, time
+from app.port import Reception
+from app.server import Server, run
+class Busy(Server):
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        for _ in range(64):
+            asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+run(Busy(settings, Reception(settings.host, settings.port)))
+""",
+)
+"""The service while all threads that read and write pictures are at work that takes long."""
+
+
+@pytest.mark.parametrize("somebody", [True, False])
+async def test_threads_at_work_do_not_hold_up_the_end_of_the_process(somebody, digits_model):
+    async with serving(digits_model, program=BUSY, graceful_timeout_s=0.2) as it:
+        reader, writer = await it.half_a_request() if somebody else (None, None)
+        it.process.send_signal(signal.SIGTERM)
+        assert await it.ended() == int(somebody)
+        assert (await warnings_of(it))[-1] == "threads are still at work: the process ends without them"
+        if somebody:
+            assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
+            writer.close()
+
+
 LOSING = SERVE.replace(
     "serve(settings)",
     """
