@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -173,13 +173,14 @@ async def test_a_long_body_is_no_head_however_it_is_divided():
 @pytest.mark.parametrize("first", [b"", ASK % b"/"], ids=["of the line", "of one more request"])
 @pytest.mark.parametrize("half", [b"", b"G", b"GET / HTTP/1.1\r\na: "], ids=["nothing", "a letter", "half a head"])
 async def test_who_does_not_come_to_the_end_of_a_head_is_let_go(first, half, monkeypatch):
-    monkeypatch.setattr(Connection, "patience", 0.05)
+    monkeypatch.setattr(Connection, "patience", 0.2)
     async with connected(greeting) as (caller, connection):
-        connection.timeout_keep_alive = 0.05
+        connection.timeout_keep_alive = 0.2
         if first:
             caller.sendall(first)
             assert await answered(caller) == (b"HTTP/1.1 200 OK", b"0")
-        caller.sendall(half)
+        with suppress(ConnectionError):  # on a busy machine it is too late already
+            caller.sendall(half)
         assert await asyncio.to_thread(caller.recv, 1) == b""
 
 
@@ -189,7 +190,7 @@ async def test_who_says_a_head_letter_by_letter_is_let_go(monkeypatch):
             caller.sendall(b"G")
             await asyncio.sleep(0.001)
 
-    monkeypatch.setattr(Connection, "patience", 0.05)
+    monkeypatch.setattr(Connection, "patience", 0.2)
     async with connected(greeting) as (caller, _):
         with pytest.raises(ConnectionError):
             await say_on()
@@ -197,13 +198,13 @@ async def test_who_says_a_head_letter_by_letter_is_let_go(monkeypatch):
 
 async def test_who_waits_for_his_answer_or_says_a_long_body_is_not_let_go(monkeypatch):
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         await greeting(scope, receive, send)
 
-    monkeypatch.setattr(Connection, "patience", 0.02)
+    monkeypatch.setattr(Connection, "patience", 0.1)
     async with connected(slow) as (caller, _):
         caller.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nContent-Length: 20\r\n\r\n")
         for _ in range(20):
             caller.sendall(b"x")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.04)
         assert await answered(caller) == (b"HTTP/1.1 200 OK", b"20")
