@@ -26,7 +26,7 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LAST = 3.0
+LAST = 5.0
 """Seconds that are left for everything else, when the time for those inside is over."""
 
 

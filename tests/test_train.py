@@ -206,7 +206,7 @@ def test_data_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
         ("--binarize static", "binarize: expected dynamic or none, got 'static'"),
         ("--precision half", "precision: expected float32 or bfloat16, got 'half'"),
         ("--limit -1", "limit: expected at least 0, got -1"),
-        ("--device cuda:99", "device: expected one of"),
+        ("--device cuda:99", "device: expected"),
     ],
 )
 def test_an_evaluation_that_cannot_be_made_is_told_in_one_line(digits_model: Path, data: Path, options, reason) -> None:
