@@ -2,8 +2,9 @@
 
 elbo   E_q[log p(x|z)] - beta KL(q || p)                                     Kingma and Welling (2014), equation 10
 iwae   log 1/K sum_k w_k,   w_k = p(x|z_k) (p(z_k) / q(z_k|x))^beta          Burda et al. (2016), equation 8
-dreg   the same value; in the encoder's gradient log q(z|x) counts only through z, by squared normalised weights:
-       sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi),   v_k = w_k / sum_j w_j     Tucker et al. (2019), equation 8
+dreg   the same value; in the encoder's gradient log q(z|x) counts only through z, by the normalised weights v_k:
+       sum_k v_k (1 - beta + beta v_k) (d log w_k / d z_k) (d z_k / d phi),   v_k = w_k / sum_j w_j
+       with beta = 1, where the factor is v_k^2                                     Tucker et al. (2019), equation 8
 """
 
 from collections.abc import Callable
@@ -47,10 +48,10 @@ def ascend_dreg(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> Ascent:
     q = vae.posterior(x)
     z = q.at(noise)
     log_weights, bound = _weigh(vae, x, q, DiagonalGaussian(q.mean.detach(), q.logvar.detach()), z, beta)
-    if z.requires_grad:  # d objective / d log w_k is v_k already: once more on the way through z makes the square
-        share = log_weights.detach().softmax(0)
+    if z.requires_grad:  # d objective / d log w_k is v_k already: the rest of the factor comes on the way through z
+        rest = 1 - beta + beta * log_weights.detach().softmax(0)
         z.register_hook(  # type: ignore[no-untyped-call]  # torch's decorator hides its type
-            lambda gradient: gradient * share.reshape(share.shape + (1,) * (z.dim() - share.dim()))
+            lambda gradient: gradient * rest.reshape(rest.shape + (1,) * (z.dim() - rest.dim()))
         )
     return Ascent(log_weights.logsumexp(0) - log(len(noise)), bound)
 
