@@ -24,7 +24,7 @@ from model.objectives import OBJECTIVES
 from model.precision import networks_in
 from model.recipe import TrainingOptions
 from model.vae import VAE
-from model.weightnorm import normalise, plain_weights
+from model.weightnorm import normalise, plain_weights, standardise
 
 
 class TrainingError(ValueError):
@@ -124,7 +124,9 @@ class Training:
         self.average = deepcopy(self.vae).requires_grad_(False)
         self.generator = torch.Generator(device).manual_seed(options.seed)
         if options.weight_norm:
-            normalise(self.vae, self._batch(self.images[:NORMALISE_ON]), self.generator)
+            if not start:
+                standardise(self.vae, self._batch(self.images[:NORMALISE_ON]), self.generator)
+            normalise(self.vae, self.generator)
             self._follow(share=1.0)
         self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=options.learning_rate, fused=True)
 

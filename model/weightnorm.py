@@ -1,6 +1,6 @@
 """Weight normalisation, by which a layer's weight is a direction and a length: w = g v / |v|, for each output.
 
-Salimans and Kingma, "Weight Normalization" (2016), equation 2; the first values from a batch of data as in section 3.
+Salimans and Kingma, "Weight Normalization" (2016), equation 2; the first values of an untrained model as in section 3.
 It is a matter of training alone: what is averaged, kept and served are the plain weights w.
 """
 
@@ -15,11 +15,10 @@ from model.vae import VAE
 Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
-def normalise(vae: VAE, x: Tensor, generator: torch.Generator) -> None:
-    """Normalise every layer in place; those within the networks start with outputs of mean 0 and variance 1 on x.
+def standardise(vae: VAE, x: Tensor, generator: torch.Generator) -> None:
+    """Let every layer within the untrained networks start with outputs of mean 0 and variance 1 on x.
 
-    The last layer of each network keeps its output. A layer that starts at zero, so that its block is the identity,
-    starts with the length 0 in a random direction.
+    The last layer of each network keeps its output, as does one that starts at zero, so that its block is the identity.
     """
     inner = [layer for network in (vae.encoder, vae.decoder) for layer in _layers(network)[:-1]]
     handles = [layer.register_forward_hook(_standardise) for layer in inner]
@@ -29,6 +28,13 @@ def normalise(vae: VAE, x: Tensor, generator: torch.Generator) -> None:
         vae.likelihood(q.at(noise))
     for handle in handles:
         handle.remove()
+
+
+def normalise(vae: VAE, generator: torch.Generator) -> None:
+    """Make directions and lengths of every layer's weights, in place; the networks compute what they did.
+
+    An output whose weights are zero gets the length 0 in a random direction.
+    """
     for layer in [*_layers(vae.encoder), *_layers(vae.decoder)]:
         _reparametrise(layer, generator)
 
@@ -61,14 +67,15 @@ def _standardise(layer: Any, _: Any, output: Tensor) -> Tensor | None:
     return (output - mean.reshape(shape)) / deviation.reshape(shape)
 
 
-def _reparametrise(layer: Layer, generator: torch.Generator) -> None:
-    still = not layer.weight.any()
+def _reparametrise(layer: Any, generator: torch.Generator) -> None:
+    weight, outputs = layer.weight, _outputs(layer)
+    others = [dim for dim in range(weight.dim()) if dim != outputs]
+    still = torch.linalg.vector_norm(weight, dim=others, keepdim=True) == 0
     with torch.no_grad():
-        if still:
-            layer.weight.normal_(generator=generator)
-        weight_norm(layer, dim=_outputs(layer))
-        if still:
-            layer.parametrizations.weight.original0.zero_()  # type: ignore[union-attr,operator]  # made by weight_norm
+        if still.any():
+            weight.copy_(torch.where(still, torch.empty_like(weight).normal_(generator=generator), weight))
+        weight_norm(layer, dim=outputs)
+        layer.parametrizations.weight.original0.masked_fill_(still, 0)
 
 
 def _outputs(layer: Layer) -> int:

@@ -12,7 +12,8 @@ from model.config import VAEConfig
 from model.recipe import TrainingOptions
 from model.training import Training
 from model.vae import VAE
-from model.weightnorm import normalise, plain_weights
+from model.weightnorm import normalise, plain_weights, standardise
+from tests.conftest import build
 
 CONFIG = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), stride=2, channels=(6, 8), blocks=(1, 1), hidden=(16,))
 OPTIONS = TrainingOptions(epochs=3, batch_size=32, learning_rate=1e-2, warmup=5, ema=0.0, weight_norm=True)
@@ -24,9 +25,10 @@ def vae() -> VAE:
     return VAE(CONFIG)
 
 
-def start(vae: VAE, x: torch.Tensor) -> torch.Tensor:
-    normalise(vae, x, torch.Generator().manual_seed(0))
-    return x
+def start(vae: VAE, x: torch.Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    standardise(vae, x, generator)
+    normalise(vae, generator)
 
 
 @pytest.fixture
@@ -41,6 +43,17 @@ def test_the_plain_weights_make_the_same_networks(vae, x):
     torch.testing.assert_close(plain.posterior(x).mean, vae.posterior(x).mean)
     z = vae.posterior(x).mean
     torch.testing.assert_close(plain.likelihood(z).mean, vae.likelihood(z).mean)
+
+
+@pytest.mark.parametrize("silence", [False, True])
+def test_a_trained_model_goes_on_with_it_as_the_function_that_it_is(digits: np.ndarray, silence):
+    trained = build(CONFIG)
+    with torch.no_grad():
+        trained.encoder.network[0].weight[2:4] *= not silence  # an output may have nothing to say
+    training = Training(CONFIG, digits[:600], OPTIONS, start=trained)
+    for networks in (training.average.state_dict(), plain_weights(training.vae)):
+        for name, weight in trained.state_dict().items():
+            torch.testing.assert_close(networks[name], weight, atol=1e-6, rtol=1e-5)
 
 
 def test_the_plain_weights_of_an_unnormalised_vae_are_its_own(vae):
