@@ -14,11 +14,15 @@ from model.vae import VAE
 
 Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
+CONSTANT = 1e-6
+"""The standard deviation below which an output is the same for all images, and so left as it is."""
+
 
 def standardise(vae: VAE, x: Tensor, generator: torch.Generator) -> None:
     """Let every layer within the untrained networks start with outputs of mean 0 and variance 1 on x.
 
-    The last layer of each network keeps its output, as does one that starts at zero, so that its block is the identity.
+    The last layer of each network keeps its output, as does one that starts at zero, so that its block is the identity,
+    and an output that is the same for all of x.
     """
     inner = [layer for network in (vae.encoder, vae.decoder) for layer in _layers(network)[:-1]]
     handles = [layer.register_forward_hook(_standardise) for layer in inner]
@@ -58,8 +62,9 @@ def _standardise(layer: Any, _: Any, output: Tensor) -> Tensor | None:
     if not layer.weight.any():
         return None
     others = [dim for dim in range(output.dim()) if dim != 1]
-    deviation, mean = torch.std_mean(output, dim=others)
-    deviation = deviation.clamp_min(1e-6)
+    deviation, mean = torch.std_mean(output, dim=others, correction=0)
+    constant = deviation < CONSTANT
+    deviation, mean = deviation.masked_fill(constant, 1), mean.masked_fill(constant, 0)
     shape = [1] * output.dim()
     shape[1] = -1
     layer.weight /= deviation.reshape([-1 if dim == _outputs(layer) else 1 for dim in range(layer.weight.dim())])

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from math import isfinite
 
 import numpy as np
 import pytest
@@ -76,6 +77,17 @@ def test_every_layer_that_speaks_starts_with_standardised_outputs(vae, x):
         output = seen[name].transpose(0, 1).flatten(1)
         torch.testing.assert_close(output.mean(1), torch.zeros(len(output)), atol=1e-4, rtol=0)
         torch.testing.assert_close(output.std(1), torch.ones(len(output)), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("count", [1, 64])
+def test_an_output_that_is_the_same_for_all_images_starts_as_it_was(digits: np.ndarray, count):
+    config = VAEConfig(image_shape=(1, 8, 8), latent_shape=(3,), hidden=(16,))
+    alike = np.repeat(digits[:1], count, axis=0)
+    training = Training(config, alike, replace(OPTIONS, epochs=2, binarize="none"))
+    plain = Training(config, alike, replace(OPTIONS, weight_norm=False))
+    for normalised, own in zip(training.average.encoder.parameters(), plain.average.encoder.parameters(), strict=True):
+        torch.testing.assert_close(normalised, own)
+    assert all(isfinite(record.elbo) for record in training.epochs())
 
 
 def test_a_block_that_starts_as_the_identity_still_does_and_learns(vae, x):
