@@ -106,8 +106,11 @@ def train(
     with told_in_one_line():
         from app.options import Architecture, Place, use_device
         from app.train import run_training
+        from model.checkpoint import read_checkpoint
 
-        architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
+        trained = read_checkpoint(start) if start else None
+        known = trained.vae.config if trained else None
+        architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale, known)
         options = TrainingOptions(
             objective=objective,
             epochs=epochs,
@@ -120,12 +123,12 @@ def train(
             clip=clip,
             weight_norm=weight_norm,
             samples=samples,
-            binarize=binarize or ("dynamic" if likelihood == "bernoulli" else "none"),
+            binarize=binarize or architecture.binarize,
             holdout=holdout,
             seed=seed,
             precision=precision,
         )
-        run_training(Place(data, out, resume, download, start), architecture, options, use_device(device, threads))
+        run_training(Place(data, out, resume, download, trained), architecture, options, use_device(device, threads))
 
 
 @cli.command()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from app.options import Scoring, command
+from app.options import Scoring, command, usual_binarize
 from app.terminal import evaluation_bar
 from model.arrays import Images, digest
 from model.checkpoint import Checkpoint, read_checkpoint
@@ -31,7 +31,7 @@ def run_evaluation(model: Path, data: Path, scoring: Scoring, device: torch.devi
 def _evaluate(checkpoint: Checkpoint, images: Images, scoring: Scoring) -> Evaluation:
     vae = checkpoint.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     trained = checkpoint.metrics.get("training", {}).get("options", {}).get("binarize")
-    binarize = scoring.binarize or trained or ("dynamic" if vae.config.likelihood == "bernoulli" else "none")
+    binarize = scoring.binarize or trained or usual_binarize(vae.config.likelihood)
     draws = 16 if next(vae.parameters()).device.type == "cpu" else 256
     with evaluation_bar(len(images)) as watch:
         return evaluate(

@@ -9,13 +9,17 @@ from typing import NamedTuple
 import torch
 
 from app.device import choose_device
+from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.precision import PRECISIONS
 from model.recipe import RecipeError
 
 
 class Architecture(NamedTuple):
-    """The architecture as the command line writes it; an empty `image_shape` is the data's own."""
+    """The architecture as the command line writes it; an empty `image_shape` is the data's own.
+
+    Where a trained model is gone on from, `start` is its config, and counts instead.
+    """
 
     image_shape: str
     latent: str
@@ -25,9 +29,17 @@ class Architecture(NamedTuple):
     hidden: str
     likelihood: str
     scale: float
+    start: VAEConfig | None = None
+
+    @property
+    def binarize(self) -> str:
+        """How pixels come from grey levels unless it is told."""
+        return usual_binarize(self.start.likelihood if self.start else self.likelihood)
 
     def fitted(self) -> tuple[int, ...] | None:
         """(C, H, W) that pictures are fitted to, if it was told."""
+        if self.start:
+            return self.start.image_shape
         shape = integers("image_shape", self.image_shape)
         if shape and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
             raise RecipeError(f"image_shape: expected C,H,W with C of 1 or 3, got {self.image_shape!r}")
@@ -35,6 +47,8 @@ class Architecture(NamedTuple):
 
     def config(self, image_shape: tuple[int, ...]) -> VAEConfig:
         """The architecture for images of one shape."""
+        if self.start:
+            return self.start
         channels = integers("channels", self.channels)
         return VAEConfig(
             image_shape=image_shape,
@@ -55,7 +69,7 @@ class Place(NamedTuple):
     out: Path
     resume: bool
     download: bool
-    start: Path | None
+    start: Checkpoint | None
 
 
 class Scoring(NamedTuple):
@@ -84,6 +98,11 @@ def integers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
         raise RecipeError(f"{option}: expected integers like 4,7,7, got {text!r}") from None
+
+
+def usual_binarize(likelihood: str) -> str:
+    """How the pixels that a likelihood is of come from grey levels."""
+    return "dynamic" if likelihood == "bernoulli" else "none"
 
 
 def use_device(name: str, threads: int) -> torch.device:

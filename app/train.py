@@ -10,7 +10,7 @@ from app.options import Architecture, Place, command
 from app.portrait import portray
 from app.terminal import download_bar, print_epoch, training_bar
 from model.arrays import Dataset
-from model.checkpoint import METRICS, read_checkpoint, write_checkpoint, write_json
+from model.checkpoint import METRICS, write_checkpoint, write_json
 from model.data import read_dataset
 from model.mnist import download_mnist
 from model.recipe import RecipeError, TrainingOptions
@@ -26,10 +26,8 @@ def run_training(place: Place, architecture: Architecture, options: TrainingOpti
     if place.download:
         with download_bar() as told:
             download_mnist(place.data, watch=told)
-    start = read_checkpoint(place.start).vae if place.start else None
-    dataset = read_dataset(place.data, start.config.image_shape if start else architecture.fitted())
-    config = start.config if start else architecture.config(dataset.image_shape)
-    training = Training(config, dataset.train, options, device, start)
+    dataset = read_dataset(place.data, architecture.fitted())
+    training = Training(architecture.config(dataset.image_shape), dataset.train, options, device, place.start)
     if begun:
         resume_training(place.out, training)
     with training_bar(options.epochs) as watch:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.arrays import DataError, Images, digest
+from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.data import binarised
 from model.elbo import elbo
@@ -93,7 +94,7 @@ class Training:
 
     `images` are uint8 [N, C, H, W]; they stay on the device as such and are drawn anew from their grey levels, in a new
     order, at each epoch. Everything random comes from `generator`, so that equal states go on alike. `start` is a
-    trained VAE of the same config to go on from.
+    trained model of the same config to go on from.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Training:
         images: Images,
         options: TrainingOptions,
         device: torch.device | str = "cpu",
-        start: VAE | None = None,
+        start: Checkpoint | None = None,
     ) -> None:
         if len(images) <= options.holdout:
             raise DataError(f"holdout: expected fewer than the {len(images)} training images, got {options.holdout}")
@@ -117,7 +118,7 @@ class Training:
         self.steps_per_epoch = -(-len(self.images) // options.batch_size)
         vae = new_vae(config, options.seed)
         if start:
-            vae.load_state_dict(start.state_dict())
+            vae.load_state_dict(start.vae.state_dict())
         else:
             start_at_mean(vae, images)
         self.vae = vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs

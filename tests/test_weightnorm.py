@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.recipe import TrainingOptions
 from model.training import Training
@@ -51,7 +52,7 @@ def test_a_trained_model_goes_on_with_it_as_the_function_that_it_is(digits: np.n
     trained = build(CONFIG)
     with torch.no_grad():
         trained.encoder.network[0].weight[2:4] *= not silence  # an output may have nothing to say
-    training = Training(CONFIG, digits[:600], OPTIONS, start=trained)
+    training = Training(CONFIG, digits[:600], OPTIONS, start=Checkpoint("trained", trained, "", 0))
     for networks in (training.average.state_dict(), plain_weights(training.vae)):
         for name, weight in trained.state_dict().items():
             torch.testing.assert_close(networks[name], weight, atol=1e-6, rtol=1e-5)
