@@ -59,8 +59,15 @@ def _follow_recipe(context: typer.Context, name: str) -> str:
     return name
 
 
+def _told(context: typer.Context) -> set[str]:
+    """The options that the caller or his recipe gives."""
+    sources = {option: context.get_parameter_source(option) for option in context.params}
+    return {option for option, source in sources.items() if source and source.name != "DEFAULT"}
+
+
 @cli.command()
 def train(
+    context: typer.Context,
     data: Annotated[Path, typer.Option(help="MNIST files, a folder of pictures, or a .npy or .npz file.")],
     out: Annotated[Path, typer.Option(help="Where the model is kept, after every epoch.")],
     recipe: Annotated[  # noqa: ARG001  # its callback has read it
@@ -109,8 +116,9 @@ def train(
         from model.checkpoint import read_checkpoint
 
         trained = read_checkpoint(start) if start else None
-        known = trained.vae.config if trained else None
-        architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale, known)
+        architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
+        if trained:
+            architecture = architecture.going_on_from(trained.vae.config, _told(context))
         options = TrainingOptions(
             objective=objective,
             epochs=epochs,

@@ -3,8 +3,9 @@
 import re
 import shlex
 import sys
+from collections.abc import Container
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -38,28 +39,38 @@ class Architecture(NamedTuple):
 
     def fitted(self) -> tuple[int, ...] | None:
         """(C, H, W) that pictures are fitted to, if it was told."""
-        if self.start:
-            return self.start.image_shape
+        return self.start.image_shape if self.start else self._told_shape()
+
+    def config(self, image_shape: tuple[int, ...]) -> VAEConfig:
+        """The architecture for images of one shape."""
+        return self.start or VAEConfig(**self._fields_for(image_shape))
+
+    def going_on_from(self, start: VAEConfig, told: Container[str]) -> "Architecture":
+        """The architecture of a trained model; refuse what was told otherwise than it is there."""
+        for field, value in self._fields_for(self._told_shape() or start.image_shape).items():
+            option, own = "latent" if field == "latent_shape" else field, getattr(start, field)
+            if option in told and value != own:
+                raise RecipeError(f"{option}: expected {own!r}, as --start has it, got {value!r}")
+        return self._replace(start=start)
+
+    def _told_shape(self) -> tuple[int, ...] | None:
         shape = integers("image_shape", self.image_shape)
         if shape and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
             raise RecipeError(f"image_shape: expected C,H,W with C of 1 or 3, got {self.image_shape!r}")
         return shape or None
 
-    def config(self, image_shape: tuple[int, ...]) -> VAEConfig:
-        """The architecture for images of one shape."""
-        if self.start:
-            return self.start
+    def _fields_for(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
         channels = integers("channels", self.channels)
-        return VAEConfig(
-            image_shape=image_shape,
-            latent_shape=integers("latent", self.latent),
-            stride=self.stride,
-            channels=channels,
-            blocks=integers("blocks", self.blocks) if self.blocks else (1,) * len(channels),
-            hidden=integers("hidden", self.hidden),
-            likelihood=self.likelihood,
-            scale=self.scale,
-        )
+        return {
+            "image_shape": image_shape,
+            "latent_shape": integers("latent", self.latent),
+            "stride": self.stride,
+            "channels": channels,
+            "blocks": integers("blocks", self.blocks) if self.blocks else (1,) * len(channels),
+            "hidden": integers("hidden", self.hidden),
+            "likelihood": self.likelihood,
+            "scale": self.scale,
+        }
 
 
 class Place(NamedTuple):

@@ -34,3 +34,32 @@ def test_a_trained_model_goes_on_with_the_pixels_of_its_own_likelihood(data, tmp
     result = vae(f"train {QUICK} {told}", "--start", start, "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert kept(tmp_path / "run")["binarize"] == binarize
+
+
+ARCHITECTURE = "--latent 4 --stride 2 --channels 8,8 --blocks 1,0 --hidden 24 --image-shape 1,8,8 --scale 0.1"
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ("--latent 5", "latent: expected (4,), as --start has it, got (5,)"),
+        ("--stride 1", "stride: expected 2, as --start has it, got 1"),
+        ("--channels 8", "channels: expected (8, 8), as --start has it, got (8,)"),
+        ("--blocks 1,1", "blocks: expected (1, 0), as --start has it, got (1, 1)"),
+        ("--hidden=", "hidden: expected (24,), as --start has it, got ()"),
+        ("--image-shape 3,8,8", "image_shape: expected (1, 8, 8), as --start has it, got (3, 8, 8)"),
+        ("--likelihood logistic", "likelihood: expected 'bernoulli', as --start has it, got 'logistic'"),
+        ("--scale 0.2", "scale: expected 0.1, as --start has it, got 0.2"),
+        ("--recipe mnist-cpu", "latent: expected (4,), as --start has it, got (32,)"),
+    ],
+)
+def test_another_architecture_than_the_trained_model_has_is_refused(digits_model, data, tmp_path, told, reason):
+    result = vae(f"train {QUICK} {told}", "--start", digits_model, "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"vae: {reason}"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_architecture_of_the_trained_model_may_be_told(digits_model, data, tmp_path):
+    result = vae(f"train {QUICK} {ARCHITECTURE}", "--start", digits_model, "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
