@@ -28,7 +28,7 @@ def write_snapshot(folder: Path, training: Training) -> None:
 
 
 def resume_training(folder: Path, training: Training) -> None:
-    """Bring `training`, just begun, to where `folder` left it; refuse another recipe, architecture or other data."""
+    """Bring `training`, just begun, to where `folder` left it; refuse another recipe, architecture, start or data."""
     path = folder / SNAPSHOT
     try:
         with safe_open(path, "pt") as file:
@@ -43,8 +43,8 @@ def resume_training(folder: Path, training: Training) -> None:
 
 
 def _identity(training: Training) -> dict[str, Any]:
-    device = {"device": training.images.device.type}
-    identity = training.vae.config.as_dict() | training.options.as_dict() | device | {"data": training.data}
+    given = {"device": training.images.device.type, "data": training.data, "start": training.start}
+    identity = training.vae.config.as_dict() | training.options.as_dict() | given
     as_written: dict[str, Any] = json.loads(json.dumps(identity))
     return as_written
 

@@ -110,6 +110,7 @@ class Training:
         torch.backends.cudnn.deterministic = True  # else what is resumed on a GPU does not go on bit for bit
         self.options = options
         self.data = digest(images)
+        self.start = start.digest if start else None
         self.records: list[EpochRecord] = []
         self.step = 0
         order = np.random.default_rng(options.seed).permutation(len(images))

@@ -9,11 +9,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import CheckpointError
+from model.checkpoint import Checkpoint, CheckpointError
 from model.config import VAEConfig
 from model.recipe import RecipeError, TrainingOptions
 from model.snapshot import SNAPSHOT, resume_training, write_snapshot
 from model.training import Training
+from tests.conftest import build
 
 MLP = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), hidden=(32,))
 CONV = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), stride=2, channels=(8, 8), blocks=(1, 0), hidden=(16,))
@@ -92,6 +93,17 @@ def test_other_images_are_refused(half_way: Path, digits: np.ndarray) -> None:
     changed[0, 0, 0, 0] ^= 1
     with pytest.raises(RecipeError, match=r"^data: expected '[0-9a-f]{64}', as the training began"):
         resume_training(half_way, Training(MLP, changed, OPTIONS))
+
+
+def test_another_model_to_start_from_is_refused(tmp_path: Path, digits: np.ndarray) -> None:
+    one, other = (Checkpoint("start", build(MLP, seed), f"digest-{seed}", 0) for seed in (1, 2))
+    begun = Training(MLP, digits[:200], OPTIONS, start=one)
+    run(begun, 1)
+    write_snapshot(tmp_path, begun)
+    resume_training(tmp_path, Training(MLP, digits[:200], OPTIONS, start=one))
+    for start, got in ((other, "'digest-2'"), (None, "None")):
+        with pytest.raises(RecipeError, match=f"^start: expected 'digest-1', as the training began, got {got}$"):
+            resume_training(tmp_path, Training(MLP, digits[:200], OPTIONS, start=start))
 
 
 @pytest.mark.parametrize("kept", [0, 7, 500, -1])
