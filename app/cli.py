@@ -95,7 +95,9 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Adam's rate at its highest.")] = DEFAULTS.learning_rate,
     warmup: Annotated[int, typer.Option(help="Steps until the rate is at its highest.")] = DEFAULTS.warmup,
     schedule: Annotated[str, typer.Option(help="cosine (to zero) or constant.")] = DEFAULTS.schedule,
-    kl_warmup: Annotated[float, typer.Option(help="Epochs until the KL counts in full.")] = DEFAULTS.kl_warmup,
+    kl_warmup: Annotated[
+        float | None, typer.Option(help="Epochs until the KL counts in full; 5 unless told, 0 with --start.")
+    ] = None,
     ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are what is kept.")] = DEFAULTS.ema,
     clip: Annotated[float, typer.Option(help="Largest norm of the gradient, 0 for any.")] = DEFAULTS.clip,
     weight_norm: Annotated[bool, typer.Option(help="Train directions and lengths of the weights.")] = False,
@@ -119,6 +121,7 @@ def train(
         architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
         if trained:
             architecture = architecture.going_on_from(trained.vae.config, _told(context))
+        usual_kl_warmup = 0.0 if trained else DEFAULTS.kl_warmup
         options = TrainingOptions(
             objective=objective,
             epochs=epochs,
@@ -126,7 +129,7 @@ def train(
             learning_rate=learning_rate,
             warmup=warmup,
             schedule=schedule,
-            kl_warmup=kl_warmup,
+            kl_warmup=usual_kl_warmup if kl_warmup is None else kl_warmup,
             ema=ema,
             clip=clip,
             weight_norm=weight_norm,

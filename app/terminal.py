@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -22,6 +23,11 @@ def print_epoch(record: EpochRecord, epochs: int) -> None:
     terms = f"elbo {record.elbo:.2f}  reconstruction {record.reconstruction:.2f}  kl {record.kl:.2f}"
     speed = f"{record.images_per_second:.0f} images/s  {record.seconds:.0f} s"
     print(f"epoch {record.epoch}/{epochs}  {terms}{validation}  {speed}", flush=True)  # noqa: T201  # it is the answer of the command
+
+
+def tell(note: str) -> None:
+    """One line for the person who waits; the answer of the command stays as it is."""
+    typer.echo(f"vae: {note}", err=True)
 
 
 def print_figures(figures: dict[str, Any]) -> None:

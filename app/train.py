@@ -8,7 +8,7 @@ import torch
 
 from app.options import Architecture, Place, command
 from app.portrait import portray
-from app.terminal import download_bar, print_epoch, training_bar
+from app.terminal import download_bar, print_epoch, tell, training_bar
 from model.arrays import Dataset
 from model.checkpoint import METRICS, write_checkpoint, write_json
 from model.data import read_dataset
@@ -30,6 +30,9 @@ def run_training(place: Place, architecture: Architecture, options: TrainingOpti
     training = Training(architecture.config(dataset.image_shape), dataset.train, options, device, place.start)
     if begun:
         resume_training(place.out, training)
+    if options.kl_warmup > options.epochs:
+        lengths = f"its warm-up of {options.kl_warmup:g} epochs is longer than the training of {options.epochs}"
+        tell(f"kl_warmup: the KL never counts in full, {lengths}")
     with training_bar(options.epochs) as watch:
         for record in training.epochs(watch):
             _keep(place.out, training, dataset)

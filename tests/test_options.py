@@ -63,3 +63,23 @@ def test_another_architecture_than_the_trained_model_has_is_refused(digits_model
 def test_the_architecture_of_the_trained_model_may_be_told(digits_model, data, tmp_path):
     result = vae(f"train {QUICK} {ARCHITECTURE}", "--start", digits_model, "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("started", "told", "epochs"), [(False, "", 5.0), (True, "", 0.0), (True, "--kl-warmup 1", 1.0)]
+)
+def test_the_kl_of_a_trained_model_counts_in_full_unless_it_is_told(
+    digits_model, data, tmp_path, started, told, epochs
+):
+    start = ["--start", digits_model] if started else []
+    result = vae(f"train {QUICK} {told}", *start, "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert kept(tmp_path / "run")["kl_warmup"] == epochs
+
+
+@pytest.mark.parametrize(("told", "never"), [("--kl-warmup 1", False), ("--kl-warmup 1.5", True)])
+def test_that_the_kl_never_counts_in_full_is_told(digits_model, data, tmp_path, told, never):
+    result = vae(f"train {QUICK} {told}", "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    note = "vae: kl_warmup: the KL never counts in full, its warm-up of 1.5 epochs is longer than the training of 1\n"
+    assert (note in result.stderr) is never
