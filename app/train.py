@@ -10,7 +10,7 @@ from app.options import Architecture, Place, command
 from app.portrait import portray
 from app.terminal import download_bar, print_epoch, tell, training_bar
 from model.arrays import Dataset
-from model.checkpoint import METRICS, write_checkpoint, write_json
+from model.checkpoint import CONFIG, METRICS, WEIGHTS, write_checkpoint, write_json
 from model.data import read_dataset
 from model.mnist import download_mnist
 from model.recipe import RecipeError, TrainingOptions
@@ -20,9 +20,7 @@ from model.training import Training
 
 def run_training(place: Place, architecture: Architecture, options: TrainingOptions, device: torch.device) -> None:
     """Train in the folder until all epochs are done, then draw pictures and write the card."""
-    begun = (place.out / SNAPSHOT).exists()
-    if begun and not place.resume:
-        raise RecipeError(f"out: {place.out} already holds a training; --resume goes on with it")
+    begun = _begun(place)
     if place.download:
         with download_bar() as told:
             download_mnist(place.data, watch=told)
@@ -38,6 +36,16 @@ def run_training(place: Place, architecture: Architecture, options: TrainingOpti
             _keep(place.out, training, dataset)
             print_epoch(record, options.epochs)
     portray(place.out, training, dataset)
+
+
+def _begun(place: Place) -> bool:
+    """Whether there is a training to go on with; nothing that is there is written over."""
+    begun = (place.out / SNAPSHOT).exists()
+    if begun and not place.resume:
+        raise RecipeError(f"out: {place.out} already holds a training; --resume goes on with it")
+    if not begun and any((place.out / name).exists() for name in (CONFIG, WEIGHTS)):
+        raise RecipeError(f"out: {place.out} already holds a model")
+    return begun
 
 
 def _keep(out: Path, training: Training, dataset: Dataset) -> None:

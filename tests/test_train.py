@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from app.cli import cli
-from model.checkpoint import METRICS, WEIGHTS, read_checkpoint
+from model.checkpoint import CONFIG, METRICS, WEIGHTS, read_checkpoint
 from model.snapshot import SNAPSHOT
 
 VAE = [sys.executable, "-c", "from app.cli import main; main()"]
@@ -92,6 +93,16 @@ def test_a_finished_run_is_not_overwritten_and_not_changed_by_resuming(trained: 
     assert refusal(other) == "clip: expected 100.0, as the training began, got 7.0"
     assert vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained).exit_code == 0
     assert (trained / WEIGHTS).read_bytes() == before
+
+
+def test_a_model_is_not_overwritten_whoever_made_it(digits_model: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_model, tmp_path / "own")
+    for name in (CONFIG, WEIGHTS):
+        line = ["--start", digits_model, "--data", data, "--out", tmp_path / "own"]
+        for resume in ([], ["--resume"]):
+            told = refusal(vae("train --epochs 1 --device cpu", *line, *resume))
+            assert told == f"out: {tmp_path / 'own'} already holds a model"
+        (tmp_path / "own" / name).unlink()
 
 
 def test_pictures_are_trained_on_in_the_shape_that_is_asked_for(tmp_path: Path, digits: np.ndarray) -> None:
