@@ -10,12 +10,15 @@ from app.options import Architecture, Place, command
 from app.portrait import portray
 from app.terminal import download_bar, print_epoch, tell, training_bar
 from model.arrays import Dataset
-from model.checkpoint import CONFIG, METRICS, WEIGHTS, write_checkpoint, write_json
+from model.checkpoint import CONFIG, METRICS, WEIGHTS, write_atomically, write_checkpoint, write_json
 from model.data import read_dataset
 from model.mnist import download_mnist
 from model.recipe import RecipeError, TrainingOptions
 from model.snapshot import SNAPSHOT, resume_training, write_snapshot
 from model.training import Training
+
+MARK = "training.begun"
+"""The file that tells, until the first snapshot is kept, whose the folder is."""
 
 
 def run_training(place: Place, architecture: Architecture, options: TrainingOptions, device: torch.device) -> None:
@@ -28,6 +31,7 @@ def run_training(place: Place, architecture: Architecture, options: TrainingOpti
     training = Training(architecture.config(dataset.image_shape), dataset.train, options, device, place.start)
     if begun:
         resume_training(place.out, training)
+    _claim(place.out)
     if options.kl_warmup > options.epochs:
         lengths = f"its warm-up of {options.kl_warmup:g} epochs is longer than the training of {options.epochs}"
         tell(f"kl_warmup: the KL never counts in full, {lengths}")
@@ -43,15 +47,25 @@ def _begun(place: Place) -> bool:
     begun = (place.out / SNAPSHOT).exists()
     if begun and not place.resume:
         raise RecipeError(f"out: {place.out} already holds a training; --resume goes on with it")
-    if not begun and any((place.out / name).exists() for name in (CONFIG, WEIGHTS)):
+    if not begun and not (place.out / MARK).exists() and any((place.out / name).exists() for name in (CONFIG, WEIGHTS)):
         raise RecipeError(f"out: {place.out} already holds a model")
     return begun
+
+
+def _claim(out: Path) -> None:
+    """Find out before the training, not after an epoch, that the folder cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / MARK, b"")
+    except OSError as error:
+        raise RecipeError(f"out: {out}: {error.strerror}") from None
 
 
 def _keep(out: Path, training: Training, dataset: Dataset) -> None:
     write_checkpoint(out, training.vae.config, training.average.state_dict())
     write_json(out / METRICS, {"training": _metrics(training, dataset)})
     write_snapshot(out, training)  # last: a run that is cut off before it does the epoch again
+    (out / MARK).unlink(missing_ok=True)
 
 
 def _metrics(training: Training, dataset: Dataset) -> dict[str, Any]:

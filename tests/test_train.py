@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from app.cli import cli
+from app.train import MARK
 from model.checkpoint import CONFIG, METRICS, WEIGHTS, read_checkpoint
 from model.snapshot import SNAPSHOT
 
@@ -103,6 +104,24 @@ def test_a_model_is_not_overwritten_whoever_made_it(digits_model: Path, data: Pa
             told = refusal(vae("train --epochs 1 --device cpu", *line, *resume))
             assert told == f"out: {tmp_path / 'own'} already holds a model"
         (tmp_path / "own" / name).unlink()
+
+
+@pytest.mark.parametrize(("name", "reason"), [("file", "File exists"), ("file/run", "Not a directory")])
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(data: Path, tmp_path: Path, name, reason) -> None:
+    (tmp_path / "file").touch()
+    result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / name)
+    assert refusal(result) == f"out: {tmp_path / name}: {reason}"
+    assert not result.stdout
+
+
+def test_a_run_that_was_killed_while_it_kept_its_first_epoch_begins_anew(trained: Path, data: Path) -> None:
+    (trained / SNAPSHOT).unlink()
+    (trained / MARK).touch()
+    before = (trained / WEIGHTS).read_bytes()
+    result = vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained)
+    assert result.exit_code == 0, result.output
+    assert (trained / WEIGHTS).read_bytes() == before
+    assert not (trained / MARK).exists()
 
 
 def test_pictures_are_trained_on_in_the_shape_that_is_asked_for(tmp_path: Path, digits: np.ndarray) -> None:
