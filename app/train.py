@@ -1,5 +1,6 @@
 """`vae train`: data, training and progress; after every epoch the folder holds a whole model."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,26 @@ def run_training(place: Place, architecture: Architecture, options: TrainingOpti
     training = Training(architecture.config(dataset.image_shape), dataset.train, options, device, place.start)
     if begun:
         resume_training(place.out, training)
-    _claim(place.out)
-    if options.kl_warmup > options.epochs:
-        lengths = f"its warm-up of {options.kl_warmup:g} epochs is longer than the training of {options.epochs}"
-        tell(f"kl_warmup: the KL never counts in full, {lengths}")
-    with training_bar(options.epochs) as watch:
-        for record in training.epochs(watch):
-            _keep(place.out, training, dataset)
-            print_epoch(record, options.epochs)
+    if training.epoch < options.epochs:
+        _train(place.out, training, dataset)
+    else:
+        tell(f"all {options.epochs} epochs are done")
     portray(place.out, training, dataset)
+    _tell_what_is_next(place)
+
+
+def _train(out: Path, training: Training, dataset: Dataset) -> None:
+    _claim(out)
+    _tell_of_the_kl(training.options)
+    try:
+        with training_bar(training.options.epochs) as watch:
+            for record in training.epochs(watch):
+                _keep(out, training, dataset)
+                print_epoch(record, training.options.epochs)
+    except KeyboardInterrupt:
+        if (out / SNAPSHOT).exists():
+            tell("stopped; the same command with --resume goes on")
+        raise
 
 
 def _begun(place: Place) -> bool:
@@ -47,8 +59,11 @@ def _begun(place: Place) -> bool:
     begun = (place.out / SNAPSHOT).exists()
     if begun and not place.resume:
         raise RecipeError(f"out: {place.out} already holds a training; --resume goes on with it")
-    if not begun and not (place.out / MARK).exists() and any((place.out / name).exists() for name in (CONFIG, WEIGHTS)):
+    own = begun or (place.out / MARK).exists()
+    if not own and any((place.out / name).exists() for name in (CONFIG, WEIGHTS)):
         raise RecipeError(f"out: {place.out} already holds a model")
+    if place.resume and not begun:
+        tell(f"{place.out} holds no training to resume: it begins")
     return begun
 
 
@@ -66,6 +81,18 @@ def _keep(out: Path, training: Training, dataset: Dataset) -> None:
     write_json(out / METRICS, {"training": _metrics(training, dataset)})
     write_snapshot(out, training)  # last: a run that is cut off before it does the epoch again
     (out / MARK).unlink(missing_ok=True)
+
+
+def _tell_of_the_kl(options: TrainingOptions) -> None:
+    if options.kl_warmup > options.epochs:
+        lengths = f"its warm-up of {options.kl_warmup:g} epochs is longer than the training of {options.epochs}"
+        tell(f"kl_warmup: the KL never counts in full, {lengths}")
+
+
+def _tell_what_is_next(place: Place) -> None:
+    model, data = shlex.quote(str(place.out)), shlex.quote(str(place.data))
+    commands = f"vae evaluate --model {model} --data {data} --save, vae serve --model {model}"
+    tell(f"the model is in {place.out}; next: {commands}")
 
 
 def _metrics(training: Training, dataset: Dataset) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def _fitted(folder: Path, image_shape: tuple[int, ...] | None) -> Images:
     if not paths:
         raise DataError(f"{folder}: expected MNIST files or pictures ({', '.join(sorted(SUFFIXES))}), got none")
     if image_shape is None:
-        raise DataError(f"{folder}: expected the image_shape that its pictures are to be fitted to, like 3,64,64")
+        raise DataError(
+            f"{folder}: no MNIST files found, and pictures want the --image-shape to fit them to, like 3,64,64"
+        )
     return np.stack([_read_picture(path, image_shape) for path in paths])
 
 

@@ -82,8 +82,31 @@ def test_a_killed_run_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> N
     assert [epoch["elbo"] for epoch in _epochs(killed)] == [epoch["elbo"] for epoch in _epochs(straight)]
 
 
-def test_to_resume_what_never_began_is_to_begin(data: Path, tmp_path: Path) -> None:
-    assert vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", tmp_path / "run").exit_code == 0
+def test_to_resume_what_never_began_is_to_begin_and_said(data: Path, tmp_path: Path) -> None:
+    result = vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith(f"vae: {tmp_path / 'run'} holds no training to resume: it begins\n")
+
+
+def test_a_training_ends_with_what_to_do_next(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    line = f"train {SMALL} --epochs 1"
+    ends = [vae(line, *words, "--data", data, "--out", run).stderr for words in ([], ["--resume"])]
+    after = (
+        f"vae: the model is in {run}; next: vae evaluate --model {run} --data {data} --save, vae serve --model {run}\n"
+    )
+    assert ends == [after, f"vae: all 1 epochs are done\n{after}"]
+
+
+def test_a_training_that_is_interrupted_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
+    line = [*SMALL.split(), "--epochs", "10000", "--data", str(data), "--out", str(tmp_path / "run")]
+    with subprocess.Popen([*VAE, "train", *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert "vae: stopped; the same command with --resume goes on\n" in process.stderr.read()
+    assert process.returncode == 130
 
 
 def test_a_finished_run_is_not_overwritten_and_not_changed_by_resuming(trained: Path, data: Path) -> None:
