@@ -53,7 +53,8 @@ def _follow_recipe(context: typer.Context, name: str) -> str:
             from app.recipes import read_recipe
 
             own = {"data", "out", "resume", "download", "recipe", "help"}
-            recipe = read_recipe(name, {str(option.name) for option in context.command.params} - own)
+            flags = {str(option.name): getattr(option, "is_flag", False) for option in context.command.params}
+            recipe = read_recipe(name, flags.keys() - own, {option for option, is_flag in flags.items() if is_flag})
             typer.echo(f"recipe {name}: {recipe}", err=True)
             context.default_map = recipe.options
     return name

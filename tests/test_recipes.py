@@ -46,6 +46,10 @@ def test_a_file_is_a_recipe_too(data: Path, tmp_path: Path):
     [
         ("about = ", "not TOML"),
         (ABOUT, "expected exactly the fields about, hardware, time, figures, options"),
+        (ABOUT + "options = 3", "options: expected a table, got 3"),
+        (ABOUT + 'options = ["epochs"]', "options: expected a table, got ['epochs']"),
+        (ABOUT + "[options]\nbatch_size = true", "batch_size: expected a number or text, got true"),
+        (ABOUT + "[options]\nstart = false", "start: expected a number or text, got false"),
         (ABOUT + "more = 1\n[options]", "expected exactly the fields"),
         (ABOUT + "[options]\nepoch = 3", "epoch is no option of vae train"),
         (ABOUT + '[options]\nout = "elsewhere"', "out is no option of vae train"),
