@@ -154,10 +154,15 @@ class Training:
                 speed = seen / (perf_counter() - start)
                 watch(Progress(self.epoch + 1, number, self.steps_per_epoch, *_means(sums, seen), speed))
         means = _means(sums, seen)
-        if not isfinite(means.elbo):
-            raise TrainingError(f"epoch {self.epoch + 1}: the ELBO is {means.elbo}; try a lower learning rate")
+        self._require_finite("ELBO", means.elbo)
         rate, seconds = self.optimizer.param_groups[0]["lr"], perf_counter() - start
-        return EpochRecord(self.epoch + 1, *means, self._validation(), rate, seen / seconds, seconds)
+        validation = self._validation()
+        self._require_finite("ELBO of the held-out images", validation or 0.0)
+        return EpochRecord(self.epoch + 1, *means, validation, rate, seen / seconds, seconds)
+
+    def _require_finite(self, name: str, bound: float) -> None:
+        if not isfinite(bound):
+            raise TrainingError(f"epoch {self.epoch + 1}: the {name} is {bound}; try a lower learning rate")
 
     def _step(self, x: Tensor) -> Tensor:
         rate = self.options.rate(self.step, self.options.epochs * self.steps_per_epoch)

@@ -138,6 +138,15 @@ def test_a_bound_that_is_not_finite_ends_the_training(digits: np.ndarray) -> Non
         list(Training(config, digits[:300], options).epochs())
 
 
+def test_a_bound_of_held_out_images_that_is_not_finite_ends_the_training(digits: np.ndarray) -> None:
+    options = replace(
+        QUICK, learning_rate=10.0, clip=0.0, warmup=0, binarize="none", ema=0.0, holdout=20, batch_size=99
+    )
+    told = r"epoch \d: the ELBO of the held-out images is -?(nan|inf); try a lower learning rate"
+    with pytest.raises(TrainingError, match=told):
+        list(Training(replace(MLP, hidden=(64,) * 40), digits[:99], options).epochs())
+
+
 @pytest.mark.parametrize(
     "config", [MLP, CONV, replace(MLP, likelihood="logistic"), replace(CONV, likelihood="gaussian-learned")]
 )
