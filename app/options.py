@@ -13,7 +13,7 @@ from app.device import choose_device
 from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.precision import PRECISIONS
-from model.recipe import RecipeError
+from model.recipe import BOUNDS, RecipeError
 
 
 class Architecture(NamedTuple):
@@ -98,9 +98,9 @@ class Scoring(NamedTuple):
             raise RecipeError(f"binarize: expected dynamic or none, got {self.binarize!r}")
         if self.precision not in PRECISIONS:
             raise RecipeError(f"precision: expected {' or '.join(PRECISIONS)}, got {self.precision!r}")
-        for option, value, least in (("samples", self.samples, 1), ("limit", self.limit, 0), ("seed", self.seed, 0)):
-            if value < least:
-                raise RecipeError(f"{option}: expected at least {least}, got {value}")
+        require_between("samples", self.samples, 1, 10**6)
+        require_between("limit", self.limit, 0, 10**9)
+        require_between("seed", self.seed, *BOUNDS["seed"])
 
 
 def integers(option: str, text: str) -> tuple[int, ...]:
@@ -109,6 +109,12 @@ def integers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
         raise RecipeError(f"{option}: expected integers like 4,7,7, got {text!r}") from None
+
+
+def require_between(option: str, value: int, least: int, most: int) -> None:
+    """Refuse a number that the option has no use for."""
+    if not least <= value <= most:
+        raise RecipeError(f"{option}: expected an integer from {least} to {most}, got {value}")
 
 
 def usual_binarize(likelihood: str) -> str:
@@ -120,8 +126,7 @@ def use_device(name: str, threads: int) -> torch.device:
     """The device to work on, with `threads` CPU threads, 0 for torch's own choice."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise RecipeError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
-    if threads < 0:
-        raise RecipeError(f"threads: expected at least 0, got {threads}")
+    require_between("threads", threads, 0, 1024)
     if threads:
         torch.set_num_threads(threads)
     return choose_device(name)

@@ -16,6 +16,17 @@ class RecipeError(ValueError):
     """A training that cannot be run; the message names the option, what was expected and what came."""
 
 
+BOUNDS = {
+    "epochs": (1, 10**6),
+    "batch_size": (1, 10**6),
+    "warmup": (0, 10**9),
+    "samples": (1, 10**4),
+    "holdout": (0, 10**9),
+    "seed": (0, 2**63 - 1),
+}
+"""The least and the most of each option that counts; the most is far beyond what anybody has use for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
     """How a model is trained.
@@ -42,15 +53,14 @@ class TrainingOptions:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("warmup", 0), ("samples", 1), ("holdout", 0)):
+        for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
-            _require(name, type(value) is int and value >= least, f"an integer of at least {least}", value)
-        for name, most in (("learning_rate", 10.0), ("kl_warmup", 1e6), ("ema", 1.0), ("clip", 1e9)):
+            _require(name, type(value) is int and least <= value <= most, f"an integer from {least} to {most}", value)
+        for name, top in (("learning_rate", 10.0), ("kl_warmup", 1e6), ("ema", 1.0), ("clip", 1e9)):
             value = getattr(self, name)
-            _require(name, isfinite(value) and 0 <= value <= most, f"a number between 0 and {most:g}", value)
+            _require(name, isfinite(value) and 0 <= value <= top, f"a number between 0 and {top:g}", value)
         _require("learning_rate", self.learning_rate > 0, "a rate above 0", self.learning_rate)
         _require("ema", self.ema < 1, "a decay below 1", self.ema)
-        _require("seed", type(self.seed) is int and 0 <= self.seed < 2**63, "an integer from 0 to 2^63 - 1", self.seed)
         _require("objective", self.objective in ("elbo", "iwae", "dreg"), "elbo, iwae or dreg", self.objective)
         _require("weight_norm", type(self.weight_norm) is bool, "true or false", self.weight_norm)
         _require("schedule", self.schedule in ("cosine", "constant"), "cosine or constant", self.schedule)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import vae
+from test_train import refusal, vae
 
 from model.checkpoint import METRICS
 from tests.conftest import DIGITS, write
@@ -83,3 +83,30 @@ def test_that_the_kl_never_counts_in_full_is_told(digits_model, data, tmp_path, 
     assert result.exit_code == 0, result.output
     note = "vae: kl_warmup: the KL never counts in full, its warm-up of 1.5 epochs is longer than the training of 1\n"
     assert (note in result.stderr) is never
+
+
+HUGE = 10**30
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "most"),
+    [
+        ("train", "epochs", 10**6),
+        ("train", "batch_size", 10**6),
+        ("train", "warmup", 10**9),
+        ("train", "samples", 10**4),
+        ("train", "holdout", 10**9),
+        ("train", "threads", 1024),
+        ("evaluate", "samples", 10**6),
+        ("evaluate", "limit", 10**9),
+        ("evaluate", "seed", 2**63 - 1),
+        ("evaluate", "threads", 1024),
+    ],
+)
+def test_a_number_beyond_all_use_is_told_by_its_option(digits_model, data, tmp_path, command, option, most):
+    where = ["--out", tmp_path / "run"] if command == "train" else ["--model", digits_model]
+    for value in (HUGE, most + 1):
+        line = f"{command} --{option.replace('_', '-')} {value} --device cpu"
+        told = refusal(vae(line, *where, "--data", data))
+        assert told.startswith(f"{option}: expected ")
+        assert told.endswith(f" to {most}, got {value}")

@@ -217,7 +217,7 @@ def test_an_evaluation_that_is_not_kept_changes_nothing(trained: Path, data: Pat
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("--epochs 0", "epochs: expected an integer of at least 1, got 0"),
+        ("--epochs 0", "epochs: expected an integer from 1 to 1000000, got 0"),
         ("--latent x", "latent: expected integers like 4,7,7, got 'x'"),
         ("--latent 4,2,2,2", "latent_shape: expected 1 or 3 integers"),
         ("--channels 8,8 --blocks 1", "blocks: expected as many as channels, got (1,)"),
@@ -229,7 +229,7 @@ def test_an_evaluation_that_is_not_kept_changes_nothing(trained: Path, data: Pat
         ("--objective vae", "objective: expected elbo, iwae or dreg, got 'vae'"),
         ("--holdout 600", "holdout: expected fewer than the 600 training images, got 600"),
         ("--device tpu", "device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
-        ("--threads -1", "threads: expected at least 0, got -1"),
+        ("--threads -1", "threads: expected an integer from 0 to 1024, got -1"),
     ],
 )
 def test_an_option_that_cannot_be_used_is_told_in_one_line(
@@ -255,10 +255,10 @@ def test_data_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("--samples 0", "samples: expected at least 1, got 0"),
+        ("--samples 0", "samples: expected an integer from 1 to 1000000, got 0"),
         ("--binarize static", "binarize: expected dynamic or none, got 'static'"),
         ("--precision half", "precision: expected float32 or bfloat16, got 'half'"),
-        ("--limit -1", "limit: expected at least 0, got -1"),
+        ("--limit -1", "limit: expected an integer from 0 to 1000000000, got -1"),
         ("--device cuda:99", "device: expected"),
     ],
 )
