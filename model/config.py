@@ -49,7 +49,8 @@ class VAEConfig:
         fit = prod(self.features) <= MAX_VALUES
         _require("channels", fit, f"at most {MAX_VALUES} values on the coarsest grid", self.features)
         _require("likelihood", self.likelihood in [*FAMILIES], f"one of {', '.join(FAMILIES)}", self.likelihood)
-        _require("scale", type(self.scale) in (int, float) and 0 < self.scale <= 10, "0 < scale <= 10", self.scale)
+        usable = type(self.scale) in (int, float) and 1e-3 <= self.scale <= 10
+        _require("scale", usable, "0.001 <= scale <= 10", self.scale)
         _require(
             "latent_shape",
             not self.pointwise or self.latent_shape[1:] == self.features[1:],

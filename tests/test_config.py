@@ -56,7 +56,7 @@ UNUSABLE = [
     *product(["latent_shape"], [(2, 8, 8), (2, 4, 3)], ["a latent on the coarsest grid (4, 4) where hidden is empty"]),
     *product(["stride"], [0, 3, -1, "2", None, (1,)], ["1 or 2"]),
     *product(["likelihood"], ["", "Bernoulli", "poisson", None, 1], [", ".join(FAMILIES)]),
-    *product(["scale"], [0, -0.1, 10.1, float("nan"), float("inf"), "1", None], ["0 < scale <= 10"]),
+    *product(["scale"], [0, 9e-4, 1e-300, -0.1, 10.1, float("nan"), float("inf"), "1", None], ["0.001 <= scale <= 10"]),
 ]
 
 
@@ -118,6 +118,7 @@ def test_an_unusable_value_in_json_is_refused_as_one_in_code():
 def test_the_largest_and_the_smallest_values_are_usable():
     assert VAEConfig(**{**PLAIN, "image_shape": (1, 2**13, 2**13)}).dimensions == 2**26
     assert VAEConfig(image_shape=(1, 1, 1), latent_shape=(65_536,), hidden=(65_536, 1), scale=10).dimensions == 1
+    assert VAEConfig(**PLAIN, scale=0.001).scale == 0.001
 
 
 def test_a_config_does_not_change():
