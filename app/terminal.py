@@ -41,13 +41,13 @@ def print_figures(figures: dict[str, Any]) -> None:
 @contextmanager
 def training_bar(epochs: int) -> Iterator[Watch | None]:
     """A bar over all steps with the means of the epoch so far; None where nobody watches."""
-    text = TextColumn("elbo {task.fields[elbo]:.2f}  reconstruction {task.fields[reconstruction]:.2f}")
-    more = TextColumn("kl {task.fields[kl]:.2f}  {task.fields[images_per_second]:.0f} images/s")
+    terms = "elbo {task.fields[elbo]:.2f}  kl {task.fields[kl]:.2f}"  # their sum has no room on 80 columns
+    text = TextColumn(terms + "  {task.fields[images_per_second]:.0f} images/s")
     if not Console().is_terminal:
         yield None
         return
-    with Progress(NAME, BarColumn(20), TimeRemainingColumn(), text, more) as bar:
-        task = bar.add_task("starting", total=None, elbo=0.0, reconstruction=0.0, kl=0.0, images_per_second=0.0)
+    with Progress(NAME, BarColumn(12), TimeRemainingColumn(), text) as bar:
+        task = bar.add_task("starting", total=None, elbo=0.0, kl=0.0, images_per_second=0.0)
 
         def watch(step: Step) -> None:
             done = (step.epoch - 1) * step.steps + step.step
