@@ -168,11 +168,13 @@ def evaluate(  # every option of the command is an argument
             from app.portrait import save_evaluation
         scoring = Scoring(samples, binarize, seed, limit, precision)
         figures = run_evaluation(model, data, scoring, use_device(device, threads))
-        print_figures(figures)
-        if json:
-            write_json(json, figures)
-        if save:
-            save_evaluation(model, data, figures)
+        try:
+            if json:
+                write_json(json, figures)
+            if save:
+                save_evaluation(model, data, figures)
+        finally:  # hours may have gone into them
+            print_figures(figures)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from model.mnist import Downloaded
 from model.training import EpochRecord, Watch
@@ -34,7 +35,8 @@ def print_figures(figures: dict[str, Any]) -> None:
     """The figures as a table."""
     table = Table("figure", "value")
     for name, value in figures.items():
-        table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+        table.add_row(name.replace("_", " "), Text(shown))  # a path may hold what would be markup
     Console().print(table)
 
 

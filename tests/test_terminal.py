@@ -1,10 +1,10 @@
-"""What a terminal shows is what was meant and fits."""
+"""What a terminal shows is what was meant, and fits."""
 
 import re
 
 import pytest
 
-from app.terminal import training_bar
+from app.terminal import print_figures, training_bar
 from model.training import Progress
 
 
@@ -24,3 +24,11 @@ def test_the_bar_of_a_long_training_fits_into_80_columns(terminal, capsys):
     line = shown(capsys.readouterr().out).split("\r")[-1].splitlines()[0]
     assert re.fullmatch(r"epoch 123/600 [━╸╺ ]{10,} -:--:-- elbo -28123.45  kl 1123.45  23456 images/s *", line)
     assert len(line) <= 80
+
+
+@pytest.mark.parametrize("path", ["runs[v2]/d.npz", "q[/b].npz", "[red]x"])
+def test_figures_are_shown_as_they_are(capsys, path):
+    print_figures({"command": path, "elbo": -1.0})
+    out = capsys.readouterr().out
+    assert path in out
+    assert "-1.0000" in out
