@@ -25,7 +25,7 @@ from app.runner import OutOfMemory
 from app.runtime import Networks, networks
 from app.served import Served, Work
 from app.settings import Settings
-from model.precision import networks_in
+from model.precision import keep_float32, networks_in
 from model.vae import VAE
 
 TOGETHER = 16
@@ -43,7 +43,7 @@ class TorchDevice:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._threads, self._most_threads = threads(settings), settings.threads or cores()
         torch.set_num_threads(self._threads)
-        torch.backends.cudnn.allow_tf32 = False  # its 10 bits would let an answer depend on the shape of its batch
+        keep_float32()  # else an answer depends on the shape of its batch
         torch.backends.cudnn.deterministic = True  # else what comes from a seed has other bits each time
         self.place = choose_device(settings.device)
         by_itself = not self.is_gpu and self._threads == 1  # what others take of its core does not count

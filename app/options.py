@@ -12,7 +12,7 @@ import torch
 from app.device import choose_device
 from model.checkpoint import Checkpoint
 from model.config import VAEConfig
-from model.precision import PRECISIONS
+from model.precision import PRECISIONS, keep_float32
 from model.recipe import BOUNDS, RecipeError
 
 
@@ -129,6 +129,7 @@ def use_device(name: str, threads: int) -> torch.device:
     require_between("threads", threads, 0, 1024)
     if threads:
         torch.set_num_threads(threads)
+    keep_float32()
     return choose_device(name)
 
 

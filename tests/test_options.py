@@ -1,13 +1,16 @@
 """Options are what they say: beside a trained model its architecture counts, and what contradicts it is refused."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_train import refusal, vae
 
+from app.options import use_device
 from model.checkpoint import METRICS
 from tests.conftest import DIGITS, write
 
@@ -110,3 +113,11 @@ def test_a_number_beyond_all_use_is_told_by_its_option(digits_model, data, tmp_p
         told = refusal(vae(line, *where, "--data", data))
         assert told.startswith(f"{option}: expected ")
         assert told.endswith(f" to {most}, got {value}")
+
+
+def test_float32_is_computed_in_full_by_training_and_evaluation_too(device):
+    torch.backends.cudnn.allow_tf32 = True  # as torch has it
+    place = use_device(device, threads=0)
+    assert not torch.backends.cudnn.allow_tf32
+    convolution, x = torch.nn.Conv2d(64, 64, 3).to(place), torch.randn(8, 64, 16, 16, device=place)
+    torch.testing.assert_close(convolution(x).double(), deepcopy(convolution).double()(x.double()), atol=1e-5, rtol=0)
