@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 from model.recipe import TrainingOptions
 
 DEFAULTS = TrainingOptions()
+DISTRIBUTION = "vae-service"
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -25,8 +27,18 @@ def main() -> None:
     cli()
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
 @cli.callback()
-def about() -> None:
+def about(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Tell the version.")
+    ] = False,
+) -> None:
     """Serve, train and evaluate Variational Autoencoders."""
 
 
