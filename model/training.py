@@ -105,6 +105,8 @@ class Training:
         device: torch.device | str = "cpu",
         start: Checkpoint | None = None,
     ) -> None:
+        if not len(images):
+            raise DataError("images: expected some to train on, got none")
         if len(images) <= options.holdout:
             raise DataError(f"holdout: expected fewer than the {len(images)} training images, got {options.holdout}")
         torch.backends.cudnn.deterministic = True  # else what is resumed on a GPU does not go on bit for bit
