@@ -160,7 +160,9 @@ def _image_array(array: np.ndarray, settings: Settings) -> np.ndarray:
         )
     _require_items(len(array), settings)
     if array.shape[1] * array.shape[2] > settings.max_image_pixels:
-        raise TooLarge(f"images of {array.shape[1]} x {array.shape[2]} exceed {settings.max_image_pixels} pixels")
+        raise TooLarge(
+            f"images of {array.shape[2]} x {array.shape[1]}: more than the {settings.max_image_pixels} pixels allowed"
+        )
     return array
 
 

@@ -16,7 +16,7 @@ CHUNKS = 10_000
 """Of one PNG, or comments of a GIF. A PNG of 32 MB has 4,000, if its encoder writes 8 kB at a time."""
 
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # no stuffed byte, no restart within a scan
-_START, _END, _SCAN = 0xD8, 0xD9, 0xDA  # ITU T.81, table B.1
+_START, _END, _SCAN, _TEM = 0xD8, 0xD9, 0xDA, 0x01  # ITU T.81, table B.1
 
 
 def is_bomb(content: bytes) -> bool:
@@ -34,7 +34,7 @@ def _is_jpeg_bomb(content: bytes) -> bool:
         at, marker = found.end(), found[1][0]
         if marker == _END:
             return False
-        if marker != _START:
+        if marker not in (_START, _TEM):  # which have no length
             segments, scans = segments + 1, scans + (marker == _SCAN)
             at += int.from_bytes(content[at : at + 2])
     return segments > SEGMENTS or scans > SCANS

@@ -1,6 +1,7 @@
 """One request on its way through the house: its id, its deadline, and where its time went."""
 
 from dataclasses import dataclass, field
+from random import getrandbits
 from typing import NamedTuple
 
 STAGES = ("queue", "batch", "infer", "codec")
@@ -12,6 +13,11 @@ class Lap(NamedTuple):
     stage: str
     start: float
     end: float
+
+
+def new_id() -> str:
+    """An id for a request that brings none."""
+    return f"{getrandbits(128):032x}"
 
 
 @dataclass(slots=True)

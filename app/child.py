@@ -58,7 +58,7 @@ class Child:
         return word
 
     def say(self, word: str) -> None:
-        """Tell it to drain, leave, reload or end; where its line is full, once it has looked at what it was given."""
+        """Send it a word: drain, leave, reload, spare or end; where its line is full, once it has spoken itself."""
         self._unsaid.append(word)
         self._say()
 

@@ -126,7 +126,7 @@ def train(
 ) -> None:
     """Train a model by gradient ascent on the ELBO; the defaults are a good recipe for MNIST."""
     with told_in_one_line():
-        from app.options import Architecture, Place, use_device
+        from app.options import Architecture, Run, use_device
         from app.train import run_training
         from model.checkpoint import read_checkpoint
 
@@ -152,7 +152,7 @@ def train(
             seed=seed,
             precision=precision,
         )
-        run_training(Place(data, out, resume, download, trained), architecture, options, use_device(device, threads))
+        run_training(Run(data, out, resume, download, trained), architecture, options, use_device(device, threads))
 
 
 @cli.command()

@@ -7,33 +7,34 @@ body, however long that gets, where neither key nor limit nor deadline is known 
 
 import asyncio
 import logging
-from random import getrandbits
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.answers import problem
-from app.errors import HeadTooLarge
+from app.calls import new_id
+from app.errors import HeadTooLarge, Malformed, ServiceError
 
 log = logging.getLogger(__name__)
 
 LONGEST_HEAD = 2**16
-"""Bytes of a request line and its headers; also of whatever else comes between two pieces of a body, or after it."""
+"""Most bytes of a request line and its headers, and of what may stand between two pieces of a body, or after it."""
 
 LINGER = 1.0
-"""Seconds that one who is refused amid his head has to read why; what he goes on to say is left where it is."""
+"""Seconds that a caller who is refused has to read why; what he goes on to say is left where it is."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, on a `Gathering` transport, with room for so much besides bodies and no more.
+    """uvicorn's protocol on a `Gathering` transport; of what is no body it takes `LONGEST_HEAD` bytes at a time.
 
-    Who does not come to the end of a head in `patience` seconds is let go; the head of a later request may take twice
-    as long.
+    A caller who does not finish a head within `patience` seconds is let go; that of a later request may take twice as
+    long.
     """
 
     patience = 30.0
 
     _room = LONGEST_HEAD
+    _amid_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to serve who is at its other end."""
@@ -58,17 +59,26 @@ class Connection(HttpToolsProtocol):
             if not self.transport.is_closing():
                 self.data_received(said[room:])
         else:
-            self._refuse()
+            self._refuse(HeadTooLarge(f"expected at most {LONGEST_HEAD} bytes that are no body, got more"))
 
     def on_headers_complete(self) -> None:
         """A head is whole: the next has all room again."""
-        self._room = LONGEST_HEAD
+        self._room, self._amid_body = LONGEST_HEAD, True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Bodies are counted where their limit is known."""
         self._room = LONGEST_HEAD
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        self._amid_body = False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's signature
+        """Answer what is no request as all else that goes wrong."""
+        self._refuse(Malformed("expected a request of HTTP/1.1, got something else"))
 
     @property
     def _answering(self) -> bool:
@@ -82,14 +92,25 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _refuse(self) -> None:
-        log.info("a caller is cut off after %d bytes that are no body", LONGEST_HEAD)
-        if self._answering:
-            self.transport.close()  # no place for a second answer
+    @property
+    def _owed(self) -> bool:
+        """Whether an answer is due, and not to one who comes before: else there is no place for it."""
+        if self._amid_body:
+            return not (self.cycle.response_started or self.pipeline)
+        return not self._answering
+
+    def _refuse(self, error: ServiceError) -> None:
+        request_id = new_id()
+        log.info("a caller is cut off: %s", error.detail, extra={"request_id": request_id})
+        if not self._owed:
+            self.transport.close()
             return
-        error = HeadTooLarge(f"the head of the request is larger than the {LONGEST_HEAD} bytes allowed")
-        answer = problem(error, f"{getrandbits(128):032x}")
-        headers = b"".join(b"%s: %s\r\n" % pair for pair in (*answer.raw_headers, (b"connection", b"close")))
+        if self._amid_body:  # for whoever works on it the caller has left
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        answer = problem(error, request_id)
+        more = ((b"x-request-id", request_id.encode()), (b"connection", b"close"))
+        headers = b"".join(b"%s: %s\r\n" % pair for pair in (*answer.raw_headers, *more))
         self.transport.pause_reading()
         self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + bytes(answer.body))
         self.transport.write_eof()

@@ -10,7 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 from app import errors
 from app.answers import PNG, PROBLEM
-from app.bodies import JSON, NPY
+from app.bodies import JSON, MULTIPART, NPY
+from app.images import FORMATS
 from app.schemas import PICTURE, Images, LatentsIn, Problem
 from model.config import VAEConfig
 
@@ -27,6 +28,7 @@ _PROBLEMS = {
         errors.UnsupportedMedia,
         errors.Unusable,
         errors.Overloaded,
+        errors.HeadTooLarge,
         errors.Unavailable,
         errors.DeadlineExceeded,
     )
@@ -43,8 +45,8 @@ IMAGES_BODY: dict[str, Any] = {
         "required": True,
         "description": "One picture as it is, several as multipart or base64, many as a uint8 array [N, H, W(, C)].",
         "content": {
-            "multipart/form-data": {"schema": {"type": "object", "properties": _FIELD, "required": ["images"]}},
-            **{f"image/{kind}": {"schema": _BINARY} for kind in ("png", "jpeg", "webp", "gif", "bmp")},
+            MULTIPART: {"schema": {"type": "object", "properties": _FIELD, "required": ["images"]}},
+            **{f"image/{kind}": {"schema": _BINARY} for kind in map(str.lower, FORMATS)},
             JSON: {**_ref(Images), "example": {"images": [PICTURE]}},
             NPY: {"schema": _BINARY},
         },
@@ -90,7 +92,7 @@ DRAWN_ANSWER: dict[str, Any] = {**IMAGES_ANSWER, **_SEED}
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The answers that go wrong with these statuses, as FastAPI's `responses`."""
-    return {status: _problem(_PROBLEMS[status]) for status in statuses}
+    return {status: _problem(_PROBLEMS[status]) for status in (*statuses, errors.HeadTooLarge.status)}
 
 
 def _problem(error: type[errors.ServiceError]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ WORK = ("/encode", "/decode", "/reconstruct", "/sample", "/score")
 OPEN = ("/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 
 BODIES = 16
-"""Of the largest size allowed, so many may be under way together: all connections could bring one."""
+"""Bodies of the largest size that may be under way at once; else each connection could hold one in memory."""
 
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 

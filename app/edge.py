@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Iterator
 from functools import lru_cache
-from random import getrandbits
 from string import punctuation
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.answers import problem
-from app.calls import Call
+from app.calls import Call, new_id
 from app.door import Door, is_open
 from app.errors import DeadlineExceeded, ServiceError, Unauthorised, Unavailable
 from app.metrics import ENDPOINTS, Metrics
@@ -74,12 +73,12 @@ class Exchange:
         self.started = time.monotonic()
         self.status = 0
         self.left = self.late = self.over = False
-        self.heard = scope["method"] == "GET"
+        self.heard = scope["method"] in ("GET", "HEAD")
         self.received = 0
         self.alarm: asyncio.TimerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None
         claimed = self.headers.get("x-request-id", "")
-        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else f"{getrandbits(128):032x}"
+        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else new_id()
         self.call = Call(request_id, self.started + edge.door.patience)
         scope.setdefault("state", {})["call"] = self.call
         if edge.tracing.follows():

@@ -9,6 +9,7 @@ import numpy as np
 
 from app.batching import Batcher
 from app.device import TorchDevice
+from app.futures import apart
 from app.metrics import Metrics
 from app.operations import Stack, examples, shapes
 from app.runner import OutOfMemory
@@ -77,7 +78,7 @@ class Engine:
 
         Raises `CheckpointError` for one that computes no finite numbers, `OutOfMemory` where there is no room for both.
         """
-        coming = await asyncio.to_thread(self._load, checkpoint)
+        coming = await apart(partial(self._load, checkpoint))
         limits = await self._meet_every_shape(coming)
         self.served = coming  # requests under way keep the old one, and with the last of them it goes
         self._batcher.keep_to(limits)
@@ -104,7 +105,7 @@ class Engine:
         if self.device.is_gpu:
             served.apart = await self._batcher.perform(attempt)
         elif served.networks.runtime != "torch":  # in a thread of its own: the device may be serving what came before
-            served.apart = await asyncio.to_thread(attempt)
+            served.apart = await apart(attempt)
         for operation, rows in examples(served.config, self.device.largest).items():
             for work in served.works(operation):
                 seconds = await self._meet_sizes(work, rows, limits)
@@ -123,10 +124,7 @@ class Engine:
                     seconds = {fitting: took for fitting, took in seconds.items() if fitting < size}
                     if not seconds:
                         raise
-                    fitted = max(seconds)
-                    limits[work.operation] = min(fitted, limits.get(work.operation, fitted))
-                    text = "the device has room for %d images to %s at once, not for %d"
-                    log.warning(text, fitted, work.operation, size)
+                    _limit(limits, work.operation, max(seconds), size)
                     break
         return seconds
 
@@ -138,6 +136,11 @@ class Engine:
         if not all(np.isfinite(column).all() for column in answers.columns):
             raise CheckpointError(f"{work.served.model}: {work.operation} gives numbers that are not finite")
         return seconds
+
+
+def _limit(limits: dict[str, int], operation: str, fitted: int, size: int) -> None:
+    limits[operation] = min(fitted, limits.get(operation, fitted))
+    log.warning("the device has room for %d images to %s at once, not for %d", fitted, operation, size)
 
 
 def _one_draw(served: Served) -> Stack:

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 from app.errors import DeadlineExceeded, ServiceError
 from app.queueing import Entry
+
+T = TypeVar("T")
 
 
 class Job(NamedTuple):
@@ -34,3 +37,12 @@ def fulfil(future: "asyncio.Future[Any]", answer: Any, failure: BaseException | 
 def expire(future: "asyncio.Future[Any]") -> None:
     """The deadline has passed."""
     fulfil(future, None, DeadlineExceeded("the answer was not ready within the request's deadline"))
+
+
+async def apart(work: Callable[[], T]) -> T:
+    """What it returns or raises, in a thread of its own: those that are shared may be busy with pictures."""
+    own = ThreadPoolExecutor(1, "apart")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(own, work)
+    finally:
+        own.shutdown(wait=False)

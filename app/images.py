@@ -18,7 +18,7 @@ from app.png import read_png
 from model.data import upright
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-_KINDS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+KINDS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 Fit = Literal["resize", "pad", "crop", "exact"]
 
 _BROKEN_NPY = "expected an .npy file: its header, and exactly the numbers that it promises"
@@ -32,8 +32,8 @@ def rely_on_own_limit() -> None:
 def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
     """A picture of which only the header has been read.
 
-    Raises `Unusable` for what is no picture and `TooLarge` for one of more than `max_pixels`, or of which each pixel
-    takes too long, before it is decoded.
+    Raises `Unusable` for what is no picture and `TooLarge` for one of more than `max_pixels`, or of more scans,
+    segments or chunks than a picture needs, before it is decoded.
     """
     if is_bomb(content):
         most = f"{SCANS} scans and {SEGMENTS} segments of a JPEG, or {CHUNKS} chunks of another file"
@@ -41,7 +41,7 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Exception:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
-        raise Unusable(f"images[{index}]: expected {_KINDS}, got {len(content)} bytes that are none") from None
+        raise Unusable(f"images[{index}]: expected {KINDS}, got {len(content)} bytes that are none") from None
     if image.width * image.height > max_pixels:
         raise TooLarge(f"images[{index}]: {image.width} x {image.height} is more than the {max_pixels} pixels allowed")
     return image

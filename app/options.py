@@ -12,8 +12,8 @@ import torch
 from app.device import choose_device
 from model.checkpoint import Checkpoint
 from model.config import VAEConfig
-from model.precision import PRECISIONS, keep_float32
-from model.recipe import BOUNDS, RecipeError
+from model.precision import keep_float32
+from model.recipe import BOUNDS, PRECISIONS, RecipeError, require_between
 
 
 class Architecture(NamedTuple):
@@ -73,8 +73,8 @@ class Architecture(NamedTuple):
         }
 
 
-class Place(NamedTuple):
-    """Where the data lie, where the model goes, what may already be there, and the model to start from."""
+class Run(NamedTuple):
+    """The data, the folder of the model, whether to resume or to download, and the model to start from."""
 
     data: Path
     out: Path
@@ -109,12 +109,6 @@ def integers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
         raise RecipeError(f"{option}: expected integers like 4,7,7, got {text!r}") from None
-
-
-def require_between(option: str, value: int, least: int, most: int) -> None:
-    """Refuse a number that the option has no use for."""
-    if not least <= value <= most:
-        raise RecipeError(f"{option}: expected an integer from {least} to {most}, got {value}")
 
 
 def usual_binarize(likelihood: str) -> str:

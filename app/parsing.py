@@ -22,8 +22,9 @@ def parsed(schema: type[Model], body: bytes, *, values: int, names: int) -> Mode
 
     Raises `Malformed` for what is no JSON, `TooLarge` for more values or names, `Unusable` where the schema is broken.
     """
-    if body.count(b",") > values or body.count(b":") > names:
-        raise TooLarge(f"the body holds more than {values} values, which no request may ask for")
+    for mark, most, what in ((b",", values, "values"), (b":", names, "names")):
+        if body.count(mark) > most:
+            raise TooLarge(f"the body holds more than the {most} {what} that a request may have")
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:

@@ -6,9 +6,11 @@ Only the folder that the settings name is ever read: a caller can ask when, not 
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from app.engine import Engine
 from app.errors import NotReloaded, ServiceError
+from app.futures import apart
 from app.metrics import Metrics
 from app.runner import OutOfMemory
 from app.settings import Settings
@@ -45,7 +47,7 @@ class Reloading:
         async with self._turn:
             before = self._engine.served.model
             try:
-                await self._engine.replace(await asyncio.to_thread(read_checkpoint, self._folder))
+                await self._engine.replace(await apart(partial(read_checkpoint, self._folder)))
             except (CheckpointError, OutOfMemory) as failure:
                 said = str(failure).replace(str(self._folder), self._folder.name)
                 raise NotReloaded(f"{said}; {before} goes on serving") from failure

@@ -27,7 +27,7 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 LAST = 5.0
-"""Seconds that are left for everything else, when the time for those inside is over."""
+"""Seconds after the time for those inside in which the process ends, whatever its threads do."""
 
 
 class Server(uvicorn.Server):
@@ -47,6 +47,7 @@ class Server(uvicorn.Server):
         self.grace = settings.graceful_timeout_s
         self.lost_at = self.drained_by = 0.0
         self.cut = 0
+        self.ended = threading.Event()
         self._coming: set[asyncio.Task[None]] = set()
         super().__init__(
             uvicorn.Config(
@@ -142,7 +143,8 @@ class Server(uvicorn.Server):
     def _end_anyway(self) -> None:
         """A thread cannot be stopped, and Python waits for each to end: one that reads a picture may take minutes."""
         while time.monotonic() < self.drained_by + LAST:
-            time.sleep(0.1)
+            if self.ended.wait(0.1):
+                return
         log.warning("threads are still at work: the process ends without them")
         os._exit(self.code)
 
@@ -159,5 +161,6 @@ def run(server: Server) -> None:
     """Run a server to its end, and the process with it where its exit code is not 0."""
     gc.freeze()  # 200,000 objects of torch and the application that stay: no collection stops everyone to look at them
     server.run()
+    server.ended.set()
     if server.code:
         sys.exit(server.code)

@@ -66,7 +66,8 @@ class Settings(BaseSettings):
     max_queue_items: Count = Field(8192, description="images that may wait; beyond them 429")
     max_items: Count = Field(4096, description="images (times draws) in one request; beyond them 413")
     max_body_bytes: Count = Field(
-        32 * 2**20, description="bytes of one request's body; beyond them 413, and 503 beyond 16 times as many of all"
+        32 * 2**20,
+        description="bytes of one request's body, beyond them 413; 16 times as many of all, beyond them 503",
     )
     max_image_pixels: Count = Field(2**24, description="pixels of one picture before it is fitted; beyond them 413")
     max_connections: Count = Field(4096, description="open connections; beyond them 503")

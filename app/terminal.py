@@ -27,7 +27,7 @@ def print_epoch(record: EpochRecord, epochs: int) -> None:
 
 
 def tell(note: str) -> None:
-    """One line for the person who waits; the answer of the command stays as it is."""
+    """One line on stderr for the person at the terminal; stdout is the answer of the command."""
     typer.echo(f"vae: {note}", err=True)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from app.options import Architecture, Place, command
+from app.options import Architecture, Run, command
 from app.portrait import portray
 from app.terminal import download_bar, print_epoch, tell, training_bar
 from model.arrays import Dataset
@@ -22,22 +22,22 @@ MARK = "training.begun"
 """The file that tells, until the first snapshot is kept, whose the folder is."""
 
 
-def run_training(place: Place, architecture: Architecture, options: TrainingOptions, device: torch.device) -> None:
+def run_training(run: Run, architecture: Architecture, options: TrainingOptions, device: torch.device) -> None:
     """Train in the folder until all epochs are done, then draw pictures and write the card."""
-    begun = _begun(place)
-    if place.download:
+    begun = _begun(run)
+    if run.download:
         with download_bar() as told:
-            download_mnist(place.data, watch=told)
-    dataset = read_dataset(place.data, architecture.fitted())
-    training = Training(architecture.config(dataset.image_shape), dataset.train, options, device, place.start)
+            download_mnist(run.data, watch=told)
+    dataset = read_dataset(run.data, architecture.fitted())
+    training = Training(architecture.config(dataset.image_shape), dataset.train, options, device, run.start)
     if begun:
-        resume_training(place.out, training)
+        resume_training(run.out, training)
     if training.epoch < options.epochs:
-        _train(place.out, training, dataset)
+        _train(run.out, training, dataset)
     else:
         tell(f"all {options.epochs} epochs are done")
-    portray(place.out, training, dataset)
-    _tell_what_is_next(place)
+    portray(run.out, training, dataset)
+    _tell_what_is_next(run)
 
 
 def _train(out: Path, training: Training, dataset: Dataset) -> None:
@@ -54,16 +54,16 @@ def _train(out: Path, training: Training, dataset: Dataset) -> None:
         raise
 
 
-def _begun(place: Place) -> bool:
+def _begun(run: Run) -> bool:
     """Whether there is a training to go on with; nothing that is there is written over."""
-    begun = (place.out / SNAPSHOT).exists()
-    if begun and not place.resume:
-        raise RecipeError(f"out: {place.out} already holds a training; --resume goes on with it")
-    own = begun or (place.out / MARK).exists()
-    if not own and any((place.out / name).exists() for name in (CONFIG, WEIGHTS)):
-        raise RecipeError(f"out: {place.out} already holds a model")
-    if place.resume and not begun:
-        tell(f"{place.out} holds no training to resume: it begins")
+    begun = (run.out / SNAPSHOT).exists()
+    if begun and not run.resume:
+        raise RecipeError(f"out: {run.out} already holds a training; --resume goes on with it")
+    own = begun or (run.out / MARK).exists()
+    if not own and any((run.out / name).exists() for name in (CONFIG, WEIGHTS)):
+        raise RecipeError(f"out: {run.out} already holds a model")
+    if run.resume and not begun:
+        tell(f"{run.out} holds no training to resume: it begins")
     return begun
 
 
@@ -89,10 +89,11 @@ def _tell_of_the_kl(options: TrainingOptions) -> None:
         tell(f"kl_warmup: the KL never counts in full, {lengths}")
 
 
-def _tell_what_is_next(place: Place) -> None:
-    model, data = shlex.quote(str(place.out)), shlex.quote(str(place.data))
-    commands = f"vae evaluate --model {model} --data {data} --save, vae serve --model {model}"
-    tell(f"the model is in {place.out}; next: {commands}")
+def _tell_what_is_next(run: Run) -> None:
+    model, data = shlex.quote(str(run.out)), shlex.quote(str(run.data))
+    tell(f"the model is in {run.out}")
+    tell(f"next: vae evaluate --model {model} --data {data} --save")
+    tell(f"then: vae serve --model {model}")
 
 
 def _metrics(training: Training, dataset: Dataset) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _fitted(folder: Path, image_shape: tuple[int, ...] | None) -> Images:
         raise DataError(f"{folder}: expected MNIST files or pictures ({', '.join(sorted(SUFFIXES))}), got none")
     if image_shape is None:
         raise DataError(
-            f"{folder}: no MNIST files found, and pictures want the --image-shape to fit them to, like 3,64,64"
+            f"{folder}: no MNIST files found, and pictures want an image_shape C,H,W to fit them to, such as 3,64,64"
         )
     return np.stack([_read_picture(path, image_shape) for path in paths])
 

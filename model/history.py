@@ -3,6 +3,7 @@
 from typing import Any
 
 NUMBER = int | float
+NAMES = {int: "an integer", str: "text", NUMBER: "a number", NUMBER | None: "a number or null"}
 LEVELS = 100
 
 EPOCH = {
@@ -50,7 +51,7 @@ def _require(where: str, expected: Any, value: Any) -> None:
         for number, item in enumerate(value):
             _require(f"{where}[{number}]", expected[0], item)
     else:
-        _require_type(where, expected, getattr(expected, "__name__", str(expected)), value)
+        _require_type(where, expected, NAMES[expected], value)
 
 
 def _require_type(where: str, kind: Any, name: str, value: Any) -> None:

@@ -2,8 +2,6 @@
 
 import torch
 
-PRECISIONS = ("float32", "bfloat16")
-
 
 def networks_in(precision: str, device: torch.device) -> torch.autocast:
     """The context in which convolutions and matrix products on `device` compute in `precision`."""

@@ -16,6 +16,7 @@ class RecipeError(ValueError):
     """A training that cannot be run; the message names the option, what was expected and what came."""
 
 
+PRECISIONS = ("float32", "bfloat16")
 BOUNDS = {
     "epochs": (1, 10**6),
     "batch_size": (1, 10**6),
@@ -54,8 +55,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         for name, (least, most) in BOUNDS.items():
-            value = getattr(self, name)
-            _require(name, type(value) is int and least <= value <= most, f"an integer from {least} to {most}", value)
+            require_between(name, getattr(self, name), least, most)
         for name, top in (("learning_rate", 10.0), ("kl_warmup", 1e6), ("ema", 1.0), ("clip", 1e9)):
             value = getattr(self, name)
             _require(name, isfinite(value) and 0 <= value <= top, f"a number between 0 and {top:g}", value)
@@ -65,7 +65,7 @@ class TrainingOptions:
         _require("weight_norm", type(self.weight_norm) is bool, "true or false", self.weight_norm)
         _require("schedule", self.schedule in ("cosine", "constant"), "cosine or constant", self.schedule)
         _require("binarize", self.binarize in ("dynamic", "none"), "dynamic or none", self.binarize)
-        _require("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16", self.precision)
+        _require("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS), self.precision)
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate at `step` of `steps`."""
@@ -83,6 +83,11 @@ class TrainingOptions:
     def as_dict(self) -> dict[str, Any]:
         """The options as JSON holds them."""
         return asdict(self)
+
+
+def require_between(option: str, value: int, least: int, most: int) -> None:
+    """Refuse a number that the option has no use for."""
+    _require(option, type(value) is int and least <= value <= most, f"an integer from {least} to {most}", value)
 
 
 def _require(option: str, holds: bool, expected: str, got: object) -> None:

@@ -125,10 +125,9 @@ async def test_while_the_event_loop_runs_a_batch_the_thread_leaves_the_device_al
             self.inside -= 1
             return super().infer(kind, batch, alone=alone)
 
-    async with house(max_delay=0.02, device=Slow(quick=4)) as it:
+    async with house(max_delay=0.02, device=Slow(quick=4)) as it, asyncio.timeout(30):
         while "MainThread" not in it.device.threads:  # on a busy machine a window may end before the loop has its turn
             (waking,) = it.tasks([7], kind=Kind("decode"))
-            await it.waits(1)
             assert await it.ask(1, 2, 3, 4, 5) == [10, 20, 30, 40, 50]
             assert await waking == [70]
         assert it.device.most == 1

@@ -59,11 +59,13 @@ def test_many_pieces_are_too_large_and_fewer_are_read(kind, most):
         open_image(with_pieces(kind, most + 1), 3, 2**20)
 
 
-@pytest.mark.parametrize("filler", [b"", b"\xff\xff", b"garbage", b"\xff\x00"])
+@pytest.mark.parametrize("filler", [b"", b"\xff\xff", b"garbage", b"\xff\x00", b"\xff\x01", b"\xff\xd8"])
 def test_many_scans_are_too_large_whatever_stands_between_them(filler):
     bomb = with_scans(SCANS)
-    with pytest.raises(TooLarge):
-        open_image(bomb[:2] + filler + bomb[2:], 0, 2**20)
+    scans = bomb.index(b"\xff\xda")
+    for start in (2, bomb.rindex(b"\xff\xc4", 0, scans)):
+        with pytest.raises(TooLarge):
+            open_image(bomb[:start] + filler + bomb[start:], 0, 2**20)
 
 
 def test_what_comes_after_the_picture_does_not_count():

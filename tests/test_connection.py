@@ -147,7 +147,7 @@ async def test_a_head_of_64_kib_is_heard_and_a_longer_one_is_refused_by_a_proble
             if length <= LONGEST_HEAD:
                 assert (first, body) == (b"HTTP/1.1 200 OK", b"0")
         assert first == b"HTTP/1.1 431 Request Header Fields Too Large"
-        assert json.loads(body)["detail"] == "the head of the request is larger than the 65536 bytes allowed"
+        assert json.loads(body)["detail"] == "expected at most 65536 bytes that are no body, got more"
         assert await asyncio.to_thread(caller.recv, 1) == b""
 
 
@@ -158,6 +158,29 @@ async def test_what_follows_a_chunk_without_end_cuts_the_line(endless):
         piece = b"a: b\r\n" if endless.endswith(b"\n%s") else b"x"
         with pytest.raises(ConnectionError):
             await asyncio.to_thread(caller.sendall, endless % (piece * 2**24))
+
+
+async def test_what_is_no_request_is_told_so_as_all_else_that_goes_wrong():
+    for said in (b"hello\r\n\r\n", b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n"):
+        async with connected(greeting) as (caller, _):
+            caller.sendall(said)
+            first, body = await answered(caller)
+            assert (first, json.loads(body)["title"]) == (b"HTTP/1.1 400 Bad Request", "Malformed request")
+            assert await asyncio.to_thread(caller.recv, 1) == b""
+
+
+@pytest.mark.parametrize("rest", [b"1;" + b"x" * 2**17, b"no number\r\n"])
+async def test_who_has_his_answer_is_not_given_another_when_his_body_goes_wrong(rest):
+    async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    async with connected(refusing) as (caller, _):
+        caller.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert await answered(caller) == (b"HTTP/1.1 401 Unauthorized", b"no")
+        with suppress(ConnectionError):
+            await asyncio.to_thread(caller.sendall, rest)
+            assert await asyncio.to_thread(caller.recv, 1) == b""
 
 
 async def test_a_long_body_is_no_head_however_it_is_divided():
@@ -186,12 +209,13 @@ async def test_who_does_not_come_to_the_end_of_a_head_is_let_go(first, half, mon
 
 async def test_who_says_a_head_letter_by_letter_is_let_go(monkeypatch):
     async def say_on() -> None:
+        caller.sendall(b"GET / HTTP/1.1\r\na: ")
         while True:
             caller.sendall(b"G")
             await asyncio.sleep(0.001)
 
     monkeypatch.setattr(Connection, "patience", 0.2)
-    async with connected(greeting) as (caller, _):
+    async with connected(greeting) as (caller, _), asyncio.timeout(30):
         with pytest.raises(ConnectionError):
             await say_on()
 

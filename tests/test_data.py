@@ -99,7 +99,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path, shape) -> None:
 
 def test_pictures_need_a_shape_to_be_fitted_to(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="no MNIST files found, and pictures want the --image-shape"):
+    with pytest.raises(DataError, match="no MNIST files found, and pictures want an image_shape"):
         read_dataset(tmp_path)
 
 

@@ -28,17 +28,17 @@ def test_more_than_is_relied_on_may_be_told():
     [
         ("training", [], "training: expected an object, got list"),
         ("training options", 5, "training.options: expected an object, got int"),
-        ("training options binarize", None, "training.options.binarize: expected str, got NoneType"),
-        ("training options holdout", True, "training.options.holdout: expected int, got bool"),
-        ("training seconds", "3", "training.seconds: expected int | float, got str"),
+        ("training options binarize", None, "training.options.binarize: expected text, got NoneType"),
+        ("training options holdout", True, "training.options.holdout: expected an integer, got bool"),
+        ("training seconds", "3", "training.seconds: expected a number, got str"),
         ("training epochs", {}, "training.epochs: expected a list, got dict"),
         ("training epochs 1", 3, "training.epochs[1]: expected an object, got int"),
-        ("training epochs 1 validation", "", "training.epochs[1].validation: expected int | float | None, got str"),
+        ("training epochs 1 validation", "", "training.epochs[1].validation: expected a number or null, got str"),
         ("evaluations", 3, "evaluations: expected a list, got int"),
         ("evaluations 0", 3, "evaluations[0]: expected an object, got int"),
-        ("evaluations 0 samples", 1.5, "evaluations[0].samples: expected int, got float"),
+        ("evaluations 0 samples", 1.5, "evaluations[0].samples: expected an integer, got float"),
         ("inputs", {"grey": 3}, "inputs.grey: expected an object, got int"),
-        ("inputs draw error", None, "inputs.draw.error: expected int | float, got NoneType"),
+        ("inputs draw error", None, "inputs.draw.error: expected a number, got NoneType"),
     ],
 )
 def test_a_field_of_another_type_is_refused_by_its_name(path, value, expected):

@@ -35,7 +35,7 @@ def count(app: FastAPI, name: str, **labels: str) -> float | None:
     return app.state.metrics.registry.get_sample_value(f"vae_{name}", labels)
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/decode"), ("GET", "/sample?n=1")])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/decode"), ("GET", "/sample?n=1"), ("HEAD", "/sample?n=1")])
 async def test_the_work_of_a_caller_who_leaves_is_dropped_and_he_is_counted(digits_model, method, path):
     async with house(digits_model, **PATIENT) as app:
         caller = Caller(app, method, path)

@@ -92,9 +92,8 @@ def test_a_training_ends_with_what_to_do_next(data: Path, tmp_path: Path) -> Non
     run = tmp_path / "run"
     line = f"train {SMALL} --epochs 1"
     ends = [vae(line, *words, "--data", data, "--out", run).stderr for words in ([], ["--resume"])]
-    after = (
-        f"vae: the model is in {run}; next: vae evaluate --model {run} --data {data} --save, vae serve --model {run}\n"
-    )
+    evaluate, serve = f"vae evaluate --model {run} --data {data} --save", f"vae serve --model {run}"
+    after = f"vae: the model is in {run}\nvae: next: {evaluate}\nvae: then: {serve}\n"
     assert ends == [after, f"vae: all 1 epochs are done\n{after}"]
 
 

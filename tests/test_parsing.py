@@ -1,0 +1,30 @@
+"""JSON is read up to the values and names that a request can have, and refused beyond them before it is read."""
+
+import pytest
+
+from app.errors import Malformed, TooLarge, Unusable
+from app.parsing import parsed
+from app.schemas import Images
+
+
+def test_as_many_values_and_names_as_are_allowed_are_read():
+    body = b'{"images": ["a", "b", "c"]}'
+    assert parsed(Images, body, values=2, names=1).images == ["a", "b", "c"]
+    with pytest.raises(TooLarge, match="the body holds more than the 1 values"):
+        parsed(Images, body, values=1, names=1)
+    with pytest.raises(TooLarge, match="the body holds more than the 0 names"):
+        parsed(Images, body, values=2, names=0)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "told"),
+    [
+        (b"", Malformed, "the body is not JSON"),
+        (b'{"images": [7]}', Unusable, r"images\[0\]: expected a valid string, got 7"),
+        (b'{"hunter2": 7, "images": ["a"]}', Unusable, "the body: unknown field; /docs lists those that there are"),
+    ],
+)
+def test_what_cannot_be_used_is_told_without_being_repeated(body, kind, told):
+    with pytest.raises(kind, match=told) as refused:
+        parsed(Images, body, values=9, names=9)
+    assert "hunter2" not in refused.value.detail
