@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 
 import httpx
 import numpy as np
@@ -11,6 +12,7 @@ from caller import Caller
 from conftest import COLOUR, DIGITS, build, running, until
 
 from app.images import write_npy
+from app.machine import codec_threads
 from app.main import create_app
 from app.settings import Settings
 from model.checkpoint import read_checkpoint, write_checkpoint
@@ -47,6 +49,18 @@ async def test_a_reload_wants_a_key_that_opens_the_house_and_no_file(folder, dev
     (tmp_path / "keys").unlink()
     async with running(app) as client:
         assert (await reload(client)).status_code == 200
+
+
+async def test_a_reload_does_not_wait_behind_pictures(app):
+    read = threading.Event()
+    async with running(app) as client, asyncio.timeout(30):
+        readers = [asyncio.to_thread(read.wait, 60) for _ in range(codec_threads(app.state.settings))]
+        pictures = asyncio.gather(*readers)
+        await asyncio.sleep(0)
+        assert (await reload(client)).status_code == 200
+        assert not pictures.done()
+        read.set()
+        await pictures
 
 
 async def test_a_reload_serves_what_the_folder_holds_now_and_says_so(app, folder):
