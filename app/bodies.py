@@ -143,12 +143,12 @@ def _from_base64(body: bytes, settings: Settings) -> list[bytes]:
 
 
 async def _decoded(files: list[bytes], call: Call, shape: Sequence[int], fit: Fit, max_pixels: int) -> np.ndarray:
-    beginning = EACH * len(files)
-    images = await codec(call, sum(map(len, files)) + beginning, open_images, files, shape, max_pixels)
+    size = sum(map(len, files)) + EACH * len(files)
+    images = await codec(call, size, open_images, files, shape, max_pixels)
     pixels = sum(image.width * image.height for image in images if not isinstance(image, np.ndarray))
     if pixels > (most := max(MAX_PIXELS, max_pixels)):
         raise TooLarge(f"{len(images)} images of {pixels} pixels together are more than the {most} allowed")
-    return await codec(call, pixels + beginning, load_images, images, shape, fit)
+    return await codec(call, size + pixels, load_images, images, shape, fit)
 
 
 def _image_array(array: np.ndarray, settings: Settings) -> np.ndarray:

@@ -42,6 +42,6 @@ def _is_jpeg_bomb(content: bytes) -> bool:
 
 def _is_png_bomb(content: bytes) -> bool:
     at, chunks = 8, 0
-    while chunks <= CHUNKS and at < len(content):
+    while chunks <= CHUNKS and at < len(content) and content[at + 4 : at + 8] != b"IEND":
         at, chunks = at + 12 + int.from_bytes(content[at : at + 4]), chunks + 1
     return chunks > CHUNKS

@@ -7,15 +7,18 @@ alpha is flattened onto white, 16-bit grey is scaled to 8.
 import io
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from app.bombs import CHUNKS, SCANS, SEGMENTS, is_bomb
 from app.errors import Malformed, TooLarge, Unusable
 from app.png import read_png
 from model.data import upright
+
+RUNS = (1, 2)
+"""Compressions of a BMP by run lengths, which Pillow unpacks a byte at a time: a kilobyte takes two seconds."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 KINDS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
@@ -24,9 +27,22 @@ Fit = Literal["resize", "pad", "crop", "exact"]
 _BROKEN_NPY = "expected an .npy file: its header, and exactly the numbers that it promises"
 
 
-def rely_on_own_limit() -> None:
-    """Let Pillow open pictures of any size: it warns of large ones, and `open_image` refuses them by the settings."""
+TEXT = 2**23
+"""Characters of text in a PNG, unpacked. Nothing here reads them, and Pillow unpacks them all the same."""
+
+
+class Picture(NamedTuple):
+    """A picture file of which only the header has been read."""
+
+    content: bytes
+    width: int
+    height: int
+
+
+def rely_on_own_limits() -> None:
+    """Let Pillow open pictures of any size, which `open_image` refuses by the settings, and unpack less text."""
     Image.MAX_IMAGE_PIXELS = None
+    PngImagePlugin.MAX_TEXT_MEMORY = TEXT
 
 
 def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
@@ -42,23 +58,30 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Exception:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
         raise Unusable(f"images[{index}]: expected {KINDS}, got {len(content)} bytes that are none") from None
+    if image.format == "BMP" and image.info["compression"] in RUNS:
+        raise Unusable(f"images[{index}]: expected a BMP without run lengths, got one with them")
     if image.width * image.height > max_pixels:
         raise TooLarge(f"images[{index}]: {image.width} x {image.height} is more than the {max_pixels} pixels allowed")
     return image
 
 
-def open_images(contents: Sequence[bytes], shape: tuple[int, ...], max_pixels: int) -> list[Image.Image | np.ndarray]:
-    """Each as `open_image` does, and raises; a plain PNG of the model's shape is as quickly read at once."""
+def open_images(contents: Sequence[bytes], shape: tuple[int, ...], max_pixels: int) -> list[Picture | np.ndarray]:
+    """Each as `open_image` does, and raises; a plain PNG of the model's shape is as quickly read at once.
+
+    None stays open: what Pillow keeps of a small file may be large.
+    """
     quick = shape[1] * shape[2] <= max_pixels
 
-    def opened(content: bytes, index: int) -> Image.Image | np.ndarray:
-        pixels = read_png(content, shape) if quick else None
-        return open_image(content, index, max_pixels) if pixels is None else pixels
+    def opened(content: bytes, index: int) -> Picture | np.ndarray:
+        if quick and (pixels := read_png(content, shape)) is not None:
+            return pixels
+        with open_image(content, index, max_pixels) as image:
+            return Picture(content, image.width, image.height)
 
     return [opened(content, index) for index, content in enumerate(contents)]
 
 
-def load_images(images: Sequence[Image.Image | np.ndarray], shape: Sequence[int], fit: Fit) -> np.ndarray:
+def load_images(images: Sequence[Picture | Image.Image | np.ndarray], shape: Sequence[int], fit: Fit) -> np.ndarray:
     """Decoded and fitted to the model's [C, H, W], each let go before the next; `Unusable` names a damaged picture."""
     loaded = [_load(image, index, shape, fit) for index, image in enumerate(images)]
     return np.stack(loaded) if len(loaded) > 1 else loaded[0][None]
@@ -108,9 +131,10 @@ def grid(pixels: np.ndarray, columns: int | None) -> np.ndarray:
     return table.reshape(channels, down * height, across * width)
 
 
-def _load(image: Image.Image | np.ndarray, index: int, shape: Sequence[int], fit: Fit) -> np.ndarray:
-    if isinstance(image, np.ndarray):
-        return image
+def _load(picture: Picture | Image.Image | np.ndarray, index: int, shape: Sequence[int], fit: Fit) -> np.ndarray:
+    if isinstance(picture, np.ndarray):
+        return picture
+    image = Image.open(io.BytesIO(picture.content), formats=FORMATS) if isinstance(picture, Picture) else picture
     channels, height, width = shape
     try:
         flat = upright(image, channels)

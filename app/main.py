@@ -20,7 +20,7 @@ from app.door import Door, is_open
 from app.edge import Edge
 from app.engine import Engine
 from app.errors import MethodNotAllowed, NotFound, ServiceError
-from app.images import rely_on_own_limit
+from app.images import rely_on_own_limits
 from app.machine import codec_threads
 from app.metrics import Metrics
 from app.parsing import unusable
@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     not there.
     """
     settings = settings or Settings()
-    rely_on_own_limit()
+    rely_on_own_limits()
     metrics, door = Metrics(), Door(settings)
     engine = Engine(read_checkpoint(settings.model), settings, metrics)
     door.require_room = engine.require_room

@@ -4,11 +4,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
 
 from model.arrays import DataError, Dataset, Images, read_arrays
 from model.mnist import find_mnist, read_mnist
+
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+EXIF = 2**16
+"""Bytes of EXIF that are looked at: a JPEG has no room for more in one piece."""
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
@@ -81,10 +94,15 @@ def fit(picture: Image.Image, image_shape: tuple[int, ...]) -> Images:
 def upright(picture: Image.Image, channels: int) -> Image.Image:
     """Turned as its EXIF asks, on white where it is transparent, 8 bits of grey (1 channel) or of colour (3)."""
     picture.load()
-    if picture.info:  # else it has no EXIF either, and Pillow need not look
-        ImageOps.exif_transpose(picture, in_place=True)
-    flat, mode = _flattened(picture), "L" if channels == 1 else "RGB"
+    turned = _turned(picture) if picture.info else picture  # else it has no EXIF either, and Pillow need not look
+    flat, mode = _flattened(turned), "L" if channels == 1 else "RGB"
     return flat if flat.mode == mode else flat.convert(mode)
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    """As its EXIF asks, which is read no further: Pillow's own function writes it anew as well."""
+    asked = picture.getexif().get(ORIENTATION) if len(picture.info.get("exif", b"")) <= EXIF else None
+    return picture.transpose(TURNS[asked]) if asked in TURNS else picture
 
 
 def _flattened(picture: Image.Image) -> Image.Image:

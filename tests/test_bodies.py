@@ -3,13 +3,14 @@
 import base64
 import io
 import json
+import threading
 
 import numpy as np
 import pytest
 from pictures import header_of_png
 from PIL import Image
 
-from app.images import write_npy
+from app.images import load_images, write_npy
 from app.png import write_png
 
 pytestmark = pytest.mark.anyio
@@ -208,6 +209,20 @@ async def test_more_items_than_allowed_are_too_large_by_every_way_in(serve, pict
         await refused(client, 413, "2", "/decode", json={"latents": latents.tolist()})
         await refused(client, 413, "2", "/decode", content=write_npy(latents), headers=NPY)
         assert (await client.post("/encode", files=parts(*many[:2]))).status_code == 200
+
+
+@pytest.mark.parametrize("more", [0, 2**17])
+async def test_a_large_file_is_read_beside_the_event_loop_however_few_its_pixels(client, monkeypatch, more):
+    readers = []
+    monkeypatch.setattr(
+        "app.bodies.load_images",
+        lambda *given: readers.append(threading.current_thread().name) or load_images(*given),
+    )
+    small = write_png(np.zeros((1, 1, 1), np.uint8))
+    assert (
+        await client.post("/encode", content=small + bytes(more), headers={"content-type": "image/png"})
+    ).status_code == 200
+    assert readers[0].startswith("codec" if more else "MainThread")
 
 
 async def test_pictures_that_together_would_take_too_long_to_decode_are_too_large(client):

@@ -70,6 +70,7 @@ def test_many_scans_are_too_large_whatever_stands_between_them(filler):
 
 def test_what_comes_after_the_picture_does_not_count():
     assert not is_bomb(file("JPEG") + b"\xff\xda\x00\x02" * 1000)
+    assert not is_bomb(file("PNG") + bytes(12 * CHUNKS + 12))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xe1\xff", b"\x89PNG", b"GIF8"])

@@ -1,6 +1,7 @@
 """Bytes become pixels and pixels bytes without loss, and what is broken is refused by name."""
 
 import contextlib
+import struct
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pictures import header_of_png, stored
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from app.errors import TooLarge, Unusable
-from app.images import Fit, fit_array, grid, load_images, open_image, open_images, rely_on_own_limit
+from app.images import TEXT, Fit, Picture, fit_array, grid, load_images, open_image, open_images, rely_on_own_limits
 from app.png import write_png
 
 FITS = ("resize", "pad", "crop", "exact")
@@ -65,7 +67,7 @@ def test_a_damaged_picture_is_a_picture_or_refused(content, data, fit):
 @pytest.fixture
 def own_limit():
     """As the application does before its first picture."""
-    rely_on_own_limit()
+    rely_on_own_limits()
 
 
 @pytest.mark.usefixtures("own_limit")
@@ -190,3 +192,40 @@ def test_what_is_no_picture_is_refused_without_being_repeated():
         open_image(b"hunter2 is no picture", 3, LIMIT)
     assert refused.value.detail.startswith("images[3]: expected PNG")
     assert "hunter2" not in refused.value.detail
+
+
+def with_text(characters: int) -> bytes:
+    """A PNG of a few kilobytes that holds so many packed characters."""
+    text = PngInfo()
+    for start in range(0, characters, 2**19):
+        text.add_text(f"text {start}", "x" * min(2**19, characters - start), zip=True)
+    return stored(Image.fromarray(NOISE), pnginfo=text)
+
+
+def test_text_in_a_picture_is_unpacked_up_to_a_limit():
+    rely_on_own_limits()
+    pixels = NOISE.transpose(2, 0, 1)
+    assert np.array_equal(load(with_text(TEXT - 2**19), pixels.shape), pixels)
+    with pytest.raises(Unusable, match=r"images\[0\]: expected PNG"):
+        open_images([with_text(TEXT + 2**19)], (3, 9, 11), LIMIT)
+
+
+def test_no_picture_stays_open_while_others_are_opened():
+    assert all(isinstance(opened, Picture) for opened in open_images([with_text(9)] * 2, (1, 8, 8), LIMIT))
+
+
+@pytest.mark.parametrize("compression", [1, 2])
+def test_a_bmp_of_run_lengths_is_unusable(compression):
+    bits = {1: 8, 2: 4}[compression]
+    info = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, bits, compression, 4, 0, 0, 2**bits, 0)
+    start = 14 + len(info) + 4 * 2**bits
+    content = struct.pack("<2sIHHI", b"BM", start + 4, 0, 0, start) + info + bytes(4 * 2**bits) + b"\x01\x00\x00\x01"
+    with pytest.raises(Unusable, match="expected a BMP without run lengths"):
+        open_image(content, 0, LIMIT)
+
+
+def test_exif_beyond_all_measure_is_not_looked_at():
+    exif = Image.Exif()
+    exif[0x0112], exif[270] = 3, "x" * 100_000
+    pixels = NOISE.transpose(2, 0, 1)
+    assert np.array_equal(load(stored(Image.fromarray(NOISE), exif=exif), pixels.shape), pixels)
