@@ -7,8 +7,10 @@ body, however long that gets, where neither key nor limit nor deadline is known 
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.answers import problem
@@ -24,17 +26,21 @@ LINGER = 1.0
 """Seconds that a caller who is refused has to read why; what he goes on to say is left where it is."""
 
 
+_OF_UPGRADES = (b"upgrade", b"http2-settings", b"connection")
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol on a `Gathering` transport; of what is no body it takes `LONGEST_HEAD` bytes at a time.
 
-    A caller who does not finish a head within `patience` seconds is let go; that of a later request may take twice as
-    long.
+    A caller who does not finish a head within `patience` seconds is let go, as is one who takes nothing of his answers;
+    later on a line it may take twice as long. Who asks for another protocol is answered in this one.
     """
 
     patience = 30.0
 
     _room = LONGEST_HEAD
     _amid_body = False
+    _unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to serve who is at its other end."""
@@ -52,7 +58,7 @@ class Connection(HttpToolsProtocol):
         """Read on, never further than there is room, until it is known whether that was a body."""
         if len(data) <= self._room:
             self._room -= len(data)
-            super().data_received(data)  # type: ignore[arg-type]  # the parser takes both
+            self._parse(data)
         elif self._room:
             said, room = memoryview(data), self._room
             self.data_received(said[:room])
@@ -63,8 +69,10 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A head is whole: the next has all room again."""
-        self._room, self._amid_body = LONGEST_HEAD, True
-        super().on_headers_complete()
+        self._room = LONGEST_HEAD
+        if not self._wants_another:
+            self._amid_body = True
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Bodies are counted where their limit is known."""
@@ -74,11 +82,32 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is whole."""
         self._amid_body = False
-        super().on_message_complete()
+        if not self._wants_another:
+            super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's signature
-        """Answer what is no request as all else that goes wrong."""
-        self._refuse(Malformed("expected a request of HTTP/1.1, got something else"))
+    def _parse(self, data: bytes | memoryview) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(Malformed("expected a request of HTTP/1.1, got something else"))
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._wants_another:
+                self._parse_again(data[upgrade.args[0] :])
+
+    @property
+    def _wants_another(self) -> bool:
+        """Whether the head asks for another protocol, at which the parser stops, as if no body came (RFC 9110, 7.8)."""
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+
+    def _parse_again(self, rest: bytes | memoryview) -> None:
+        """The head without what asks for another protocol, and then what comes behind it."""
+        line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        headers = [b"%s: %s" % pair for pair in _without_upgrade(self.headers)]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._parse(b"\r\n".join([line, *headers, b"", b""]))
+        self.data_received(rest)
 
     @property
     def _answering(self) -> bool:
@@ -86,11 +115,14 @@ class Connection(HttpToolsProtocol):
 
     def _look(self) -> None:
         """Each head that is whole begins another cycle; looking for that now and then costs a request nothing."""
-        if self._answering or self.cycle is not self._seen:
-            self._seen = self.cycle
-            self._clock = self.loop.call_later(self.patience, self._look)
-        else:
-            self.transport.close()
+        before, self._unread = self._unread, self.transport.get_write_buffer_size()
+        if self._unread and self._unread == before:
+            self.transport.abort()
+            return
+        if not (self._answering or self.cycle is not self._seen):
+            self.transport.close()  # where something is unread, once it is: hence another look
+        self._seen = self.cycle
+        self._clock = self.loop.call_later(self.patience, self._look)
 
     @property
     def _owed(self) -> bool:
@@ -115,6 +147,13 @@ class Connection(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + bytes(answer.body))
         self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.close)
+
+
+def _without_upgrade(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    options = b",".join(value for name, value in headers if name == b"connection").lower().split(b",")
+    others = [option for option in map(bytes.strip, options) if option and option not in _OF_UPGRADES]
+    kept = [pair for pair in headers if pair[0] not in _OF_UPGRADES]
+    return [*kept, (b"connection", b", ".join(others))] if others else kept
 
 
 class Gathering:

@@ -128,8 +128,8 @@ class Server(uvicorn.Server):
         if cut := self.door.cut():
             self.cut = cut
             log.warning("no more time: %d requests are cut", cut)
-        self.drained_by = max(self.drained_by, time.monotonic())
-        self.config.timeout_graceful_shutdown = max(1, round(self.drained_by - time.monotonic()))
+        self.drained_by = time.monotonic()
+        self.config.timeout_graceful_shutdown = 1
         threading.Thread(target=self._end_anyway, daemon=True).start()
         await super().shutdown(sockets)
         if self.force_exit:

@@ -183,6 +183,56 @@ async def test_who_has_his_answer_is_not_given_another_when_his_body_goes_wrong(
             assert await asyncio.to_thread(caller.recv, 1) == b""
 
 
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+
+
+@pytest.mark.parametrize(
+    "upgrade", [UPGRADE, UPGRADE.lower(), b"upgrade: websocket\r\nconnection: upgrade, keep-alive\r\n"]
+)
+@pytest.mark.parametrize("piece", [1, 50, 1000])
+async def test_who_asks_for_another_protocol_is_answered_in_this_one_and_his_body_is_heard(upgrade, piece):
+    body = b"GET /another HTTP/1.1\r\nHost: vae\r\n\r\n"
+    said = b"POST / HTTP/1.1\r\nHost: vae\r\n%sContent-Length: %d\r\n\r\n%s" % (upgrade, len(body), body)
+    async with connected(greeting) as (caller, _):
+        for _ in range(2):
+            for start in range(0, len(said), piece):
+                caller.sendall(said[start : start + piece])
+                await asyncio.sleep(0)
+            assert await answered(caller) == (b"HTTP/1.1 200 OK", str(len(body)).encode())
+
+
+async def test_a_line_that_is_to_be_closed_is_though_it_asked_for_another_protocol():
+    async with connected(greeting) as (caller, _):
+        caller.sendall(b"GET / HTTP/1.1\r\nHost: vae\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n")
+        assert await answered(caller) == (b"HTTP/1.1 200 OK", b"0")
+        assert await asyncio.to_thread(caller.recv, 1) == b""
+
+
+async def test_who_takes_nothing_of_his_answer_is_let_go_and_who_takes_it_slowly_is_not(monkeypatch):
+    size = 2**24
+
+    async def long(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    monkeypatch.setattr(Connection, "patience", 0.2)
+    async with connected(long) as (caller, connection):
+        caller.sendall(ASK % b"/")
+        async with asyncio.timeout(30):
+            while not connection.transport.is_closing():  # noqa: ASYNC110  # a transport sets no asyncio.Event
+                await asyncio.sleep(0.01)
+    monkeypatch.setattr(Connection, "patience", 0.5)
+    async with connected(long) as (caller, _):
+        caller.sendall(ASK % b"/")
+        heard = 0
+        while piece := await asyncio.to_thread(caller.recv, size // 50):
+            heard += len(piece)
+            if heard > size:
+                break
+            await asyncio.sleep(0.02)
+        assert heard > size
+
+
 async def test_a_long_body_is_no_head_however_it_is_divided():
     whole = b"POST / HTTP/1.1\r\nHost: vae\r\nContent-Length: 2000000\r\n\r\n" + bytes(2_000_000)
     chunks = b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1;x\r\na\r\n" * 20_000
