@@ -16,6 +16,7 @@ from hypothesis import settings
 from sklearn.datasets import load_digits
 
 from app.main import create_app
+from app.png import write_png
 from app.settings import Settings
 from model.checkpoint import METRICS, write_checkpoint, write_json
 from model.config import VAEConfig
@@ -25,6 +26,7 @@ DIGITS = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), stride=2, channels=
 COLOUR = VAEConfig(
     image_shape=(3, 13, 9), latent_shape=(2, 4, 3), stride=2, channels=(6, 6), blocks=(0, 1), likelihood="logistic"
 )
+PROBES = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for those laws that import ONNX Runtime themselves
@@ -59,6 +61,12 @@ def _seeded() -> None:
 def digits() -> np.ndarray:
     """1,797 real handwritten digits, uint8 [N, 1, 8, 8]."""
     return (load_digits().images * 255 / 16).round().astype(np.uint8)[:, None]
+
+
+@pytest.fixture(scope="session")
+def png(digits: np.ndarray) -> bytes:
+    """The first of them as a file."""
+    return write_png(digits[0])
 
 
 def build(config: VAEConfig, seed: int = 0) -> VAE:

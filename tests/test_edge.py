@@ -1,35 +1,19 @@
-"""The edge: ids, keys, limits, headers, and a log that tells what happened without telling secrets."""
+"""The edge: ids, headers, and a log that tells what happened without telling secrets."""
 
-import asyncio
 import logging
 import re
 import shutil
-from collections.abc import AsyncIterator
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
-from conftest import running, until
+from conftest import PROBES, running
 
-from app.door import BODIES
 from app.main import create_app
-from app.png import write_png
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
 PNG = {"content-type": "image/png"}
-PROBES = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
-ENDPOINTS = (("POST", "/encode"), ("POST", "/decode"), ("POST", "/score"), ("GET", "/sample"), ("GET", "/model"))
-
-
-@pytest.fixture(scope="module")
-def png(digits) -> bytes:
-    return write_png(digits[0])
-
-
-def bearer(key: str) -> dict[str, bytes]:
-    return {"Authorization": f"Bearer {key}".encode()}
 
 
 @pytest.mark.parametrize("claimed", ["a", "trace-1.2:3_Z", "x" * 128])
@@ -48,54 +32,14 @@ async def test_a_request_id_that_could_do_harm_is_replaced(client, claimed):
     assert made[0] != made[1]
 
 
-@pytest.fixture(scope="module")
-async def locked(serve, tmp_path_factory):
-    file = tmp_path_factory.mktemp("keys") / "keys"
-    file.write_text("from-the-file\n\n  clé-ü  \npà\n")
-    async with serve(api_key="right, other", api_key_file=file) as client:
-        yield client
-
-
-@pytest.mark.parametrize(
-    "headers", [{}, bearer("wrong"), bearer(""), bearer("right,"), {"Authorization": "Basic right"}]
-)
-async def test_without_a_right_key_there_is_no_way_in(locked, headers):
-    for method, path in (*ENDPOINTS, ("GET", "/nowhere"), ("GET", "/docsecret"), ("GET", "/livez2")):
-        answer = await locked.request(method, path, headers=headers)
-        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
-        assert answer.json()["title"] == "Unauthorised"
-
-
-@pytest.mark.parametrize("key", ["right", "other", "from-the-file", "clé-ü", "pà"])
-async def test_each_of_several_keys_opens(locked, key):
-    assert (await locked.get("/model", headers=bearer(key))).status_code == 200
-    assert (await locked.get("/model", headers={"Authorization": f"bearer  {key}".encode()})).status_code == 200
-
-
-@pytest.mark.parametrize(("headers", "came"), [({}, "none"), (bearer("wrong"), "another")])
-async def test_whether_a_key_came_at_all_is_told(locked, headers, came):
-    assert (await locked.get("/model", headers=headers)).json()["detail"].endswith(f"got {came}")
-
-
-@pytest.mark.parametrize("path", PROBES)
-async def test_probes_and_documentation_are_open(locked, path):
-    assert (await locked.get(path)).status_code == 200
-
-
-async def test_the_documentation_finds_its_own_files(locked):
-    links = re.findall(r'(?:src|href)="(/[^"]+)"', (await locked.get("/docs")).text)
-    assert links
-    for link in links:
-        assert (await locked.get(link)).status_code == 200
-
-
 async def test_keys_are_neither_logged_nor_measured(digits_model, caplog):
     caplog.set_level(logging.DEBUG)
     app = create_app(Settings(model=digits_model, device="cpu", threads=1, api_key="hunter2"))
     async with running(app) as client:
         for key in ("hunter2", "hunter3"):
-            await client.get(f"/sample?n=1&key={key}", headers=bearer(key))
-            await client.get(f"/{key}", headers=bearer(key))
+            headers = {"Authorization": f"Bearer {key}"}
+            await client.get(f"/sample?n=1&key={key}", headers=headers)
+            await client.get(f"/{key}", headers=headers)
         exposed = (await client.get("/metrics")).text
     own = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
     assert len([record for record in own if record.name == "app.access"]) == 4
@@ -103,75 +47,12 @@ async def test_keys_are_neither_logged_nor_measured(digits_model, caplog):
     assert not any("hunter" in f"{record.getMessage()} {record.__dict__}" for record in own)
 
 
-async def test_the_body_limit_holds_to_the_byte_announced_or_not(serve, png):
-    async def in_pieces():
-        for place in range(0, len(png), 10):
-            yield png[place : place + 10]
-
-    for limit, status in ((len(png), 200), (len(png) - 1, 413)):
-        async with serve(max_body_bytes=limit) as client:
-            for content in (png, in_pieces()):
-                answer = await client.post("/encode", content=content, headers=PNG)
-                assert answer.status_code == status
-
-
-async def test_a_draining_service_refuses_new_work_but_answers_its_probes(digits_model):
-    app = create_app(Settings(model=digits_model, device="cpu", threads=1))
-    async with running(app) as client:
-        app.state.door.draining = True
-        for method, path in ENDPOINTS:
-            answer = await client.request(method, path)
-            assert (answer.status_code, answer.json()["detail"]) == (503, "the service is draining")
-            assert int(answer.headers["Retry-After"]) >= 1
-            assert answer.headers["Connection"] == "close"
-        assert (await client.get("/readyz")).status_code == 503
-        assert {(await client.get(path)).status_code for path in ("/livez", "/metrics", "/docs")} == {200}
-
-
-@pytest.mark.parametrize("asked", ["", "soon", "0", "-1", "1e3", "inf", "nan", "0x10", "1,5", "9" * 10, " 1 s"])
-async def test_a_deadline_that_is_no_number_of_seconds_is_refused_in_a_sentence(client, asked):
-    answer = await client.get("/model", headers={"X-Request-Timeout": asked})
-    assert (answer.status_code, answer.json()["title"]) == (422, "Unusable input")
-    assert "X-Request-Timeout: expected seconds" in answer.json()["detail"]
-
-
-async def test_a_callers_deadline_counts_where_it_is_the_shorter_one(serve, png):
-    queued = {"max_batch_delay_ms": 10_000}
-    for allowed, asked in ((60, "0.05"), (0.05, "60")):
-        async with serve(request_timeout_s=allowed, **queued) as client:
-            answer = await client.post("/encode", content=png, headers={**PNG, "X-Request-Timeout": asked})
-            assert (answer.status_code, answer.json()["title"]) == (504, "Deadline exceeded")
-
-
-async def test_a_deadline_passes_while_large_pictures_are_read_as_well(client):
-    picture = write_png(np.zeros((1, 4000, 4000), np.uint8))
-    answer = await client.post("/encode", content=picture, headers={**PNG, "X-Request-Timeout": "0.001"})
-    assert (answer.status_code, "images were not read" in answer.json()["detail"]) == (504, True)
-
-
-async def test_bodies_that_are_too_many_together_are_refused_and_those_before_them_read_on(digits_model, device):
-    app, rest = create_app(Settings(model=digits_model, device=device, threads=1, max_body_bytes=1000)), asyncio.Event()
-
-    async def body() -> AsyncIterator[bytes]:
-        yield bytes(900)
-        await rest.wait()
-
-    async with running(app) as client:
-        inside = [asyncio.create_task(client.post("/encode", content=body(), headers=PNG)) for _ in range(BODIES + 1)]
-        await until(lambda: app.state.door.held == 900 * (BODIES + 1))
-        refused = await client.post("/encode", content=body(), headers=PNG)
-        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
-        rest.set()
-        assert {(await task).status_code for task in inside} == {422}
-        assert app.state.door.held == 0
-
-
 async def test_browsers_of_the_named_origins_may_call_and_see_the_headers(serve):
     origin = {"Origin": "https://lab.example"}
     async with serve(cors_origins="https://lab.example, https://x.example", api_key="key") as client:
         asks = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
         assert (await client.options("/encode", headers=asks)).status_code == 200
-        for headers in (origin, {**origin, **bearer("key")}):
+        for headers in (origin, {**origin, "Authorization": "Bearer key"}):
             answer = await client.get("/model", headers=headers)
             assert answer.headers["Access-Control-Allow-Origin"] == "https://lab.example"
             assert "X-Seed" in answer.headers["Access-Control-Expose-Headers"]
