@@ -3,7 +3,7 @@
 import tomllib
 from pathlib import Path
 
-from test_train import vae
+from command import vae
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 

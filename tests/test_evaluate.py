@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import SMALL, VAE, refusal, vae
+from command import SMALL, VAE, refusal, vae
 
 from model.checkpoint import METRICS, read_checkpoint
 

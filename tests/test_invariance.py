@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import httpx
 import numpy as np
 import pytest
-from test_client import listening
+from sockets import listening
 
 from app.images import write_npy
 from app.png import write_png

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train import refusal, vae
+from command import refusal, vae
 
 from app.options import use_device
 from model.checkpoint import METRICS

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import SMALL, refusal, vae
+from command import SMALL, refusal, vae
 
 from app.recipes import SHIPPED, read_recipe
 from model.checkpoint import METRICS

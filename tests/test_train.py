@@ -11,27 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import SMALL, VAE, refusal, vae
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from app.cli import cli
 from app.train import MARK
 from model.checkpoint import CONFIG, METRICS, WEIGHTS, read_checkpoint
 from model.snapshot import SNAPSHOT
-
-VAE = [sys.executable, "-c", "from app.cli import main; main()"]
-SMALL = "--channels 8 --hidden 16 --latent 3 --batch-size 50 --kl-warmup 1 --warmup 5 --threads 1 --device cpu"
-
-
-def vae(line: str, *words: str | Path) -> Result:
-    return CliRunner().invoke(cli, [*line.split(), *map(str, words)])
-
-
-def refusal(result: Result) -> str:
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("vae: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr.strip().removeprefix("vae: ")
 
 
 @pytest.fixture
