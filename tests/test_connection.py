@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from service import serving
 from starlette.types import ASGIApp, Receive, Scope, Send
-from test_server import serving
 from uvicorn import Config
 from uvicorn.server import ServerState
 
