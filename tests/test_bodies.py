@@ -211,18 +211,20 @@ async def test_more_items_than_allowed_are_too_large_by_every_way_in(serve, pict
         assert (await client.post("/encode", files=parts(*many[:2]))).status_code == 200
 
 
-@pytest.mark.parametrize("more", [0, 2**17])
-async def test_a_large_file_is_read_beside_the_event_loop_however_few_its_pixels(client, monkeypatch, more):
+@pytest.mark.parametrize(
+    ("count", "more", "reader"), [(1, 0, "MainThread"), (1, 2**17, "codec"), (9, 0, "MainThread"), (200, 0, "codec")]
+)
+async def test_large_files_and_many_are_read_beside_the_event_loop_however_few_their_pixels(
+    client, monkeypatch, count, more, reader
+):
     readers = []
     monkeypatch.setattr(
         "app.bodies.load_images",
         lambda *given: readers.append(threading.current_thread().name) or load_images(*given),
     )
-    small = write_png(np.zeros((1, 1, 1), np.uint8))
-    assert (
-        await client.post("/encode", content=small + bytes(more), headers={"content-type": "image/png"})
-    ).status_code == 200
-    assert readers[0].startswith("codec" if more else "MainThread")
+    small = write_png(np.zeros((1, 1, 1), np.uint8)) + bytes(more)
+    assert (await client.post("/encode", files=parts(*[small] * count))).status_code == 200
+    assert readers[0].startswith(reader)
 
 
 async def test_pictures_that_together_would_take_too_long_to_decode_are_too_large(client):
