@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
         self.door = self.app.state.door
         self.door.connections = lambda: len(self.server_state.connections)
         self.grace = settings.graceful_timeout_s
-        self.lost_at = self.drained_by = 0.0
+        self.lost_at = 0.0
         self.cut = 0
         self.ended = threading.Event()
         self._coming: set[asyncio.Task[None]] = set()
@@ -56,6 +56,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # nothing here depends on where a caller is
+                timeout_graceful_shutdown=1,  # who is inside by then has been cut, and hears it
             )
         )
 
@@ -108,7 +109,6 @@ class Server(uvicorn.Server):
 
     def leave(self) -> None:
         """There is no more time: end."""
-        self.drained_by = time.monotonic()
         self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -128,8 +128,6 @@ class Server(uvicorn.Server):
         if cut := self.door.cut():
             self.cut = cut
             log.warning("no more time: %d requests are cut", cut)
-        self.drained_by = time.monotonic()
-        self.config.timeout_graceful_shutdown = 1
         threading.Thread(target=self._end_anyway, daemon=True).start()
         await super().shutdown(sockets)
         if self.force_exit:
@@ -142,11 +140,9 @@ class Server(uvicorn.Server):
 
     def _end_anyway(self) -> None:
         """A thread cannot be stopped, and Python waits for each to end: one that reads a picture may take minutes."""
-        while time.monotonic() < self.drained_by + LAST:
-            if self.ended.wait(0.1):
-                return
-        log.warning("threads are still at work: the process ends without them")
-        os._exit(self.code)
+        if not self.ended.wait(LAST):
+            log.warning("threads are still at work: the process ends without them")
+            os._exit(self.code)
 
 
 def serve(settings: Settings) -> None:

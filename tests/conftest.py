@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from command import SMALL, vae
 from fastapi import FastAPI
 from hypothesis import settings
 from sklearn.datasets import load_digits
@@ -82,6 +83,21 @@ def build(config: VAEConfig, seed: int = 0) -> VAE:
 def write(folder: Path, config: VAEConfig) -> Path:
     write_checkpoint(folder, config, build(config).state_dict())
     return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path, digits: np.ndarray) -> Path:
+    """The digits as `vae train` is given them: 600 to train on, 100 to test."""
+    np.savez(tmp_path / "digits.npz", train=digits[:600, 0], test=digits[600:700, 0])
+    return tmp_path / "digits.npz"
+
+
+@pytest.fixture
+def trained(data: Path, tmp_path: Path) -> Path:
+    """The folder of a small model that `vae train` left."""
+    result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    return tmp_path / "run"
 
 
 @pytest.fixture(scope="session")

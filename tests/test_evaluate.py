@@ -12,19 +12,6 @@ from command import SMALL, VAE, refusal, vae
 from model.checkpoint import METRICS, read_checkpoint
 
 
-@pytest.fixture
-def data(tmp_path: Path, digits: np.ndarray) -> Path:
-    np.savez(tmp_path / "digits.npz", train=digits[:600, 0], test=digits[600:700, 0])
-    return tmp_path / "digits.npz"
-
-
-@pytest.fixture
-def trained(data: Path, tmp_path: Path) -> Path:
-    result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / "run")
-    assert result.exit_code == 0, result.output
-    return tmp_path / "run"
-
-
 def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_path: Path) -> None:
     line = "evaluate --samples 3 --seed 5 --save --device cpu"
     result = vae(line, "--model", trained, "--data", data, "--json", tmp_path / "figures.json")

@@ -19,19 +19,6 @@ from model.checkpoint import CONFIG, METRICS, WEIGHTS, read_checkpoint
 from model.snapshot import SNAPSHOT
 
 
-@pytest.fixture
-def data(tmp_path: Path, digits: np.ndarray) -> Path:
-    np.savez(tmp_path / "digits.npz", train=digits[:600, 0], test=digits[600:700, 0])
-    return tmp_path / "digits.npz"
-
-
-@pytest.fixture
-def trained(data: Path, tmp_path: Path) -> Path:
-    result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / "run")
-    assert result.exit_code == 0, result.output
-    return tmp_path / "run"
-
-
 def test_training_leaves_a_whole_model_and_one_line_for_each_epoch(data: Path, tmp_path: Path) -> None:
     line = f"train {SMALL} --epochs 2 --holdout 50 --precision bfloat16 --samples 2"
     result = vae(line, "--data", data, "--out", tmp_path / "run")
