@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,17 @@ def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
 def read_json(path: Path) -> Any:
     """The JSON value in a file."""
     try:
-        return json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
+        return parse_json(_read(path))
+    except ValueError as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from None
+
+
+def parse_json(content: str | bytes) -> Any:
+    """The value of JSON as RFC 8259 has it: no NaN, no infinity; a `ValueError` says what is wrong."""
+    try:
+        return json.loads(content, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -98,6 +107,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _finite(text: str) -> float:
+    if not isfinite(value := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return value
 
 
 def _read(path: Path) -> bytes:

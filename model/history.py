@@ -3,6 +3,7 @@
 from typing import Any
 
 NUMBER = int | float
+ANYTHING = object
 NAMES = {int: "an integer", str: "text", NUMBER: "a number", NUMBER | None: "a number or null"}
 LEVELS = 100
 
@@ -36,21 +37,22 @@ def require_usable(history: dict[str, Any]) -> None:
     _require_tellable(history, LEVELS)
     for name, record in RECORDS.items():
         if name in history:
-            _require(name, record, history[name])
+            require(name, record, history[name])
 
 
-def _require(where: str, expected: Any, value: Any) -> None:
+def require(where: str, expected: Any, value: Any) -> None:
+    """Raise a `ValueError` unless `value` has the form of `expected`, such as `EPOCH`; it begins with `where`."""
     if isinstance(expected, dict):
         _require_type(where, dict, "an object", value)
         for name, inner in expected.items():
             if name not in value:
                 raise ValueError(f"{where}.{name} is missing")
-            _require(f"{where}.{name}", inner, value[name])
+            require(f"{where}.{name}", inner, value[name])
     elif isinstance(expected, list):
         _require_type(where, list, "a list", value)
         for number, item in enumerate(value):
-            _require(f"{where}[{number}]", expected[0], item)
-    else:
+            require(f"{where}[{number}]", expected[0], item)
+    elif expected is not ANYTHING:
         _require_type(where, expected, NAMES[expected], value)
 
 
