@@ -48,6 +48,7 @@ class TorchDevice:
         self.place = choose_device(settings.device)
         by_itself = not self.is_gpu and self._threads == 1  # what others take of its core does not count
         self._clock = time.thread_time if by_itself else time.monotonic
+        self._resolution = time.get_clock_info(self._clock.__name__).resolution
         self.precision = settings.precision
         self.neighbours = Neighbours()
         self.largest = largest_batch(settings, gpu=self.is_gpu)
@@ -105,9 +106,10 @@ class TorchDevice:
     # What follows is for the warm-up.
 
     def timed(self, work: Work, batch: Stack) -> tuple[Stack, float]:
-        """The batch through the networks, and the seconds that it took."""
+        """The batch through the networks, and the seconds that it took: at least one step of the clock."""
         start = self._clock()
-        return self.infer(work, batch, alone=False), self._clock() - start
+        answers = self.infer(work, batch, alone=False)
+        return answers, max(self._clock() - start, self._resolution)
 
     def quick(self, seconds: Mapping[int, float]) -> float:
         """The seconds of a batch up to which the event loop runs it, where batches of each shape take so long.

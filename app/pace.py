@@ -9,6 +9,9 @@ from typing import Self
 QUICK = 0.005
 """Seconds of a batch up to which the event loop runs it: two threads of Python get in each other's way for longer."""
 
+SHORTEST = 1e-9
+"""Seconds that a row is taken to need at least: a clock that advances in steps may have measured 0."""
+
 WORTH_A_BATCH = 4
 """Rows that must be quick for the event loop to run them: below, a batch on the device's thread is the better use."""
 
@@ -37,7 +40,7 @@ class Pace:
 
         They gain nothing from company: batches of half the time let those who are refused meanwhile hear of it sooner.
         """
-        rows = int(quick / 2 / seconds)
+        rows = int(quick / 2 / max(seconds, SHORTEST))
         return cls(rows, at_once=True) if rows >= WORTH_A_BATCH else cls()
 
     def rows(self, waiting: int) -> int:

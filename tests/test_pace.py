@@ -57,3 +57,18 @@ def test_the_event_loop_runs_only_what_is_quick_and_worth_a_batch(seconds):
 def test_rows_one_by_one_are_as_many_as_half_of_the_time_is_enough_for():
     assert Pace.of_rows(QUICK / 11, QUICK) == Pace(5, at_once=True)
     assert Pace.of_rows(QUICK / 5, QUICK) == Pace.of_rows(QUICK / 11) == Pace()
+
+
+@examples
+@given(st.floats(0, 100), st.floats(0, 1))
+def test_rows_one_by_one_have_a_pace_whatever_the_clock_has_measured(seconds, quick):
+    pace = Pace.of_rows(seconds, quick)
+    assert pace.rows(1) == 1
+    assert pace.most >= WORTH_A_BATCH
+
+
+@examples
+@given(shapes, st.integers(0, 7))
+def test_a_clock_that_has_measured_nothing_for_some_shapes_gives_a_pace(sizes, measured_as_zero):
+    pace = Pace.of_shapes({size: 0.0 if n < measured_as_zero else 0.015 for n, size in enumerate(sizes)}, QUICK)
+    assert all(1 <= pace.rows(waiting) <= waiting for waiting in range(1, 50))
