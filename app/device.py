@@ -48,7 +48,7 @@ class TorchDevice:
         self.place = choose_device(settings.device)
         by_itself = not self.is_gpu and self._threads == 1  # what others take of its core does not count
         self._clock = time.thread_time if by_itself else time.monotonic
-        self._resolution = time.get_clock_info(self._clock.__name__).resolution
+        self._resolution = time.get_clock_info("thread_time" if by_itself else "monotonic").resolution
         self.precision = settings.precision
         self.neighbours = Neighbours()
         self.largest = largest_batch(settings, gpu=self.is_gpu)

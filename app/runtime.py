@@ -3,6 +3,7 @@
 The mathematics around them stays torch's; only the two networks of a VAE are put in the other's hands.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.program import Program, programs
 from app.sessions import MnnNetwork, OnnxNetwork
 from app.settings import Settings
+from app.verification import differing
 from model.checkpoint import CheckpointError
 from model.vae import VAE
+
+log = logging.getLogger(__name__)
 
 LARGEST = 2**31 - 2**20
 """Bytes of weights that fit into one graph."""
@@ -60,7 +64,17 @@ def networks(vae: VAE, settings: Settings, device: torch.device, threads: int, m
     laborious = is_laborious(vae)
     alone = compiled(vae, most_threads) if most_threads > threads and laborious else exact
     steps_count = runtime == "onnxruntime" and not laborious and _bytes(vae) <= COPIED
-    return Networks(runtime, exact, swift, alone, programs(vae, threads) if steps_count else {})
+    return Networks(runtime, exact, swift, alone, _verified_programs(vae, threads) if steps_count else {})
+
+
+def _verified_programs(vae: VAE, threads: int) -> dict[str, Program]:
+    """The programs of a VAE; none if torch gives other results than one of them."""
+    made = programs(vae, threads)
+    if wrong := list(differing(vae, made)):
+        text = "%s: the ONNX program gives other results than torch; torch computes what is around the networks"
+        log.warning(text, ", ".join(wrong))
+        return {}
+    return made
 
 
 def choose_runtime(settings: Settings, device: torch.device, vae: VAE) -> str:
