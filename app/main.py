@@ -46,7 +46,10 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     settings = settings or Settings()
     rely_on_own_limits()
     metrics, door = Metrics(), Door(settings)
-    engine = Engine(read_checkpoint(settings.model), settings, metrics)
+    checkpoint = read_checkpoint(settings.model)
+    for warning in checkpoint.warnings:
+        log.warning(warning)
+    engine = Engine(checkpoint, settings, metrics)
     door.require_room = engine.require_room
 
     def look() -> None:

@@ -47,7 +47,10 @@ class Reloading:
         async with self._turn:
             before = self._engine.served.model
             try:
-                await self._engine.replace(await apart(partial(read_checkpoint, self._folder)))
+                checkpoint = await apart(partial(read_checkpoint, self._folder))
+                for warning in checkpoint.warnings:
+                    log.warning(warning)
+                await self._engine.replace(checkpoint)
             except (CheckpointError, OutOfMemory) as failure:
                 said = str(failure).replace(str(self._folder), self._folder.name)
                 raise NotReloaded(f"{said}; {before} goes on serving") from failure

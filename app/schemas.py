@@ -13,7 +13,7 @@ from model.elbo import Bounds
 from model.likelihoods import FAMILIES
 from model.reference import Reference
 
-PERCENTILE = "; the percentile is an image's place among the images of the {split}"
+PERCENTILE = "; the percentile is an image's place among the {whose}"
 
 PICTURE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAwAAAAMCAAAAABzHgM7AAAANUlEQVR42nXNQQrAMAwDwXHI/7+sHBLTlpI9GCRZiB8JGBDSIsfY"
@@ -181,7 +181,7 @@ def model_of(
         "runtime": runtime,
         "batch_invariant": batch_invariant,
         "architecture": config.as_dict(),
-        "scores": FAMILIES[config.likelihood].meaning + (PERCENTILE.format(split=reference.split) if reference else ""),
+        "scores": FAMILIES[config.likelihood].meaning + (PERCENTILE.format(whose=reference.whose) if reference else ""),
         "metrics": checkpoint.metrics,
     }
 

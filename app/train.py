@@ -13,6 +13,7 @@ from app.terminal import download_bar, print_epoch, tell, training_bar
 from model.arrays import Dataset
 from model.checkpoint import CONFIG, METRICS, WEIGHTS, write_atomically, write_checkpoint, write_json
 from model.data import read_dataset
+from model.history import VERSION
 from model.mnist import download_mnist
 from model.recipe import RecipeError, TrainingOptions
 from model.snapshot import SNAPSHOT, resume_training, write_snapshot
@@ -77,8 +78,8 @@ def _claim(out: Path) -> None:
 
 
 def _keep(out: Path, training: Training, dataset: Dataset) -> None:
-    write_checkpoint(out, training.vae.config, training.average.state_dict())
-    write_json(out / METRICS, {"training": _metrics(training, dataset)})
+    weights = write_checkpoint(out, training.vae.config, training.average.state_dict())
+    write_json(out / METRICS, {"version": VERSION, "weights": weights, "training": _metrics(training, dataset)})
     write_snapshot(out, training)  # last: a run that is cut off before it does the epoch again
     (out / MARK).unlink(missing_ok=True)
 

@@ -72,7 +72,9 @@ def _trained(training: dict[str, Any]) -> int:
 
 
 def _figures(evaluations: list[dict[str, Any]]) -> str:
-    return "\n\n".join(map(_evaluated, evaluations)) or "Not evaluated yet: `vae evaluate --save` fills this in."
+    most = max((evaluation["images"] for evaluation in evaluations), default=0)
+    largest = [evaluation for evaluation in evaluations if evaluation["images"] == most]
+    return "\n\n".join(map(_evaluated, largest)) or "Not evaluated yet: `vae evaluate --save` fills this in."
 
 
 def _evaluated(evaluation: dict[str, Any]) -> str:
@@ -99,7 +101,8 @@ def _published(training: dict[str, Any] | None) -> list[str]:
 def _grey(inputs: dict[str, Any] | None) -> list[str]:
     if inputs is None:
         return []
-    rows = [f"| {name} | {found['error']:.4f} | {found['divergence']:.2f} |" for name, found in inputs.items()]
+    known = {name: inputs[name] for name in ("grey", "threshold", "draw")}
+    rows = [f"| {name} | {found['error']:.4f} | {found['divergence']:.2f} |" for name, found in known.items()]
     table = "\n".join(["| encoded as | error of the reconstruction | KL(q given draws to q) |", "|---|---|---|", *rows])
     return [
         "## Grey images\n\nTraining saw pixels drawn black or white. What to encode of a grey image: its levels as "
@@ -115,8 +118,8 @@ def _strangers(reference: Reference | None) -> list[str]:
     low, middle, high = (reference.elbo[share] for share in (5, 50, 95))
     areas = {name: f"{share:.3f}" for name, share in reference.areas.items()}
     return [
-        "## What its scores tell apart\n\nBy the ELBO of grey levels, as `/score` gives it: 5 % of the images of the "
-        f"{reference.split} are below {low:.1f} nats, half below {middle:.1f}, 95 % below {high:.1f}; `percentile` is "
+        "## What its scores tell apart\n\nBy the ELBO of grey levels, as `/score` gives it: 5 % of the "
+        f"{reference.whose} are below {low:.1f} nats, half below {middle:.1f}, 95 % below {high:.1f}; `percentile` is "
         "the place among them. The probability that one of them scores higher than a stranger, the area under the ROC "
         f"curve (0.5 is chance):\n\n{_table('strangers', areas)}"
     ]

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from time import sleep
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -14,9 +13,34 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from model.config import ConfigError, VAEConfig
-from model.history import require_usable
+from model.files import (
+    CheckpointError,
+    json_bytes,
+    parse_json,
+    read_file,
+    read_json,
+    replacing,
+    write_atomically,
+    write_json,
+)
+from model.history import usable_records
 from model.reference import Reference
 from model.vae import VAE
+
+__all__ = [
+    "CONFIG",
+    "DEFAULT",
+    "METRICS",
+    "WEIGHTS",
+    "Checkpoint",
+    "CheckpointError",
+    "parse_json",
+    "read_checkpoint",
+    "read_json",
+    "write_atomically",
+    "write_checkpoint",
+    "write_json",
+]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -27,17 +51,19 @@ DEFAULT = Path(__file__).parent / "checkpoints" / "mnist"
 MAX_WEIGHTS = 2**31
 """8 GiB in single precision."""
 
+MAX_HEADER = 100_000_000
+"""Bytes that safetensors allows for the header of a file."""
 
-class CheckpointError(Exception):
-    """A folder that does not hold a usable model; the message names the file, the key and the shapes."""
+PAUSES = (0.05, 0.1, 0.2)
+"""Seconds until the files of a folder are read again that were not written together: a writer is done in less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model as it was read: `digest` is the SHA-256 of the weights' file, `metrics` what training left beside it.
+    """A model as it was read: `digest` is the SHA-256 of the weights' file, `parameters` the number of its weights.
 
-    `parameters` counts the numbers that the weights are, `reference` are the scores of the images that it was evaluated
-    on, once it was.
+    `metrics` are the entries of metrics.json that can be relied on; `reference` are the scores of the images that the
+    model was evaluated on. `warnings` say what of metrics.json was left out, and why.
     """
 
     name: str
@@ -46,6 +72,7 @@ class Checkpoint:
     parameters: int
     metrics: dict[str, Any] = field(default_factory=dict)
     reference: Reference | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -53,79 +80,119 @@ class Checkpoint:
         return f"{self.name}:{self.digest[:12]}"
 
 
-def write_checkpoint(folder: Path, config: VAEConfig, weights: dict[str, Tensor]) -> None:
-    """Write config and weights so that a reader finds the old files or the new ones, never half a file."""
+class _Files(NamedTuple):
+    """What the files of a folder hold: JSON values, and the bytes of the weights with their SHA-256."""
+
+    config: Any
+    weights: bytes
+    digest: str
+    metrics: Any
+    fault: str | None = None
+
+
+def write_checkpoint(folder: Path, config: VAEConfig, weights: dict[str, Tensor]) -> str:
+    """Write config and weights as a pair, each atomically; the SHA-256 of the weights' file, in hexadecimal.
+
+    The weights carry the digest of the config. They are replaced first, so that a reader in between meets an old config
+    beside weights that name another one, which `read_checkpoint` recognises.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, config.as_dict())
+    values = config.as_dict()
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
-    write_atomically(folder / WEIGHTS, save(contiguous))
+    content = save(contiguous, {CONFIG: _canonical_digest(json.loads(json.dumps(values)))})
+    architecture = json_bytes(folder / CONFIG, values)
+    with replacing(folder / CONFIG, architecture), replacing(folder / WEIGHTS, content):
+        pass  # the weights, whose context is the inner one, are replaced first
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """The model in `folder` on `device`, in evaluation mode; a `CheckpointError` says what is wrong with the folder."""
-    vae = _skeleton(folder / CONFIG)
-    content = _read(folder / WEIGHTS)
-    weights = _weights(folder / WEIGHTS, content)
+    """The model in `folder` on `device`, in evaluation mode; a `CheckpointError` says what is wrong with the folder.
+
+    What is wrong with metrics.json is no error: it is left out, and a warning of the checkpoint.
+    """
+    files = _read_together(folder)
+    vae = _skeleton(folder / CONFIG, files.config)
+    weights = _weights(folder / WEIGHTS, files.weights)
     _require_match(folder / WEIGHTS, weights, vae.state_dict())
+    if not _is_pair(files):
+        raise CheckpointError(f"{folder / CONFIG}: {WEIGHTS} beside it was written with another {CONFIG}")
     vae.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, assign=True)
-    metrics = _metrics(folder / METRICS)
+    metrics, reference, faults = _history(files)
     frozen = vae.to(device).eval().requires_grad_(False)
-    digest, reference = hashlib.sha256(content).hexdigest(), _reference(folder / METRICS, metrics)
-    return Checkpoint(folder.resolve().name, frozen, digest, _count(frozen), metrics, reference)
+    warnings = tuple(f"{folder / METRICS}: {fault}" for fault in faults)
+    return Checkpoint(folder.resolve().name, frozen, files.digest, _count(frozen), metrics, reference, warnings)
 
 
-def read_json(path: Path) -> Any:
-    """The JSON value in a file."""
+def _read_together(folder: Path) -> _Files:
+    """The files of a folder; where they were not written together they are read again, as they may be changing."""
+    pair = None
+    for pause in (*PAUSES, 0):
+        files = _read_once(folder)
+        pair = files if _is_pair(files) else pair
+        if pair is files and _describes(files):
+            return files
+        sleep(pause)
+    return pair or files
+
+
+def _read_once(folder: Path) -> _Files:
+    config, weights = read_json(folder / CONFIG), read_file(folder / WEIGHTS)
+    digest = hashlib.sha256(weights).hexdigest()
     try:
-        return parse_json(_read(path))
+        return _Files(config, weights, digest, read_json(folder / METRICS) if (folder / METRICS).exists() else {})
+    except CheckpointError as error:
+        return _Files(config, weights, digest, {}, str(error).removeprefix(f"{folder / METRICS}: "))
+
+
+def _is_pair(files: _Files) -> bool:
+    """Whether config and weights were written together; files of earlier releases do not tell, and count as such."""
+    told = _metadata(files.weights).get(CONFIG)
+    return told is None or told == _canonical_digest(files.config)
+
+
+def _describes(files: _Files) -> bool:
+    """Whether metrics.json is about these weights; one of earlier releases does not tell, and counts as such."""
+    return not isinstance(files.metrics, dict) or files.metrics.get("weights") in (None, files.digest)
+
+
+def _canonical_digest(value: Any) -> str:
+    """The SHA-256 of a JSON value, whatever the order of its fields and its white space."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _metadata(content: bytes) -> dict[str, Any]:
+    """The metadata of a safetensors file, as its header has it; none of what is no such file."""
+    length = int.from_bytes(content[:8], "little")
+    try:
+        header = parse_json(content[8 : 8 + length]) if length < MAX_HEADER else None
+    except ValueError:
+        return {}
+    found = header.get("__metadata__") if isinstance(header, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _history(files: _Files) -> tuple[dict[str, Any], Reference | None, list[str]]:
+    """The usable entries of metrics.json, the reference among them, and what is wrong with the others."""
+    if files.fault is not None:
+        return {}, None, [f"{files.fault}; the file is left out"]
+    metrics, faults = usable_records(files.metrics)
+    if not _describes(files):
+        told = f"it describes the weights {str(files.metrics['weights'])[:12]}, not {files.digest[:12]}"
+        return {}, None, [f"weights: {told}; its figures and percentiles are left out"]
+    try:
+        reference = Reference.from_dict(metrics["reference"]) if "reference" in metrics else None
     except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from None
+        faults.append(f"reference: {error}; scores have no percentile")
+        del metrics["reference"]
+        reference = None
+    return metrics, reference, faults
 
 
-def parse_json(content: str | bytes) -> Any:
-    """The value of JSON as RFC 8259 has it: no NaN, no infinity; a `ValueError` says what is wrong."""
-    try:
-        return json.loads(content, parse_float=_finite, parse_constant=_finite)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value atomically, readable by a person; JSON has no word for a number that is not finite."""
-    try:
-        text = json.dumps(value, indent=2, allow_nan=False)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected finite numbers: {error}") from None
-    write_atomically(path, f"{text}\n".encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step that survives a crash or a power cut."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _finite(text: str) -> float:
-    if not isfinite(value := float(text)):
-        raise ValueError(f"{text} is not a finite number")
-    return value
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
-
-
-def _skeleton(path: Path) -> VAE:
+def _skeleton(path: Path, config: Any) -> VAE:
     try:
         with torch.device("meta"):
-            vae = VAE(VAEConfig.from_dict(read_json(path)))
+            vae = VAE(VAEConfig.from_dict(config))
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if (count := _count(vae)) > MAX_WEIGHTS:
@@ -135,24 +202,6 @@ def _skeleton(path: Path) -> VAE:
 
 def _count(vae: VAE) -> int:
     return sum(weight.numel() for weight in vae.parameters())
-
-
-def _metrics(path: Path) -> dict[str, Any]:
-    metrics = read_json(path) if path.exists() else {}
-    if not isinstance(metrics, dict):
-        raise CheckpointError(f"{path}: expected an object, got {type(metrics).__name__}")
-    try:
-        require_usable(metrics)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    return metrics
-
-
-def _reference(path: Path, metrics: dict[str, Any]) -> Reference | None:
-    try:
-        return Reference.from_dict(metrics["reference"]) if "reference" in metrics else None
-    except ValueError as error:
-        raise CheckpointError(f"{path}: reference: {error}") from None
 
 
 def _weights(path: Path, content: bytes) -> dict[str, Tensor]:

@@ -72,6 +72,30 @@ def test_the_figures_are_those_of_the_metrics(folder: Path, digits: np.ndarray, 
     assert TABLE["command"] in text
 
 
+def test_figures_of_fewer_images_than_others_are_left_out(folder: Path, digits: np.ndarray) -> None:
+    vae = read_checkpoint(folder).vae
+    tables = [asdict(evaluate(vae, digits[:count], k, binarize="none")) for count, k in ((9, 2), (40, 3), (5, 4))]
+    write_json(folder / METRICS, {"evaluations": [table | TABLE for table in tables]})
+    assert re.findall(r"K = (\d+)", card(folder)) == ["3"]
+
+
+def test_a_card_is_written_of_what_is_usable(folder: Path, digits: np.ndarray, training: dict) -> None:
+    table = asdict(evaluate(read_checkpoint(folder).vae, digits[:9], samples=2)) | TABLE
+    inputs = {name: {"error": 0.5, "divergence": 2.0} for name in ("grey", "threshold", "draw", "other")}
+    metrics = {
+        "training": {name: value for name, value in training.items() if name != "torch"},
+        "evaluations": [{name: value for name, value in table.items() if name != "split"}, table],
+        "inputs": inputs | {"other": 3},
+        "reference": {"elbo": []},
+    }
+    write_json(folder / METRICS, metrics)
+    text = card(folder)
+    assert "Nothing is recorded" in text
+    assert text.count("K = 2") == 1
+    assert "| threshold | 0.5000 | 2.00 |" in text
+    assert "What its scores tell apart" not in text
+
+
 def test_the_training_is_told_with_its_command_and_data(folder: Path, training: dict) -> None:
     write_json(folder / METRICS, {"training": training})
     text = card(folder)
@@ -113,7 +137,7 @@ def test_what_was_found_of_greys_and_strangers_is_told_in_numbers(
     text = card(folder)
     assert f"| letters | {reference.areas['letters']:.3f} |" in text
     assert f"half below {reference.elbo[50]:.1f}" in text
-    assert "5 % of the images of the data it was evaluated on are below" in text
+    assert "5 % of the 50 images of the data it was evaluated on are below" in text
     assert f"| threshold | {inputs['threshold'].error:.4f} | {inputs['threshold'].divergence:.2f} |" in text
 
 

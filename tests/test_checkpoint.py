@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from model.checkpoint import (
     CONFIG,
+    DEFAULT,
     METRICS,
     WEIGHTS,
     CheckpointError,
@@ -156,10 +159,50 @@ def test_a_config_that_fixes_no_architecture_is_refused(folder: Path, content: s
         ('{"training": {"options": 5}}', "training.options: expected an object, got int"),
     ],
 )
-def test_metrics_that_nobody_could_read_are_refused(folder: Path, content: str, reason: str) -> None:
+def test_metrics_that_cannot_be_read_are_left_out_with_a_warning(folder: Path, content: str, reason: str) -> None:
     (folder / METRICS).write_text(content)
-    with pytest.raises(CheckpointError, match=rf"{METRICS}: {reason}"):
-        read_checkpoint(folder)
+    checkpoint = read_checkpoint(folder)
+    assert (checkpoint.metrics, checkpoint.reference) == ({}, None)
+    (warning,) = checkpoint.warnings
+    assert warning.startswith(f"{folder / METRICS}: {reason}")
+    assert "left out" in warning
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, METRICS])
+def test_a_file_that_is_not_a_regular_one_is_not_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    if name == METRICS:
+        (warning,) = read_checkpoint(folder).warnings
+        assert f"{folder / name}: expected a regular file" in warning
+    else:
+        with pytest.raises(CheckpointError, match=rf"{name}: expected a regular file"):
+            read_checkpoint(folder)
+
+
+def test_one_damaged_evaluation_costs_neither_the_others_nor_the_percentiles(tmp_path: Path) -> None:
+    shutil.copytree(DEFAULT, tmp_path / "mnist")
+    metrics = json.loads((DEFAULT / METRICS).read_text())
+    del metrics["evaluations"][0]["split"]
+    write_json(tmp_path / "mnist" / METRICS, metrics)
+    checkpoint, whole = read_checkpoint(tmp_path / "mnist"), read_checkpoint(DEFAULT)
+    assert whole.warnings == ()
+    assert checkpoint.reference == whole.reference is not None
+    assert checkpoint.metrics["evaluations"] == whole.metrics["evaluations"][1:]
+    (warning,) = checkpoint.warnings
+    assert warning == f"{tmp_path / 'mnist' / METRICS}: evaluations[0].split is missing; the entry is left out"
+
+
+def test_metrics_of_other_weights_are_left_out_with_a_warning(folder: Path) -> None:
+    reference = {"elbo": [float(n) for n in range(101)], "areas": {}}
+    digest = read_checkpoint(folder).digest
+    write_json(folder / METRICS, {"weights": digest, "reference": reference})
+    assert read_checkpoint(folder).reference
+    write_json(folder / METRICS, {"weights": "0" * 64, "reference": reference})
+    checkpoint = read_checkpoint(folder)
+    assert (checkpoint.reference, checkpoint.metrics) == (None, {})
+    (warning,) = checkpoint.warnings
+    assert f"it describes the weights 000000000000, not {digest[:12]}" in warning
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:

@@ -1,26 +1,25 @@
-"""A history that cards and commands can rely on is kept as it is; one that they cannot is refused by its field."""
+"""Entries of metrics.json that cards and commands can rely on are kept as they are; others are left out and named."""
 
 import json
-import re
 from copy import deepcopy
 
 import pytest
 
 from model.checkpoint import DEFAULT, METRICS
-from model.history import require_usable
+from model.history import VERSION, usable_records
 
 WHOLE = json.loads((DEFAULT / METRICS).read_text())
 
 
 @pytest.mark.parametrize("history", [{}, WHOLE, {"evaluations": []}, {"notes": {"anything": [None, -1, "else"]}}])
-def test_what_is_whole_or_nobodys_is_usable(history):
-    require_usable(history)
+def test_a_whole_history_is_kept_as_it_is(history):
+    assert usable_records(history) == (history, [])
 
 
-def test_more_than_is_relied_on_may_be_told():
+def test_an_entry_may_have_more_fields_than_are_relied_on():
     history = deepcopy(WHOLE)
     history["training"]["options"]["patience"] = None
-    require_usable(history)
+    assert usable_records(history) == (history, [])
 
 
 @pytest.mark.parametrize(
@@ -41,26 +40,52 @@ def test_more_than_is_relied_on_may_be_told():
         ("inputs draw error", None, "inputs.draw.error: expected a number, got NoneType"),
     ],
 )
-def test_a_field_of_another_type_is_refused_by_its_name(path, value, expected):
+def test_an_entry_with_a_field_of_another_type_is_left_out_and_the_field_is_named(path, value, expected):
     history = deepcopy(WHOLE)
     *steps, last = [int(step) if step.isdigit() else step for step in path.split()]
     place = history
     for step in steps:
         place = place[step]
     place[last] = value
-    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
-        require_usable(history)
+    kept, faults = usable_records(history)
+    assert faults == [f"{expected}; the entry is left out"]
+    assert kept == _without(path, history)
 
 
 @pytest.mark.parametrize(
     ("record", "field"), [("training", "data"), ("training", "epochs"), ("evaluations", "split"), ("inputs", "grey")]
 )
-def test_a_record_that_lacks_a_field_is_refused_by_its_name(record, field):
+def test_an_entry_that_lacks_a_field_is_left_out_and_the_field_is_named(record, field):
     history = deepcopy(WHOLE)
     one = history[record][0] if record == "evaluations" else history[record]
     del one[field]
-    with pytest.raises(ValueError, match=rf"^{record}(\[0\])?\.{field} is missing$"):
-        require_usable(history)
+    kept, faults = usable_records(history)
+    where = f"{record}[0]" if record == "evaluations" else record
+    assert faults == [f"{where}.{field} is missing; the entry is left out"]
+    assert kept == _without(f"{record} 0", history)
+
+
+def _without(path, history):
+    """The history without the entry that a path leads into; of the evaluations, without that one."""
+    name, number, *_ = [*path.split(), ""]
+    if name == "evaluations" and number:
+        others = [one for index, one in enumerate(history[name]) if index != int(number)]
+        return {**history, name: others}
+    return {other: value for other, value in history.items() if other != name}
+
+
+@pytest.mark.parametrize("version", [0, 2, 99])
+def test_another_version_is_named_and_what_is_known_of_it_is_kept(version):
+    kept, faults = usable_records(WHOLE | {"version": version})
+    assert kept == WHOLE | {"version": version}
+    assert faults == [f"version: expected {VERSION}, got {version}: what this release knows of it is read"]
+
+
+@pytest.mark.parametrize("history", [None, 3, [], "text"])
+def test_a_history_that_is_no_object_is_left_out(history):
+    kept, (fault,) = usable_records(history)
+    assert kept == {}
+    assert fault.startswith("expected an object, got ")
 
 
 def _deep(levels):
@@ -70,11 +95,13 @@ def _deep(levels):
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (_deep(200), "expected at most 100 levels"),
-        ([2**64], "expected integers of 64 bits"),
-        ("\ud800", "surrogates not allowed"),
+        (_deep(200), "notes: expected at most 100 levels"),
+        ([2**64], "notes: expected integers of 64 bits"),
+        ("\ud800", "expected text of Unicode"),
+        ({"\ud800": 1}, "expected text of Unicode"),
     ],
 )
-def test_what_could_not_be_told_over_http_is_refused(value, expected):
-    with pytest.raises(ValueError, match=expected):
-        require_usable({"notes": value})
+def test_what_could_not_be_told_over_http_is_left_out(value, expected):
+    kept, (fault,) = usable_records(WHOLE | {"notes": value})
+    assert kept == WHOLE
+    assert fault.startswith(expected)

@@ -15,7 +15,7 @@ from app.images import write_npy
 from app.machine import codec_threads
 from app.main import create_app
 from app.settings import Settings
-from model.checkpoint import read_checkpoint, write_checkpoint
+from model.checkpoint import METRICS, read_checkpoint, write_checkpoint
 
 pytestmark = pytest.mark.anyio
 
@@ -137,6 +137,24 @@ async def test_a_folder_without_a_usable_model_leaves_the_old_one_serving(app, f
         assert [r.getMessage()[:12] for r in caplog.records if r.levelname == "ERROR"] == ["not reloaded"]
         new = put(folder, 1)
         assert (await reload(client)).json()["model"] == new
+
+
+async def test_metrics_that_cannot_be_used_are_told_as_warnings_and_the_model_is_served(app, folder, device, caplog):
+    reference = {"elbo": [float(n) for n in range(101)]}
+    async with running(app) as client:
+        (folder / METRICS).write_text(json.dumps({"evaluations": [{}], "reference": reference}))
+        assert (await reload(client)).status_code == 200
+        told = "metrics.json: evaluations[0].standard_error is missing; the entry is left out"
+        assert [r.getMessage().partition("served/")[2] for r in caplog.records if r.levelname == "WARNING"] == [told]
+        assert app.state.engine.served.reference
+        (folder / METRICS).write_text("{")
+        assert (await reload(client)).status_code == 200
+        assert "metrics.json: not JSON" in caplog.text
+        assert not app.state.engine.served.reference
+    caplog.clear()
+    async with running(create_app(Settings(model=folder, device=device, threads=1))) as client:
+        assert "percentile" not in (await client.get("/model")).json()["scores"]
+    assert [r.levelname for r in caplog.records if "metrics.json: not JSON" in r.getMessage()] == ["WARNING"]
 
 
 async def test_a_request_that_is_under_way_is_answered_by_the_model_that_it_began_with(app, folder, digits):
