@@ -166,6 +166,9 @@ def evaluate(  # every option of the command is an argument
     seed: Annotated[int, typer.Option(help="Every draw comes from it.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
     save: Annotated[bool, typer.Option("--save", help="Keep the figures, pictures and card with the model.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="With --save, forget earlier figures, also those of more images.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for torch's own choice.")] = 0,
 ) -> None:
@@ -176,15 +179,19 @@ def evaluate(  # every option of the command is an argument
         from app.terminal import print_figures
         from model.checkpoint import write_json
 
+        if replace and not save:
+            raise ValueError("replace: expected together with --save")
         if save:
-            from app.portrait import save_evaluation
+            from app.portrait import require_saveable, save_evaluation
+
+            require_saveable(model)
         scoring = Scoring(samples, binarize, seed, limit, precision)
         figures = run_evaluation(model, data, scoring, use_device(device, threads))
         try:
             if json:
                 write_json(json, figures)
             if save:
-                save_evaluation(model, data, figures)
+                save_evaluation(model, data, figures, replace=replace)
         finally:  # hours may have gone into them
             print_figures(figures)
 

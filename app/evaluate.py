@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from app.options import Scoring, command, usual_binarize
-from app.terminal import evaluation_bar
+from app.terminal import evaluation_bar, tell
 from model.arrays import Images, digest
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.data import read_dataset
@@ -19,12 +19,14 @@ def run_evaluation(model: Path, data: Path, scoring: Scoring, device: torch.devi
     """Score the test split of the data, or all its images where it has none; the figures as JSON holds them."""
     scoring.require_usable()
     checkpoint = read_checkpoint(model, device)
+    for warning in checkpoint.warnings:
+        tell(warning)
     dataset = read_dataset(data, checkpoint.vae.config.image_shape)
     split = "training split" if dataset.test is None else "test split"
     images = dataset.held_out[: scoring.limit or None]
     start = perf_counter()
     figures = asdict(_evaluate(checkpoint, images, scoring))
-    about = {"split": split, "digest": digest(images), "command": command()}
+    about = {"split": split, "digest": digest(images), "weights": checkpoint.digest, "command": command()}
     return figures | about | {"torch": str(torch.__version__), "device": device.type, "seconds": perf_counter() - start}
 
 

@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command import SMALL, VAE, refusal, vae
+from conftest import DIGITS, build
 
-from model.checkpoint import METRICS, read_checkpoint
+from app.portrait import save_evaluation
+from model.checkpoint import METRICS, WEIGHTS, CheckpointError, read_checkpoint, write_checkpoint, write_json
 
 
 def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -35,7 +38,7 @@ def test_images_that_were_trained_on_are_not_called_held_out(tmp_path: Path, dig
     assert vae("evaluate --samples 1 --save --device cpu", *paths, "--model", tmp_path / "run").exit_code == 0
     card = (tmp_path / "run" / "README.md").read_text()
     assert "Means over 50 images of the training split" in card
-    assert "5 % of the images of the training split are below" in card
+    assert "5 % of the 50 images of the training split are below" in card
     assert "held-out" not in card.lower()
 
 
@@ -46,6 +49,102 @@ def test_evaluations_by_other_numbers_of_draws_are_kept_side_by_side(trained: Pa
     kept = json.loads((trained / METRICS).read_text())["evaluations"]
     assert [figures["samples"] for figures in kept if figures["images"] == 9] == [2, 5]
     assert [f"K = {samples} |" in (trained / "README.md").read_text() for samples in (2, 5)] == [True, True]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def evaluated(digits_model: Path, data: Path, tmp_path: Path) -> Path:
+    """A model that was evaluated on all 100 test images by 2 draws."""
+    shutil.copytree(digits_model, tmp_path / "evaluated")
+    result = vae(
+        "evaluate --samples 2 --save --device cpu --threads 1", "--model", tmp_path / "evaluated", "--data", data
+    )
+    assert result.exit_code == 0, result.output
+    return tmp_path / "evaluated"
+
+
+def test_a_partial_evaluation_is_kept_and_replaces_nothing_of_a_larger_one(evaluated: Path, data: Path) -> None:
+    before, metrics = contents(evaluated), json.loads((evaluated / METRICS).read_text())
+    for samples in (2, 5):
+        line = f"evaluate --samples {samples} --limit 2 --save --device cpu"
+        result = vae(line, "--model", evaluated, "--data", data)
+        assert result.exit_code == 0, result.output
+        assert "percentiles, pictures and card stay those of 100 images, more than these 2" in result.stderr
+    kept = json.loads((evaluated / METRICS).read_text())
+    assert [(each["samples"], each["images"]) for each in kept["evaluations"]] == [(2, 2), (2, 100), (5, 2)]
+    assert kept["evaluations"][1] == metrics["evaluations"][0]
+    assert kept["reference"] == metrics["reference"]
+    assert kept["reference"]["images"] == 100
+    assert contents(evaluated) == before | {METRICS: (evaluated / METRICS).read_bytes()}
+
+
+def test_a_larger_evaluation_takes_the_place_of_a_partial_one(digits_model: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_model, tmp_path / "model")
+    for limit in (9, 9, 0):
+        line = f"evaluate --samples 2 --limit {limit} --save --device cpu"
+        result = vae(line, "--model", tmp_path / "model", "--data", data)
+        assert result.exit_code == 0, result.output
+        assert "stay" not in result.stderr
+    kept = json.loads((tmp_path / "model" / METRICS).read_text())
+    assert [each["images"] for each in kept["evaluations"]] == [9, 100]
+    assert kept["reference"]["images"] == 100
+    assert "Means over 100 images" in (text := (tmp_path / "model" / "README.md").read_text())
+    assert "Means over 9 images" not in text
+
+
+def test_figures_of_fewer_images_replace_others_where_that_is_asked_for(evaluated: Path, data: Path) -> None:
+    line = "evaluate --samples 5 --limit 20 --save --replace --device cpu"
+    assert vae(line, "--model", evaluated, "--data", data).exit_code == 0
+    kept = json.loads((evaluated / METRICS).read_text())
+    assert [(each["samples"], each["images"]) for each in kept["evaluations"]] == [(5, 20)]
+    assert kept["reference"]["images"] == 20
+    assert "Means over 20 images" in (evaluated / "README.md").read_text()
+    told = refusal(vae("evaluate --replace", "--model", evaluated, "--data", data))
+    assert told == "replace: expected together with --save"
+
+
+def test_figures_of_weights_that_have_changed_meanwhile_are_not_kept(evaluated: Path, data: Path) -> None:
+    figures = json.loads((evaluated / METRICS).read_text())["evaluations"][0]
+    write_checkpoint(evaluated, DIGITS, build(DIGITS, 1).state_dict())
+    before = contents(evaluated)
+    with pytest.raises(CheckpointError, match=rf"{WEIGHTS}: changed while it was evaluated"):
+        save_evaluation(evaluated, data, figures)
+    assert contents(evaluated) == before
+
+
+def test_an_evaluation_of_new_weights_drops_the_figures_of_the_old_ones(evaluated: Path, data: Path) -> None:
+    write_checkpoint(evaluated, DIGITS, build(DIGITS, 1).state_dict())
+    result = vae("evaluate --samples 3 --limit 7 --save --device cpu", "--model", evaluated, "--data", data)
+    assert result.exit_code == 0, result.output
+    kept = json.loads((evaluated / METRICS).read_text())
+    assert [(each["samples"], each["images"]) for each in kept["evaluations"]] == [(3, 7)]
+    assert kept["reference"]["images"] == 7
+    assert kept["weights"] == read_checkpoint(evaluated).digest
+
+
+@pytest.mark.parametrize(("content", "reason"), [("[1]", "expected an object, got list"), ("{", "not JSON")])
+def test_metrics_that_cannot_be_added_to_are_told_before_the_evaluation(evaluated: Path, data: Path, content, reason):
+    (evaluated / METRICS).write_text(content)
+    told = refusal(vae("evaluate --samples 1000000 --save --device cpu", "--model", evaluated, "--data", data))
+    assert told.startswith(f"{evaluated / METRICS}: {reason}")
+    assert (evaluated / METRICS).read_text() == content
+
+
+def test_what_cannot_be_used_of_the_metrics_is_told_and_kept(evaluated: Path, data: Path) -> None:
+    metrics = json.loads((evaluated / METRICS).read_text())
+    damaged = {name: value for name, value in metrics["evaluations"][0].items() if name != "split"}
+    write_json(evaluated / METRICS, metrics | {"evaluations": [damaged], "training": {"seconds": 3}, "notes": "own"})
+    line = "evaluate --samples 3 --save --device cpu"
+    result = vae(line, "--model", evaluated, "--data", data)
+    assert result.exit_code == 0, result.output
+    assert f"{evaluated / METRICS}: evaluations[0].split is missing; the entry is left out" in result.stderr
+    kept = json.loads((evaluated / METRICS).read_text())
+    assert (kept["notes"], kept["training"], kept["version"]) == ("own", {"seconds": 3}, 1)
+    assert kept["evaluations"][0] == damaged
+    assert [each["samples"] for each in kept["evaluations"]] == [2, 3]
 
 
 def test_an_evaluation_that_is_not_kept_changes_nothing(trained: Path, data: Path) -> None:
