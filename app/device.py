@@ -17,7 +17,7 @@ from app.invariance import keeps_rows_apart, program_keeps_rows_apart
 from app.machine import cores, largest_batch, threads
 from app.metrics import Metrics
 from app.neighbours import Neighbours
-from app.operations import OPERATIONS, Stack, shapes
+from app.operations import OPERATIONS, Stack
 from app.pace import QUICK, Pace
 from app.program import Program
 from app.recording import Recording
@@ -120,10 +120,13 @@ class TorchDevice:
             return QUICK
         return HOP if max(seconds.values()) <= HOP else 0.0
 
-    def apart(self, served: Served) -> Sequence[int]:
-        """The shapes of batches in which exact rows have the same bits always; none where they must go one by one."""
+    def apart(self, served: Served, sizes: Sequence[int], until: float) -> Sequence[int]:
+        """The `sizes`, if exact rows have the same bits in batches of all of them; else none: they must go one by one.
+
+        None as well where that is not known `until` then, in seconds of `time.monotonic`.
+        """
         try:
-            return self.safely(partial(self._apart, served))
+            return self.safely(partial(self._apart, served, sizes, until))
         except OutOfMemory:
             return []  # nobody knows; how large a batch may be is found out next
 
@@ -142,15 +145,15 @@ class TorchDevice:
         )
 
     @torch.inference_mode()
-    def _apart(self, served: Served) -> Sequence[int]:
-        sizes = [min(TOGETHER, self.largest)] if self.is_gpu else shapes(self.largest)
+    def _apart(self, served: Served, sizes: Sequence[int], until: float) -> Sequence[int]:
         if served.programs:
-            if all(program_keeps_rows_apart(program, served.config, sizes) for program in served.programs.values()):
+            kept = (program_keeps_rows_apart(each, served.config, sizes, until) for each in served.programs.values())
+            if all(kept):
                 return sizes
             served.programs.clear()
         exact, alone = served.networks.exact, served.networks.alone
         with networks_in(self.precision, self.place):
-            return sizes if keeps_rows_apart(exact, sizes, alone, self.place) else []
+            return sizes if keeps_rows_apart(exact, sizes, alone, self.place, until) else []
 
     def _by(self, program: Program, batch: Stack) -> Stack:
         with self.neighbours.computing():

@@ -2,28 +2,20 @@
 
 import asyncio
 import logging
-import math
 from functools import partial
-
-import numpy as np
 
 from app.batching import Batcher
 from app.device import TorchDevice
+from app.errors import Unavailable
 from app.futures import apart
 from app.metrics import Metrics
-from app.operations import Stack, examples, shapes
-from app.runner import OutOfMemory
-from app.served import Served, Work
+from app.operations import shapes
+from app.served import Served
 from app.settings import Settings
-from model.checkpoint import Checkpoint, CheckpointError
+from app.warmup import WarmUp
+from model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
-
-TURNS = 4
-"""Times that each shape of batch is met, in turn with the others: a moment in which all is slow befalls them alike."""
-
-LONG = 0.05
-"""Seconds from which a batch is met twice: the first time is slower than it will be, more often tells little more."""
 
 
 class Engine:
@@ -33,7 +25,9 @@ class Engine:
         self.device = TorchDevice(settings, metrics)
         self._always_exact = settings.batch_invariant
         self._metrics = metrics
+        self._workers = settings.workers
         self._warm = False
+        self._replacing = asyncio.Lock()
         self._batcher = Batcher(
             self.device,
             metrics,
@@ -76,21 +70,29 @@ class Engine:
     async def replace(self, checkpoint: Checkpoint) -> None:
         """Serve new requests by another checkpoint, once it is on the device beside the old one, and warm.
 
-        Raises `CheckpointError` for one that computes no finite numbers, `OutOfMemory` where there is no room for both.
+        It waits for the warm-up of the first model to end, and for another call to end. Raises `CheckpointError` for a
+        checkpoint that computes no finite numbers, `OutOfMemory` where there is no room for both, `Unavailable` where
+        the device takes no work.
         """
-        coming = await apart(partial(self._load, checkpoint))
-        limits = await self._meet_every_shape(coming)
-        self.served = coming  # requests under way keep the old one, and with the last of them it goes
-        self._batcher.keep_to(limits)
-        self._tell_model()
+        async with self._replacing:
+            if not await self.warmed():
+                raise Unavailable
+            coming = await apart(partial(self._load, checkpoint))
+            limits = await self._warm_up(coming)
+            self.served = coming  # requests under way keep the old one, and with the last of them it goes
+            self._batcher.keep_to(limits)
+            self._tell_model()
 
     async def _open(self) -> None:
         try:
-            self._batcher.keep_to(await self._meet_every_shape(self.served))
+            self._batcher.keep_to(await self._warm_up(self.served))
             self._warm = True
         except Exception:
             log.critical("the model does not get warm; only a restart helps", exc_info=True)
             await self._batcher.close()
+
+    async def _warm_up(self, served: Served) -> dict[str, int]:
+        return await WarmUp(self.device, self._batcher, served, self._workers).run()
 
     def _load(self, checkpoint: Checkpoint) -> Served:
         networks, sizes = self.device.networks(checkpoint.vae), shapes(self.device.largest)
@@ -98,51 +100,3 @@ class Engine:
 
     def _tell_model(self) -> None:
         self._metrics.tell_model(self.served.model, str(self.device))
-
-    async def _meet_every_shape(self, served: Served) -> dict[str, int]:
-        limits: dict[str, int] = {}
-        attempt = partial(self.device.apart, served)
-        if self.device.is_gpu:
-            served.apart = await self._batcher.perform(attempt)
-        elif served.networks.runtime != "torch":  # in a thread of its own: the device may be serving what came before
-            served.apart = await apart(attempt)
-        for operation, rows in examples(served.config, self.device.largest).items():
-            for work in served.works(operation):
-                seconds = await self._meet_sizes(work, rows, limits)
-                served.measured(work, seconds, self.device.quick(seconds))
-        await self._meet(served.scoring(), _one_draw(served))
-        return limits
-
-    async def _meet_sizes(self, work: Work, rows: Stack, limits: dict[str, int]) -> dict[int, float]:
-        """The seconds that batches of each shape took, as far as there is room for them; else a limit is added."""
-        seconds = dict.fromkeys(work.served.shapes(work), math.inf)
-        for turn in range(TURNS):
-            for size in [size for size, least in seconds.items() if turn < 2 or least < LONG]:
-                try:
-                    seconds[size] = min(seconds[size], await self._meet(work, rows[:size]))
-                except OutOfMemory:
-                    seconds = {fitting: took for fitting, took in seconds.items() if fitting < size}
-                    if not seconds:
-                        raise
-                    _limit(limits, work.operation, max(seconds), size)
-                    break
-        return seconds
-
-    async def _meet(self, work: Work, batch: Stack) -> float:
-        """The seconds that a batch takes, recorded if its shape is new."""
-        if self.device.is_gpu and not work.recorded(len(batch)):
-            await self._batcher.perform(partial(self.device.record, work, batch))
-        answers, seconds = await self._batcher.perform(partial(self.device.timed, work, batch))
-        if not all(np.isfinite(column).all() for column in answers.columns):
-            raise CheckpointError(f"{work.served.model}: {work.operation} gives numbers that are not finite")
-        return seconds
-
-
-def _limit(limits: dict[str, int], operation: str, fitted: int, size: int) -> None:
-    limits[operation] = min(fitted, limits.get(operation, fitted))
-    log.warning("the device has room for %d images to %s at once, not for %d", fitted, operation, size)
-
-
-def _one_draw(served: Served) -> Stack:
-    pixels, noise = examples(served.config, 1)["reconstruct"].columns
-    return Stack((pixels, noise[:, None]))

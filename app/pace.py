@@ -1,5 +1,6 @@
 """How many rows go to the device together, and from which thread: what the warm-up of one kind of work has shown."""
 
+import math
 import sys
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -35,13 +36,16 @@ class Pace:
         return cls(rows if at_once else max(seconds), at_once, _first(seconds))
 
     @classmethod
-    def of_rows(cls, seconds: float, quick: float = 0.0) -> Self:
-        """For rows that are computed one after another, in so many `seconds` each.
+    def of_rows(cls, seconds: float, quick: float = 0.0, longest: float = math.inf) -> Self:
+        """For rows that are computed one after another, in so many `seconds` each, and no batch for over `longest`.
 
         They gain nothing from company: batches of half the time let those who are refused meanwhile hear of it sooner.
         """
-        rows = int(quick / 2 / max(seconds, SHORTEST))
-        return cls(rows, at_once=True) if rows >= WORTH_A_BATCH else cls()
+        seconds = max(seconds, SHORTEST)
+        rows = int(quick / 2 / seconds)
+        if rows >= WORTH_A_BATCH:
+            return cls(rows, at_once=True)
+        return cls() if longest == math.inf else cls(max(1, int(longest / seconds)))
 
     def rows(self, waiting: int) -> int:
         """How many of so many waiting rows the next batch should have."""

@@ -3,6 +3,7 @@
 A request that is under way when another checkpoint takes over is answered by the one that it began with.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -44,9 +45,10 @@ class Work:
 class Served:
     """Encode, decode, reconstruct and score by one checkpoint, for many callers at once.
 
-    Batches have one of the `shapes`. The warm-up finds out `paces`, of each operation whether exact or not, and in
-    which shapes rows are kept `apart`: exact networks give them the same bits always. Without any, each goes by itself.
-    Where there are `programs` they do all of an operation, whoever asks; of `recordings` each does one shape of batch.
+    Batches have one of the `sizes`; the warm-up may leave the smaller ones. It finds `paces`, of each operation whether
+    exact or not, and in which sizes rows are kept `apart`: exact networks give them the same bits always. Without any,
+    each goes by itself. Where there are `programs` they do all of an operation, whoever asks; of `recordings` each does
+    one shape of batch.
     """
 
     def __init__(
@@ -67,13 +69,13 @@ class Served:
         self.apart: Sequence[int] = ()
         self.programs = dict(networks.programs)
         self.recordings: dict[tuple[str, bool, int, int], Recording] = {}
-        self._shapes = shapes
+        self.sizes = shapes
         self._batcher = batcher
         self._always_exact = always_exact
 
-    def measured(self, work: Work, seconds: dict[int, float], quick: float) -> None:
-        """Take down how long batches of some work took, by their number of rows, and what is quick in seconds."""
-        pace = Pace.of_rows(seconds[1], quick) if work.by_row else Pace.of_shapes(seconds, quick)
+    def measured(self, work: Work, seconds: dict[int, float], quick: float, longest: float = math.inf) -> None:
+        """Keep how long batches of some work took, by their number of rows; `quick` and `longest` are as in `Pace`."""
+        pace = Pace.of_rows(seconds[1], quick, longest) if work.by_row else Pace.of_shapes(seconds, quick)
         self.paces[work.operation, work.exact] = pace
 
     async def encode(self, pixels: np.ndarray, call: Call, *, exact: bool = False) -> Sequence[np.ndarray]:
@@ -113,7 +115,7 @@ class Served:
         """How many rows a batch of that work can have, least first."""
         if work.by_row:
             return [1]
-        return self.apart if work.exact else self._shapes
+        return self.apart if work.exact else self.sizes
 
     def works(self, operation: str) -> list[Work]:
         """All ways in which it may be asked for."""
@@ -132,7 +134,7 @@ class Served:
     @property
     def _alike(self) -> bool:
         """Whether all work is exact: by the same networks, with the same bits in all batches."""
-        return self.networks.swift is self.networks.exact and self.apart == self._shapes
+        return self.networks.swift is self.networks.exact and self.apart == self.sizes
 
     async def _submit(self, work: Work, call: Call, *columns: np.ndarray | Tensor) -> Stack:
         rows = Stack(tuple(map(np.asarray, columns)))

@@ -52,6 +52,7 @@ def session(model: ModelProto, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
     options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # it keeps memory for each size of batch, and no size was seen to gain by it
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the event loop wants the cores too
     start = partial(
         onnxruntime.InferenceSession, model.SerializeToString(), options, providers=["CPUExecutionProvider"]

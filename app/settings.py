@@ -57,7 +57,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
 
     max_batch_size: int = Field(
-        0, ge=0, le=4096, description="images in one batch on the device; 0 takes 64 on a CPU, and 256 on a GPU"
+        0,
+        ge=0,
+        le=4096,
+        description="most images in one batch; 0 takes 64 on a CPU and 256 on a GPU, fewer where that takes too long",
     )
     max_batch_delay_ms: float = Field(0, ge=0, le=10_000, description="how long a batch waits for company")
     batch_invariant: bool = Field(
