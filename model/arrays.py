@@ -1,7 +1,9 @@
 """Images as uint8 arrays [N, C, H, W]: the record of a data set, and the .npy and .npz files that hold one."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,6 +12,9 @@ from numpy.lib.format import MAGIC_PREFIX, open_memmap
 from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]
+
+AT_ONCE = 2**20
+"""Pixel values in a batch of large images: as float32 they take 4 MiB, and the networks' feature maps a multiple."""
 
 
 class DataError(ValueError):
@@ -54,7 +59,21 @@ class Dataset:
 
 def digest(images: Images) -> str:
     """SHA-256 of shape and grey levels."""
-    return hashlib.sha256(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
+    found = hashlib.sha256(repr(images.shape).encode())
+    for batch in batches(images):
+        found.update(np.ascontiguousarray(batch).tobytes())
+    return found.hexdigest()
+
+
+def batch_size(dimensions: int, most: int = 200) -> int:
+    """The images of so many values each that go through the networks at once: `most` small ones, few large ones."""
+    return min(most, max(1, AT_ONCE // dimensions))
+
+
+def batches(images: Images) -> Iterator[Images]:
+    """The images [N, C, H, W] in order, `batch_size` of them at a time; views, no copies."""
+    size = batch_size(max(1, prod(images.shape[1:])))
+    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 def read_arrays(path: Path) -> Dataset:

@@ -71,7 +71,10 @@ def _fitted(folder: Path, image_shape: tuple[int, ...] | None) -> Images:
         raise DataError(
             f"{folder}: no MNIST files found, and pictures want an image_shape C,H,W to fit them to, such as 3,64,64"
         )
-    return np.stack([_read_picture(path, image_shape) for path in paths])
+    images = np.empty((len(paths), *image_shape), np.uint8)
+    for number, path in enumerate(paths):
+        images[number] = _read_picture(path, image_shape)
+    return images
 
 
 def _read_picture(path: Path, image_shape: tuple[int, ...]) -> Images:

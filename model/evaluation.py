@@ -83,8 +83,7 @@ def evaluate(  # what was scored, how well, and in what pieces
     """
     device = next(vae.parameters()).device
     with _drawing_from(seed, device), networks_in(precision, device):
-        batches = list(_batches(vae, _pixels(images, binarize, seed, batch_size), samples, chunk, watch))
-    scores, means = torch.cat([batch.scores for batch in batches]), torch.cat([batch.mean for batch in batches])
+        scores, variance = _gathered(_batches(vae, _pixels(images, binarize, seed, batch_size), samples, chunk, watch))
     elbo, reconstruction, kl, log_likelihood = scores.mean(0).tolist()
     error = scores[:, 3].std().item() / len(images) ** 0.5 if len(images) > 1 else None
     return Evaluation(
@@ -96,12 +95,23 @@ def evaluate(  # what was scored, how well, and in what pieces
         log_likelihood=log_likelihood,
         standard_error=error,
         bits_per_dim=vae.decoder.family.bits_per_dim(log_likelihood, vae.config.dimensions),
-        active_units=int((means.var(0, correction=0) > ACTIVE).sum()),
-        units=means.shape[1],
+        active_units=int((variance > ACTIVE).sum()),
+        units=len(variance),
         binarize=binarize,
         seed=seed,
         precision=precision,
     )
+
+
+def _gathered(batches: Iterator[_Batch]) -> tuple[Tensor, Tensor]:
+    """The scores of all images [N, 4], and the variance of the posterior mean over them [D], in float64."""
+    scores: list[Tensor] = []
+    total = squares = torch.zeros(())
+    for batch in batches:  # their means are summed, not kept: large images have many latents
+        scores.append(batch.scores)
+        total, squares = total + batch.mean.sum(0), squares + batch.mean.square().sum(0)
+    count = sum(map(len, scores))
+    return torch.cat(scores), squares / count - (total / count).square()
 
 
 @contextmanager
@@ -114,7 +124,8 @@ def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
 def _pixels(images: Images, binarize: str, seed: int, batch_size: int) -> Iterator[Tensor]:
     # One by one on the CPU, so that neither the device nor the batch size changes the pixels.
     generator = torch.Generator().manual_seed(seed)
-    for levels in torch.split(torch.tensor(images), batch_size):
+    for start in range(0, len(images), batch_size):
+        levels = torch.tensor(images[start : start + batch_size])
         yield binarised(levels, generator) if binarize == "dynamic" else levels / 255
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.arrays import Images
+from model.arrays import Images, batches
 from model.data import binarised
 from model.vae import VAE
 
@@ -23,13 +23,11 @@ class Fidelity:
 
 
 @torch.inference_mode()
-def compare_inputs(
-    vae: VAE, images: Images, draws: int = 8, seed: int = 0, batch_size: int = 200
-) -> dict[str, Fidelity]:
+def compare_inputs(vae: VAE, images: Images, draws: int = 8, seed: int = 0) -> dict[str, Fidelity]:
     """How well each way to encode uint8 images [N, C, H, W] does, over `draws` binarisations of each."""
     device, generator = next(vae.parameters()).device, torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
-    for levels in torch.split(torch.tensor(images), batch_size):
+    for levels in map(torch.tensor, batches(images)):
         drawn = [vae.posterior(binarised(levels, generator).to(device)) for _ in range(draws)]
         for name, x in _inputs(levels, generator).items():
             q = vae.posterior(x.to(device))

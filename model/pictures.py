@@ -1,7 +1,8 @@
 """What a model has learned, as pictures: its learning curve, reconstructions, samples of the prior, its latents."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,16 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from model.arrays import Images
+from model.arrays import Images, batch_size
 from model.training import EpochRecord
 from model.vae import VAE
 
 CURVE, RECONSTRUCTIONS, SAMPLES, TRAVERSAL = "learning", "reconstructions", "samples", "traversal"
 COLUMNS = 12
 ROWS = 8
-AT_ONCE = 2**20
-"""So many values of pixels go through the networks at once: thousands of small images, few of large ones."""
+LARGEST = 256
+"""Pixels that an image of a picture is high or wide at most; larger ones are shrunk."""
+MOST = 2**28
+"""Pixel values of the images by which a traversal chooses its latents."""
 REACH = 3.0
 """How far from 0 a latent is moved, in standard deviations of the prior."""
 
@@ -35,7 +39,7 @@ def write_pictures(folder: Path, vae: VAE, images: Images, records: Sequence[Epo
     for name, rows in (
         (RECONSTRUCTIONS, reconstructions(vae, images)),
         (SAMPLES, prior_samples(vae, seed)),
-        (TRAVERSAL, traversal(vae, images[: 100 * COLUMNS])),
+        (TRAVERSAL, traversal(vae, images[: min(100, max(1, MOST // vae.config.dimensions // COLUMNS)) * COLUMNS])),
     ):
         imsave(folder / f"{name}.png", _grid(rows))
 
@@ -73,8 +77,9 @@ def reconstructions(vae: VAE, images: Images) -> Tensor:
     count = min(len(images), COLUMNS)
     rows = images[: count * min(ROWS // 2, len(images) // count)]
     means = _means(vae, _latents(vae, rows))
-    both = (torch.tensor(rows, device=means.device) / 255, means)
-    return torch.stack([part.reshape(-1, count, *images.shape[1:]) for part in both], dim=1).flatten(0, 1)
+    originals = torch.cat([_shrunk(torch.tensor(batch).to(means.device) / 255) for batch in _split(vae, rows)])
+    both = (originals, means)
+    return torch.stack([part.reshape(-1, count, *means.shape[1:]) for part in both], dim=1).flatten(0, 1)
 
 
 @torch.inference_mode()
@@ -83,7 +88,7 @@ def prior_samples(vae: VAE, seed: int) -> Tensor:
     noise = torch.randn(ROWS * COLUMNS, *vae.config.latent_shape, generator=torch.Generator().manual_seed(seed))
     prior = vae.prior(ROWS * COLUMNS)
     means = _means(vae, prior.at(noise.to(prior.mean.device)))
-    return means.reshape(ROWS, COLUMNS, *vae.config.image_shape)
+    return means.reshape(ROWS, COLUMNS, *means.shape[1:])
 
 
 @torch.inference_mode()
@@ -98,20 +103,34 @@ def traversal(vae: VAE, images: Images) -> Tensor:
     for row, unit in enumerate(most):
         z[row, :, unit] = torch.linspace(-REACH, REACH, COLUMNS, device=z.device)
     moved = _means(vae, z.reshape(-1, *vae.config.latent_shape))
-    return moved.reshape(len(most), COLUMNS, *vae.config.image_shape)
+    return moved.reshape(len(most), COLUMNS, *moved.shape[1:])
 
 
 def _latents(vae: VAE, images: Images) -> Tensor:
     device = next(vae.parameters()).device
-    return torch.cat([vae.posterior(levels.to(device) / 255).mean for levels in _pieces(vae, torch.tensor(images))])
+    levels = (torch.tensor(batch).to(device) for batch in _split(vae, images))
+    return torch.cat([vae.posterior(batch / 255).mean for batch in levels])
 
 
 def _means(vae: VAE, z: Tensor) -> Tensor:
-    return torch.cat([vae.likelihood(piece).mean for piece in _pieces(vae, z)])
+    return torch.cat([_shrunk(vae.likelihood(batch).mean) for batch in _split(vae, z)])
 
 
-def _pieces(vae: VAE, rows: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(rows, max(1, AT_ONCE // vae.config.dimensions))
+Rows = TypeVar("Rows", Tensor, Images)
+
+
+def _split(vae: VAE, rows: Rows) -> Iterator[Rows]:
+    size = batch_size(vae.config.dimensions, most=2000)
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _shrunk(pixels: Tensor) -> Tensor:
+    """Images [N, C, H, W] of at most `LARGEST` pixels in height and width: means over areas of larger ones."""
+    height, width = pixels.shape[2:]
+    if (longest := max(height, width)) <= LARGEST:
+        return pixels
+    fitted = [max(1, round(length * LARGEST / longest)) for length in (height, width)]
+    return interpolate(pixels, fitted, mode="area")
 
 
 def _grid(rows: Tensor) -> Images:

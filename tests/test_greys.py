@@ -11,7 +11,7 @@ from model.greys import compare_inputs
 
 
 def test_of_black_and_white_images_every_input_is_the_same(digits):
-    found = compare_inputs(build(DIGITS), np.where(digits[:70] > 127, 255, 0).astype(np.uint8), batch_size=30)
+    found = compare_inputs(build(DIGITS), np.where(digits[:70] > 127, 255, 0).astype(np.uint8))
     assert found["grey"] == found["threshold"] == found["draw"]
     assert found["grey"].divergence == 0
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from model.arrays import AT_ONCE
 from model.config import VAEConfig
 from model.pictures import (
-    AT_ONCE,
     COLUMNS,
+    LARGEST,
     ROWS,
     learning_curve,
     prior_samples,
@@ -86,6 +87,17 @@ def test_large_images_go_through_the_networks_in_pieces_and_come_out_the_same(tm
     x = torch.tensor(images[:48]) / 255
     means = vae.likelihood(vae.posterior(x).mean).mean.detach()
     torch.testing.assert_close(reconstructions(vae, images)[1::2].flatten(0, 1), means)
+
+
+def test_images_of_many_pixels_are_shrunk_in_pictures(tmp_path: Path) -> None:
+    config = VAEConfig(image_shape=(3, 600, 300), latent_shape=(2,), stride=2, channels=(1, 1, 1), blocks=(0, 0, 0))
+    images = np.zeros((13, 3, 600, 300), np.uint8)
+    images[..., 300:, :] = 255
+    write_pictures(tmp_path, build(config), images)
+    for name, rows in (("samples", ROWS), ("reconstructions", 2), ("traversal", 2)):
+        assert pixels(tmp_path / f"{name}.png").shape[:2] == (rows * LARGEST, COLUMNS * LARGEST // 2)
+    original = pixels(tmp_path / "reconstructions.png")[:LARGEST, : LARGEST // 2, 0]
+    assert (original[: LARGEST // 2].max(), original[LARGEST // 2 :].min()) == (0, 255)
 
 
 def test_the_learning_curve_shows_every_epoch_of_bound_and_terms() -> None:

@@ -1,12 +1,58 @@
 """Strangers are what their names say, and are scored as /score scores them."""
 
+import subprocess
+import sys
+from pathlib import Path
+from string import ascii_letters
+
 import numpy as np
 import pytest
 import torch
 from conftest import COLOUR, DIGITS, build
 
+from model.arrays import batches
+from model.data import draw_letter
 from model.elbo import elbo
-from model.strangers import elbos, measure_reference, strangers
+from model.strangers import elbos, measure_reference
+from model.strangers import strangers as kinds_of
+
+ROOT = Path(__file__).parent.parent
+PEAK = """
+import resource, sys
+import numpy as np
+from model.strangers import strangers
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+images = np.zeros((12, 3, 512, 512), np.uint8)
+before = peak()
+for batches in strangers(images).values():
+    for batch in batches:
+        assert batch.nbytes <= 2**20
+sys.exit(peak() - before > 200)
+"""
+
+
+def strangers(images, seed=0):
+    return {name: np.concatenate([*found]) for name, found in kinds_of(images, seed).items()}
+
+
+@pytest.mark.parametrize("shape", [(450, 1, 28, 28), (410, 3, 13, 9), (3, 1, 8, 8)])
+def test_what_comes_in_batches_is_what_would_be_drawn_at_once(shape):
+    images, rng = np.zeros(shape, np.uint8), np.random.default_rng(7)
+    count, channels, height, width = shape
+    found = strangers(images, 7)
+    assert np.array_equal(found["noise"], rng.integers(0, 256, shape, np.uint8))
+    sizes = range(round(0.6 * min(height, width)), round(0.95 * min(height, width)) + 1)
+    letters = np.stack([draw_letter(letter, size, height, width) for letter in ascii_letters for size in sizes])
+    expected = letters[rng.integers(len(letters), size=count)]
+    assert np.array_equal(found["letters"], np.repeat(expected[:, None], channels, axis=1))
+
+
+def test_strangers_of_large_images_take_little_memory():
+    """All letters in all sizes would be 2.4 GB."""
+    assert subprocess.run([sys.executable, "-c", PEAK], check=False, cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("shape", [(40, 1, 28, 28), (7, 3, 20, 31), (5, 1, 8, 8)])
@@ -43,7 +89,7 @@ def test_the_same_seed_gives_the_same_strangers(digits):
 def test_every_image_is_scored_by_the_elbo_of_its_grey_levels(config):
     images = np.random.default_rng(1).integers(0, 256, (50, *config.image_shape), np.uint8)
     vae = build(config)
-    means = np.mean([elbos(vae, images, seed) for seed in range(60)], 0)
+    means = np.mean([elbos(vae, batches(images), seed) for seed in range(60)], 0)
     with torch.inference_mode():
         expected = elbo(vae, torch.tensor(images) / 255, samples=60).total.numpy()
     assert np.corrcoef(means, expected)[0, 1] > 0.9
@@ -53,7 +99,7 @@ def test_every_image_is_scored_by_the_elbo_of_its_grey_levels(config):
 def test_the_reference_is_made_of_these_scores(digits):
     vae = build(DIGITS)
     reference = measure_reference(vae, digits[:300], seed=3)
-    own = elbos(vae, digits[:300], seed=3)
+    own = elbos(vae, batches(digits[:300]), seed=3)
     assert reference.elbo[0] == pytest.approx(own.min())
     assert reference.elbo[50] == pytest.approx(np.median(own))
     assert reference.elbo[100] == pytest.approx(own.max())
