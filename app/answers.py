@@ -8,11 +8,12 @@ import mimeparse
 import numpy as np
 from fastapi import Request, Response
 
-from app.bodies import JSON, NPY, codec
+from app.bodies import codec
 from app.calls import Call
 from app.engine import Engine
 from app.errors import NotAcceptable, ServiceError
 from app.images import grid, write_npy
+from app.media import JSON, NPY
 from app.png import write_png
 from app.schemas import Problem, dump, latents_json, model_of
 

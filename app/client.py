@@ -71,7 +71,10 @@ class Client:
     def score(
         self, images: Images, *, samples: int | None = None, seed: int | None = None, fit: str | None = None
     ) -> Scored:
-        """How well the model explains each image; with `samples` also by the importance-weighted bound."""
+        """How well the model explains each image; with `samples` also by the importance-weighted bound.
+
+        One `seed` for images that are sent one by one gives all of them the same draw.
+        """
         return self._send(questions.score(images, samples=samples, seed=seed, fit=fit))
 
     def model(self) -> dict[str, Any]:

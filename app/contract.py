@@ -10,8 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 from app import errors
 from app.answers import PNG, PROBLEM
-from app.bodies import JSON, MULTIPART, NPY
 from app.images import FORMATS
+from app.media import JSON, MULTIPART, NPY
 from app.schemas import PICTURE, Images, LatentsIn, Problem
 from model.config import VAEConfig
 
@@ -43,7 +43,8 @@ def _ref(schema: type) -> dict[str, Any]:
 IMAGES_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One picture as it is, several as multipart or base64, many as a uint8 array [N, H, W(, C)].",
+        "description": "One picture as it is, several as multipart or base64, many as a uint8 array [N, H, W(, C)]. "
+        "The first bytes decide which it is, whatever the content type says; only multipart is told by its own.",
         "content": {
             MULTIPART: {"schema": {"type": "object", "properties": _FIELD, "required": ["images"]}},
             **{f"image/{kind}": {"schema": _BINARY} for kind in map(str.lower, FORMATS)},
@@ -56,7 +57,8 @@ IMAGES_BODY: dict[str, Any] = {
 LATENTS_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "Latents, or an answer of /encode as it is, or a float32 array [N, ...].",
+        "description": "Latents, or an answer of /encode as it is, or a float32 array [N, ...]. "
+        "An answer of another model, told by `model`, is refused.",
         "content": {JSON: _ref(LatentsIn), NPY: {"schema": _BINARY}},
     }
 }

@@ -23,7 +23,7 @@ _NO_WORK = "the model takes no work: it is warming up, draining, or its device h
 
 
 class ServiceError(Exception):
-    """A failure with a sentence for the caller: `detail` says what was expected and what came, never the input."""
+    """A failure with a sentence for the client: `detail` says what was expected and what came, bounded and quoted."""
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
 from app.bombs import CHUNKS, SCANS, SEGMENTS, is_bomb
-from app.errors import Malformed, TooLarge, Unusable
+from app.errors import TooLarge, Unusable
 from app.png import read_png
 from model.data import upright
 
@@ -23,9 +23,6 @@ RUNS = (1, 2)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 KINDS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 Fit = Literal["resize", "pad", "crop", "exact"]
-
-_BROKEN_NPY = "expected an .npy file: its header, and exactly the numbers that it promises"
-
 
 TEXT = 2**23
 """Characters of text in a PNG, unpacked. Nothing here reads them, and Pillow unpacks them all the same."""
@@ -95,22 +92,6 @@ def fit_array(array: np.ndarray, shape: Sequence[int], fit: Fit) -> np.ndarray:
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
     return load_images(pictures, shape, fit)
-
-
-def read_npy(body: bytes) -> np.ndarray:
-    """The array of an .npy file, in native byte order; `Malformed` where the file is damaged or asks for pickle."""
-    stream = io.BytesIO(body)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        flat = np.frombuffer(body, dtype, offset=stream.tell()).astype(dtype.newbyteorder("="))
-        array = flat.reshape(shape, order="F" if fortran else "C")
-    except Exception:  # noqa: BLE001  # numpy's parser raises whatever a broken header leads it to
-        raise Malformed(_BROKEN_NPY) from None
-    if array.shape != shape:  # a dimension of -1 takes whatever comes
-        raise Malformed(_BROKEN_NPY)
-    return array
 
 
 def write_npy(array: np.ndarray) -> bytes:

@@ -45,7 +45,6 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
             "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
             "loggers": {
                 "uvicorn.access": {"level": "WARNING"},
-                "python_multipart": {"level": "ERROR"},  # its warnings are what callers did; they are told in a 400
             },
         }
     )

@@ -3,33 +3,66 @@
 One object, not a tree of dependencies: FastAPI takes 15 us to solve each, and a thread for one that is no coroutine.
 """
 
+import re
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Query, Request
 from pydantic import BeforeValidator
 
 from app.answers import IMAGES, NUMBERS, Accepts
-from app.bodies import JSON, read_latents, read_pixels
+from app.bodies import read_latents, read_pixels
 from app.calls import Call
 from app.engine import Engine
 from app.errors import TooLarge, Unavailable, Unusable
+from app.findings import quoted
 from app.images import Fit
+from app.media import JSON
 from app.served import Served
 from app.settings import Settings
 
 LATENTS, PICTURES, OBJECT = Accepts(*NUMBERS), Accepts(*IMAGES), Accepts(JSON)
 
+_INTEGER = re.compile(r"-?[0-9]+")
+_DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+def _digits_alone(text: Any) -> Any:
+    """Refuse what pydantic would read as an integer all the same: `1.0`, `+3`, `1_0` and blanks around it."""
+    if isinstance(text, str) and not _INTEGER.fullmatch(text):
+        raise ValueError("expected a valid integer of digits alone")
+    return text
+
+
+def _decimal(text: Any) -> Any:
+    """Refuse what pydantic would read as a number all the same: `1_0`, `inf`, `nan` and blanks around it."""
+    if isinstance(text, str) and not _DECIMAL.fullmatch(text):
+        raise ValueError("expected a finite number such as 0.7")
+    return text
+
+
+SEED = (
+    "the same seed gives the same bytes; a seed that the service drew is told in X-Seed. One seed for images that are "
+    "sent one by one gives all of them the same draw: for independent draws send them together, or give each its own"
+)
+
+Integer = Annotated[int, BeforeValidator(_digits_alone)]
 Seed = Annotated[
-    Annotated[int, Query(ge=0, lt=2**63)] | None,
+    Annotated[Integer, Query(ge=0, lt=2**63)] | None,
     BeforeValidator(lambda text: None if text == "" else text),
-    Query(description="the same seed gives the same bytes; a seed that the service drew is told in X-Seed"),
+    Query(description=SEED),
 ]
-Samples = Annotated[int | None, Query(ge=1, description="draws from the posterior of each image")]
-Count = Annotated[int, Query(ge=1, description="how many images")]
-Temperature = Annotated[float, Query(ge=0, le=10, allow_inf_nan=False, description="scales the prior's deviation")]
-Columns = Annotated[int | None, Query(ge=1, description="images in a row of the grid; by default it is about square")]
+Samples = Annotated[Integer | None, Query(ge=1, description="draws from the posterior of each image")]
+Count = Annotated[Integer, Query(ge=1, description="how many images")]
+Temperature = Annotated[
+    float,
+    BeforeValidator(_decimal),
+    Query(ge=0, le=10, allow_inf_nan=False, description="scales the prior's deviation"),
+]
+Columns = Annotated[
+    Integer | None, Query(ge=1, description="images in a row of the grid; by default it is about square")
+]
 FitTo = Annotated[Fit, Query(description="how a picture of another size becomes one of the model's")]
 
 
@@ -59,7 +92,8 @@ class Asked:
 
     async def latents(self) -> np.ndarray:
         """The latents of the body, float32 [N, *latent]."""
-        return await read_latents(self._request, self.call, self.served.config.latent_shape, self.limits)
+        served = self.served
+        return await read_latents(self._request, self.call, served.config.latent_shape, served.model, self.limits)
 
     def require_items(self, count: int, samples: int = 1) -> None:
         """Refuse more images, or images times draws, than one request may ask for."""
@@ -71,8 +105,10 @@ class Asked:
 def _require_known(request: Request) -> None:
     """Refuse a parameter that the endpoint does not have, or that comes twice, so that a typing error is told."""
     known = [field.alias for field in request.scope["route"].dependant.query_params]
-    given = [name for name, _ in request.query_params.multi_items()]
-    if not set(given) <= set(known):
-        raise Unusable(f"query: expected {', '.join(known) or 'no parameters'}, got another")
-    if len(given) > len(set(given)):
-        raise Unusable("query: expected each parameter once, got one of them more often")
+    given = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            raise Unusable(f"query: unknown parameter {quoted(name)}; known are {', '.join(known) or 'none'}")
+        if name in given:
+            raise Unusable(f"query: expected each parameter once, got {name} more often")
+        given.add(name)

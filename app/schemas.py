@@ -79,7 +79,7 @@ class LatentsIn(Schema):
 
 
 class Images(Schema):
-    """Pictures as base64, in and out; a `data:` URL is taken as well."""
+    """Pictures as base64, in and out; what comes in may have line breaks, no padding, the URL alphabet, or `data:`."""
 
     images: Many[str] = Field(
         min_length=1, examples=[[PICTURE]], description="base64 of PNG, JPEG, WEBP, GIF or BMP files"

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from app.errors import Malformed
-from app.images import read_npy, write_npy
+from app.images import write_npy
+from app.npy import HEADER_BYTES, Header, read_array, read_header
+
+
+def read_npy(body: bytes) -> np.ndarray:
+    return read_array(body, read_header(body))
 
 
 @settings(max_examples=60)
@@ -70,6 +75,53 @@ def described(shape: str, descr: str = "'|u1'") -> str:
 def test_an_npy_file_that_lies_is_malformed(body):
     with pytest.raises(Malformed):
         read_npy(body)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }   \n", ("float32", (2, 3), False)),
+        ("{'shape':(2,),'fortran_order':True,'descr':'>f2'}", ("float16", (2,), True)),
+        (' { "descr" : "|u1" , "fortran_order" : False , "shape" : ( 2 ,3) }', ("uint8", (2, 3), False)),
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': (2L, 3L)}", ("float64", (2, 3), False)),
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': ()}", ("float64", (), False)),
+        ("{'descr': '<M8[ns]', 'fortran_order': False, 'shape': (2,)}", ("another data type", (2,), False)),
+        (
+            "{'descr': [('a', '<f4'), ('b', '|u1')], 'fortran_order': False, 'shape': (2,)}",
+            ("another data type", (2,), False),
+        ),
+    ],
+)
+def test_a_header_is_read_as_any_writer_of_npy_writes_it(header, expected):
+    read = read_header(npy(header))
+    assert isinstance(read, Header)
+    assert (read.type_name, read.shape, read.is_fortran) == expected
+
+
+@pytest.mark.parametrize(
+    "unit", ["[", "(", "{", "-", "'", " ", "{'descr':", "'shape': (1,), ", "[[", "(1,", "9", "\0", "lambda:"]
+)
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+@pytest.mark.parametrize("size", [HEADER_BYTES, 60_000])
+def test_a_header_that_would_be_slow_to_evaluate_is_malformed(unit, version, size):
+    with pytest.raises(Malformed, match=r"\.npy"):
+        read_header(npy(unit * (size // len(unit)), version=version))
+
+
+def test_a_header_is_refused_by_its_announced_length_alone():
+    with pytest.raises(Malformed, match="a header of at most 1024 bytes"):
+        read_header(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + b"{")
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.sampled_from(["'descr'", "'shape'", ":", "{", "}", "(", "2", ",", ")", "'<f4'", "False", "["])).map(
+        "".join
+    )
+)
+def test_any_header_is_read_or_malformed(text):
+    with contextlib.suppress(Malformed):
+        assert len(read_header(npy(text)).shape) >= 0
 
 
 def test_an_npy_file_never_reaches_pickle():

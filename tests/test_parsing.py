@@ -4,7 +4,7 @@ import pytest
 
 from app.errors import Malformed, TooLarge, Unusable
 from app.parsing import parsed
-from app.schemas import Images
+from app.schemas import Images, LatentsIn
 
 
 def test_as_many_values_and_names_as_are_allowed_are_read():
@@ -21,10 +21,16 @@ def test_as_many_values_and_names_as_are_allowed_are_read():
     [
         (b"", Malformed, "the body is not JSON"),
         (b'{"images": [7]}', Unusable, r"images\[0\]: expected a valid string, got 7"),
-        (b'{"hunter2": 7, "images": ["a"]}', Unusable, "the body: unknown field; /docs lists those that there are"),
+        (b'{"hunter2": 7, "images": ["a"]}', Unusable, "the body: unknown field 'hunter2'; known are images"),
     ],
 )
-def test_what_cannot_be_used_is_told_without_being_repeated(body, kind, told):
-    with pytest.raises(kind, match=told) as refused:
+def test_what_cannot_be_used_is_told_with_its_place(body, kind, told):
+    with pytest.raises(kind, match=told):
         parsed(Images, body, values=9, names=9)
-    assert "hunter2" not in refused.value.detail
+
+
+def test_an_unknown_field_is_named_beside_those_of_the_object_that_it_stands_in():
+    body = b'{"latents": [[1, 2], {"mean": [1, 2], "logvar": [1, 2], "posterior": 3}]}'
+    with pytest.raises(Unusable) as refused:
+        parsed(LatentsIn, body, values=99, names=99)
+    assert refused.value.detail == "latents[1]: unknown field 'posterior'; known are mean, logvar, z"

@@ -1,0 +1,55 @@
+"""What a body is: its first bytes decide, its content type is a hint for what they do not tell."""
+
+import re
+
+JSON, MULTIPART, NPY = "application/json", "multipart/form-data", "application/x-npy"
+IMAGE = "image/*"
+
+_NPY_MAGIC = b"\x93NUMPY"
+_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # their sizes in bytes, one for each version of the format
+_JSON = re.compile(rb"[ \t\r\n]{0,1024}[{\[]")
+
+# A value in quotes ends at the next quote that no backslash precedes, or with the header. No part is read twice.
+_PARAMETER = re.compile(
+    r';[ \t]*+([^ \t;="]++)[ \t]*+=[ \t]*+(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"?|([^;]*+))',
+    re.DOTALL,
+)
+
+
+def kind_of(content_type: str, body: bytes) -> str:
+    """`IMAGE`, `NPY`, `MULTIPART` or `JSON`; another content type in lower case where the body is none of these.
+
+    Multipart is told by its content type, all others by their first bytes, and by the content type where these are
+    damaged.
+    """
+    declared = content_type.partition(";")[0].strip().lower()
+    if declared == JSON and body.startswith((b"{", b"[")):  # the usual case, decided first
+        return JSON
+    if body.startswith(_NPY_MAGIC):
+        return NPY
+    if is_image(body):
+        return IMAGE
+    if declared != MULTIPART and _JSON.match(body):
+        return JSON
+    return IMAGE if declared.startswith("image/") else declared
+
+
+def is_image(content: bytes) -> bool:
+    """Whether the first bytes are those of a PNG, JPEG, GIF, WebP or BMP file."""
+    if content.startswith(_IMAGE_MAGIC):
+        return True
+    if content.startswith(b"RIFF"):
+        return content[8:12] == b"WEBP"
+    return content.startswith(b"BM") and int.from_bytes(content[14:18], "little") in _BMP_HEADERS
+
+
+def parameters(header: str) -> dict[str, str]:
+    """The parameters of a Content-Type or Content-Disposition, their names in lower case (RFC 9110 5.6.6).
+
+    Of a name that comes twice the first value counts. Escapes in quotes are kept as they are. Takes linear time.
+    """
+    found: dict[str, str] = {}
+    for name, in_quotes, bare in _PARAMETER.findall(header):
+        found.setdefault(name.lower(), in_quotes or bare.rstrip(" \t"))
+    return found
