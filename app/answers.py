@@ -15,7 +15,7 @@ from app.errors import NotAcceptable, ServiceError
 from app.images import grid, write_npy
 from app.media import JSON, NPY
 from app.png import write_png
-from app.schemas import Problem, dump, latents_json, model_of
+from app.schemas import Problem, dump, history_of, latents_json, model_of
 
 PNG, PROBLEM = "image/png", "application/problem+json"
 IMAGES, NUMBERS = (PNG, JSON, NPY), (JSON, NPY)
@@ -60,6 +60,13 @@ def model(call: Call, engine: Engine) -> Response:
     how = (str(engine.device), engine.device.precision, served.networks.runtime)
     told = model_of(served.checkpoint, *how, batch_invariant=served.batch_invariant)
     return Response(dump(told), media_type=JSON)
+
+
+def history(call: Call, engine: Engine) -> Response:
+    """How the model that is served now was trained and evaluated."""
+    checkpoint = engine.served.checkpoint
+    call.model = engine.served.model
+    return Response(dump(history_of(checkpoint)), media_type=JSON)
 
 
 def problem(error: ServiceError, request_id: str) -> Response:

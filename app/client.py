@@ -78,8 +78,12 @@ class Client:
         return self._send(questions.score(images, samples=samples, seed=seed, fit=fit))
 
     def model(self) -> dict[str, Any]:
-        """What is served."""
+        """What is served: name, digest, shapes, likelihood, architecture, runtime."""
         return self._send(questions.model())
+
+    def history(self) -> dict[str, Any]:
+        """How the served model was trained and evaluated: `model` names it, `metrics` is its metrics.json."""
+        return self._send(questions.history())
 
     def _send(self, question: Question[T]) -> T:
         request = question.request(self._http)
@@ -135,6 +139,10 @@ class AsyncClient:
     async def model(self) -> dict[str, Any]:
         """As `Client.model`."""
         return await self._send(questions.model())
+
+    async def history(self) -> dict[str, Any]:
+        """As `Client.history`."""
+        return await self._send(questions.history())
 
     async def _send(self, question: Question[T]) -> T:
         request = question.request(self._http)

@@ -18,7 +18,17 @@ from app.calls import STAGES
 from app.processes import Processes
 
 OPERATIONS = ("encode", "decode", "reconstruct", "score")
-ENDPOINTS = ("/encode", "/decode", "/reconstruct", "/sample", "/score", "/model", "/admin/reload", "other")
+ENDPOINTS = (
+    "/encode",
+    "/decode",
+    "/reconstruct",
+    "/sample",
+    "/score",
+    "/model",
+    "/model/history",
+    "/admin/reload",
+    "other",
+)
 STATUSES = tuple(map(str, (200, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 499, 500, 503, 504)))
 DISPATCHES = ("free", "full", "window")
 DROPS = ("timed_out", "cancelled")

@@ -126,6 +126,11 @@ def model() -> Question[dict[str, Any]]:
     return Question("GET", "/model", lambda response: dict(response.json()), "application/json")
 
 
+def history() -> Question[dict[str, Any]]:
+    """GET /model/history."""
+    return Question("GET", "/model/history", lambda response: dict(response.json()), "application/json")
+
+
 def _npy_body(array: np.ndarray) -> dict[str, Any]:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)

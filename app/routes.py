@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request, Response
 from app import answers
 from app.contract import DRAWN_ANSWER, IMAGES_ANSWER, IMAGES_BODY, LATENTS_BODY, NUMBERS_ANSWER, SCORES_ANSWER, problems
 from app.parameters import LATENTS, OBJECT, PICTURES, Asked, Columns, Count, FitTo, Samples, Seed, Temperature
-from app.schemas import Latents, Model, Scores, scores_json
+from app.schemas import History, Latents, Model, Scores, scores_json
 from app.seeds import Draws
 
 router = APIRouter(tags=["model"])
@@ -82,5 +82,11 @@ async def score(request: Request, samples: Samples = None, seed: Seed = None, fi
 
 @router.get("/model", response_model=Model, responses=problems(401, 406, 413, 422, 503))
 async def model(request: Request) -> Response:
-    """What is served: architecture, shapes, likelihood, the weights' digest, how they were trained."""
+    """What is served: architecture, shapes, likelihood, the weights' digest."""
     return answers.model(Asked(request, OBJECT).call, request.app.state.engine)
+
+
+@router.get("/model/history", response_model=History, responses=problems(401, 406, 413, 422, 503))
+async def history(request: Request) -> Response:
+    """How the served model was trained and evaluated: options, data, epochs, figures, percentiles of its scores."""
+    return answers.history(Asked(request, OBJECT).call, request.app.state.engine)

@@ -107,7 +107,7 @@ class Scores(Schema):
 
 
 class Model(Schema):
-    """What is served."""
+    """What is served, in short; `GET /model/history` tells how it was trained."""
 
     model: str = Field(examples=["mnist:0123456789ab"])
     digest: str = Field(description="SHA-256 of the weights' file")
@@ -121,7 +121,16 @@ class Model(Schema):
     batch_invariant: bool = Field(description="whether the bytes of an answer are the same whatever else is asked")
     architecture: dict[str, Any] = Field(description="the model's config.json")
     scores: str = Field(description="what the figures of /score mean for this model")
-    metrics: dict[str, Any] = Field(description="the model's metrics.json: how it was trained, what it reached")
+
+
+class History(Schema):
+    """How the served model was trained and evaluated."""
+
+    model: str = Field(examples=["mnist:0123456789ab"], description="name and digest of what is served")
+    metrics: dict[str, Any] = Field(
+        description="the model's metrics.json, as far as it is there: `training` with its options, data and epochs, "
+        "`evaluations`, `inputs` and `reference`; log-probabilities in nats"
+    )
 
 
 class Health(Schema):
@@ -182,8 +191,12 @@ def model_of(
         "batch_invariant": batch_invariant,
         "architecture": config.as_dict(),
         "scores": FAMILIES[config.likelihood].meaning + (PERCENTILE.format(whose=reference.whose) if reference else ""),
-        "metrics": checkpoint.metrics,
     }
+
+
+def history_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """`History`, of what was loaded."""
+    return {"model": checkpoint.identity, "metrics": checkpoint.metrics}
 
 
 def dump(value: Any) -> bytes:

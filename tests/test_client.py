@@ -1,6 +1,7 @@
 """The client against the real service: what it returns is what the service computed."""
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from app.client import AsyncClient, Client, Problem
+from model.checkpoint import METRICS
 
 KEY = "a-key-of-the-tests"
 
@@ -88,6 +90,14 @@ def test_a_model_that_was_evaluated_gives_percentiles(evaluated_model: Path, dig
 
 def test_the_model_tells_its_shapes(vae: Client) -> None:
     assert vae.model()["latent_shape"] == [4]
+
+
+def test_the_history_of_the_model_is_told_apart_from_it(evaluated_model: Path) -> None:
+    with listening(model=evaluated_model) as address, Client(address, retries=20) as evaluated:
+        history, model = evaluated.history(), evaluated.model()
+    assert history["model"] == model["model"]
+    assert history["metrics"] == json.loads((evaluated_model / METRICS).read_text())
+    assert "metrics" not in model
 
 
 def test_a_refusal_is_a_problem_with_the_sentence_of_the_service(vae: Client) -> None:
@@ -179,5 +189,6 @@ async def test_the_async_client_answers_as_the_sync_one(url: str, vae: Client, d
         np.testing.assert_array_equal((await client.score(images, seed=5)).elbo, vae.score(images, seed=5).elbo)
         assert (await client.decode(np.zeros((1, 4)))).shape == (1, 8, 8, 1)
         assert await client.model() == vae.model()
+        assert await client.history() == vae.history()
         with pytest.raises(Problem, match="422"):
             await client.decode(np.zeros((1, 5)))

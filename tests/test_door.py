@@ -16,7 +16,14 @@ from app.settings import Settings
 pytestmark = pytest.mark.anyio
 
 PNG = {"content-type": "image/png"}
-ENDPOINTS = (("POST", "/encode"), ("POST", "/decode"), ("POST", "/score"), ("GET", "/sample"), ("GET", "/model"))
+ENDPOINTS = (
+    ("POST", "/encode"),
+    ("POST", "/decode"),
+    ("POST", "/score"),
+    ("GET", "/sample"),
+    ("GET", "/model"),
+    ("GET", "/model/history"),
+)
 
 
 def bearer(key: str) -> dict[str, bytes]:

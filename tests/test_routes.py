@@ -1,6 +1,7 @@
 """The contract, endpoint by endpoint: what it answers, and what a seed replays."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from app.images import write_npy
 from app.png import write_png
+from model.checkpoint import DEFAULT, METRICS
 
 pytestmark = pytest.mark.anyio
 
@@ -153,6 +155,21 @@ async def test_the_model_tells_what_is_served(client):
     assert answer["model"] == f"digits:{answer['digest'][:12]}"
     assert answer["precision"] == "float32"
     assert answer["architecture"]["hidden"] == [24]
+
+
+async def test_the_shipped_model_is_described_in_short_and_its_history_apart(serve):
+    async with serve(model=DEFAULT) as client:
+        model, history = [await client.get(path) for path in ("/model", "/model/history")]
+        head = await client.head("/model/history")
+        assert (await client.get("/model/history?n=3")).status_code == 422
+        assert (await client.post("/model/history")).status_code == 405
+        assert 'vae_requests_total{endpoint="/model/history",status="200"} 2.0' in (await client.get("/metrics")).text
+    assert len(model.content) < 2000
+    assert "metrics" not in model.json()
+    assert history.json() == {"model": model.json()["model"], "metrics": json.loads((DEFAULT / METRICS).read_text())}
+    assert history.headers["X-Model"] == model.json()["model"]
+    assert head.status_code == 200
+    assert head.headers["content-length"] == history.headers["content-length"]
 
 
 async def test_a_person_who_comes_to_the_root_is_led_to_the_documentation(client):

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from app.png import write_png
-from app.schemas import Health, Images, Latents, LatentsIn, Model, Problem, Scores, latents_json, scores_json
+from app.schemas import Health, History, Images, Latents, LatentsIn, Model, Problem, Scores, latents_json, scores_json
 from model.config import VAEConfig
 from model.elbo import ELBO, Bounds
 
@@ -41,6 +41,7 @@ async def served(request, serve, digits_model, colour_model):
         (Images, "POST", "/reconstruct"),
         (Images, "GET", "/sample?n=3"),
         (Model, "GET", "/model"),
+        (History, "GET", "/model/history"),
         (Health, "GET", "/livez"),
         (Health, "GET", "/readyz"),
         (Problem, "GET", "/nowhere"),
