@@ -1,192 +1,250 @@
-"""One caller's connection, on which an answer's head goes out together with its body, and a request's has an end.
+"""One connection: its requests are parsed and answered one after the other, and what waits is bounded.
 
-uvicorn writes them one after the other. Each write wakes the caller, who finds half an answer and waits again; on a
-busy machine that costs the service more than all that it does to make the two. And it keeps whatever is said before a
-body, however long that gets, where neither key nor limit nor deadline is known yet.
+uvicorn parses and keeps all that arrives, however many requests that is, and refuses in plain text. This protocol
+parses nothing while a request is unanswered, and refuses with problem details. All else is uvicorn's.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGISendEvent
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from app.answers import problem
 from app.calls import new_id
-from app.errors import HeadTooLarge, Malformed, ServiceError
+from app.errors import ServiceError
+from app.pool import ConnectionPool
+from app.request_reader import Phase, RequestHead, RequestReader
+from app.transport import Gathering, ReadingFlow
 
 log = logging.getLogger(__name__)
 
-LONGEST_HEAD = 2**16
-"""Most bytes of a request line and its headers, and of what may stand between two pieces of a body, or after it."""
+MAX_WAITING = 2**16
+"""Bytes behind an unanswered request beyond which no more are read; what one read brings comes on top."""
 
-LINGER = 1.0
-"""Seconds that a caller who is refused has to read why; what he goes on to say is left where it is."""
-
-
-_OF_UPGRADES = (b"upgrade", b"http2-settings", b"connection")
+TURN = 0.002
+"""Seconds of parsing after which other connections have their turn."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol on a `Gathering` transport; of what is no body it takes `LONGEST_HEAD` bytes at a time.
+    """uvicorn's protocol around a `RequestReader`.
 
-    A caller who does not finish a head within `patience` seconds is let go, as is one who takes nothing of his answers;
-    later on a line it may take twice as long. Who asks for another protocol is answered in this one.
+    The connection is closed where a head is not complete within `patience` seconds, or the client reads nothing of a
+    response; after the first request that may take twice as long.
     """
 
     patience = 30.0
 
-    _room = LONGEST_HEAD
-    _amid_body = False
-    _unread = 0
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], pool: ConnectionPool | None = None
+    ) -> None:
+        super().__init__(config, server_state, app_state)
+        self.parser = None  # type: ignore[assignment]  # the reader has its own
+        self._reader = RequestReader(self)
+        self._pool = pool or ConnectionPool()
+        self._buffer = bytearray()
+        self._refused = self._scheduled = False
+        self._unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to serve who is at its other end."""
-        gathering: Any = Gathering(transport, self.loop)
+        """Begin to serve the client."""
+        gathering: Any = Gathering(transport, self.loop, self._stop)
         super().connection_made(gathering)
+        self.flow = self._flow = ReadingFlow(gathering)
         self._seen = self.cycle
         self._clock = self.loop.call_later(self.patience, self._look)
+        self._pool.add(self, len(self.connections))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nobody is there any more."""
+        """Free what is held; no reference cycle is left that would wait for a garbage collection."""
         self._clock.cancel()
+        self._pool.busy(self)
+        self._refused, self._buffer = True, bytearray()
         super().connection_lost(exc)
-
-    def data_received(self, data: bytes | memoryview) -> None:
-        """Read on, never further than there is room, until it is known whether that was a body."""
-        if len(data) <= self._room:
-            self._room -= len(data)
-            self._parse(data)
-        elif self._room:
-            said, room = memoryview(data), self._room
-            self.data_received(said[:room])
-            if not self.transport.is_closing():
-                self.data_received(said[room:])
-        else:
-            self._refuse(HeadTooLarge(f"expected at most {LONGEST_HEAD} bytes that are no body, got more"))
-
-    def on_headers_complete(self) -> None:
-        """A head is whole: the next has all room again."""
-        self._room = LONGEST_HEAD
-        if not self._wants_another:
-            self._amid_body = True
-            super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """Bodies are counted where their limit is known."""
-        self._room = LONGEST_HEAD
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """A request is whole."""
-        self._amid_body = False
-        if not self._wants_another:
-            super().on_message_complete()
-
-    def _parse(self, data: bytes | memoryview) -> None:
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._refuse(Malformed("expected a request of HTTP/1.1, got something else"))
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._wants_another:
-                self._parse_again(data[upgrade.args[0] :])
+        self._reader.close()
+        transport: Any = self.transport
+        transport.lost()
 
-    @property
-    def _wants_another(self) -> bool:
-        """Whether the head asks for another protocol, at which the parser stops, as if no body came (RFC 9110, 7.8)."""
-        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+    def data_received(self, data: bytes) -> None:
+        """Parse what may be parsed now, and keep the rest."""
+        self._unset_keepalive_if_required()
+        if self._buffer:
+            self._buffer += data
+            if not self._scheduled:
+                self._go_on()
+        elif (used := self._parse(data)) < len(data):
+            self._buffer += memoryview(data)[used:]
+            self._regulate()
 
-    def _parse_again(self, rest: bytes | memoryview) -> None:
-        """The head without what asks for another protocol, and then what comes behind it."""
-        line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        headers = [b"%s: %s" % pair for pair in _without_upgrade(self.headers)]
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self._parse(b"\r\n".join([line, *headers, b"", b""]))
-        self.data_received(rest)
+    def _parse(self, data: bytes | bytearray) -> int:
+        """Parse up to the end of a request, or for the time of a turn; the number of bytes that are done with."""
+        size, place, until = len(data), 0, 0.0
+        while place < size:
+            if self._refused:
+                return size
+            if self._reader.phase is Phase.HEAD and self._answering:
+                break
+            try:
+                step = self._reader.step(data, place)
+            except ServiceError as error:
+                self._refuse(error)
+                return size
+            if not step:
+                break
+            place += step
+            if place < size:
+                until = until or self.loop.time() + TURN
+                if self.loop.time() > until:
+                    self._schedule()
+                    break
+        return place
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Parse on where the last turn ended, or the last request."""
+        self._scheduled = False
+        buffer = self._buffer
+        del buffer[: self._parse(buffer)]
+        if not self.transport.is_closing():
+            self._regulate()
+
+    def _regulate(self) -> None:
+        """Read on, unless too much waits already, here or for the application."""
+        self._flow.held = bool(self._buffer) and (self._scheduled or len(self._buffer) > MAX_WAITING)
+        if self._flow.held:
+            self._flow.pause_reading()
+        elif not (self._answering and len(self.cycle.body) > HIGH_WATER_LIMIT):
+            self._flow.resume_reading()
 
     @property
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    # The reader's events
+
+    def on_request(self, head: RequestHead) -> None:
+        """Let the application answer a request, whose body may still be to come."""
+        path = head.path.decode()
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.0" if head.old else "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "method": head.method,
+            "root_path": self.root_path,
+            "path": self.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": self.root_path.encode() + head.path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "state": self.app_state.copy(),
+        }
+        self.cycle = (_Expecting if head.expects else RequestResponseCycle)(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=head.expects,
+            keep_alive=head.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        self._pool.busy(self)
+        self._start_asgi_task(self.cycle, self.app)
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body for the application; bodies are counted where their limit is known."""
+        if not self.cycle.response_complete:
+            self.cycle.body += body
+            if len(self.cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            self.cycle.message_event.set()
+
+    def on_end(self) -> None:
+        """Tell the application that the body is complete."""
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, or go on with it where it has come already."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self._pool.idle(self)
+            if self._buffer:
+                self._unset_keepalive_if_required()
+                self._schedule()
+
+    # The end
+
+    def evict(self) -> None:
+        """Close the connection between two requests."""
+        self.connections.discard(self)
+        idle = self._reader.phase is Phase.HEAD and not self._buffer
+        self.transport.close() if idle and not self.transport.get_write_buffer_size() else self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once; what the client has not read by now is lost."""
+        self.transport.abort()
+
+    def _stop(self) -> bool:
+        """Parse nothing more; whether the client may still be sending."""
+        sending = self._refused or bool(self._buffer) or self._reader.phase is not Phase.HEAD
+        self._refused, self._buffer = True, bytearray()
+        return sending
+
     def _look(self) -> None:
-        """Each head that is whole begins another cycle; looking for that now and then costs a request nothing."""
+        """Close what makes no progress; each request has another cycle."""
         before, self._unread = self._unread, self.transport.get_write_buffer_size()
         if self._unread and self._unread == before:
             self.transport.abort()
             return
         if not (self._answering or self.cycle is not self._seen):
-            self.transport.close()  # where something is unread, once it is: hence another look
+            self.transport.close()  # after what is unread, hence another look
         self._seen = self.cycle
         self._clock = self.loop.call_later(self.patience, self._look)
 
-    @property
-    def _owed(self) -> bool:
-        """Whether an answer is due, and not to one who comes before: else there is no place for it."""
-        if self._amid_body:
-            return not (self.cycle.response_started or self.pipeline)
-        return not self._answering
-
     def _refuse(self, error: ServiceError) -> None:
+        """Answer what cannot be parsed with a problem, where no other response is due, and close."""
+        amid_body, self._refused, self._buffer = self._reader.phase is not Phase.HEAD, True, bytearray()
+        self._pool.refused(error.status)
         request_id = new_id()
-        log.info("a caller is cut off: %s", error.detail, extra={"request_id": request_id})
-        if not self._owed:
-            self.transport.close()
+        log.info("refused a request: %s", error.detail, extra={"request_id": request_id, "status": error.status})
+        if amid_body and self.cycle.response_started:
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self.transport.close()
             return
-        if self._amid_body:  # for whoever works on it the caller has left
+        if amid_body:  # to the application the client has left
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         answer = problem(error, request_id)
         more = ((b"x-request-id", request_id.encode()), (b"connection", b"close"))
-        headers = b"".join(b"%s: %s\r\n" % pair for pair in (*answer.raw_headers, *more))
-        self.transport.pause_reading()
+        headers = b"".join(b"%s: %s\r\n" % field for field in (*answer.raw_headers, *more))
         self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + bytes(answer.body))
-        self.transport.write_eof()
-        self.loop.call_later(LINGER, self.transport.close)
+        self.transport.close()
 
 
-def _without_upgrade(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    options = b",".join(value for name, value in headers if name == b"connection").lower().split(b",")
-    others = [option for option in map(bytes.strip, options) if option and option not in _OF_UPGRADES]
-    kept = [pair for pair in headers if pair[0] not in _OF_UPGRADES]
-    return [*kept, (b"connection", b", ".join(others))] if others else kept
+class _Expecting(RequestResponseCycle):
+    """A request whose client waits for 100 (Continue) before it sends the body.
 
+    Where it gets a response instead, it may send the body or not: what follows on the connection is ambiguous.
+    """
 
-class Gathering:
-    """A transport that holds a piece back for what follows it in the same turn of the event loop."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._held = b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, piece: bytes) -> None:
-        """Send it, with what was held; else hold it."""
-        if self._held:
-            held, self._held = self._held, b""
-            self._transport.writelines((held, piece))
-        else:
-            self._held = piece
-            self._loop.call_soon(self._send)
-
-    def write_eof(self) -> None:
-        """Send what was held, and nothing more."""
-        self._send()
-        self._transport.write_eof()
-
-    def close(self) -> None:
-        """Send what was held, then close."""
-        self._send()
-        self._transport.close()
-
-    def _send(self) -> None:
-        held, self._held = self._held, b""
-        if held and not self._transport.is_closing():
-            self._transport.write(held)
+    async def send(self, message: ASGISendEvent) -> None:
+        if self.waiting_for_100_continue:
+            self.keep_alive = False
+        await super().send(message)

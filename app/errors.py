@@ -9,12 +9,15 @@ ServiceError                        500
 +-- NotAcceptable                   406
 +-- NotReloaded                     409   the model's folder holds nothing to serve; the old one goes on
 +-- TooLarge                        413   bytes, pixels or items
++-- TargetTooLong                   414   a request target longer than any that the service has
 +-- UnsupportedMedia                415
 +-- Unusable                        422   well-formed, but nothing that the model can work on
 +-- Overloaded                      429   the queue is full; says when to come back
 +-- HeadTooLarge                    431
++-- NotImplementedHere              501   a method or a transfer coding that the service does not know
 +-- Unavailable                     503   not ready yet, or draining; says when to come back
 +-- DeadlineExceeded                504
++-- VersionNotSupported             505   a version of HTTP that the service does not speak
 """
 
 from typing import ClassVar
@@ -98,6 +101,13 @@ class TooLarge(ServiceError):
     title = "Too large"
 
 
+class TargetTooLong(ServiceError):
+    """A request target that is longer than a head may be."""
+
+    status = 414
+    title = "Target too long"
+
+
 class UnsupportedMedia(ServiceError):
     """A content type that the endpoint does not read."""
 
@@ -129,6 +139,13 @@ class HeadTooLarge(ServiceError):
     title = "Head too large"
 
 
+class NotImplementedHere(ServiceError):
+    """A method or a transfer coding that the service does not know."""
+
+    status = 501
+    title = "Not implemented"
+
+
 class Unavailable(ServiceError):
     """Not ready yet, or no longer."""
 
@@ -144,3 +161,10 @@ class DeadlineExceeded(ServiceError):
 
     status = 504
     title = "Deadline exceeded"
+
+
+class VersionNotSupported(ServiceError):
+    """A version of HTTP that the service does not speak."""
+
+    status = 505
+    title = "HTTP version not supported"

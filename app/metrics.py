@@ -31,6 +31,7 @@ ENDPOINTS = (
 )
 STATUSES = tuple(map(str, (200, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 499, 500, 503, 504)))
 DISPATCHES = ("free", "full", "window")
+PROTOCOL_ERRORS = ("400", "405", "414", "431", "501", "505")
 DROPS = ("timed_out", "cancelled")
 RELOADS = ("done", "failed")
 
@@ -81,6 +82,8 @@ class Metrics(Collector):
         self.padding = self._counter("padding_items", "Rows added to reach a warmed batch shape.")
         self.queue_items = self._gauge("queue_items", "Images that wait for the device.", of_all="livesum")
         self.rejected = self._counter("rejected_requests", "Requests refused by a full queue.")
+        refused = self._counter("protocol_errors", "Requests refused because they break HTTP or its limits.", "status")
+        self._refused = Children(refused, PROTOCOL_ERRORS)
         dropped = self._counter("dropped_requests", "Requests whose caller no longer waits.", "why")
         self.dropped = Children(dropped, DROPS)
         full = self._counter("out_of_memory", "Batches that the device had no room for.", "operation")
@@ -112,6 +115,10 @@ class Metrics(Collector):
             self._model.set(0)  # series in files stay: `collect` leaves those at 0 out
         self._model = self.model_info.labels(model, device)
         self._model.set(1)
+
+    def count_refused(self, status: int) -> None:
+        """Count a request that is refused with this status before the application sees it."""
+        self._refused[str(status)].inc()
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""

@@ -21,6 +21,7 @@ import uvicorn
 
 from app.connection import Connection
 from app.main import create_app
+from app.pool import ConnectionPool
 from app.port import Reception
 from app.settings import Settings
 
@@ -44,6 +45,7 @@ class Server(uvicorn.Server):
         self.app = create_app(settings)
         self.door = self.app.state.door
         self.door.connections = lambda: len(self.server_state.connections)
+        self.pool = ConnectionPool(settings.max_connections, self.app.state.metrics.count_refused)
         self.grace = settings.graceful_timeout_s
         self.lost_at = 0.0
         self.cut = 0
@@ -83,7 +85,7 @@ class Server(uvicorn.Server):
             connection.close()
 
     def _protocol(self) -> asyncio.Protocol:
-        return Connection(self.config, self.server_state, self.lifespan.state)
+        return Connection(self.config, self.server_state, self.lifespan.state, self.pool)
 
     def handle_reload(self) -> None:
         """Load the model's folder anew, unless the house is being emptied."""
@@ -130,6 +132,8 @@ class Server(uvicorn.Server):
             log.warning("no more time: %d requests are cut", cut)
         threading.Thread(target=self._end_anyway, daemon=True).start()
         await super().shutdown(sockets)
+        for connection in [*self.server_state.connections]:
+            connection.abort()  # type: ignore[union-attr]  # uvicorn names its own protocols
         if self.force_exit:
             await self.lifespan.shutdown()  # which uvicorn leaves out: what is cancelled then tells where it was
 

@@ -1,18 +1,22 @@
 """What a caller receives, and when: an answer comes whole, and nothing of it is kept back."""
 
 import asyncio
+import gc
 import json
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from conftest import until
 from service import serving
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from app.connection import LONGEST_HEAD, Connection
+from app.connection import Connection
+from app.request_reader import LONGEST_HEAD, LONGEST_LINE, MAX_HEADER_FIELDS
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +40,7 @@ async def connected(app: ASGIApp) -> AsyncIterator[tuple[socket.socket, Connecti
     await loop.connect_accepted_socket(lambda: protocol, far)
     with near:
         yield near, protocol
-    protocol.transport.close()
+    protocol.transport.abort()
     await asyncio.sleep(0)
 
 
@@ -128,36 +132,47 @@ async def answered(caller: socket.socket) -> tuple[bytes, bytes]:
 
 def head(length: int, kind: str) -> bytes:
     """One of so many bytes: a long path, a long header, or many short ones."""
-    start, end = {"path": (b"GET /", b" HTTP/1.1\r\n"), "header": (b"GET / HTTP/1.1\r\na:", b"\r\n")}.get(
-        kind, (b"GET / HTTP/1.1\r\nb:", b"\r\n" + b"a:b\r\n" * (LONGEST_HEAD // 6))
-    )
+    host = b"Host: vae\r\n"
+    start, end = {
+        "path": (b"GET /", b" HTTP/1.1\r\n" + host),
+        "header": (b"GET / HTTP/1.1\r\n" + host + b"a:", b"\r\n"),
+        "headers": (b"GET / HTTP/1.1\r\n" + host + b"b:", b"\r\n" + b"a:b\r\n" * (MAX_HEADER_FIELDS - 2)),
+    }[kind]
     return start + b"x" * (length - len(start + end + b"\r\n")) + end + b"\r\n"
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
-@pytest.mark.parametrize("kind", ["path", "header", "headers"])
-async def test_a_head_of_64_kib_is_heard_and_a_longer_one_is_refused_by_a_problem(kind, pieces):
+@pytest.mark.parametrize(
+    ("kind", "longest", "refusal"),
+    [
+        ("path", LONGEST_LINE + len("\r\nHost: vae\r\n\r\n"), b"414 Request-URI Too Long"),
+        ("header", LONGEST_HEAD, b"431 Request Header Fields Too Large"),
+        ("headers", LONGEST_HEAD, b"431 Request Header Fields Too Large"),
+    ],
+)
+async def test_the_longest_head_is_answered_and_a_longer_one_is_refused_by_a_problem(kind, longest, refusal, pieces):
     async with connected(greeting) as (caller, _):
-        for length in (LONGEST_HEAD, 100, LONGEST_HEAD + 1):  # the second is not counted on top of the first
+        for length in (longest, 100, longest + 1):  # the second is not counted on top of the first
             said = head(length, kind if length > 100 else "header")
             for start in range(0, length, size := -(-length // pieces)):
                 await asyncio.to_thread(caller.sendall, said[start : start + size])
                 await asyncio.sleep(0.001)
             first, body = await answered(caller)
-            if length <= LONGEST_HEAD:
+            if length <= longest:
                 assert (first, body) == (b"HTTP/1.1 200 OK", b"0")
-        assert first == b"HTTP/1.1 431 Request Header Fields Too Large"
-        assert json.loads(body)["detail"] == "expected at most 65536 bytes that are no body, got more"
+        assert first == b"HTTP/1.1 " + refusal
+        assert json.loads(body)["detail"].startswith("expected ")
         assert await asyncio.to_thread(caller.recv, 1) == b""
 
 
 @pytest.mark.parametrize("endless", [b"1;%s", b"0\r\na: %s", b"0\r\n%s"], ids=["extension", "trailer", "trailers"])
-async def test_what_follows_a_chunk_without_end_cuts_the_line(endless):
+async def test_what_follows_a_chunk_without_end_is_refused_and_the_connection_closed(endless):
     async with connected(greeting) as (caller, _):
         caller.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
         piece = b"a: b\r\n" if endless.endswith(b"\n%s") else b"x"
-        with pytest.raises(ConnectionError):
-            await asyncio.to_thread(caller.sendall, endless % (piece * 2**24))
+        await asyncio.to_thread(caller.sendall, endless % (piece * (2**18 // len(piece))))
+        assert (await answered(caller))[0] == b"HTTP/1.1 431 Request Header Fields Too Large"
+        assert await asyncio.to_thread(caller.recv, 1) == b""
 
 
 async def test_what_is_no_request_is_told_so_as_all_else_that_goes_wrong():
@@ -244,7 +259,9 @@ async def test_a_long_body_is_no_head_however_it_is_divided():
 
 
 @pytest.mark.parametrize("first", [b"", ASK % b"/"], ids=["of the line", "of one more request"])
-@pytest.mark.parametrize("half", [b"", b"G", b"GET / HTTP/1.1\r\na: "], ids=["nothing", "a letter", "half a head"])
+@pytest.mark.parametrize(
+    "half", [b"", b"G", b"GET / HTTP/1.1\r\nHost: vae\r\na: "], ids=["nothing", "a letter", "half a head"]
+)
 async def test_who_does_not_come_to_the_end_of_a_head_is_let_go(first, half, monkeypatch):
     monkeypatch.setattr(Connection, "patience", 0.2)
     async with connected(greeting) as (caller, connection):
@@ -259,7 +276,7 @@ async def test_who_does_not_come_to_the_end_of_a_head_is_let_go(first, half, mon
 
 async def test_who_says_a_head_letter_by_letter_is_let_go(monkeypatch):
     async def say_on() -> None:
-        caller.sendall(b"GET / HTTP/1.1\r\na: ")
+        caller.sendall(b"GET / HTTP/1.1\r\nHost: vae\r\na: ")
         while True:
             caller.sendall(b"G")
             await asyncio.sleep(0.001)
@@ -282,3 +299,36 @@ async def test_who_waits_for_his_answer_or_says_a_long_body_is_not_let_go(monkey
             caller.sendall(b"x")
             await asyncio.sleep(0.04)
         assert await answered(caller) == (b"HTTP/1.1 200 OK", b"20")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        ASK % b"/",
+        (ASK % b"/") * 400,
+        ASK % b"/" + b"GET / HT",
+        b"POST / HTTP/1.1\r\nHost: vae\r\nContent-Length: 9\r\n\r\nhalf",
+        (ASK % b"/")[:-2] + UPGRADE + b"\r\n",
+        b"garbage\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\ngarbage\r\n",
+    ],
+)
+@pytest.mark.parametrize("answers", [True, False], ids=["answered", "not answered"])
+async def test_a_closed_connection_is_freed_without_a_garbage_collection(sent, answers):
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    gc.disable()
+    try:
+        async with connected(greeting if answers else waiting) as (caller, connection):
+            freed = weakref.ref(connection)
+            caller.sendall(sent)
+            await asyncio.sleep(0.02)
+            caller.close()
+            del connection
+        await until(lambda: freed() is None)
+    finally:
+        gc.enable()

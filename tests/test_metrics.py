@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.calls import STAGES
 from app.images import write_npy
 from app.main import create_app
-from app.metrics import DISPATCHES, DROPS, ENDPOINTS, OPERATIONS, RELOADS, STATUSES, Metrics
+from app.metrics import DISPATCHES, DROPS, ENDPOINTS, OPERATIONS, PROTOCOL_ERRORS, RELOADS, STATUSES, Metrics
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +46,7 @@ def test_every_known_label_set_is_there_at_zero():
         *(value("batches_total", operation=o, dispatch=why) for o in OPERATIONS for why in DISPATCHES),
         *(value("batch_size_count", operation=operation) for operation in OPERATIONS),
         *(value("dropped_requests_total", why=why) for why in DROPS),
+        *(value("protocol_errors_total", status=status) for status in PROTOCOL_ERRORS),
         *(value("reloads_total", outcome=outcome) for outcome in RELOADS),
         *(value("out_of_memory_total", operation=operation) for operation in OPERATIONS),
         *(value("batch_limit_items", operation=operation) for operation in OPERATIONS),

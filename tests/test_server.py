@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import DIGITS, build, write
 from service import LATENT, SERVE, python, serving, warnings_of
+from two import rest
 
 from app.images import write_npy
 from model.checkpoint import write_checkpoint
@@ -75,25 +76,25 @@ async def test_draining_ends_when_its_time_is_over_with_1_where_somebody_was_sti
         assert await warnings_of(it) == ["no more time: 1 requests are cut"]
 
 
-async def test_beyond_the_connections_allowed_a_caller_is_refused_by_a_problem_and_let_go(digits_model):
+async def test_where_all_connections_allowed_are_at_work_one_more_is_refused_by_a_problem(digits_model):
     async def asks(path: str) -> tuple[int, dict, bytes]:
         reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
-        opened.append(writer)
         writer.write(b"GET %s HTTP/1.1\r\nHost: vae\r\n\r\n" % path.encode())
         status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
         headers = dict(line.split(": ", 1) for line in lines if line)
-        return int(status.split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
+        body = await reader.readexactly(int(headers["content-length"]))
+        writer.close()
+        return int(status.split()[1]), headers, body
 
-    opened: list[asyncio.StreamWriter] = []
     async with serving(digits_model, max_connections=3) as it:
-        assert [(await asks("/model"))[0] for _ in range(2)] == [200, 200]  # and the client's own
+        assert [(await asks("/model"))[0] for _ in range(4)] == [200] * 4
+        under_way = [await it.half_a_request() for _ in range(3)]
         status, headers, body = await asks("/model")
         assert (status, headers["content-type"], headers["connection"]) == (503, "application/problem+json", "close")
         assert json.loads(body)["detail"] == "more than the 3 connections allowed are open"
         assert (await asks("/livez"))[0] == 200
-        for writer in opened:
-            writer.close()
-            await writer.wait_closed()
+        for reader, writer in under_way:
+            assert await rest(reader, writer) == b"HTTP/1.1 200 OK\r\n"
         await it.becomes(200, "/model")
 
 

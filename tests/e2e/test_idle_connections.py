@@ -1,0 +1,81 @@
+"""Where as many connections are open as may be, the one that has been idle for longest makes room for a new one."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+
+import pytest
+from rawhttp import ServerProcess, read_response, server_process
+from service import HEAD, LATENT, SERVE
+from two import WORKERS
+
+LIMIT = 30
+GET = b"GET /model HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer key\r\n\r\n"
+
+
+@pytest.fixture(scope="module", params=[(SERVE, 1), (WORKERS, 2)], ids=["one process", "two workers"])
+def service(request, digits_model) -> Iterator[tuple[ServerProcess, int]]:
+    """A service, and how many connections it allows."""
+    program, workers = request.param
+    with server_process(digits_model, program, workers=workers, max_connections=LIMIT, api_key="key") as process:
+        yield process, LIMIT * workers
+    assert process.log.complaints() == []
+
+
+def is_open(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return client.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+    finally:
+        client.settimeout(30)
+
+
+def status(client: socket.socket, request: bytes = GET) -> int:
+    client.sendall(request)
+    with client.makefile("rb") as stream:
+        response = read_response(stream)
+    assert response is not None
+    return response.status
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /model HTT"], ids=["nothing", "half a head"])
+def test_a_new_client_is_served_and_the_longest_idle_one_is_closed(service, sent):
+    server, allowed = service
+    with ExitStack() as stack:
+        first = [stack.enter_context(server.connect()) for _ in range(allowed)]
+        for client in first:
+            with suppress(ConnectionError):
+                client.sendall(sent)
+        new = [stack.enter_context(server.connect()) for _ in range(allowed // 2)]
+        assert [status(client) for client in new] == [200] * len(new)
+        closed = [not is_open(client) for client in first]
+        assert sum(closed) >= len(new)
+        assert all(closed[: len(new) // 2])
+        assert not any(closed[-len(new) // 2 :])
+
+
+def test_a_client_that_has_asked_just_now_is_kept(service):
+    server, allowed = service
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(allowed // 2)]
+        assert [status(client) for client in reversed(clients)] == [200] * len(clients)
+        new = [stack.enter_context(server.connect()) for _ in range(allowed * 3 // 4)]
+        assert [status(client) for client in new] == [200] * len(new)
+        assert is_open(clients[0])
+        assert not is_open(clients[-1])
+
+
+def test_requests_under_way_are_kept_and_a_new_one_is_refused(service):
+    server, allowed = service
+    with ExitStack() as stack:
+        busy = [stack.enter_context(server.connect()) for _ in range(allowed)]
+        for client in busy:
+            client.sendall(HEAD % len(LATENT))
+            with client.makefile("rb") as stream:
+                assert stream.read(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert status(stack.enter_context(server.connect())) == 503
+        assert [status(client, LATENT) for client in busy] == [200] * allowed
