@@ -2,13 +2,13 @@
 
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from starlette.datastructures import Headers
 
 from app.calls import Call
-from app.errors import TooLarge, Unauthorised, Unavailable, Unusable
+from app.errors import Malformed, TooLarge, Unauthorised, Unavailable, Unusable
 from app.settings import Settings
 
 WORK = ("/encode", "/decode", "/reconstruct", "/sample", "/score")
@@ -17,7 +17,14 @@ OPEN = ("/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 BODIES = 16
 """Bodies of the largest size that may be under way at once; else each connection could hold one in memory."""
 
-_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
+MAX_TIMEOUT = 86_400.0
+"""Seconds that X-Request-Timeout may ask for, as the OpenAPI document says."""
+
+MAX_NUMBER = 40
+"""Characters of a number in a header."""
+
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_LENGTH = re.compile(r"[0-9]{1,20}")
 
 
 def is_open(path: str) -> bool:
@@ -74,16 +81,16 @@ class Door:
         """Refuse what should not come in, by the `ServiceError` that says why; a shorter deadline is taken over."""
         if self.connections() > (most := self._max_connections):
             raise Unavailable(f"more than the {most} connections allowed are open", headers={"Connection": "close"})
-        if self.locked and not self._knows(headers.get("authorization", "")):
-            came = "another" if "authorization" in headers else "none"
-            raise Unauthorised(f"expected a key known here as 'Authorization: Bearer KEY', got {came}")
+        if self.locked:
+            self._require_key(headers.getlist("authorization"))
         if self.draining:
             raise Unavailable("the service is draining")
         if (asked := headers.get("x-request-timeout")) is not None:
             call.deadline += min(0.0, _seconds(asked) - self.patience)
         if path in WORK:
             self.require_room()
-        self.require_size(int(length) if (length := headers.get("content-length", "")).isdecimal() else 0)
+        if length := headers.get("content-length"):
+            self.require_size(int(length) if _LENGTH.fullmatch(length) else 0)
 
     def parts(self) -> bool:
         """Whether the one who is answered should not ask again on his line."""
@@ -110,6 +117,14 @@ class Door:
             text = text.replace(key.decode(), "KEY")
         return text
 
+    def _require_key(self, sent: Sequence[str]) -> None:
+        """Refuse a request without a known key, and one with several: a proxy may have checked another one of them."""
+        if len(sent) > 1:
+            raise Malformed(f"Authorization: expected one such header, got {len(sent)}")
+        if not sent or not self._knows(sent[0]):
+            came = "another" if sent else "none"
+            raise Unauthorised(f"expected a key known here as 'Authorization: Bearer KEY', got {came}")
+
     def _knows(self, authorization: str) -> bool:
         """Whether the bearer is one of the keys; each is compared, in constant time."""
         scheme, _, key = authorization.partition(" ")
@@ -118,7 +133,10 @@ class Door:
 
 
 def _seconds(text: str) -> float:
-    value = float(text) if _SECONDS.fullmatch(text) else 0.0
-    if value <= 0:
-        raise Unusable("X-Request-Timeout: expected seconds, a number greater than 0 such as 2.5")
+    value = float(text) if len(text) <= MAX_NUMBER and _SECONDS.fullmatch(text) else 0.0
+    if not 0 < value <= MAX_TIMEOUT:
+        came = repr(text[:MAX_NUMBER]) + ("..." if len(text) > MAX_NUMBER else "")
+        raise Unusable(
+            f"X-Request-Timeout: expected seconds, a number above 0 and up to {MAX_TIMEOUT:g} such as 2.5, got {came}"
+        )
     return value

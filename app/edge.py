@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.answers import problem
 from app.calls import Call, new_id
 from app.door import Door, is_open
-from app.errors import DeadlineExceeded, ServiceError, Unauthorised, Unavailable
+from app.errors import DeadlineExceeded, ServiceError, Unauthorised, Unavailable, Unusable
 from app.metrics import ENDPOINTS, Metrics
 from app.tracing import Tracing
 
@@ -34,6 +34,9 @@ LEFT = 499
 
 LONGEST_PATH = 200
 """Characters of an unknown path that are logged."""
+
+MAX_PARAMETERS = 100
+"""Query parameters of a request, many times as many as any endpoint has."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -53,7 +56,7 @@ class Edge:
             return
         exchange = Exchange(self, scope, receive, send)
         if is_open(scope["path"]):
-            await self.app(scope, receive, exchange.send)
+            await exchange.run_open()
             return
         self.door.guests.add(exchange)
         try:
@@ -89,6 +92,7 @@ class Exchange:
         self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
         try:
             self.edge.door.admit(self.scope["path"], self.headers, self.call)
+            self.require_few_parameters()
             if self.heard:
                 self.look_later()
             await self.edge.app(self.scope, self.receive, self.send)
@@ -108,6 +112,20 @@ class Exchange:
             await self.fail(ServiceError("an unexpected failure; the log has it under the request id"))
         finally:
             self.unwatch()
+
+    async def run_open(self) -> None:
+        """Answer a request that is neither counted nor refused."""
+        try:
+            self.require_few_parameters()
+        except ServiceError as error:
+            await self.fail(error)
+        else:
+            await self.edge.app(self.scope, self._receive, self.send)
+
+    def require_few_parameters(self) -> None:
+        """Refuse a query of many parameters before they are parsed."""
+        if (count := self.scope["query_string"].count(b"&") + 1) > MAX_PARAMETERS:
+            raise Unusable(f"query: expected at most {MAX_PARAMETERS} parameters, got {count}")
 
     async def receive(self) -> Message:
         """The next part of the body, counted; who asks for it is stopped at the deadline if it does not come."""
