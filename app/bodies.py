@@ -30,6 +30,9 @@ INLINE = 2**16
 EACH = 1000
 """Bytes or pixels that every picture counts for besides its own: what it takes to begin with one."""
 
+SMALL_PARTS = 4
+"""How many times as long as others a byte of multipart may take, where its parts are as small as can be."""
+
 JOINED = 2**20
 """Bytes of a body up to which copying its pieces together takes less than the way to another thread."""
 
@@ -64,9 +67,11 @@ async def read_pixels(request: Request, call: Call, shape: Sequence[int], fit: F
         each = 0 if header.shape[1:3] == tuple(shape[1:]) else EACH
         return await codec(call, len(body) + each * header.shape[0], _pixels_of_npy, body, header, shape, fit)
     if kind == MULTIPART:
-        files = await codec(call, len(body), _files_of_parts, body, boundary_of(content_type), settings.max_items)
+        boundary = boundary_of(content_type)
+        files = await codec(call, SMALL_PARTS * len(body), _files_of_parts, body, boundary, settings.max_items)
     elif kind == JSON:
-        files = await codec(call, len(body), _files_of_json, body, settings.max_items)
+        texts = await codec(call, len(body), _texts_of_json, body, settings.max_items)
+        files = await codec(call, len(body) + EACH * len(texts), _files_of_texts, texts)
     elif kind == IMAGE:
         files = [body]
     else:
@@ -130,10 +135,14 @@ def _file(part: Part, number: int) -> bytes:
     return part.content
 
 
-def _files_of_json(body: bytes, max_items: int) -> list[bytes]:
+def _texts_of_json(body: bytes, max_items: int) -> list[str]:
     most = 2 * max_items  # a `data:` URL has a comma of its own
     texts = parsed(Images, body, values=most, names=most).images
     require_items(len(texts), max_items)
+    return texts
+
+
+def _files_of_texts(texts: list[str]) -> list[bytes]:
     return [decode_base64(text, index) for index, text in enumerate(texts)]
 
 

@@ -1,6 +1,6 @@
 """Latents of a request body, from JSON or .npy to float32 [N, *latent] of the served model's latent shape."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -29,8 +29,11 @@ def latents_of_json(body: bytes, shape: Sequence[int], model: str, max_items: in
     sent = parsed(LatentsIn, body, values=most * (prod(shape) + 1) + ENVELOPE, names=most + ENVELOPE)
     require_items(len(sent.latents), max_items)
     _check_origin(sent, shape, model)
-    rows = [_mean(item, index, shape) for index, item in enumerate(sent.latents)]
-    return _within_range(np.stack(rows))
+    posteriors = [(index, item) for index, item in enumerate(sent.latents) if isinstance(item, Posterior)]
+    if posteriors:
+        _check_posteriors(posteriors, shape)
+    means = [item.mean if isinstance(item, Posterior) else item for item in sent.latents]
+    return _within_range(_array(means, shape, lambda n: f"latents[{n}]{_field_of(sent.latents[n])}"))
 
 
 def latents_of_npy(body: bytes, header: Header, shape: Sequence[int]) -> np.ndarray:
@@ -60,24 +63,38 @@ def _check_origin(sent: LatentsIn, shape: Sequence[int], model: str) -> None:
         )
 
 
-def _mean(item: Any, index: int, shape: Sequence[int]) -> np.ndarray:
-    if not isinstance(item, Posterior):
-        return _latent(item, shape, index)
-    _latent(item.logvar, shape, index, ".logvar")
-    for draw, z in enumerate(item.z or ()):
-        _latent(z, shape, index, f".z[{draw}]")
-    return _latent(item.mean, shape, index, ".mean")
+def _check_posteriors(posteriors: Sequence[tuple[int, Posterior]], shape: Sequence[int]) -> None:
+    """Refuse a posterior whose logvar or draws have not the shape of a latent; `posteriors` have their indices."""
+    _array([item.logvar for _, item in posteriors], shape, lambda n: f"latents[{posteriors[n][0]}].logvar")
+    draws = [(z, index, draw) for index, item in posteriors for draw, z in enumerate(item.z or ())]
+    if draws:
+        _array([z for z, *_ in draws], shape, lambda n: "latents[{1}].z[{2}]".format(*draws[n]))
 
 
-def _latent(value: Any, shape: Sequence[int], index: int, field: str = "") -> np.ndarray:
+def _array(values: list[Any], shape: Sequence[int], place: Callable[[int], str]) -> np.ndarray:
+    """Lists of numbers as one array [N, *shape]; `Unusable` names the `place` of the first of another shape."""
+    try:
+        array = np.array(values, np.float64)
+    except ValueError:  # they are not of one shape
+        array = None
+    if array is not None and array.shape[1:] == tuple(shape):
+        return array
+    return np.stack([_row(value, shape, place(index)) for index, value in enumerate(values)])
+
+
+def _row(value: Any, shape: Sequence[int], place: str) -> np.ndarray:
     try:
         row = np.array(value, np.float64)
     except ValueError:
-        raise Unusable(f"latents[{index}]{field}: expected lists of equal length") from None
+        raise Unusable(f"{place}: expected lists of equal length") from None
     if row.shape != tuple(shape):
         wanted, got = (" x ".join(map(str, dimensions)) for dimensions in (shape, row.shape))
-        raise Unusable(f"latents[{index}]{field}: expected {wanted} numbers, got {got}")
+        raise Unusable(f"{place}: expected {wanted} numbers, got {got}")
     return row
+
+
+def _field_of(item: Any) -> str:
+    return ".mean" if isinstance(item, Posterior) else ""
 
 
 def _within_range(latents: np.ndarray) -> np.ndarray:

@@ -70,12 +70,8 @@ class LatentsIn(Schema):
     latents: Many[Annotated[Vector | Grid | Annotated[Posterior, Tag("posterior")], Discriminator(_depth)]] = Field(
         min_length=1, examples=[[[0.4, -1.2]]]
     )
-    shape: Many[Annotated[int, Field(strict=True)]] | None = None
-    model: str | None = None
-
-    def values(self) -> list[Any]:
-        """One nested list for each latent."""
-        return [item.mean if isinstance(item, Posterior) else item for item in self.latents]
+    shape: Many[Annotated[int, Field(strict=True)]] | None = Field(None, description="has to be that of the model")
+    model: str | None = Field(None, description="name and digest; latents of other weights than the served are refused")
 
 
 class Images(Schema):

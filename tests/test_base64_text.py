@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.base64_text import decode_base64
+from app.base64_text import PIECE, decode_base64
 from app.errors import Unusable
 
 WRITERS = {
@@ -34,6 +34,14 @@ WRITERS = {
 @pytest.mark.parametrize("writer", WRITERS)
 @given(content=st.binary(max_size=200))
 def test_base64_comes_back_as_it_was_however_it_was_written(writer, content):
+    assert decode_base64(WRITERS[writer](content), 0) == content
+
+
+@pytest.mark.parametrize("more", range(-4, 5))
+@pytest.mark.parametrize("writer", WRITERS)
+def test_base64_of_any_length_around_a_piece_comes_back(writer, more):
+    content = bytes(range(256)) * (PIECE // 256)
+    content = content[: PIECE * 3 // 4 + more] + content[: PIECE + more]
     assert decode_base64(WRITERS[writer](content), 0) == content
 
 
