@@ -7,24 +7,22 @@ looked up by an id, nothing calls back up. Closing leaves nobody waiting, nor do
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from app.admission import Admission
+from app.batches import Batch, Entry, Kind, Rows
 from app.calls import Call
-from app.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
+from app.errors import DeadlineExceeded, ServiceError, Unavailable
 from app.futures import Job, expire, fulfil, settle
 from app.metrics import OPERATIONS, Metrics
-from app.queueing import Batch, Entry, FairQueue, Kind, Rows
+from app.queueing import FairQueue
 from app.runner import Device, DeviceLost, Runner
 
 log = logging.getLogger(__name__)
-
-RESERVED = 1 / 8
-"""Of the queue, what is at most kept free for one who was refused."""
 
 T = TypeVar("T")
 
@@ -36,15 +34,14 @@ class Batcher:
         self, device: Device, metrics: Metrics, *, max_batch_size: int, max_queue_items: int, max_delay: float = 0.0
     ) -> None:
         self._metrics = metrics
-        self._max_queue_items = max_queue_items
         self._queue = FairQueue(max_batch_size, max_delay, device.pace)
         self._device = device
         self._runner = Runner(device, self._queue, metrics)
-        self._taken: Sequence[Entry] = ()
+        self._admission = Admission(self._queue, self._runner, metrics, max_queue_items)
+        self._pending: set[Entry] = set()
         self._jobs: deque[Job] = deque()
         self._handed: Batch | None = None
-        self._lost: DeviceLost | None = None
-        self._wanted = 0
+        self._lost: BaseException | None = None
         self._busy = True  # until the thread is there
         self._planned = self._closing = False
         self._changed = threading.Condition()
@@ -85,7 +82,13 @@ class Batcher:
         `Unavailable` where the device takes no work, `ServiceError` where the request's batch failed.
         """
         entry = Entry(kind, rows, call, self._loop.create_future())
-        self._accept(entry)
+        with self._changed:
+            if not self.ready:
+                raise Unavailable
+            self.require_room(entry.cost)
+            self._queue.add(entry)
+        self._pending.add(entry)
+        self._plan()
         late = self._loop.call_later(call.deadline - time.monotonic(), expire, entry.future)
         try:
             return await entry.future
@@ -94,6 +97,7 @@ class Batcher:
             raise
         finally:
             late.cancel()
+            self._pending.discard(entry)
             self._forget(entry)
 
     async def perform(self, work: Callable[[], T]) -> T:
@@ -118,27 +122,8 @@ class Batcher:
             self._metrics.batch_limit[operation].set(limits.get(operation, 0))
 
     def require_room(self, images: int = 1) -> None:
-        """Refuse, before any work is done for them, so many images as the queue has no room for.
-
-        Who asks for less than one who was refused does not go before him: up to `RESERVED` of the queue are kept free
-        first. Else small requests would fill each gap, and no large one would ever find room.
-        """
-        depth, most = self._queue.depth, self._max_queue_items
-        if depth + max(images, self._wanted) > most:
-            self._wanted = max(self._wanted, min(images, int(most * RESERVED)))
-            self._metrics.rejected.inc()
-            wait = math.ceil(depth / self._runner.rate) if self._runner.rate else 1
-            detail = f"the queue holds {depth} of {most} images, no room for {max(images, self._wanted)} more"
-            raise Overloaded(detail, retry_after=max(1, wait))
-        self._wanted = 0
-
-    def _accept(self, entry: Entry) -> None:
-        with self._changed:
-            if not self.ready:
-                raise Unavailable
-            self.require_room(entry.cost)
-            self._queue.add(entry)
-        self._plan()
+        """Raise `Overloaded`, before any work is done for them, where the queue has no room for so many images."""
+        self._admission.require_room(images)
 
     def _plan(self) -> None:
         if not self._planned:
@@ -147,24 +132,32 @@ class Batcher:
 
     def _turn(self) -> None:
         self._planned = False
-        with self._changed:
-            batch = self._due() if self.idle else None
-            if batch:
-                self._busy = True
-                if not self._at_once(batch):
-                    self._handed, batch = batch, None
-            if batch is None:
-                self._metrics.queue_items.set(self._queue.depth)
-                self._changed.notify()
-                return
         try:
+            with self._changed:
+                batch = self._claim()
+            if batch is None:
+                return
             self._run(batch, settle)
-        except DeviceLost as failure:
+        except BaseException as failure:  # noqa: BLE001  # the device thread logs it, fails what waits, and ends
             with self._changed:
                 self._closing, self._lost = True, failure
+                self._changed.notify()
+            return
         self._busy = False
         if self._queue or self._closing:
             self._loop.call_soon(self._plan)  # not at once: who came during the batch is heard before the next
+
+    def _claim(self) -> Batch | None:
+        """The batch that the event loop runs now; any other work is left to the device thread."""
+        batch = self._due() if self.idle else None
+        if batch:
+            self._busy = True
+            if self._at_once(batch):
+                return batch
+            self._handed = batch
+        self._metrics.queue_items.set(self._queue.depth)
+        self._changed.notify()
+        return None
 
     def _due(self) -> Batch | None:
         return self._queue.take() if self._queue and (self._closing or self._queue.patience() <= 0) else None
@@ -175,6 +168,7 @@ class Batcher:
 
     def _forget(self, entry: Entry) -> None:
         if entry.waiting:
+            entry.stop_waiting(time.monotonic())
             with self._changed:
                 self._queue.remove(entry)
                 self._metrics.queue_items.set(self._queue.depth)
@@ -185,11 +179,8 @@ class Batcher:
         try:
             while (work := self._next()) is not None:
                 self._perform(work) if isinstance(work, Job) else self._run(work, self._deliver)
-        except DeviceLost:
-            log.critical("the device is lost; only a restart helps", exc_info=True)
-        except BaseException:
-            log.critical("the device thread has stopped", exc_info=True)
-            raise
+        except BaseException:  # without its device thread the service is not alive, and ends
+            log.critical("the device is lost, or its thread failed; only a restart helps", exc_info=True)
         finally:
             self._abandon()
             self._loop.call_soon_threadsafe(self._ended.set)
@@ -228,19 +219,29 @@ class Batcher:
         self._jobs.popleft()
 
     def _run(self, batch: Batch, deliver: Callable[[Sequence[Entry], ServiceError | None], None]) -> None:
+        """Run a batch and settle its requests; after `DeviceLost`, and what is no `Exception`, `_abandon` does that."""
         self._metrics.queue_items.set(self._queue.depth)
-        self._taken = batch.entries
-        for entries, failure in self._runner.run(batch):
-            deliver(entries, failure)
-        self._taken = ()  # with its requests a model goes that is served no more
+        try:
+            for entries, failure in self._runner.run(batch):
+                deliver(entries, failure)
+        except DeviceLost:
+            raise
+        except Exception:
+            log.exception("a batch of %d items to %s failed", batch.rows, batch.kind.operation)
+            for entry in batch.entries:
+                entry.failed = True
+            deliver(batch.entries, ServiceError("the batch of this request failed"))
 
     def _deliver(self, entries: Sequence[Entry], failure: ServiceError | None) -> None:
         if entries:
             self._loop.call_soon_threadsafe(settle, entries, failure)
 
     def _abandon(self) -> None:
+        """Fail all that still wait, in the queue or for a batch under way."""
         with self._changed:
-            self._closing, left, jobs = True, self._queue.clear(), [*self._jobs]
-        self._deliver([*self._taken, *left], Unavailable("the device has stopped"))
+            self._closing, jobs = True, [*self._jobs]
+            self._queue.clear()
+        stopped = Unavailable("the device has stopped")
+        self._loop.call_soon_threadsafe(lambda: settle([*self._pending], stopped))
         for job in jobs:
-            self._loop.call_soon_threadsafe(fulfil, job.future, None, Unavailable("the device has stopped"))
+            self._loop.call_soon_threadsafe(fulfil, job.future, None, stopped)

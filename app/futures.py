@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
+from app.batches import Entry
 from app.errors import DeadlineExceeded, ServiceError
-from app.queueing import Entry
 
 T = TypeVar("T")
 

@@ -4,119 +4,13 @@ In each batch the waiting requests of one kind get equal shares, and the kinds t
 thousands of images makes nobody else wait for all of it.
 """
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any
 
-from app.calls import Call
+from app.batches import Batch, Entry, Kind
 from app.pace import Pace
-
-
-class Rows(Protocol):
-    """What one request brings, and what it gets: a stack that can be counted and cut."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: slice, /) -> Self: ...
-
-
-class Kind(Protocol):
-    """Rows of equal kinds can share a batch. `weight` is what one row costs the device, in images."""
-
-    @property
-    def operation(self) -> str: ...
-    @property
-    def weight(self) -> int: ...
-    def __hash__(self) -> int: ...
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One request in the queue, with the future that its caller awaits."""
-
-    kind: Kind
-    rows: Any
-    call: Call
-    future: "asyncio.Future[list[Any]]"
-    arrived: float = field(default_factory=time.monotonic)
-    taken: int = 0
-    answered: int = 0
-    failed: bool = False
-    answers: list[Any] = field(default_factory=list)
-
-    @property
-    def waiting(self) -> int:
-        """Rows that no batch has taken yet."""
-        return len(self.rows) - self.taken
-
-    @property
-    def cost(self) -> int:
-        """What the waiting rows will cost, in images."""
-        return self.waiting * self.kind.weight
-
-    @property
-    def dead(self) -> bool:
-        """Whether nobody waits for the answer any more, or none will come."""
-        return self.failed or self.future.done() or time.monotonic() >= self.call.deadline
-
-    @property
-    def complete(self) -> bool:
-        """Whether every row has its answer."""
-        return self.answered == len(self.rows)
-
-    def take(self, count: int) -> Any:
-        """The next rows, for a batch that is about to run."""
-        if not self.taken:
-            self.call.spend("queue", self.arrived, time.monotonic())
-        part = self.rows[self.taken : self.taken + count]
-        self.taken += count
-        return part
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Parts of entries that go to the device together, `rows` in all.
-
-    `dispatch` says why now: free, full or window. `alone` is one row that leaves nobody waiting.
-    """
-
-    kind: Kind
-    entries: list[Entry]
-    parts: list[Any]
-    rows: int
-    dispatch: str
-    alone: bool = False
-
-    def living(self) -> "Batch":
-        """The batch without the parts that nobody waits for any more."""
-        pairs = [(entry, part) for entry, part in zip(self.entries, self.parts, strict=True) if not entry.dead]
-        return self._of(pairs)
-
-    def halves(self) -> tuple["Batch", "Batch"]:
-        """The earlier and the later rows; a part that lies across the middle is cut."""
-        earlier: list[tuple[Entry, Any]] = []
-        later: list[tuple[Entry, Any]] = []
-        left = self.rows // 2
-        for entry, part in zip(self.entries, self.parts, strict=True):
-            cut = min(left, len(part))
-            earlier += [(entry, part[:cut])] if cut else []
-            later += [(entry, part[cut:])] if cut < len(part) else []
-            left -= cut
-        return self._of(earlier), self._of(later)
-
-    def hand_out(self, answers: Any) -> None:
-        """Give each entry the answers to its part."""
-        start = 0
-        for entry, part in zip(self.entries, self.parts, strict=True):
-            entry.answers.append(answers[start : start + len(part)])
-            entry.answered += len(part)
-            start += len(part)
-
-    def _of(self, pairs: list[tuple[Entry, Any]]) -> "Batch":
-        parts = [part for _, part in pairs]
-        return Batch(self.kind, [entry for entry, _ in pairs], parts, sum(map(len, parts)), self.dispatch)
 
 
 class FairQueue:

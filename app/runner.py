@@ -9,12 +9,17 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from app.batches import Batch, Entry
 from app.errors import ServiceError, Unavailable
 from app.metrics import Metrics
 from app.pace import Pace
-from app.queueing import Batch, Entry, FairQueue
+from app.queueing import FairQueue
 
 log = logging.getLogger(__name__)
+
+
+SHARE = 0.1
+"""Of the newest batch in the averages that give the rate."""
 
 
 class OutOfMemory(Exception):
@@ -46,13 +51,18 @@ class Settled(NamedTuple):
 
 
 class Runner:
-    """Runs batches on a device; `rate` is what it does, in images a second, as last measured."""
+    """Runs batches on a device."""
 
     def __init__(self, device: Device, queue: FairQueue, metrics: Metrics) -> None:
-        self.rate = 0.0
+        self._images = self._seconds = 0.0  # of a recent batch, on average
         self._device = device
         self._queue = queue
         self._metrics = metrics
+
+    @property
+    def rate(self) -> float:
+        """Images a second in the last batches; 0 while none has taken a measurable time."""
+        return self._images / self._seconds if self._seconds > 0 else 0.0
 
     def run(self, batch: Batch) -> Iterator[Settled]:
         """What the batch settles, piece by piece, in the order of its rows; lets `DeviceLost` through."""
@@ -74,24 +84,30 @@ class Runner:
                 yield Settled([entry for entry in piece.entries if entry.complete])
 
     def _attempt(self, piece: Batch) -> ServiceError | None:
-        start = time.monotonic()
+        start = stacked_at = time.monotonic()
+        for entry in piece.entries:
+            entry.stop_waiting(start)
         try:
             stacked = self._device.stack(piece.kind, piece.parts)
             stacked_at = time.monotonic()
             answers = self._device.infer(piece.kind, stacked, alone=piece.alone)
+            end = time.monotonic()
+            parts = piece.cut(answers, len(stacked))
         except DeviceLost:
             raise
         except Exception as failure:  # noqa: BLE001  # whatever the model raises is told to the caller and the log
+            self._spend(piece, start, stacked_at, time.monotonic())
             return self._told(piece, failure)
-        self._account(piece, start, stacked_at, time.monotonic())
-        piece.hand_out(answers)
+        self._spend(piece, start, stacked_at, end)
+        self._account(piece, end - start, end - stacked_at)
+        piece.hand_out(parts)
         return None
 
     def _told(self, piece: Batch, failure: Exception) -> ServiceError:
         operation = piece.kind.operation
         text = "%d items to %s failed with %s: %s"
         log.warning(text, piece.rows, operation, type(failure).__name__, failure, exc_info=piece.rows == 1)
-        if isinstance(failure, OutOfMemory):
+        if isinstance(failure, OutOfMemory | MemoryError):
             self._metrics.out_of_memory[operation].inc()
             return Unavailable("the device has no memory left for a single item of this request")
         return ServiceError(f"the model failed on item {piece.entries[0].answered} of this request")
@@ -103,13 +119,17 @@ class Runner:
             self._metrics.batch_limit[operation].set(images)
             log.warning("after running out of memory the device is given at most %d images to %s", images, operation)
 
-    def _account(self, piece: Batch, start: float, stacked_at: float, end: float) -> None:
-        operation = piece.kind.operation
-        self._metrics.batches[operation, piece.dispatch].inc()
-        self._metrics.batch_size[operation].observe(piece.rows)
-        self._metrics.device_seconds[operation].observe(end - stacked_at)
-        rate = piece.rows * piece.kind.weight / max(end - start, 1e-9)
-        self.rate = 0.9 * self.rate + 0.1 * rate if self.rate else rate
+    def _spend(self, piece: Batch, start: float, stacked_at: float, end: float) -> None:
+        """Count the time of a piece in each of its requests, which wait again from its end on."""
         for entry in piece.entries:
             entry.call.spend("batch", start, stacked_at)
             entry.call.spend("infer", stacked_at, end)
+            entry.waits_since = end
+
+    def _account(self, piece: Batch, seconds: float, on_device: float) -> None:
+        operation = piece.kind.operation
+        self._metrics.batches[operation, piece.dispatch].inc()
+        self._metrics.batch_size[operation].observe(piece.rows)
+        self._metrics.device_seconds[operation].observe(on_device)
+        self._images += (piece.rows * piece.kind.weight - self._images) * SHARE
+        self._seconds += (seconds - self._seconds) * SHARE

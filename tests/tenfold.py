@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -24,8 +24,55 @@ class Kind(NamedTuple):
 ENCODE = Kind()
 
 
+def no_answer(batch: list[int]) -> None:
+    return None
+
+
+def short_answer(batch: list[int]) -> list[int]:
+    return [10 * row for row in batch[1:]]
+
+
+def long_answer(batch: list[int]) -> list[int]:
+    return [10 * row for row in [*batch, 0]]
+
+
+def number_as_answer(batch: list[int]) -> int:
+    return len(batch)
+
+
+def mapping_as_answer(batch: list[int]) -> dict[int, int]:
+    return dict(enumerate(batch))
+
+
+def out_of_host_memory(batch: list[int]) -> None:
+    raise MemoryError
+
+
+def interrupted(batch: list[int]) -> None:
+    raise KeyboardInterrupt
+
+
+def cancelled(batch: list[int]) -> None:
+    raise asyncio.CancelledError
+
+
+FAULTS: dict[int, Callable[[list[int]], Any]] = {
+    -11: no_answer,
+    -12: short_answer,
+    -13: long_answer,
+    -14: number_as_answer,
+    -15: mapping_as_answer,
+    -16: out_of_host_memory,
+    -21: interrupted,
+    -22: cancelled,
+}
+"""What the device does with a batch in which such a row is: up to -20 it goes on afterwards, below that it ends."""
+
+
 class Tenfold:
     """A device that multiplies by ten, and that can be held back; it fails on -1, dies of -2 and is lost at -3.
+
+    At each row of `FAULTS` it misbehaves in another way.
 
     It has room for `room` rows at once, and `quick` of them take no time worth a thread.
     """
@@ -45,7 +92,7 @@ class Tenfold:
     def stack(self, kind: Kind, parts: Sequence[Sequence[int]]) -> list[int]:
         return [row for part in parts for row in part]
 
-    def infer(self, kind: Kind, batch: list[int], *, alone: bool = False) -> list[int]:
+    def infer(self, kind: Kind, batch: list[int], *, alone: bool = False) -> Any:
         self.batches.append(batch)
         self.alone.append(alone)
         self.threads.append(threading.current_thread().name)
@@ -56,6 +103,9 @@ class Tenfold:
             raise SystemExit
         if -3 in batch:
             raise DeviceLost("an illegal access")
+        for row, fault in FAULTS.items():
+            if row in batch:
+                return fault(batch)
         if len(batch) > self.room:
             raise OutOfMemory(f"no room for {len(batch)} rows")
         return [10 * row for row in batch]

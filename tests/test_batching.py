@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 from conftest import until
@@ -229,3 +230,22 @@ async def test_a_call_is_told_what_each_stage_took():
         await it.batcher.submit(ENCODE, [1], call)
         assert set(call.seconds) == {"queue", "batch", "infer"}
         assert min(call.seconds.values()) >= 0
+
+
+async def test_every_wait_of_a_divided_request_is_told_as_time_in_the_queue():
+    class Steady(Tenfold):
+        def infer(self, kind: Kind, batch: list[int], *, alone: bool = False) -> list[int]:
+            time.sleep(0.01)
+            return super().infer(kind, batch, alone=alone)
+
+    async with house(device=Steady()) as it:
+        call = Call("id", time.monotonic() + 60, laps=[])
+        others = it.tasks(range(40), range(40), kind=Kind("decode"))
+        began = time.monotonic()
+        await it.batcher.submit(ENCODE, range(12), call)
+        took = time.monotonic() - began
+        await asyncio.gather(*others)
+    assert sum(call.seconds.values()) <= took
+    assert sum(call.seconds.values()) >= 0.9 * took
+    assert [lap.stage for lap in call.laps] == ["queue", "batch", "infer"] * 3
+    assert all(earlier.end <= later.start for earlier, later in pairwise(call.laps))

@@ -2,17 +2,18 @@
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import until
-from tenfold import Kind, house
+from tenfold import ENCODE, FAULTS, Kind, Tenfold, house
 
-from app.errors import DeadlineExceeded, Unavailable
+from app.calls import Call
+from app.errors import DeadlineExceeded, ServiceError, Unavailable
 from app.runner import DeviceLost
 
 pytestmark = pytest.mark.anyio
-dying = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 async def test_a_deadline_that_passes_in_the_queue_spares_the_device_the_work():
@@ -101,12 +102,11 @@ async def test_closing_needs_none_of_the_threads_that_others_share():
     assert not it.batcher.alive
 
 
-@dying
 async def test_the_death_of_the_device_is_told_to_all_who_wait_and_to_those_who_watch():
     async with house() as it:
         first = await it.occupy()
-        tasks = it.tasks([-2], [1], range(20))
-        others = it.tasks([2], kind=Kind("decode"))
+        tasks = it.tasks([-2], [1], range(20), kind=Kind("decode"))
+        others = it.tasks([2])
         await it.waits(23)
         it.device.free.set()
         async with asyncio.timeout(30):
@@ -151,7 +151,6 @@ async def test_a_job_that_fails_fails_its_caller_alone():
             await it.batcher.perform(lambda: 1)
 
 
-@dying
 @pytest.mark.parametrize("death", [DeviceLost, SystemExit])
 async def test_jobs_do_not_outlive_the_device(death):
     def lost() -> None:
@@ -170,3 +169,72 @@ async def test_jobs_do_not_outlive_the_device(death):
         ]
         assert await first == [0]
         await until(lambda: not it.batcher.alive)
+
+
+@pytest.mark.parametrize("row", [row for row in FAULTS if row > -20], ids=lambda row: FAULTS[row].__name__)
+@pytest.mark.parametrize("quick", [0, 4], ids=["thread", "event loop"])
+async def test_a_wrong_answer_of_the_device_fails_its_request_alone_and_the_service_goes_on(row, quick):
+    async with house(quick=quick) as it, asyncio.timeout(30):
+        failure, *answers = await asyncio.gather(*it.tasks([row], [1], [2, 3]), return_exceptions=True)
+        assert isinstance(failure, ServiceError)
+        assert answers == [[10], [20, 30]]
+        assert await asyncio.gather(*it.tasks([4], range(9))) == [[40], [10 * n for n in range(9)]]
+        assert it.batcher.ready
+        assert it.count("queue_items") == 0
+
+
+@pytest.mark.parametrize("row", [-2, *(row for row in FAULTS if row < -20)])
+@pytest.mark.parametrize("quick", [0, 4], ids=["thread", "event loop"])
+async def test_what_is_raised_besides_exceptions_ends_the_device_and_every_request_is_answered(row, quick):
+    async with house(quick=quick) as it, asyncio.timeout(30):
+        requests = it.tasks([row], [1], range(9)), it.tasks([2], kind=Kind("decode"))
+        job = asyncio.create_task(it.batcher.perform(lambda: it.device.infer(ENCODE, [row])))
+        failures = await asyncio.gather(*(task for tasks in requests for task in tasks), job, return_exceptions=True)
+        assert {type(failure) for failure in failures} == {Unavailable}
+        await until(lambda: not it.batcher.alive)
+        assert not it.batcher.ready
+        with pytest.raises(Unavailable):
+            await it.ask(3)
+
+
+@pytest.mark.parametrize("quick", [0, 4], ids=["thread", "event loop"])
+async def test_a_fault_of_the_batcher_itself_fails_the_batch_and_the_service_goes_on(quick, caplog):
+    class Uncounted(Kind):
+        """A kind of an operation that no metric knows by a name it can take."""
+
+        @property
+        def operation(self):
+            return ("encode", "twice")
+
+    async with house(quick=quick) as it, asyncio.timeout(30):
+        with pytest.raises(ServiceError):
+            await it.ask(1, 2, kind=Uncounted())
+        assert await it.ask(3) == [30]
+        assert it.batcher.ready
+
+
+@pytest.mark.parametrize("quick", [0, 4], ids=["thread", "event loop"])
+async def test_a_device_that_does_not_know_its_pace_ends_the_service_and_leaves_no_request_waiting(quick):
+    class Lost(Tenfold):
+        def pace(self, kind):
+            if kind.operation == "decode":
+                raise LookupError(kind.operation)
+            return super().pace(kind)
+
+    async with house(device=Lost(quick)) as it, asyncio.timeout(30):
+        assert await it.ask(1) == [10]
+        with pytest.raises(Unavailable):
+            await it.ask(2, kind=Kind("decode"))
+        await until(lambda: not it.batcher.alive)
+        assert not it.batcher.ready
+
+
+async def test_the_time_in_the_queue_of_a_request_that_ends_there_is_told():
+    async with house() as it:
+        first = await it.occupy()
+        call = Call("id", time.monotonic() + 0.05)
+        with pytest.raises(DeadlineExceeded):
+            await it.batcher.submit(ENCODE, [1], call)
+        assert call.seconds["queue"] >= 0.05
+        it.device.free.set()
+        await first

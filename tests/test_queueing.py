@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.batches import Entry
 from app.calls import Call
 from app.pace import Pace
-from app.queueing import Entry, FairQueue, shares
+from app.queueing import FairQueue, shares
 
 
 class Kind(NamedTuple):
