@@ -31,7 +31,9 @@ class Entry:
     """One request in the queue, with the future that its caller awaits.
 
     `waits_since` is when its present wait for the device began, at its arrival or at the end of its last batch; None
-    while a batch computes rows of it.
+    while a batch computes rows of it. `start` is its virtual time in the queue. `turn` is how many rows it gets in a
+    turn, 1 + log2(rows), and its weight when the time of the device is divided: a large request gets more than a
+    request of one row, and much less than as many of them would.
     """
 
     kind: Kind
@@ -44,9 +46,12 @@ class Entry:
     failed: bool = False
     answers: list[Any] = field(default_factory=list)
     waits_since: float | None = None
+    start: float = 0.0
+    turn: int = 1
 
     def __post_init__(self) -> None:
         self.waits_since = self.arrived
+        self.turn = max(1, len(self.rows).bit_length())
 
     @property
     def waiting(self) -> int:

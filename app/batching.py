@@ -221,6 +221,7 @@ class Batcher:
     def _run(self, batch: Batch, deliver: Callable[[Sequence[Entry], ServiceError | None], None]) -> None:
         """Run a batch and settle its requests; after `DeviceLost`, and what is no `Exception`, `_abandon` does that."""
         self._metrics.queue_items.set(self._queue.depth)
+        start = time.monotonic()
         try:
             for entries, failure in self._runner.run(batch):
                 deliver(entries, failure)
@@ -231,6 +232,8 @@ class Batcher:
             for entry in batch.entries:
                 entry.failed = True
             deliver(batch.entries, ServiceError("the batch of this request failed"))
+        with self._changed:
+            self._queue.spend(time.monotonic() - start)
 
     def _deliver(self, entries: Sequence[Entry], failure: ServiceError | None) -> None:
         if entries:

@@ -1,23 +1,84 @@
-"""The queue before the device: counted in rows, fair between requests and between kinds of work; knows no thread.
+"""The queue before the device: counted in images, fair in time of the device; knows no thread.
 
-In each batch the waiting requests of one kind get equal shares, and the kinds take turns, so that a request of
-thousands of images makes nobody else wait for all of it.
+Requests whose rows can share a batch wait in one lane. The time of the device is divided between requests by weighted
+fair queueing (Demers, Keshav and Shenker, 1989). Each request has a virtual time: a batch advances it by the request's
+part of the batch's seconds, over the weight of the request. The clock of the queue advances by the seconds of each
+batch over the weight of all that wait, and a new request starts at that clock: it has no credit for the time before,
+and however many requests arrive, one that waits gets its share. The next batch is of the lane whose first request
+would end its turn at the least virtual time; the rest of the batch is filled from the same lane.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 from app.batches import Batch, Entry, Kind
 from app.pace import Pace
+
+TICK = 1e-6
+"""Seconds that a batch is charged at least: while the system's clock stands still, lanes take turns."""
+
+LONGEST = 0.05
+"""Seconds of one row that count at most when the next lane is chosen: rows of seconds would miss their deadlines."""
+
+NEWEST = 0.1
+"""Weight of the newest batch in the average time of an image."""
+
+_start = attrgetter("start")
+
+
+class Lane:
+    """The waiting entries of one kind: those that wait for their first batch, and those that were served in part.
+
+    Each of the two is in order of arrival or of the last turn; `rows` is how many rows wait in all.
+    """
+
+    __slots__ = ("begun", "fresh", "rows")
+
+    def __init__(self) -> None:
+        self.fresh: OrderedDict[Entry, None] = OrderedDict()  # unlike a deque it removes any entry in constant time
+        self.begun: OrderedDict[Entry, None] = OrderedDict()
+        self.rows = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.fresh or self.begun)
+
+    def __iter__(self) -> Iterator[Entry]:
+        yield from self.fresh
+        yield from self.begun
+
+    def __contains__(self, entry: Entry) -> bool:
+        return entry in self.fresh or entry in self.begun
+
+    def heads(self) -> list[Entry]:
+        """The first of those that wait for their first batch, and the first of the others."""
+        return [next(iter(part)) for part in (self.fresh, self.begun) if part]
+
+    def head(self) -> Entry:
+        """The entry whose turn is next."""
+        return min(self.heads(), key=_start) if self.begun else next(iter(self.fresh))
+
+    def add(self, entry: Entry, *, first: bool = False) -> None:
+        """Put an entry behind the others like it, or before them."""
+        part = self.begun if entry.taken else self.fresh
+        part[entry] = None
+        if first:
+            part.move_to_end(entry, last=False)
+        self.rows += entry.waiting
+
+    def remove(self, entry: Entry) -> None:
+        """Take out an entry that is there."""
+        del (self.begun if entry.taken else self.fresh)[entry]
+        self.rows -= entry.waiting
 
 
 class FairQueue:
     """Entries in order of arrival, a lane for each kind of work; `depth` is what waits, in images.
 
     `limits` holds the operations whose batches must stay below `max_batch_size`, in images; `pace` tells how many rows
-    of a kind should go together.
+    of a kind should go together. After each batch `spend` charges its requests for the time that it took.
     """
 
     def __init__(
@@ -26,7 +87,11 @@ class FairQueue:
         self._max_batch_size = max_batch_size
         self._max_delay = max_delay
         self._pace = pace
-        self._lanes: dict[Kind, deque[Entry]] = {}
+        self._lanes: dict[Kind, Lane] = {}
+        self._clock = 0.0
+        self._weight = 0  # of all that wait
+        self._served: tuple[Batch, list[int], int] | None = None
+        self._seconds: dict[str, float] = {}  # of one image, for each operation
         self.limits: dict[str, int] = {}
         self.depth = 0
 
@@ -39,7 +104,12 @@ class FairQueue:
 
     def add(self, entry: Entry) -> None:
         """Queue a request behind those of its kind."""
-        self._lanes.setdefault(entry.kind, deque()).append(entry)
+        lane = self._lanes.get(entry.kind)
+        if lane is None:
+            lane = self._lanes[entry.kind] = Lane()
+        entry.start = self._clock
+        lane.add(entry)
+        self._weight += entry.turn
         self.depth += entry.cost
 
     def remove(self, entry: Entry) -> None:
@@ -48,64 +118,112 @@ class FairQueue:
         if lane is None or entry not in lane:
             return
         lane.remove(entry)
+        self._weight -= entry.turn
         self.depth -= entry.cost
         if not lane:
             del self._lanes[entry.kind]
 
     def patience(self) -> float:
         """Seconds that the next batch may still wait for company; 0 or less when it must go."""
-        return min(map(self._patience, self._lanes))
+        return min(map(self._patience, self._lanes)) if self._max_delay else 0.0
 
     def take(self) -> Batch:
-        """The next batch, of the kind whose turn it is among those that must go; without entries where all are dead."""
-        kind = next((kind for kind in self._lanes if self._patience(kind) <= 0), next(iter(self._lanes)))
-        lane = self._lanes.pop(kind)
-        dispatch = "full" if self._fills(kind, lane) else "window" if self._max_delay else "free"
-        room = self._room(kind)
+        """The next batch; without entries where all are dead."""
+        kind = self._next()
+        pace, lane = self._pace(kind), self._lanes[kind]
+        room, weight = self._room(kind, pace), self._weight
+        dispatch = "full" if lane.rows >= room else "window" if self._max_delay else "free"
         entries = self._living(lane, room)
-        rows = self._pace(kind).rows(min(room, sum(entry.waiting for entry in entries)))
-        lane.extendleft(reversed(entries[rows:]))
-        del entries[rows:]
-        given = shares([entry.waiting for entry in entries], rows)
+        rows = pace.rows(min(room, sum(entry.waiting for entry in entries)))
+        given = turns(entries, rows)
+        for entry in reversed(entries[len(given) :]):
+            lane.add(entry, first=True)
+            self._weight += entry.turn
+        del entries[len(given) :]
         parts = [entry.take(count) for entry, count in zip(entries, given, strict=True)]
-        self.depth -= sum(given) * kind.weight
-        lane.extend(entry for entry in entries if entry.waiting)
+        self.depth -= rows * kind.weight
+        del self._lanes[kind]
+        for entry in entries:
+            if entry.waiting:
+                lane.add(entry)
+                self._weight += entry.turn
         if lane:
-            self._lanes[kind] = lane
-        alone = sum(given) == 1 and not self._lanes
-        return Batch(kind, entries, parts, sum(given), dispatch, alone)
+            self._lanes[kind] = lane  # behind its equals
+        batch = Batch(kind, entries, parts, rows, dispatch, alone=rows == 1 and not self._lanes)
+        self._served = batch, given, weight
+        return batch
+
+    def spend(self, seconds: float) -> None:
+        """Charge the requests of the batch that was taken last for the time that the batch took of the device."""
+        if self._served is None:
+            return
+        (batch, given, weight), self._served = self._served, None
+        seconds = max(seconds, TICK)
+        for entry, count in zip(batch.entries, given, strict=True):
+            entry.start += seconds * (count / batch.rows) / entry.turn
+        self._clock += seconds / weight
+        if images := batch.rows * batch.kind.weight:
+            known = self._seconds.setdefault(batch.kind.operation, seconds / images)
+            measured = min(seconds / images, 2 * known)  # one batch that was held up says little about the next
+            self._seconds[batch.kind.operation] = known + (measured - known) * NEWEST
 
     def clear(self) -> list[Entry]:
         """Empty the queue; returns what was waiting."""
         entries = [entry for lane in self._lanes.values() for entry in lane]
         self._lanes.clear()
-        self.depth = 0
+        self.depth = self._weight = 0
         return entries
+
+    def _next(self) -> Kind:
+        """The kind of the next batch, one of those that must go; among equals the one that has waited longest."""
+        if len(self._lanes) == 1:
+            return next(iter(self._lanes))
+        due = [kind for kind in self._lanes if self._patience(kind) <= 0] if self._max_delay else self._lanes
+        return min(due or self._lanes, key=self._end)
+
+    def _end(self, kind: Kind) -> float:
+        """The virtual time at which the next turn of a kind would end."""
+        row = self._seconds.get(kind.operation, 0.0) * kind.weight
+        return self._lanes[kind].head().start + min(row, LONGEST)
 
     def _patience(self, kind: Kind) -> float:
         lane = self._lanes[kind]
-        return 0.0 if self._fills(kind, lane) else lane[0].arrived + self._max_delay - time.monotonic()
+        if lane.rows >= self._room(kind, self._pace(kind)):
+            return 0.0
+        return min(entry.arrived for entry in lane.heads()) + self._max_delay - time.monotonic()
 
-    def _room(self, kind: Kind) -> int:
-        return min(max(1, self.limit(kind.operation) // kind.weight), self._pace(kind).most)
+    def _room(self, kind: Kind, pace: Pace) -> int:
+        return min(max(1, self.limit(kind.operation) // kind.weight), pace.most)
 
-    def _fills(self, kind: Kind, lane: deque[Entry]) -> bool:
-        rows, full = 0, self._room(kind)
-        for entry in lane:
-            rows += entry.waiting
-            if rows >= full:
-                return True
-        return False
-
-    def _living(self, lane: deque[Entry], most: int) -> list[Entry]:
+    def _living(self, lane: Lane, most: int) -> list[Entry]:
+        """Take up to so many entries out of a lane; dead entries are dropped."""
         entries: list[Entry] = []
         while lane and len(entries) < most:
-            entry = lane.popleft()
+            entry = lane.head()
+            lane.remove(entry)
+            self._weight -= entry.turn
             if entry.dead:
                 self.depth -= entry.cost
             else:
                 entries.append(entry)
         return entries
+
+
+def turns(entries: Sequence[Entry], room: int) -> list[int]:
+    """How many of `room` rows each entry gets, for as many of the first entries as get any.
+
+    First each has its turn; of the rows that are left then, all get equal shares.
+    """
+    given: list[int] = []
+    for entry in entries:
+        if room <= 0:
+            return given
+        given.append(min(entry.waiting, entry.turn, room))
+        room -= given[-1]
+    if not room:
+        return given
+    more = shares([entry.waiting - count for entry, count in zip(entries, given, strict=True)], room)
+    return [count + extra for count, extra in zip(given, more, strict=True)]
 
 
 def shares(waiting: Sequence[int], room: int) -> list[int]:

@@ -238,3 +238,17 @@ async def test_the_time_in_the_queue_of_a_request_that_ends_there_is_told():
         assert call.seconds["queue"] >= 0.05
         it.device.free.set()
         await first
+
+
+async def test_thousands_of_requests_that_leave_at_once_are_forgotten_at_once():
+    async with house(max_queue_items=8192) as it:
+        first = await it.occupy()
+        tasks = it.tasks(*([1] for _ in range(8192)))
+        await it.waits(8192)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert it.count("queue_items") == 0
+        it.device.free.set()
+        assert await first == [0]
+        assert it.device.batches == [[0]]
