@@ -12,9 +12,16 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from app.logs import configure_logging
+from app.lost_body import LostBody
 from app.machine import largest_batch
 from app.main import create_app
 from app.settings import Settings
+
+BODY_MARGIN_S = 1.0
+"""Seconds by which the bodies of two requests from Ray's proxy may arrive in another order than the requests."""
+
+BODY_TIMEOUT_S = 10.0
+"""Seconds within which a body must begin to arrive from Ray's proxy if no other does."""
 
 
 class Scale(BaseModel, extra="forbid"):
@@ -44,7 +51,9 @@ def build() -> FastAPI:
     """The application, in the process of a replica."""
     settings = Settings()
     configure_logging(settings)
-    return create_app(settings)
+    app = create_app(settings)
+    app.add_middleware(LostBody, margin_s=BODY_MARGIN_S, timeout_s=BODY_TIMEOUT_S)
+    return app
 
 
 def service(scale: Scale) -> serve.Application:

@@ -1,14 +1,17 @@
-"""Repeats the Ray tests: `make cluster`; exits with 1 if a request was lost or an answer is not the plain service's.
+"""The Ray checks, `make cluster`: exits with 1 if a request was lost or an answer is not the plain service's.
 
-A Ray of this machine behind HAProxy (Ray brings the program along): one replica becomes two as requests queue, one is
-killed, both are replaced by another model.
+A Ray of this machine behind HAProxy (Ray brings the program along): one replica becomes two as requests queue, one of
+the two is killed again and again, both are replaced by another model. What HAProxy sent again is counted.
 """
 
 import argparse
 import asyncio
+import csv
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 from alone import another_model
@@ -27,8 +29,18 @@ from traffic import Known, Traffic, learn, learn_again
 
 BIN = Path(sys.executable).parent
 SETTINGS = {"VAE_THREADS": "1", "VAE_BATCH_INVARIANT": "true", "VAE_MAX_BATCH_SIZE": "8"}
-RAY = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-PATIENCE_S = 180
+RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # without a cluster of several machines Ray listens on 127.0.0.1
+    "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "100000000",
+}
+DASHBOARD = "http://127.0.0.1:8265"
+PATIENCE_S = 300
+STALL_S = 0.3
+"""Seconds in which a process takes what waits for it, or in which others wait for it."""
+
 CALLERS = 40
 """More than one replica's two batches, so that requests queue."""
 
@@ -55,13 +67,15 @@ class Cluster:
         return self._file
 
     def replicas(self) -> set[int]:
-        """The process ids of the replicas that run."""
-        alive = ("--filter", "state=ALIVE", "--filter", "class_name=ServeReplica:vae:vae")
-        found: list[Any] = json.loads(run(BIN / "ray", "list", "actors", *alive, "--format", "json", env=RAY))
-        return {actor["pid"] for actor in found}
+        """The process ids of the replicas that take requests."""
+        headers = {"Authorization": f"Bearer {RAY['RAY_AUTH_TOKEN']}"}
+        answer = httpx.get(f"{DASHBOARD}/api/serve/applications/", headers=headers, timeout=60).raise_for_status()
+        deployments = answer.json()["applications"]["vae"]["deployments"].values()
+        found = [replica for deployment in deployments for replica in deployment["replicas"]]
+        return {replica["pid"] for replica in found if replica["state"] == "RUNNING"}
 
     def await_replicas(self, number: int, but: set[int] | None = None) -> str:
-        """Wait until so many replicas run, none of them one of `but`."""
+        """Wait until so many replicas take requests, none of them one of `but`."""
         start = time.monotonic()
         while len(found := self.replicas()) != number or found & (but or set()):
             if time.monotonic() - start > PATIENCE_S:
@@ -69,18 +83,69 @@ class Cluster:
             time.sleep(1)
         return f"{number} replicas after {time.monotonic() - start:.0f} s"
 
-    def kill_one(self) -> str:
-        """What a crash looks like; Ray replaces it."""
-        replicas = self.replicas()
-        victim = min(replicas)
-        os.kill(victim, signal.SIGKILL)
-        return "replaced: " + self.await_replicas(len(replicas), but={victim})
+    def kill(self, times: int, *, stalled: bool) -> str:
+        """Kill one replica after the other, as a crash or a lack of memory would; Ray replaces each.
+
+        `stalled`: Ray's proxy stands still meanwhile, as on a machine without a free core. It then learns of the death
+        together with, or before, what the replica had sent to it.
+        """
+        proxy = self._proxy()
+        for _ in range(times):
+            replicas = self.replicas()
+            victim = min(replicas)
+            if stalled:
+                with stopped(victim):
+                    time.sleep(STALL_S)  # requests queue before the replica
+                    os.kill(proxy, signal.SIGSTOP)
+                with stopped(proxy):
+                    time.sleep(STALL_S)  # the replica accepts them and fetches their bodies
+                    os.kill(victim, signal.SIGKILL)
+            else:
+                os.kill(victim, signal.SIGKILL)
+            self.await_replicas(len(replicas), but={victim})
+        return f"{times} killed and replaced"
+
+    def _proxy(self) -> int:
+        """The process id of Ray's proxy."""
+        alive = ("--filter", "state=ALIVE", "--filter", "class_name=ProxyActor")
+        (found,) = json.loads(run(BIN / "ray", "list", "actors", *alive, "--format", "json", env=RAY))
+        pid: int = found["pid"]
+        return pid
 
     def roll_out(self, model: Path) -> str:
         """Another model by `serve deploy`; Ray replaces replica after replica."""
         old = self.replicas()
         run(BIN / "serve", "deploy", self.configure(model, least=2), env=RAY)
         return "replaced: " + self.await_replicas(2, but=old)
+
+
+class Haproxy:
+    """HAProxy as deploy/haproxy/ray.cfg configures it, with a socket that tells its counters."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._socket = scratch / "haproxy.sock"
+        statistics = scratch / "statistics.cfg"
+        statistics.write_text(f"global\n    stats socket {self._socket} mode 600\n")
+        self.command = f"{get_haproxy_binary()} -db -f deploy/haproxy/ray.cfg -f {statistics}"
+
+    def retries(self) -> int:
+        """How often a request was sent again since the start."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self._socket))
+            connection.sendall(b"show stat\n")
+            with connection.makefile() as answer:
+                rows = list(csv.DictReader(answer))
+        return next(int(row["wretr"]) for row in rows if (row["# pxname"], row["svname"]) == ("nodes", "BACKEND"))
+
+
+@contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """A process that stands still until the end of the block."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 @contextmanager
@@ -121,29 +186,30 @@ async def answers_of(model: Path, port: int, known: Known | None = None) -> Know
         return await (learn_again(url, known) if known else learn(url))
 
 
-async def check(report: Report, port: int, scratch: Path) -> None:
+async def check(report: Report, port: int, kills: int, scratch: Path) -> None:
     """Each event under load; every answer is one of the plain service, to the byte."""
     shipped, another = ROOT / "model" / "checkpoints" / "mnist", another_model(scratch)
     known = await answers_of(shipped, port)
     other = await answers_of(another, port, known)
-    cluster = Cluster(port, scratch)
+    cluster, haproxy = Cluster(port, scratch), Haproxy(scratch)
 
     async def during(name: str, event: Callable[[], str], *models: Known) -> None:
+        before = haproxy.retries()
         async with Traffic(cluster.url, known, *models, callers=CALLERS) as traffic:
             seen = await asyncio.to_thread(event)
             await traffic.flow(500)
-        report.traffic(name, traffic.tally, seen)
+        report.traffic(name, traffic.tally, f"{seen}, {haproxy.retries() - before} retries")
 
     ray = f"{BIN}/serve run {cluster.configure(shipped, least=1)}"
-    proxy = f"{get_haproxy_binary()} -db -f deploy/haproxy/ray.cfg"
     with (
         running(ray, f"http://{cluster.node}", **RAY),
-        running(proxy, cluster.url, SERVICE=cluster.service, NODE=cluster.node),
+        running(haproxy.command, cluster.url, SERVICE=cluster.service, NODE=cluster.node),
     ):
         same = await learn_again(cluster.url, known) == known
         report.fact("same bytes as the plain service", f"{len(known)} questions", good=same)
         await during("a second replica as requests queue", lambda: cluster.await_replicas(2))
-        await during("one killed by SIGKILL", cluster.kill_one)
+        await during("killed by SIGKILL", lambda: cluster.kill(kills, stalled=False))
+        await during("killed as Ray's proxy stalls", lambda: cluster.kill(kills, stalled=True))
         await during("another model rolled out", lambda: cluster.roll_out(another), other)
 
 
@@ -151,10 +217,11 @@ def main() -> int:
     """Check, tell."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8510, help="where the service is published")
+    parser.add_argument("--kills", type=int, default=10, help="how often a replica is killed, and again with a stall")
     options = parser.parse_args()
     report = Report()
     with tempfile.TemporaryDirectory() as scratch:
-        asyncio.run(check(report, options.port, Path(scratch)))
+        asyncio.run(check(report, options.port, options.kills, Path(scratch)))
     report.print()
     return 1 if report.failed else 0
 
