@@ -1,24 +1,35 @@
-"""The words of the OpenAPI document: bodies and answers in every media type, problems, examples that fit the model."""
+"""The OpenAPI document: bodies and responses in every media type, problems, examples that fit the model."""
 
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from app import errors
 from app.answers import PNG, PROBLEM
+from app.examples import Examples, examples_of
 from app.images import FORMATS
 from app.media import JSON, MULTIPART, NPY
-from app.schemas import PICTURE, Images, LatentsIn, Problem
-from model.config import VAEConfig
+from app.schemas import Images, LatentsIn, Problem
+from model.checkpoint import Checkpoint
+
+OCTETS = "application/octet-stream"
+
+TAGS: list[dict[str, Any]] = [
+    {"name": "model", "description": "What the model does: encode, decode, reconstruct, sample, score."},
+    {"name": "operations", "description": "For operators: probes, metrics, and the reload of the model."},
+]
+"""The groups of the endpoints."""
+
+SERVERS: list[dict[str, Any]] = [{"url": "/", "description": "The service that this document comes from."}]
+LICENSE = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
 
 _BINARY = {"type": "string", "format": "binary"}
 _PROBLEMS = {
     error.status: error
     for error in (
+        errors.ServiceError,
         errors.Malformed,
         errors.Unauthorised,
         errors.Forbidden,
@@ -33,7 +44,7 @@ _PROBLEMS = {
         errors.DeadlineExceeded,
     )
 }
-_FIELD = {"images": {"type": "array", "items": _BINARY, "minItems": 1}}
+_FIELD = {"images": {"type": "array", "items": _BINARY}}
 
 
 def _ref(schema: type) -> dict[str, Any]:
@@ -48,8 +59,9 @@ IMAGES_BODY: dict[str, Any] = {
         "content": {
             MULTIPART: {"schema": {"type": "object", "properties": _FIELD, "required": ["images"]}},
             **{f"image/{kind}": {"schema": _BINARY} for kind in map(str.lower, FORMATS)},
-            JSON: {**_ref(Images), "example": {"images": [PICTURE]}},
+            JSON: _ref(Images),
             NPY: {"schema": _BINARY},
+            OCTETS: {"schema": _BINARY},
         },
     }
 }
@@ -59,7 +71,7 @@ LATENTS_BODY: dict[str, Any] = {
         "required": True,
         "description": "Latents, or an answer of /encode as it is, or a float32 array [N, ...]. "
         "An answer of another model, told by `model`, is refused.",
-        "content": {JSON: _ref(LatentsIn), NPY: {"schema": _BINARY}},
+        "content": {JSON: _ref(LatentsIn), NPY: {"schema": _BINARY}, OCTETS: {"schema": _BINARY}},
     }
 }
 
@@ -89,31 +101,53 @@ _TIMEOUT: dict[str, Any] = {
     "example": 30,
 }
 
+_REQUEST_ID: dict[str, Any] = {
+    "description": "the client's own id of the request, or one that the service chose; its log has it",
+    "schema": {"type": "string"},
+}
+
+_RETRY: dict[str, Any] = {
+    "Retry-After": {"description": "seconds after which to send the request again", "schema": {"type": "integer"}}
+}
+
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"description": "the scheme, Bearer", "schema": {"type": "string"}}},
+    429: _RETRY,
+    503: _RETRY,
+}
+
 DRAWN_ANSWER: dict[str, Any] = {**IMAGES_ANSWER, **_SEED}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The answers that go wrong with these statuses, as FastAPI's `responses`."""
-    return {status: _problem(_PROBLEMS[status]) for status in (*statuses, errors.HeadTooLarge.status)}
+    """The problems of these statuses, and those of every endpoint, as FastAPI's `responses`."""
+    everywhere = (errors.HeadTooLarge.status, errors.ServiceError.status)
+    return {status: _problem(_PROBLEMS[status]) for status in sorted({*statuses, *everywhere})}
 
 
 def _problem(error: type[errors.ServiceError]) -> dict[str, Any]:
-    detail = (error.__doc__ or "").rstrip(".")
+    detail = (error.__doc__ or "").partition("\n")[0].rstrip(".")
     example = {"title": error.title, "status": error.status, "detail": detail, "error": detail}
     content = {**_ref(Problem), "example": {"type": error.urn(), **example, "request_id": "an-id"}}
-    return {"description": error.title, "content": {PROBLEM: content}}
+    headers = {"headers": _HEADERS[error.status]} if error.status in _HEADERS else {}
+    description = f"{error.title}: the `type` of the problem is `{error.urn()}`."
+    return {"description": description, **headers, "content": {PROBLEM: content}}
 
 
-def describe(app: FastAPI, config: Callable[[], VAEConfig]) -> None:
-    """Complete the application's document: the schemas that bodies refer to, and a latent of the served shape."""
+def describe(app: FastAPI, checkpoint: Callable[[], Checkpoint]) -> None:
+    """Complete the application's document: what its bodies refer to, and examples that fit the served checkpoint."""
     generate: Callable[[], dict[str, Any]] = app.openapi
+    shown = ""
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            _complete(generate())
+        nonlocal shown
+        complete = app.openapi_schema is not None
         document = generate()
-        body = document["paths"]["/decode"]["post"]["requestBody"]["content"][JSON]
-        body["example"] = {"latents": [_example(config().latent_shape)]}
+        if not complete:
+            _complete(document)
+        if (served := checkpoint()).identity != shown:
+            _show(document, examples_of(served))
+            shown = served.identity
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
@@ -121,12 +155,49 @@ def describe(app: FastAPI, config: Callable[[], VAEConfig]) -> None:
 
 def _complete(document: dict[str, Any]) -> None:
     for operation in (operation for methods in document["paths"].values() for operation in methods.values()):
+        parameters = operation.setdefault("parameters", [])
+        for parameter in parameters:
+            parameter["schema"] = _of_a_query(parameter)
         if "504" in operation["responses"]:
-            operation.setdefault("parameters", []).append(_TIMEOUT)
+            parameters.append(_TIMEOUT)
+        for response in operation["responses"].values():
+            response.setdefault("headers", {})["X-Request-ID"] = _REQUEST_ID
     models: Any = [(schema, "validation") for schema in (Images, LatentsIn, Problem)]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
-    document["components"]["schemas"].update(definitions["$defs"])
+    schemas = document["components"]["schemas"]
+    schemas.update(definitions["$defs"])
+    for schema in schemas.values():
+        for properties in schema.get("properties", {}).values():
+            properties.pop("title", None)  # generators of clients name classes by it
+            if properties.get("default", ...) is None:
+                del properties["default"]  # what may be left out need not be sent as null
 
 
-def _example(shape: tuple[int, ...]) -> Any:
-    return np.round(np.sin(np.arange(prod(shape), dtype=float)), 2).reshape(shape).tolist()
+def _of_a_query(parameter: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter that is left out rather than null, and whose integers have 64 bits."""
+    schema = {name: value for name, value in parameter["schema"].items() if name not in ("title", "description")}
+    kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
+    schema |= kinds[0] if kinds else {}
+    if schema.pop("exclusiveMaximum", None) == 2**63:
+        schema |= {"maximum": 2**63 - 1, "format": "int64"}
+    return schema
+
+
+def _show(document: dict[str, Any], examples: Examples) -> None:
+    """Put the examples at the properties of the schemas, and into the bodies of requests."""
+    schemas = document["components"]["schemas"]
+    for (schema, name), example in examples.items():
+        about = schemas[schema]["properties"][name]
+        about.pop("examples", None)
+        if example is not None:
+            about["examples"] = [example]
+    for path, field, schema in (
+        ("/encode", "images", "Images"),
+        ("/reconstruct", "images", "Images"),
+        ("/score", "images", "Images"),
+        ("/decode", "latents", "LatentsIn"),
+    ):
+        body = document["paths"][path]["post"]["requestBody"]["content"][JSON]
+        body.pop("example", None)
+        if (example := examples[schema, field]) is not None:
+            body["example"] = {field: example}

@@ -64,6 +64,10 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
         description=_DESCRIPTION,
         version=version("vae-service"),
         lifespan=_lifespan,
+        license_info=contract.LICENSE,
+        openapi_tags=contract.TAGS,
+        servers=contract.SERVERS,
+        generate_unique_id_function=lambda route: route.name,
         redoc_url=None,
         static_url="/docs/static",
         redirect_slashes=False,
@@ -95,7 +99,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     app.add_exception_handler(ServiceError, _answer)
     app.add_exception_handler(RequestValidationError, _answer)
     app.add_exception_handler(HTTPException, _answer)
-    contract.describe(app, lambda: engine.served.config)
+    contract.describe(app, lambda: engine.served.checkpoint)
     return app
 
 

@@ -1,13 +1,15 @@
 """The OpenAPI document is valid, its examples work, and the service answers nothing that it does not announce."""
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import jsonschema_rs
+import numpy as np
 import pytest
 import schemathesis
-from conftest import running
+from conftest import running, write
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
@@ -17,6 +19,7 @@ from schemathesis.specs.openapi import checks
 from app.main import create_app
 from app.schemas import Problem
 from app.settings import Settings
+from model.config import VAEConfig
 
 ENDPOINTS = {"/encode": "post", "/decode": "post", "/reconstruct": "post", "/sample": "get", "/score": "post"}
 OPERATIONS = {
@@ -72,6 +75,11 @@ def values(node: Any, name: str) -> Iterator[Any]:
         yield from (value for key, value in node.items() if key == name)
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         yield from values(child, name)
+
+
+def one_of_each(schema: dict[str, Any]) -> dict[str, Any]:
+    """What the examples of a schema's properties make together."""
+    return {name: about["examples"][0] for name, about in schema["properties"].items() if "examples" in about}
 
 
 def test_the_document_names_every_operation_and_only_them(document):
@@ -163,7 +171,82 @@ def test_the_document_asks_for_a_key_only_where_one_is_asked_for(make, document)
     assert not any("security" in locked["paths"][path]["get"] for path in ("/livez", "/readyz", "/metrics"))
 
 
-def test_the_example_of_a_latent_fits_the_model(make, colour_model):
-    body = make(model=colour_model).openapi()["paths"]["/decode"]["post"]["requestBody"]
-    (latent,) = body["content"]["application/json"]["example"]["latents"]
-    assert (len(latent), len(latent[0]), len(latent[0][0])) == (2, 4, 3)
+@pytest.mark.anyio
+@pytest.mark.parametrize("model", ["digits", "colour"])
+async def test_every_example_fits_the_served_model(make, digits_model, colour_model, model):
+    app = make(model={"digits": digits_model, "colour": colour_model}[model])
+    document = json.loads(json.dumps(app.openapi()))
+    schemas = document["components"]["schemas"]
+    examples = {name: one_of_each(schema) for name, schema in schemas.items()}
+    for name, schema in schemas.items():
+        for field, example in examples[name].items():
+            place = f"#/components/schemas/{name}/properties/{field}"
+            whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$ref": place, **document}
+            assert jsonschema_rs.is_valid(whole, example), place
+            assert schema["properties"][field]["examples"] == [example]
+    posterior, latents, score = examples["Posterior"], examples["LatentsIn"], examples["Score"]
+    assert score["elbo"] == pytest.approx(score["reconstruction"] - score["kl"])
+    assert np.shape(posterior["mean"]) == np.shape(posterior["z"])[1:] == tuple(latents["shape"])
+    async with running(app) as client:
+        told = (await client.get("/model")).json()
+        assert told | examples["Model"] | {"device": told["device"], "runtime": told["runtime"]} == told
+        for body in (latents, latents | {"latents": [posterior]}):
+            assert (await client.post("/decode", json=body)).status_code == 200, body
+        assert (await client.post("/encode?fit=exact", json=examples["Images"])).status_code == 200
+
+
+def test_latents_too_large_to_be_shown_are_left_out_of_the_examples(make, tmp_path):
+    config = VAEConfig(image_shape=(1, 70, 70), latent_shape=(1, 70, 70), channels=(2,), blocks=(0,))
+    document = make(model=write(tmp_path / "large", config)).openapi()
+    assert len(json.dumps(document)) < 100_000
+    assert "examples" not in document["components"]["schemas"]["Posterior"]["properties"]["mean"]
+    assert "example" not in document["paths"]["/decode"]["post"]["requestBody"]["content"]["application/json"]
+
+
+def test_operations_are_named_as_the_endpoints_are(make):
+    paths = make(api_key="key").openapi()["paths"]
+    names = {path: operation["operationId"] for path, methods in paths.items() for operation in methods.values()}
+    assert names == {
+        "/encode": "encode",
+        "/decode": "decode",
+        "/reconstruct": "reconstruct",
+        "/sample": "sample",
+        "/score": "score",
+        "/model": "model",
+        "/model/history": "history",
+        "/admin/reload": "reload",
+        "/livez": "livez",
+        "/readyz": "readyz",
+        "/metrics": "metrics",
+    }
+
+
+def test_the_document_tells_servers_license_and_what_its_tags_mean(document):
+    assert [server["url"] for server in document["servers"]] == ["/"]
+    assert document["info"]["license"]["identifier"] == "Apache-2.0"
+    described = {tag["name"] for tag in document["tags"] if tag["description"]}
+    assert {
+        tag for path in document["paths"].values() for method in path.values() for tag in method["tags"]
+    } == described
+
+
+def test_nothing_in_the_document_breaks_generated_clients(document):
+    assert None not in values(document, "default")
+    for body in values(document["paths"], "multipart/form-data"):
+        assert not list(values(body, "minItems"))
+    for parameter in (each for found in values(document["paths"], "parameters") for each in found):
+        assert "anyOf" not in parameter["schema"], parameter["name"]
+        assert parameter["schema"].get("maximum", 0) < 2**63
+    assert 2**63 not in values(document, "exclusiveMaximum")
+
+
+def test_every_problem_is_described_by_its_type_and_every_response_by_its_headers(document):
+    for methods in document["paths"].values():
+        for responses in (operation["responses"] for operation in methods.values()):
+            for status, response in responses.items():
+                assert "X-Request-ID" in response["headers"]
+                assert ("Retry-After" in response["headers"]) == (status in ("429", "503"))
+                if status != "200":
+                    problem = response["content"]["application/problem+json"]["example"]
+                    assert f"`{problem['type']}`" in response["description"]
+            assert {"431", "500"} <= responses.keys()
