@@ -1,10 +1,13 @@
 """One request on its way through the house: its id, its deadline, and where its time went."""
 
+import re
 from dataclasses import dataclass, field
 from random import getrandbits
 from typing import NamedTuple
 
 STAGES = ("queue", "batch", "infer", "codec")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Lap(NamedTuple):
@@ -18,6 +21,11 @@ class Lap(NamedTuple):
 def new_id() -> str:
     """An id for a request that brings none."""
     return f"{getrandbits(128):032x}"
+
+
+def accepted_id(claimed: str) -> str:
+    """The id that a client claims for its request, where it is harmless in a log; else a new one."""
+    return claimed if _REQUEST_ID.fullmatch(claimed) else new_id()
 
 
 @dataclass(slots=True)

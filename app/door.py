@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 
 from app.calls import Call
 from app.errors import Malformed, TooLarge, Unauthorised, Unavailable, Unusable
+from app.findings import quoted
 from app.settings import Settings
 
 WORK = ("/encode", "/decode", "/reconstruct", "/sample", "/score")
@@ -135,8 +136,6 @@ class Door:
 def _seconds(text: str) -> float:
     value = float(text) if len(text) <= MAX_NUMBER and _SECONDS.fullmatch(text) else 0.0
     if not 0 < value <= MAX_TIMEOUT:
-        came = repr(text[:MAX_NUMBER]) + ("..." if len(text) > MAX_NUMBER else "")
-        raise Unusable(
-            f"X-Request-Timeout: expected seconds, a number above 0 and up to {MAX_TIMEOUT:g} such as 2.5, got {came}"
-        )
+        expected = f"expected seconds, a number above 0 and up to {MAX_TIMEOUT:g} such as 2.5"
+        raise Unusable(f"X-Request-Timeout: {expected}, got {quoted(text)}")
     return value

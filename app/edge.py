@@ -5,7 +5,6 @@ Pure ASGI, so that a caller who leaves is noticed: the work for him is cancelled
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -18,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.answers import problem
-from app.calls import Call, new_id
+from app.calls import Call, accepted_id
 from app.door import Door, is_open
 from app.errors import DeadlineExceeded, ServiceError, Unauthorised, Unavailable, Unusable
 from app.metrics import ENDPOINTS, Metrics
@@ -37,8 +36,6 @@ LONGEST_PATH = 200
 
 MAX_PARAMETERS = 100
 """Query parameters of a request, many times as many as any endpoint has."""
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Edge:
@@ -80,8 +77,7 @@ class Exchange:
         self.received = 0
         self.alarm: asyncio.TimerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None
-        claimed = self.headers.get("x-request-id", "")
-        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else new_id()
+        request_id = accepted_id(self.headers.get("x-request-id", ""))
         self.call = Call(request_id, self.started + edge.door.patience)
         scope.setdefault("state", {})["call"] = self.call
         if edge.tracing.follows():

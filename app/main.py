@@ -13,9 +13,9 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
 from app import admin, answers, contract, probes, routes
+from app.cors import CrossOrigin
 from app.door import Door, is_open
 from app.edge import Edge
 from app.engine import Engine
@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     app.add_middleware(Edge, door=door, metrics=metrics, tracing=Tracing(tracer_provider))
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            CrossOrigin,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],

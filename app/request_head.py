@@ -4,12 +4,10 @@ import re
 from collections.abc import Mapping
 
 from app.errors import Malformed, MethodNotAllowed, NotImplementedHere, ServiceError, VersionNotSupported
+from app.findings import LONGEST, quoted
 
 MAX_LENGTH_DIGITS = 20
 """Digits of a Content-Length: those of 2**64."""
-
-MAX_QUOTED = 60
-"""Bytes of the client's input that an error quotes."""
 
 CHECKED = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding", b"expect"))
 """The names of those header fields that are checked here."""
@@ -35,12 +33,12 @@ def refusal(line: bytes, reason: str) -> ServiceError:
     """
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
-        return Malformed(f"expected a request line 'METHOD TARGET HTTP/1.1' (RFC 9112, 3), got {quoted(line)}")
+        return Malformed(f"expected a request line 'METHOD TARGET HTTP/1.1' (RFC 9112, 3), got {_quoted(line)}")
     method, version = match.groups()
     if version not in (b"1.0", b"1.1"):
         return VersionNotSupported(f"expected HTTP/1.1 or HTTP/1.0, got HTTP/{version.decode()}")
     if method not in _METHODS:
-        return NotImplementedHere(f"expected a method such as GET or POST, got {quoted(method)}")
+        return NotImplementedHere(f"expected a method such as GET or POST, got {_quoted(method)}")
     return Malformed(f"expected a request of HTTP/1.1 (RFC 9112): {reason}")
 
 
@@ -62,7 +60,7 @@ def _other_form(method: bytes, target: bytes) -> bytes:
     if match := _ABSOLUTE.fullmatch(target):
         rest = match[1] or b""
         return rest if rest.startswith(b"/") else b"/" + rest
-    raise Malformed(f"request target: expected a path or an http URL (RFC 9112, 3.2), got {quoted(target)}")
+    raise Malformed(f"request target: expected a path or an http URL (RFC 9112, 3.2), got {_quoted(target)}")
 
 
 def require_host(fields: Fields, *, old: bool) -> None:
@@ -72,7 +70,7 @@ def require_host(fields: Fields, *, old: bool) -> None:
         if not old:
             raise Malformed("Host: HTTP/1.1 expects one (RFC 9112, 3.2), got none")
     elif not _HOST.fullmatch(host):
-        raise Malformed(f"Host: expected a host and perhaps a port, got {quoted(host)}")
+        raise Malformed(f"Host: expected a host and perhaps a port, got {_quoted(host)}")
 
 
 def body_length(fields: Fields, *, old: bool) -> int | None:
@@ -94,9 +92,9 @@ def _require_chunked(coding: bytes) -> None:
     codings = [name.strip(b" \t") for name in coding.lower().split(b",")]
     codings = [name for name in codings if name]  # RFC 9110, 5.6.1: empty elements are ignored
     if not codings or codings[-1] != b"chunked" or codings.count(b"chunked") > 1:
-        raise Malformed(f"Transfer-Encoding: expected chunked (RFC 9112, 6.3), got {quoted(coding)}")
+        raise Malformed(f"Transfer-Encoding: expected chunked (RFC 9112, 6.3), got {_quoted(coding)}")
     if len(codings) > 1:
-        raise NotImplementedHere(f"Transfer-Encoding: expected chunked alone, got {quoted(coding)}")
+        raise NotImplementedHere(f"Transfer-Encoding: expected chunked alone, got {_quoted(coding)}")
 
 
 def without_upgrade(headers: Headers) -> Headers:
@@ -107,7 +105,5 @@ def without_upgrade(headers: Headers) -> Headers:
     return [*kept, (b"connection", b", ".join(others))] if others else kept
 
 
-def quoted(text: bytes) -> str:
-    """The client's input, bounded and quoted."""
-    shown = text[:MAX_QUOTED].decode("latin-1")
-    return f"{shown!r}" + ("..." if len(text) > MAX_QUOTED else "")
+def _quoted(text: bytes) -> str:
+    return quoted(text[: LONGEST + 1].decode("latin-1"))

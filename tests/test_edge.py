@@ -51,13 +51,48 @@ async def test_browsers_of_the_named_origins_may_call_and_see_the_headers(serve)
     origin = {"Origin": "https://lab.example"}
     async with serve(cors_origins="https://lab.example, https://x.example", api_key="key") as client:
         asks = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-        assert (await client.options("/encode", headers=asks)).status_code == 200
+        allowed = await client.options("/encode", headers=asks)
+        assert allowed.status_code == 200
+        assert allowed.headers["X-Request-ID"]
         for headers in (origin, {**origin, "Authorization": "Bearer key"}):
             answer = await client.get("/model", headers=headers)
             assert answer.headers["Access-Control-Allow-Origin"] == "https://lab.example"
             assert "X-Seed" in answer.headers["Access-Control-Expose-Headers"]
         stranger = await client.get("/model", headers={"Origin": "https://evil.example"})
         assert "Access-Control-Allow-Origin" not in stranger.headers
+
+
+@pytest.mark.parametrize(
+    ("origin", "method", "more", "detail"),
+    [
+        ("https://evil.example", "POST", {}, "Origin: expected one of VAE_CORS_ORIGINS, got 'https://evil.example'"),
+        ("null", "GET", {}, "Origin: expected one of VAE_CORS_ORIGINS, got 'null'"),
+        ("https://lab.example", "PUT", {}, "Access-Control-Request-Method: expected GET or POST, got 'PUT'"),
+        (
+            "https://lab.example",
+            "GET",
+            {"Access-Control-Request-Private-Network": "true"},
+            "Access-Control-Request-Private-Network: expected none",
+        ),
+    ],
+)
+async def test_a_preflight_that_is_refused_gets_problem_details(serve, origin, method, more, detail):
+    headers = {"Origin": origin, "Access-Control-Request-Method": method, "X-Request-ID": "an-id", **more}
+    async with serve(cors_origins="https://lab.example", api_key="key") as client:
+        answer = await client.options("/encode", headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert (answer.json()["detail"], answer.json()["request_id"]) == (detail, "an-id")
+    assert answer.headers["X-Request-ID"] == "an-id"
+    assert "Origin" in answer.headers["Vary"]
+    allowed = answer.headers.get("Access-Control-Allow-Origin")
+    assert allowed == (origin if origin == "https://lab.example" else None)
+
+
+async def test_a_preflight_of_a_foreign_origin_is_quoted_within_bounds(serve):
+    headers = {"Origin": "https://" + "x" * 60_000, "Access-Control-Request-Method": "y" * 60_000}
+    async with serve(cors_origins="https://lab.example") as client:
+        answer = await client.options("/encode", headers=headers)
+    assert len(answer.json()["detail"]) < 500
 
 
 @pytest.mark.parametrize("name", ["модель", "two\nlines", "a%20b", "plain-1.2_(x)"])
