@@ -82,6 +82,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     )
     app.state.settings, app.state.metrics, app.state.door = settings, metrics, door
     app.state.engine, app.state.reloading = engine, Reloading(engine, settings, metrics)
+    app.state.exposition = probes.shared_exposition(metrics)
     lock = [Depends(HTTPBearer(auto_error=False))] if door.locked else []
     app.include_router(routes.router, dependencies=lock)
     app.include_router(admin.router, dependencies=lock, include_in_schema=bool(lock))

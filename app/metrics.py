@@ -121,8 +121,7 @@ class Metrics(Collector):
         self._refused[str(status)].inc()
 
     def exposition(self) -> bytes:
-        """The text that Prometheus reads."""
-        self.look()
+        """The text that Prometheus reads; the gauges as the last `look` has set them. Safe in any thread."""
         return generate_latest(self)
 
     def collect(self) -> Iterator[Metric]:

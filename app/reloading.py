@@ -11,6 +11,7 @@ from functools import partial
 from app.engine import Engine
 from app.errors import NotReloaded, ServiceError
 from app.futures import apart
+from app.joining import Joined
 from app.metrics import Metrics
 from app.runner import OutOfMemory
 from app.settings import Settings
@@ -20,9 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class Reloading:
-    """One reload after another, each carried through whether or not somebody still waits for it.
+    """Reloads, one at a time, each carried through whether or not its caller still waits for it.
 
-    `tell_others` lets the other workers of the service follow, where there are any.
+    Those who ask while one is under way share the next one. `tell_others` lets the other workers of the service follow,
+    where there are any.
     """
 
     def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
@@ -30,38 +32,39 @@ class Reloading:
         self._folder = settings.model
         self._metrics = metrics
         self.tell_others: Callable[[], object] = lambda: None
-        self._turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._others = False
+        self._runs = Joined(self._run)
 
     def begin(self, *, others: bool = False) -> asyncio.Task[None]:
-        """Load, verify, warm and swap, in a task that has its turn after those before it; then tell other workers too.
+        """Load, verify, warm and swap, in the reload to come; then tell other workers too.
 
         It raises `NotReloaded` for a folder without a usable model, `Unavailable` where the device takes no work.
         """
-        task = asyncio.create_task(self._reload(others))
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
+        self._others = self._others or others
+        return self._runs.begin()
 
-    async def _reload(self, others: bool) -> None:
-        async with self._turn:
-            before = self._engine.served.model
-            try:
-                checkpoint = await apart(partial(read_checkpoint, self._folder))
-                for warning in checkpoint.warnings:
-                    log.warning(warning)
-                await self._engine.replace(checkpoint)
-            except (CheckpointError, OutOfMemory) as failure:
-                said = str(failure).replace(str(self._folder), self._folder.name)
-                raise NotReloaded(f"{said}; {before} goes on serving") from failure
-            self._metrics.reloads["done"].inc()
-            log.info("reloaded: %s serves after %s", self._engine.served.model, before)
-            if others:
-                self.tell_others()
-
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (failure := task.exception()):
+    async def _run(self) -> None:
+        others, self._others = self._others, False
+        try:
+            await self._reload()
+        except Exception as failure:
             self._metrics.reloads["failed"].inc()
             told = isinstance(failure, ServiceError)
-            log.error("not reloaded: %s", failure, exc_info=None if told else failure)
+            log.error("not reloaded: %s", failure, exc_info=None if told else failure)  # noqa: TRY400  # as it says
+            raise
+        if others:
+            self.tell_others()
+
+    async def _reload(self) -> None:
+        await self._engine.warmed()
+        before = self._engine.served.model
+        try:
+            checkpoint = await apart(partial(read_checkpoint, self._folder))
+            for warning in checkpoint.warnings:
+                log.warning(warning)
+            await self._engine.replace(checkpoint)
+        except (CheckpointError, OutOfMemory) as failure:
+            said = str(failure).replace(str(self._folder), self._folder.name)
+            raise NotReloaded(f"{said}; {before} goes on serving") from failure
+        self._metrics.reloads["done"].inc()
+        log.info("reloaded: %s serves after %s", self._engine.served.model, before)

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import threading
+from functools import partial
 
 import httpx
 import numpy as np
@@ -209,12 +211,32 @@ async def test_under_load_every_answer_is_that_of_the_weights_it_names_and_none_
         np.testing.assert_allclose(seen[model], np.broadcast_to(mean, np.shape(seen[model])), atol=1e-4)
 
 
-async def test_reloads_take_turns(app, folder):
+async def test_reloads_that_are_asked_for_during_one_are_joined_in_the_next(app, folder):
     async with running(app) as client:
-        put(folder, 1)
-        answers = await asyncio.gather(*(reload(client) for _ in range(4)))
-        assert [answer.status_code for answer in answers] == [200] * 4
-        assert 'vae_reloads_total{outcome="done"} 4.0' in (await client.get("/metrics")).text
+        new = put(folder, 1)
+        answers = await asyncio.gather(*(reload(client) for _ in range(30)))
+        assert {(answer.status_code, answer.json()["model"]) for answer in answers} == {(200, new)}
+        text = (await client.get("/metrics")).text
+        assert any(f'vae_reloads_total{{outcome="done"}} {count}.0' in text for count in (1, 2))
+
+
+async def test_who_joins_a_reload_that_fails_is_told_why(app, folder, caplog):
+    async with running(app) as client:
+        _gone(folder)
+        answers = await asyncio.gather(*(reload(client) for _ in range(10)))
+        assert {(answer.status_code, answer.json()["title"]) for answer in answers} == {(409, "Not reloaded")}
+        assert len([record for record in caplog.records if record.levelname == "ERROR"]) <= 2
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+async def test_a_pipe_or_a_device_in_the_place_of_a_file_is_refused_and_not_waited_for(app, folder, name):
+    async with running(app) as client, asyncio.timeout(30):
+        for put_there in (os.mkfifo, partial(os.symlink, "/dev/zero")):
+            (folder / name).unlink()
+            put_there(folder / name)
+            answer = await reload(client)
+            assert answer.status_code == 409
+            assert f"{name}: expected a regular file" in answer.json()["detail"]
 
 
 async def test_a_reload_takes_longer_than_a_body_may_and_is_answered(app, folder):
