@@ -2,14 +2,18 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from threading import Thread
+from typing import Annotated, NoReturn
 
 import typer
 
+from app.startup import begin
+from model.files import CheckpointError, check_folder
 from model.recipe import TrainingOptions
 
 DEFAULTS = TrainingOptions()
@@ -24,6 +28,7 @@ cli = typer.Typer(
 
 def main() -> None:
     """The `vae` command."""
+    begin(sys.argv[1:])
     cli()
 
 
@@ -50,6 +55,7 @@ def serve(context: typer.Context) -> None:
         from app.settings import read_settings, strange_variables
 
         settings = read_settings(context.args)
+        check_folder(settings.model)
         configure_logging(settings)
         for sentence in strange_variables(os.environ):
             logging.getLogger("app.settings").warning(sentence)
@@ -202,18 +208,18 @@ def told_in_one_line() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        typer.echo(f"vae: {error}; pip install 'vae-service[train]' brings what training needs", err=True)
-        raise typer.Exit(2) from None
-    except Exception as error:
-        if not _can_be_mended(error):
-            raise
-        typer.echo(f"vae: {error}", err=True)
-        raise typer.Exit(2) from None
+        _end(f"vae: {error}; pip install 'vae-service[train]' brings what training needs")
+    except (ValueError, OSError, CheckpointError) as error:
+        _end(f"vae: {error}")
 
 
-def _can_be_mended(error: Exception) -> bool:
-    if isinstance(error, ValueError | OSError):
-        return True
-    from model.checkpoint import CheckpointError  # it brings torch, which the parent of workers does without
-
-    return isinstance(error, CheckpointError)
+def _end(line: str) -> NoReturn:
+    """End with exit code 2 after a line on stderr, which is given up where stderr does not take it in a second."""
+    for handler in logging.root.handlers:
+        handler.flush()  # this line comes last
+    writing = Thread(target=typer.echo, args=(line,), kwargs={"err": True}, daemon=True)
+    writing.start()
+    writing.join(1)
+    if writing.is_alive():
+        os._exit(2)
+    raise typer.Exit(2) from None

@@ -57,6 +57,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
         metrics.ready.set(ready)
         metrics.workers.set(ready)
         metrics.device_memory.set(engine.device.memory())
+        metrics.count_dropped_log_lines()
 
     metrics.look = look
     app = FastAPIOffline(

@@ -15,6 +15,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from app.calls import STAGES
+from app.logs import dropped_lines
 from app.processes import Processes
 
 OPERATIONS = ("encode", "decode", "reconstruct", "score")
@@ -98,6 +99,8 @@ class Metrics(Collector):
             "device_memory_bytes", "What torch holds of the GPU's memory; 0 on a CPU.", of_all="livesum"
         )
         self.model_info = self._gauge("model_info", "The model that is served.", "model", "device")
+        self.dropped_log_lines = self._counter("dropped_log_lines", "Log lines that stderr did not take.")
+        self._dropped_log_lines = 0
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"vae_{name}", text, labels, registry=self.registry)
@@ -119,6 +122,11 @@ class Metrics(Collector):
     def count_refused(self, status: int) -> None:
         """Count a request that is refused with this status before the application sees it."""
         self._refused[str(status)].inc()
+
+    def count_dropped_log_lines(self) -> None:
+        """Count the log lines that this process has dropped since the last call."""
+        before, self._dropped_log_lines = self._dropped_log_lines, dropped_lines()
+        self.dropped_log_lines.inc(max(0, self._dropped_log_lines - before))
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads; the gauges as the last `look` has set them. Safe in any thread."""

@@ -1,7 +1,6 @@
 """A port, and who comes to it: each connection is given to whoever serves it, all who wait in one turn of the loop."""
 
 import asyncio
-import errno
 import logging
 import socket
 from collections.abc import Callable, Iterator
@@ -17,8 +16,6 @@ AT_ONCE = 64
 
 PAUSE = 0.5
 """Seconds to wait where the process may open no more files; those who come wait as well."""
-
-_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Reception:
@@ -40,6 +37,11 @@ class Reception:
         except OSError:
             self.close()
             raise
+
+    @property
+    def address(self) -> str:
+        """The URL that a person on this machine can open."""
+        return url({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host), self.port)  # noqa: S104
 
     def open(self, give: Callable[[socket.socket], None]) -> None:
         """Listen, unless it does already, and give each connection away; needs a running event loop."""
@@ -83,9 +85,7 @@ class Reception:
                 self._give(connection)
                 if door not in self._watched:
                     break
-        except OSError as failure:
-            if failure.errno not in _FULL:
-                raise
+        except OSError as failure:  # the process may open no more files, or the network has a failure
             log.warning("no connection can be taken in for %g s: %s", PAUSE, failure.strerror)
             self.hold()
             asyncio.get_running_loop().call_later(PAUSE, self.go_on)
@@ -108,7 +108,7 @@ def _waiting(door: socket.socket) -> Iterator[socket.socket]:
 
 def _addresses(host: str, port: int) -> list[tuple[int, str]]:
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
         raise OSError(f"host: expected an address of this machine or a name for one, got {host!r}") from None
     return list(dict.fromkeys((family, str(address[0])) for family, *_, address in found))

@@ -24,6 +24,7 @@ from app.main import create_app
 from app.pool import ConnectionPool
 from app.port import Reception
 from app.settings import Settings
+from app.startup import ignore_signals, release_signals
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +68,19 @@ class Server(uvicorn.Server):
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.handle_reload)
         await super().startup([])
+        release_signals()
         if self.reception:
             self.reception.open(self.take)
+            self._opened = asyncio.create_task(self._tell_address(self.reception.address))
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve to the end; then the exit code is known, and signals are ignored."""
+        await super().serve(sockets)
+        ignore_signals()
+
+    async def _tell_address(self, address: str) -> None:
+        if await self.app.state.engine.warmed():
+            log.info("open %s", address)
 
     def take(self, connection: socket.socket) -> None:
         """Serve who is at the other end of a connection."""
@@ -146,6 +158,7 @@ class Server(uvicorn.Server):
         """A thread cannot be stopped, and Python waits for each to end: one that reads a picture may take minutes."""
         if not self.ended.wait(LAST):
             log.warning("threads are still at work: the process ends without them")
+            logging.shutdown()
             os._exit(self.code)
 
 
@@ -161,6 +174,7 @@ def run(server: Server) -> None:
     """Run a server to its end, and the process with it where its exit code is not 0."""
     gc.freeze()  # 200,000 objects of torch and the application that stay: no collection stops everyone to look at them
     server.run()
-    server.ended.set()
+    if all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        server.ended.set()  # else Python waits for the threads, and the watchdog does not
     if server.code:
         sys.exit(server.code)

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.findings import expectation, place
@@ -82,7 +82,14 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="origins of browsers, comma-separated")
 
     log_level: Level = Field("info", description="least severity that is logged")
-    log_format: Literal["json", "text"] = Field("json", description="a JSON object a line, or lines for people")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="json: an object a line; text: lines for people; auto: text on a terminal, else json"
+    )
+
+    @field_validator("host", mode="before")
+    @classmethod
+    def _an_empty_host_is_the_default(cls, host: object) -> object:
+        return cls.model_fields["host"].default if isinstance(host, str) and not host.strip() else host
 
     @model_validator(mode="before")
     @classmethod

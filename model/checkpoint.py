@@ -14,6 +14,10 @@ from torch import Tensor
 
 from model.config import ConfigError, VAEConfig
 from model.files import (
+    CONFIG,
+    MAX_HEADER,
+    METADATA,
+    WEIGHTS,
     CheckpointError,
     json_bytes,
     parse_json,
@@ -42,17 +46,12 @@ __all__ = [
     "write_json",
 ]
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 METRICS = "metrics.json"
 DEFAULT = Path(__file__).parent / "checkpoints" / "mnist"
 """The model that ships with the package."""
 
 MAX_WEIGHTS = 2**31
 """8 GiB in single precision."""
-
-MAX_HEADER = 100_000_000
-"""Bytes that safetensors allows for the header of a file."""
 
 PAUSES = (0.05, 0.1, 0.2)
 """Seconds until the files of a folder are read again that were not written together: a writer is done in less."""
@@ -168,7 +167,7 @@ def _metadata(content: bytes) -> dict[str, Any]:
         header = parse_json(content[8 : 8 + length]) if length < MAX_HEADER else None
     except ValueError:
         return {}
-    found = header.get("__metadata__") if isinstance(header, dict) else None
+    found = header.get(METADATA) if isinstance(header, dict) else None
     return found if isinstance(found, dict) else {}
 
 

@@ -168,3 +168,16 @@ async def test_a_name_is_held_at_each_of_its_addresses(given):
         await given.come(len(hosts))
         for line in lines:
             line.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("localhost", "localhost")]
+)
+def test_the_address_to_open_is_one_that_works_on_this_machine(host, shown):
+    with reception(host) as held:
+        assert held.address == f"http://{shown}:{held.port}"
+
+
+def test_no_host_is_not_all_hosts():
+    with pytest.raises(OSError, match="host: expected an address of this machine or a name for one, got ''"):
+        Reception("", 0)

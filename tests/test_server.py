@@ -126,6 +126,8 @@ BUSY = SERVE.replace(
     "serve(settings)",
     """
 import asyncio, time
+from functools import partial
+from app.futures import apart
 from app.port import Reception
 from app.server import Server, run
 class Busy(Server):
@@ -133,10 +135,11 @@ class Busy(Server):
         await super().startup(sockets)
         for _ in range(64):
             asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+        self.reload = asyncio.create_task(apart(partial(time.sleep, 600)))
 run(Busy(settings, Reception(settings.host, settings.port)))
 """,
 )
-"""The service while all threads that read and write pictures are at work that takes long."""
+"""The service while all threads that read and write pictures are at work that takes long, and a reload is as well."""
 
 
 @pytest.mark.parametrize("somebody", [True, False])

@@ -83,7 +83,7 @@ def test_a_setting_that_cannot_be_served_with_is_refused_in_one_line_that_names_
         ("device", "gpu", "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         ("max_batch_size", "many", "max_batch_size: expected a valid integer, got 'many'"),
         ("max_batch_size", "-1", "max_batch_size: expected a number greater than or equal to 0, got '-1'"),
-        ("log_format", "xml", "log_format: expected 'json' or 'text', got 'xml'"),
+        ("log_format", "xml", "log_format: expected 'auto', 'json' or 'text', got 'xml'"),
         ("api_key_file", "/no/such", "api_key_file: path does not point to a file, got '/no/such'"),
         ("api_key", " , ", "api_key: expected a key, it holds none; where nobody needs a key, leave it out"),
         (
@@ -134,6 +134,13 @@ def test_keys_come_from_the_setting_and_from_a_file(tmp_path):
     file.write_text("  filed \n\nclé\n")
     assert Settings(api_key="one, two,,").keys() == (b"one", b"two")
     assert Settings(api_key="one", api_key_file=file).keys() == (b"one", b"filed", "clé".encode())
+
+
+@pytest.mark.parametrize("host", ["", "  "])
+def test_an_empty_host_is_the_default_and_not_every_address(monkeypatch, host):
+    assert read_settings(["--host", host]).host == "127.0.0.1"
+    monkeypatch.setenv("VAE_HOST", host)
+    assert Settings().host == "127.0.0.1"
 
 
 def test_a_key_is_shown_nowhere():
