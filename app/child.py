@@ -1,4 +1,4 @@
-"""A worker as its parent sees it: a process, and the line to it, by which connections are given and words exchanged."""
+"""A worker as the supervisor sees it: a process, a channel of messages, and a socket that passes connections to it."""
 
 import asyncio
 import logging
@@ -6,29 +6,39 @@ import multiprocessing
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import Iterator, MutableSequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
+from app.channel import Channel
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 30.0
+"""Seconds before the next attempt to start a worker, at most."""
 
 _SPAWN = multiprocessing.get_context("spawn")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if sys.platform != "win32" else ()
 
 
-def _work(settings: Settings, number: int, line: socket.socket, places: MutableSequence[int]) -> None:
+def _work(
+    settings: Settings, number: int, messages: socket.socket, passed: socket.socket, places: MutableSequence[int]
+) -> None:
     from app.worker import work  # noqa: PLC0415  # it brings torch, which the parent does without
 
-    work(settings, number, line, places)
+    work(settings, number, messages, passed, places)
+
+
+def pause(failures: int) -> float:
+    """Seconds before the next attempt to start a worker, after so many that failed in a row."""
+    return min(2.0 ** max(0, failures - 1) - 1, LONGEST_PAUSE)
 
 
 class Child:
     """`warm` since it said so, `failure` what it could not start with, `draining` and `done` on its way out.
 
     It has so many `connections`. `silent` counts the seconds since its last word; once `dismissed` it is given nothing
-    more.
+    more. Raises `OSError` where the process cannot be started, for want of processes, files or memory.
     """
 
     def __init__(self, settings: Settings, number: int, places: MutableSequence[int]) -> None:
@@ -39,39 +49,33 @@ class Child:
         self.connections = self._given = 0
         self._surplus = self._spare = 0
         self._full = False
-        self._unsaid: deque[str] = deque()
-        self._line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._line.setblocking(False)
-        self.process = _SPAWN.Process(target=_work, args=(settings, number, its, places), name=f"worker {number}")
-        with its, _held_back():
-            self.process.start()
+        self._code: int | None = None
+        with ExitStack() as own, ExitStack() as its:
+            near, messages = _pair(own, its)
+            self._passing, passed = _pair(own, its)
+            self._passing.setblocking(False)
+            self._channel = Channel(near)
+            words = (settings, number, messages, passed, places)
+            self.process = _SPAWN.Process(target=_work, args=words, name=f"worker {number}")
+            with _held_back():
+                self.process.start()
+            own.pop_all()
         log.info("worker %d is process %d", number, self.process.pid)
 
     async def hear(self) -> str:
         """Its next word, none when it is gone."""
-        try:
-            word = (await asyncio.get_running_loop().sock_recv(self._line, 65_536)).decode()
-        except ConnectionError:
-            word = ""
+        word = await self._channel.receive()
         self.silent, self._full = 0, not word
-        self._say()
         return word
 
     def say(self, word: str) -> None:
-        """Send it a word: drain, leave, reload, spare or end; where its line is full, once it has spoken itself."""
-        self._unsaid.append(word)
-        self._say()
-
-    def _say(self) -> None:
-        with suppress(OSError):  # the line is full until its next word, or it is gone
-            while self._unsaid:
-                self._line.send(self._unsaid[0].encode())
-                self._unsaid.popleft()
+        """Send it a word: drain, leave, reload, spare or end."""
+        self._channel.send(word)
 
     def take(self, connection: socket.socket) -> bool:
         """Give it a connection; it takes none while it has not looked at the last ones, nor when it is gone."""
         try:
-            socket.send_fds(self._line, [b"caller"], [connection.fileno()])
+            socket.send_fds(self._passing, [b"caller"], [connection.fileno()])
         except OSError:
             self._full = True
             return False
@@ -108,11 +112,45 @@ class Child:
         self.dismissed = True
         self.say("end")
 
+    def end(self, word: str) -> None:
+        """Let it drain or leave; one that is not warm was given nothing, and is killed."""
+        self.say(word) if self.warm else self.kill()
+
+    async def abandon(self, seconds: float) -> None:
+        """Close the channel, so that the worker drains and ends by itself; kill it if it has not ended in time."""
+        self.end("drain")
+        self._channel.close()
+        self._passing.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.ended(), seconds)
+        self.kill()
+        await self.ended()
+
+    def kill(self) -> None:
+        """End the process, unless it has ended."""
+        if self._code is None:
+            self.process.kill()
+
     async def ended(self) -> int:
-        """Its exit code."""
-        await asyncio.to_thread(self.process.join)
-        self._line.close()
-        return self.process.exitcode or 0
+        """Its exit code, once it has ended."""
+        if self._code is None:
+            loop, ended, sentinel = asyncio.get_running_loop(), asyncio.Event(), self.process.sentinel
+            loop.add_reader(sentinel, ended.set)  # a thread that joins the process might not be had
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(sentinel)
+            self.process.join()
+            self._code = self.process.exitcode or 0
+            self.process.close()
+            self._channel.close()
+            self._passing.close()
+        return self._code
+
+
+def _pair(own: ExitStack, its: ExitStack) -> tuple[socket.socket, socket.socket]:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return own.enter_context(near), its.enter_context(far)
 
 
 @contextmanager

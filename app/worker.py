@@ -1,18 +1,20 @@
 """One of several serving processes: its parent gives it connections once it is warm, so that it refuses no request.
 
-Over the same line the parent says drain, leave, reload, or end, after which no connection comes; the worker tells ten
-times a second how many are open, and at once when some have gone: who comes next is given to the one that has fewer.
-When the line ends the parent is gone, and the worker drains.
+The supervisor sends drain, leave, reload, spare, or end, after which no connection comes; the worker tells ten times a
+second how many are open, and at once when some have gone: the next one is given to the worker that has fewer. When the
+channel ends the supervisor is gone, and the worker drains. Connections are passed by a socket of their own, so that a
+worker that may open no more files leaves them there and still gets its messages.
 """
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, MutableSequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -20,11 +22,15 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import values
 
+from app.channel import Channel
 from app.logs import configure_logging
 from app.neighbours import Neighbours
+from app.port import PAUSE
 from app.server import Server, run
 from app.settings import Settings
 from model.checkpoint import CheckpointError
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 0.001
 """Seconds in which connections that go together are told together."""
@@ -49,23 +55,25 @@ class Worker(Server):
     linger = 0.0  # the others answer the probes
     orphaned = dismissed = False
 
-    def __init__(self, settings: Settings, line: socket.socket, neighbours: Neighbours) -> None:
+    def __init__(self, settings: Settings, channel: Channel, passed: socket.socket, neighbours: Neighbours) -> None:
         super().__init__(settings)
         self.app.state.engine.device.neighbours = neighbours
-        line.setblocking(False)
-        self._line = line
+        passed.setblocking(False)
+        self._channel, self._passed = channel, passed
         self._taken = 0
-        self._telling = False
+        self._telling = self._paused = False
         self.server_state.connections = Connections(self._tell_soon)
         self._inner = self.app.router.lifespan_context
         self.app.router.lifespan_context = self._lifespan
-        self.app.state.reloading.tell_others = partial(self._say, "reloaded")
+        self.app.state.reloading.tell_others = partial(channel.send, "reloaded")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Get warm, then take connections and signals, which were held back since the parent began to start this."""
         await super().startup(sockets)
-        asyncio.get_running_loop().add_reader(self._line, self._hear)
+        self._go_on()
+        self._hearing = asyncio.create_task(self._hear())
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._channel.send("warm")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
         """Begin to drain: a signal to the whole group comes besides what the parent says, and is no second one."""
@@ -74,11 +82,11 @@ class Worker(Server):
     def drain(self) -> None:
         """Take no more work; the others are given the connections, unless they drain as well."""
         super().drain()
-        self._say("draining")
+        self._channel.send("draining")
 
     def finish(self) -> None:
         """The house is empty: end as soon as nobody is sent here any more."""
-        self._say("done")
+        self._channel.send("done")
         self.should_exit = self.should_exit or self.dismissed
 
     def dismiss(self) -> None:
@@ -87,7 +95,6 @@ class Worker(Server):
 
     def fend_for_itself(self) -> None:
         """The parent is gone."""
-        asyncio.get_running_loop().remove_reader(self._line)
         self.orphaned = self.dismissed = True
         self.drain()
 
@@ -101,9 +108,8 @@ class Worker(Server):
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         async with self._inner(app):
             if not await app.state.engine.warmed():
-                self._say("failed the model does not get warm; the log says why")
+                self._channel.send("failed the model does not get warm; the log says why")
                 raise RuntimeError("the model does not get warm")
-            self._say("warm")
             yield
 
     def _tell_soon(self) -> None:
@@ -113,52 +119,66 @@ class Worker(Server):
 
     def _tell(self) -> None:
         self._telling = False
-        self._say(f"inside {len(self.server_state.connections)} {self._taken}")
+        self._channel.send(f"inside {len(self.server_state.connections)} {self._taken}")
 
-    def _say(self, word: str) -> None:
-        with suppress(OSError):  # the parent is gone: `_hear` will notice
-            self._line.send(word.encode())
-
-    def _hear(self) -> None:
-        does = {
-            b"drain": self.drain,
-            b"leave": self.leave,
-            b"reload": self.handle_reload,
-            b"end": self.dismiss,
-            b"": self.fend_for_itself,
-        }
-        while not self.orphaned and (heard := self._heard()):
-            word, connections = heard
-            if word == b"caller":
-                self._taken += 1
-                for connection in connections:  # there is none where this process may open no more files
-                    self.take(socket.socket(fileno=connection))
-            elif word.startswith(b"spare"):
-                self.door.spare = int(word.split()[1])
-            else:
-                does[word]()
-
-    def _heard(self) -> tuple[bytes, list[int]] | None:
+    async def _hear(self) -> None:
+        """Do what the supervisor says, in the order in which it has passed connections and sent messages."""
+        does = {"drain": self.drain, "leave": self.leave, "reload": self.handle_reload, "end": self.dismiss}
         try:
-            word, connections, *_ = socket.recv_fds(self._line, 64, 1)
+            while message := await self._channel.receive():
+                self._take_passed()
+                word, _, rest = message.partition(" ")
+                if word == "spare":
+                    self.door.spare = int(rest)
+                else:
+                    does[word]()
+        except Exception:
+            log.exception("the worker cannot do what the supervisor says: it drains and ends")
+            self.dismissed = True
+            self.drain()
+        else:
+            self._take_passed()
+            self.fend_for_itself()
+
+    def _take_passed(self) -> None:
+        """Take the connections that the supervisor has passed, as far as this process may open files."""
+        try:
+            while not self._paused and self._passed.recv(1, socket.MSG_PEEK):
+                os.close(os.dup(self._passed.fileno()))  # a descriptor that has no room when it is received is lost
+                _, connections, *_ = socket.recv_fds(self._passed, 64, 1)
+                self._taken += 1
+                for connection in connections:
+                    self.take(socket.socket(fileno=connection))
         except BlockingIOError:
-            return None
+            return
         except ConnectionError:
-            return b"", []
-        return word, connections
+            pass
+        except OSError as failure:
+            log.warning("no connection can be taken in for %g s: %s", PAUSE, failure.strerror)
+            self._paused = True
+            asyncio.get_running_loop().call_later(PAUSE, self._go_on)
+        asyncio.get_running_loop().remove_reader(self._passed)
+
+    def _go_on(self) -> None:
+        """Watch for connections that are passed."""
+        self._paused = False
+        asyncio.get_running_loop().add_reader(self._passed, self._take_passed)
 
 
-def work(settings: Settings, number: int, line: socket.socket, places: MutableSequence[int]) -> None:
-    """Serve as worker `number` whom the parent sends over the line; exit code 0 when drained.
+def work(
+    settings: Settings, number: int, messages: socket.socket, passed: socket.socket, places: MutableSequence[int]
+) -> None:
+    """Serve as worker `number` the connections that the supervisor passes; exit code 0 when drained.
 
-    What the user can mend is told to the parent, who tells it once.
+    A failure that the user can mend is sent to the supervisor, which reports it once.
     """
     configure_logging(settings, number)
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
+    channel = Channel(messages)
     try:
-        worker = Worker(settings, line, Neighbours(places, number))
+        worker = Worker(settings, channel, passed, Neighbours(places, number))
     except (ValueError, CheckpointError, OSError) as error:
-        line.send(f"failed {error}".encode())
+        channel.send(f"failed {error}")
         sys.exit(2)
     run(worker)
     if worker.orphaned:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+from conftest import until
 
 from app.child import Child
 from app.neighbours import places
@@ -28,8 +29,23 @@ async def child(digits_model, tmp_path, monkeypatch) -> AsyncIterator[Child]:
     started = Child(Settings(model=digits_model, device="cpu", threads=1), 0, places(1))
     await until_it_says(started, "warm")
     yield started
-    started.process.kill()
+    started.kill()
     await started.ended()
+
+
+async def test_what_a_worker_says_while_its_line_is_full_reaches_the_supervisor(child):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for _ in range(400):  # the worker says that each is gone, and is not heard
+            with socket.create_connection(server.getsockname()), server.accept()[0] as connection:
+                await until(lambda taken=connection: child.take(taken))
+            await asyncio.sleep(0.003)
+    child.say("drain")
+    await asyncio.sleep(0.5)
+    for word in ("draining", "done"):
+        await until_it_says(child, word)
+    child.dismiss()
+    await until_it_says(child, "")
+    assert await child.ended() == 0
 
 
 async def test_what_a_worker_is_told_while_its_line_is_full_reaches_it(child):
