@@ -138,6 +138,7 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
     logging._srcfile = None  # the place in the code
     form = settings.log_format if settings.log_format != "auto" else "text" if os.isatty(STDERR) else "json"
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.captureWarnings(capture=True)  # a warning is a line like any other; the same one is told once
     logging.config.dictConfig(
         {
             "version": 1,

@@ -50,3 +50,22 @@ def test_every_line_tells_when_how_severe_where_and_what(logged):
 
 def test_what_a_caller_did_wrong_is_no_warning_of_the_service(logged):
     assert not [line for line in logged[1] if "nonsense" in line]
+
+
+WARN = """
+import warnings
+from app.logs import configure_logging
+from app.settings import Settings
+configure_logging(Settings())
+warnings.simplefilter("default")
+for _ in range(3):
+    warnings.warn("it is odd")
+"""
+
+
+def test_a_warning_of_a_library_is_a_line_of_the_log_and_told_once():
+    command = [sys.executable, "-c", WARN]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["level"], line["logger"]) == ("WARNING", "py.warnings")
+    assert "UserWarning: it is odd" in line["message"]
