@@ -94,6 +94,9 @@ class Exchange:
             await self.edge.app(self.scope, self.receive, self.send)
         except ServiceError as error:
             await self.fail(error)
+        except MemoryError:
+            log.warning("no memory was left for a request", extra={"request_id": self.call.request_id})
+            await self.fail(Unavailable("the service has no memory left for this request"))
         except ClientDisconnect:
             self.left = True
         except asyncio.CancelledError:
