@@ -21,9 +21,6 @@ from app.parsing import parsed, require_items
 from app.schemas import Images
 from app.settings import Settings
 
-MAX_PIXELS = 2**28
-"""Pixels of all pictures in one request: what takes a second or two to decode, and ten times that at the worst."""
-
 INLINE = 2**16
 """Bytes or pixels up to which the codec costs less than the way to another thread."""
 
@@ -52,6 +49,9 @@ async def codec(call: Call, size: int, work: Callable[..., T], *arguments: Any) 
             return await asyncio.to_thread(work, *arguments)
     except TimeoutError:
         raise DeadlineExceeded("the images were not read or written within the request's deadline") from None
+    except asyncio.CancelledError:
+        call.deadline = start  # a thread that works for it stops after the image that it is at
+        raise
     finally:
         call.spend("codec", start, time.monotonic())
 
@@ -165,9 +165,8 @@ def _pixels_of_npy(body: bytes, header: Header, shape: Sequence[int], fit: Fit) 
 
 
 async def _decoded(files: list[bytes], call: Call, shape: Sequence[int], fit: Fit, max_pixels: int) -> np.ndarray:
-    size = sum(map(len, files)) + EACH * len(files)
+    each = max(EACH, shape[1] * shape[2] // 4)  # of which some are decoded as they are opened
+    size = sum(map(len, files)) + each * len(files)
     images = await codec(call, size, open_images, files, shape, max_pixels)
     pixels = sum(image.width * image.height for image in images if not isinstance(image, np.ndarray))
-    if pixels > (most := max(MAX_PIXELS, max_pixels)):
-        raise TooLarge(f"{len(images)} images of {pixels} pixels together are more than the {most} allowed")
-    return await codec(call, size + pixels, load_images, images, shape, fit)
+    return await codec(call, size + pixels, load_images, images, shape, fit, call.expired)

@@ -1,6 +1,7 @@
 """One request on its way through the house: its id, its deadline, and where its time went."""
 
 import re
+import time
 from dataclasses import dataclass, field
 from random import getrandbits
 from typing import NamedTuple
@@ -40,6 +41,10 @@ class Call:
     model: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     laps: list[Lap] | None = None
+
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() >= self.deadline
 
     def spend(self, stage: str, start: float, end: float) -> None:
         """Add to what a stage has taken."""

@@ -31,10 +31,6 @@ class Client:
 
     One that asks for more than 60 seconds is raised as a `Problem` at once. `options` are those of `httpx.Client`;
     among its headers the key takes the place of another Authorization.
-
-    A `seed` fixes the draws of one call: the n-th image has the n-th draw. One seed for images that are sent one by one
-    gives all of them the same draw, so that a mean over their scores varies more from seed to seed. For independent
-    draws send images together, or each with its own seed.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, retries: int = 3, **options: Any) -> None:
@@ -75,7 +71,10 @@ class Client:
     def score(
         self, images: Images, *, samples: int | None = None, seed: int | None = None, fit: str | None = None
     ) -> Scored:
-        """How well the model explains each image; with `samples` also by the importance-weighted bound."""
+        """How well the model explains each image; with `samples` also by the importance-weighted bound.
+
+        One `seed` for images that are sent one by one gives all of them the same draw.
+        """
         return self._send(questions.score(images, samples=samples, seed=seed, fit=fit))
 
     def model(self) -> dict[str, Any]:

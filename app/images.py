@@ -1,4 +1,4 @@
-"""Where bytes become numbers, and back; with `app.png` the only module of the service that knows Pillow.
+"""Where bytes become numbers, and back; with `app.png_reader` the only module of the service that knows Pillow.
 
 Pixels are uint8 [N, C, H, W]. A picture of any size and mode is fitted to the model: EXIF orientation is honoured,
 alpha is flattened onto white, 16-bit grey is scaled to 8.
@@ -6,81 +6,124 @@ alpha is flattened onto white, 16-bit grey is scaled to 8.
 
 import io
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps
 
-from app.bombs import CHUNKS, SCANS, SEGMENTS, is_bomb
-from app.errors import TooLarge, Unusable
+from app.errors import DeadlineExceeded, TooLarge, Unusable
+from app.metadata import UPRIGHT, TooManyPieces, Unreadable
 from app.png import read_png
+from app.png_reader import SIGNATURE, Png, open_png
+from app.stripping import Stripped, strip
 from model.data import upright
 
-RUNS = (1, 2)
-"""Compressions of a BMP by run lengths, which Pillow unpacks a byte at a time: a kilobyte takes two seconds."""
-
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+_BY_PILLOW = FORMATS[1:]
 KINDS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 Fit = Literal["resize", "pad", "crop", "exact"]
 
-TEXT = 2**23
-"""Characters of text in a PNG, unpacked. Nothing here reads them, and Pillow unpacks them all the same."""
+MAX_PIXELS = 2**28
+"""Pixels of all images in one request: what takes a second or two to decode, and ten times that at the worst."""
+
+PIXELS_PER_BYTE = 256
+"""Pixels of all images in one request for each byte of their files, beside those that one image may have.
+
+Photos have 3 to 16, screenshots up to 100, scanned text of one bit up to 200. Blank WebP files have 20,000 and take
+32 ns for each pixel.
+"""
+
+MEMORY = 32
+"""Bytes that decoding takes for each pixel at the most: a decoder reports that it got no memory as damaged data."""
 
 
 class Picture(NamedTuple):
-    """A picture file of which only the header has been read."""
+    """An image file, stripped, of which only the header has been read."""
 
-    content: bytes
     width: int
     height: int
+    orientation: int
+    format: str | None
+    content: bytes
+
+    def image(self) -> Image.Image:
+        """The image, still undecoded."""
+        return Image.open(io.BytesIO(self.content), formats=_BY_PILLOW)
 
 
 def rely_on_own_limits() -> None:
-    """Let Pillow open pictures of any size, which `open_image` refuses by the settings, and unpack less text."""
-    Image.MAX_IMAGE_PIXELS = None
-    PngImagePlugin.MAX_TEXT_MEMORY = TEXT
+    """Let Pillow open images of any size, which `open_image` refuses by the settings, and ignore its warnings.
 
-
-def open_image(content: bytes, index: int, max_pixels: int) -> Image.Image:
-    """A picture of which only the header has been read.
-
-    Raises `Unusable` for what is no picture and `TooLarge` for one of more than `max_pixels`, or of more scans,
-    segments or chunks than a picture needs, before it is decoded.
+    Pillow warns about what is odd in a client's file, which is no news to an operator, and what warns often fills a
+    registry. What it deprecates is told to developers by other warnings, which stay.
     """
-    if is_bomb(content):
-        most = f"{SCANS} scans and {SEGMENTS} segments of a JPEG, or {CHUNKS} chunks of another file"
-        raise TooLarge(f"images[{index}]: more than the {most} allowed")
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def open_image(content: bytes, index: int, max_pixels: int) -> Png | Picture:
+    """An image file of which only the header has been read, and no more is kept than decides its pixels.
+
+    Raises `Unusable` for a file that is no image, and `TooLarge` for one of more than `max_pixels`, or of more scans,
+    segments, blocks or chunks than an image needs.
+    """
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = open_png(content) if content.startswith(SIGNATURE) else _header_of(strip(content))
+    except TooManyPieces as error:
+        raise TooLarge(f"images[{index}]: {error}, which no image file needs") from None
+    except MemoryError:
+        raise
+    except Unreadable as error:
+        raise Unusable(f"images[{index}]: {error}") from None
     except Exception:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
+        _require_memory(max_pixels)
         raise Unusable(f"images[{index}]: expected {KINDS}, got {len(content)} bytes that are none") from None
-    if image.format == "BMP" and image.info["compression"] in RUNS:
-        raise Unusable(f"images[{index}]: expected a BMP without run lengths, got one with them")
     if image.width * image.height > max_pixels:
         raise TooLarge(f"images[{index}]: {image.width} x {image.height} is more than the {max_pixels} pixels allowed")
     return image
 
 
-def open_images(contents: Sequence[bytes], shape: tuple[int, ...], max_pixels: int) -> list[Picture | np.ndarray]:
+def open_images(contents: Sequence[bytes], shape: tuple[int, ...], max_pixels: int) -> list[Png | Picture | np.ndarray]:
     """Each as `open_image` does, and raises; a plain PNG of the model's shape is as quickly read at once.
 
-    None stays open: what Pillow keeps of a small file may be large.
+    Raises `TooLarge` as well for more pixels than all of them may have: `MAX_PIXELS`, and not many more than one image
+    may have where their files are small.
     """
+    size = sum(map(len, contents))
+    most = max(max_pixels, min(MAX_PIXELS, max_pixels + PIXELS_PER_BYTE * size))
     quick = shape[1] * shape[2] <= max_pixels
+    opened: list[Png | Picture | np.ndarray] = []
+    pixels = 0
+    for index, content in enumerate(contents):
+        array = read_png(content, shape) if quick else None
+        image = open_image(content, index, max_pixels) if array is None else array
+        pixels += shape[1] * shape[2] if isinstance(image, np.ndarray) else image.width * image.height
+        if pixels > most:
+            raise TooLarge(
+                f"images[0] to images[{index}] have {pixels} pixels, more than the {most} allowed for {len(contents)} "
+                f"images of {size} bytes together; send fewer in one request"
+            )
+        opened.append(image)
+    return opened
 
-    def opened(content: bytes, index: int) -> Picture | np.ndarray:
-        if quick and (pixels := read_png(content, shape)) is not None:
-            return pixels
-        with open_image(content, index, max_pixels) as image:
-            return Picture(content, image.width, image.height)
 
-    return [opened(content, index) for index, content in enumerate(contents)]
+def load_images(
+    images: Sequence[Png | Picture | Image.Image | np.ndarray],
+    shape: Sequence[int],
+    fit: Fit,
+    expired: Callable[[], bool] = lambda: False,
+) -> np.ndarray:
+    """Decoded and fitted to the model's [C, H, W], each let go before the next.
 
-
-def load_images(images: Sequence[Picture | Image.Image | np.ndarray], shape: Sequence[int], fit: Fit) -> np.ndarray:
-    """Decoded and fitted to the model's [C, H, W], each let go before the next; `Unusable` names a damaged picture."""
-    loaded = [_load(image, index, shape, fit) for index, image in enumerate(images)]
+    Raises `Unusable`, which names a damaged image, and `DeadlineExceeded` before the next one once `expired`.
+    """
+    loaded = []
+    for index, image in enumerate(images):
+        if expired():
+            raise DeadlineExceeded(f"images[{index}] was not decoded within the request's deadline")
+        loaded.append(_load(image, index, shape, fit))
     return np.stack(loaded) if len(loaded) > 1 else loaded[0][None]
 
 
@@ -112,20 +155,38 @@ def grid(pixels: np.ndarray, columns: int | None) -> np.ndarray:
     return table.reshape(channels, down * height, across * width)
 
 
-def _load(picture: Picture | Image.Image | np.ndarray, index: int, shape: Sequence[int], fit: Fit) -> np.ndarray:
+def _header_of(file: Stripped) -> Picture:
+    with Image.open(io.BytesIO(file.content), formats=_BY_PILLOW) as image:
+        return Picture(image.width, image.height, file.orientation, image.format, file.content)
+
+
+def _load(picture: Png | Picture | Image.Image | np.ndarray, index: int, shape: Sequence[int], fit: Fit) -> np.ndarray:
     if isinstance(picture, np.ndarray):
         return picture
-    image = Image.open(io.BytesIO(picture.content), formats=FORMATS) if isinstance(picture, Picture) else picture
     channels, height, width = shape
     try:
-        flat = upright(image, channels)
+        flat = _upright(picture, channels)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001  # as in `open_image`
-        raise Unusable(f"images[{index}]: the {image.format} data is truncated or damaged") from None
+        _require_memory(picture.width * picture.height)
+        raise Unusable(f"images[{index}]: the {picture.format} data is truncated or damaged") from None
     if fit == "exact" and flat.size != (width, height):
         raise Unusable(f"images[{index}]: expected {width} x {height} pixels, got {flat.width} x {flat.height}")
     fitted = np.array(_fitted(flat, (width, height), fit))
-    image.close()
     return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
+
+
+def _upright(picture: Png | Picture | Image.Image, channels: int) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return upright(picture, channels, UPRIGHT)
+    with picture.image() as image:
+        return upright(image, channels, picture.orientation)
+
+
+def _require_memory(pixels: int) -> None:
+    """Raise `MemoryError` where there is not as much as decoding so many pixels takes."""
+    np.empty(MEMORY * pixels, np.uint8)  # not written to, so that nothing has to provide it
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:

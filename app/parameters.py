@@ -44,8 +44,7 @@ def _decimal(text: Any) -> Any:
 
 SEED = (
     "the same seed gives the same bytes; a seed that the service drew is told in X-Seed. One seed for images that are "
-    "sent one by one gives all of them the same draw, so that a mean over their scores varies more from seed to seed: "
-    "for independent draws send them together, or give each its own"
+    "sent one by one gives all of them the same draw: for independent draws send them together, or give each its own"
 )
 
 Integer = Annotated[int, BeforeValidator(_digits_alone)]

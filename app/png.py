@@ -1,6 +1,6 @@
 """Plain PNG files: 8 bits of grey or of colour, in one piece, and nothing besides (W3C, PNG third edition).
 
-Pillow, which reads and writes all others, takes several times as long for a small one. Its decoder reads these as well.
+They are written here, and read without a look at every chunk; `app.png_reader` reads all others, and these as well.
 """
 
 import struct
@@ -9,6 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image
+
+from app.png_reader import CHUNK, HEADER, SIGNATURE, UNSET, holds
 
 _MODES = {1: "L", 3: "RGB"}
 _COLOUR_TYPES = {1: 0, 3: 2}
@@ -31,11 +33,15 @@ def read_png(content: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
         return None
     channels, height, width = shape
     mode = _MODES[channels]
+    image = Image.new(mode, (width, height), UNSET)
     try:
-        image = Image.frombytes(mode, (width, height), data, "zip", mode, 0)
-    except Exception:  # noqa: BLE001  # what Pillow raises as it reads the whole file is for whoever asked
+        image.frombytes(data, "zip", mode, 0)
+    except ValueError:  # what is wrong is found again as the whole file is read
         return None
-    return np.array(image).reshape(height, width, channels).transpose(2, 0, 1)
+    pixels = np.array(image)
+    if pixels.item(-channels) == UNSET and not holds(data, height * (1 + width * channels)):
+        return None
+    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def _file(shape: tuple[int, ...], data: bytes) -> bytes:
@@ -45,12 +51,11 @@ def _file(shape: tuple[int, ...], data: bytes) -> bytes:
 @lru_cache(maxsize=64)
 def _head(shape: tuple[int, ...]) -> bytes:
     channels, height, width = shape
-    header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header)
+    return SIGNATURE + _chunk(b"IHDR", HEADER.pack(width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0))
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I4s", len(data), kind) + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    return CHUNK.pack(len(data), kind) + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 _END = _chunk(b"IEND", b"")

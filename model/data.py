@@ -94,23 +94,31 @@ def fit(picture: Image.Image, image_shape: tuple[int, ...]) -> Images:
     return np.asarray(resized, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def upright(picture: Image.Image, channels: int) -> Image.Image:
-    """Turned as its EXIF asks, on white where it is transparent, 8 bits of grey (1 channel) or of colour (3)."""
+def upright(picture: Image.Image, channels: int, orientation: int | None = None) -> Image.Image:
+    """Turned as its EXIF asks, on white where it is transparent, 8 bits of grey (1 channel) or of colour (3).
+
+    `orientation` is what EXIF says, where the caller knows it: Pillow is not asked then.
+    """
     picture.load()
-    turned = _turned(picture) if picture.info else picture  # else it has no EXIF either, and Pillow need not look
+    asked = _orientation(picture) if orientation is None else orientation
+    turned = picture.transpose(TURNS[asked]) if asked in TURNS else picture
     flat, mode = _flattened(turned), "L" if channels == 1 else "RGB"
     return flat if flat.mode == mode else flat.convert(mode)
 
 
-def _turned(picture: Image.Image) -> Image.Image:
-    """As its EXIF asks, which is read no further: Pillow's own function writes it anew as well."""
-    asked = picture.getexif().get(ORIENTATION) if len(picture.info.get("exif", b"")) <= EXIF else None
-    return picture.transpose(TURNS[asked]) if asked in TURNS else picture
+def _orientation(picture: Image.Image) -> int | None:
+    """As EXIF numbers it; Pillow's own function that turns would write the EXIF anew as well."""
+    readable = picture.info and len(picture.info.get("exif", b"")) <= EXIF
+    return picture.getexif().get(ORIENTATION) if readable else None
 
 
 def _flattened(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        return Image.fromarray((np.asarray(picture, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
+        samples = np.asarray(picture, np.float32)
+        levels = (samples / 257).round().clip(0, 255).astype(np.uint8)
+        if "transparency" in picture.info:
+            levels[samples == picture.info["transparency"]] = 255
+        return Image.fromarray(levels)
     if not picture.has_transparency_data:
         return picture
     layer = picture.convert("RGBA")

@@ -313,7 +313,8 @@ async def test_large_files_and_many_are_read_beside_the_event_loop_however_few_t
 
 
 async def test_pictures_that_together_would_take_too_long_to_decode_are_too_large(client):
-    huge = header_of_png(4096, 4096)
+    await refused(client, 413, "images[0] to images[1] have", files=parts(*[header_of_png(4096, 4096)] * 2))
+    huge = header_of_png(4096, 4096) + bytes(2**16)
     await refused(client, 413, "pixels", files=parts(*[huge] * 17))
     await refused(client, 422, "truncated", files=parts(*[huge] * 16))
 

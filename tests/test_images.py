@@ -1,7 +1,7 @@
 """Bytes become pixels and pixels bytes without loss, and what is broken is refused by name."""
 
 import contextlib
-import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -10,10 +10,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pictures import header_of_png, stored
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from app.errors import TooLarge, Unusable
-from app.images import TEXT, Fit, Picture, fit_array, grid, load_images, open_image, open_images, rely_on_own_limits
+from app.errors import DeadlineExceeded, TooLarge, Unusable
+from app.images import (
+    MAX_PIXELS,
+    PIXELS_PER_BYTE,
+    Fit,
+    fit_array,
+    grid,
+    load_images,
+    open_image,
+    open_images,
+    rely_on_own_limits,
+)
 from app.png import write_png
 
 FITS = ("resize", "pad", "crop", "exact")
@@ -75,7 +84,7 @@ def own_limit():
 def test_too_many_pixels_are_refused_before_any_is_decoded(side):
     with pytest.raises(TooLarge, match="pixels allowed"):
         open_image(header_of_png(side, side), 0, LIMIT)
-    assert open_image(header_of_png(4096, 4096), 0, LIMIT).size == (4096, 4096)
+    assert open_image(header_of_png(4096, 4096), 0, LIMIT)[:2] == (4096, 4096)
 
 
 def test_a_picture_of_the_models_size_is_refused_as_well_where_that_is_too_large():
@@ -89,14 +98,6 @@ def test_a_picture_without_its_data_is_unusable_and_named():
     good, bad = (open_image(content, 0, LIMIT) for content in (FILES[0], header_of_png(11, 9)))
     with pytest.raises(Unusable, match=r"images\[1\]: the PNG data is truncated or damaged"):
         load_images([good, bad], (3, 9, 11), "resize")
-
-
-def test_a_picture_is_let_go_once_it_is_fitted():
-    opened = [open_image(FILES[0], index, LIMIT) for index in range(2)]
-    load_images(opened, (1, 8, 8), "resize")
-    for image in opened:
-        with pytest.raises(ValueError, match="closed"):
-            image.getpixel((0, 0))
 
 
 LYING = {
@@ -194,38 +195,57 @@ def test_what_is_no_picture_is_refused_without_being_repeated():
     assert "hunter2" not in refused.value.detail
 
 
-def with_text(characters: int) -> bytes:
-    """A PNG of a few kilobytes that holds so many packed characters."""
-    text = PngInfo()
-    for start in range(0, characters, 2**19):
-        text.add_text(f"text {start}", "x" * min(2**19, characters - start), zip=True)
-    return stored(Image.fromarray(NOISE), pnginfo=text)
-
-
-def test_text_in_a_picture_is_unpacked_up_to_a_limit():
-    rely_on_own_limits()
-    pixels = NOISE.transpose(2, 0, 1)
-    assert np.array_equal(load(with_text(TEXT - 2**19), pixels.shape), pixels)
-    with pytest.raises(Unusable, match=r"images\[0\]: expected PNG"):
-        open_images([with_text(TEXT + 2**19)], (3, 9, 11), LIMIT)
-
-
-def test_no_picture_stays_open_while_others_are_opened():
-    assert all(isinstance(opened, Picture) for opened in open_images([with_text(9)] * 2, (1, 8, 8), LIMIT))
-
-
-@pytest.mark.parametrize("compression", [1, 2])
-def test_a_bmp_of_run_lengths_is_unusable(compression):
-    bits = {1: 8, 2: 4}[compression]
-    info = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, bits, compression, 4, 0, 0, 2**bits, 0)
-    start = 14 + len(info) + 4 * 2**bits
-    content = struct.pack("<2sIHHI", b"BM", start + 4, 0, 0, start) + info + bytes(4 * 2**bits) + b"\x01\x00\x00\x01"
-    with pytest.raises(Unusable, match="expected a BMP without run lengths"):
-        open_image(content, 0, LIMIT)
-
-
 def test_exif_beyond_all_measure_is_not_looked_at():
     exif = Image.Exif()
     exif[0x0112], exif[270] = 3, "x" * 100_000
     pixels = NOISE.transpose(2, 0, 1)
     assert np.array_equal(load(stored(Image.fromarray(NOISE), exif=exif), pixels.shape), pixels)
+
+
+def test_small_files_have_few_more_pixels_together_than_one_image_may_have():
+    blank = stored(Image.new("RGB", (2048, 2048)), "WEBP", lossless=True)
+    assert len(open_images([blank] * 4, (1, 8, 8), LIMIT)) == 4
+    with pytest.raises(TooLarge, match=r"images\[0\] to images\[4\] have 20971520 pixels, more than the"):
+        open_images([blank] * 16, (1, 8, 8), LIMIT)
+    large = blank + bytes(2048 * 2048 // PIXELS_PER_BYTE)  # as many bytes as another file of these pixels may have
+    assert len(open_images([large] * 16, (1, 8, 8), LIMIT)) == 16
+
+
+def test_plain_files_of_the_models_shape_are_counted_as_well():
+    blank = stored(Image.new("L", (2048, 2048)), optimize=True)
+    with pytest.raises(TooLarge, match="more than the"):
+        open_images([blank] * 9, (1, 2048, 2048), 2**22)
+
+
+@pytest.mark.parametrize("limit", [2**10, 2**28, 2**30])
+def test_one_image_may_always_have_as_many_pixels_as_the_settings_allow(limit):
+    side = int(limit**0.5)
+    assert len(open_images([header_of_png(side, side)], (1, 8, 8), limit)) == 1
+    many = [header_of_png(side, side) + bytes(2**20)] * (MAX_PIXELS // limit + 1)
+    with pytest.raises(TooLarge):
+        open_images(many * 2, (1, 8, 8), limit)
+
+
+def test_no_image_is_decoded_once_the_deadline_has_passed():
+    asked = []
+
+    def expired() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    opened = open_images([FILES[1]] * 9, (1, 8, 8), LIMIT)
+    with pytest.raises(DeadlineExceeded, match=r"images\[2\] was not decoded within the request's deadline"):
+        load_images(opened, (1, 8, 8), "resize", expired)
+    assert len(asked) == 3
+
+
+@pytest.mark.usefixtures("own_limit")
+def test_pillow_does_not_warn_about_a_clients_file_and_still_tells_what_it_deprecates():
+    registry: dict[object, object] = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rely_on_own_limits()
+        warnings.warn_explicit("Truncated File Read", UserWarning, "p", 1, "PIL.TiffImagePlugin", registry)
+        warnings.warn_explicit("gone in 14", DeprecationWarning, "p", 1, "PIL.Image", registry)
+    assert [str(warning.message) for warning in caught] == ["gone in 14"]
+    assert not any("Truncated File Read" in key for key in registry if isinstance(key, tuple))

@@ -88,23 +88,6 @@ async def test_a_seed_that_the_service_drew_is_told_and_replays(client, two, met
     assert again.content == first.content
 
 
-async def test_one_seed_gives_images_the_same_draw_one_by_one_and_other_draws_together(client, digits, two):
-    """As the description of `seed` says."""
-
-    def drawn(latent) -> np.ndarray:
-        return (np.array(latent["z"][0]) - latent["mean"]) / np.exp(0.5 * np.array(latent["logvar"]))
-
-    path = "/encode?samples=1&seed=7"
-    alone = [await client.post(path, files={"images": write_png(digits[n])}) for n in range(2)]
-    (first,), (second,) = (answer.json()["latents"] for answer in alone)
-    together = (await client.post(path, **two)).json()["latents"]
-    np.testing.assert_allclose(drawn(first), drawn(second), atol=1e-4)
-    np.testing.assert_allclose(drawn(first), drawn(together[0]), atol=1e-4)
-    assert np.abs(drawn(second) - drawn(together[1])).max() > 0.1
-    for parameter in (await client.get("/openapi.json")).json()["paths"]["/score"]["post"]["parameters"]:
-        assert parameter["name"] != "seed" or "one by one gives all of them the same draw" in parameter["description"]
-
-
 async def test_what_is_not_drawn_tells_no_seed(client, two, png):
     for path in ("/encode", "/reconstruct"):
         assert "X-Seed" not in (await client.post(path, **two)).headers

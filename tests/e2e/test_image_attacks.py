@@ -1,0 +1,41 @@
+"""Small or odd image files cost a core little, and large ones no more than their bytes."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from pictures import chunk, stored
+from PIL import Image
+
+pytestmark = pytest.mark.anyio
+
+MIB = 2**20
+DEADLINE_S = 6
+"""Without the bounds on what is read, each of these files took longer, and its request was answered with 504."""
+
+DIGIT = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11), np.uint8))
+PNG, JPEG, GIF = (stored(DIGIT, form) for form in ("PNG", "JPEG", "GIF"))
+GIF_START = 13 + (3 << (GIF[10] & 7) + 1 if GIF[10] & 0x80 else 0)
+BMP = stored(DIGIT.convert("P"), "BMP")
+BLANK = stored(Image.new("RGBA", (4096, 4096), (1, 2, 3, 4)), "WEBP", lossless=True)
+PROFILE = chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(MIB)))
+
+ATTACKS = {
+    "PNG, 9,900 profiles of 1 MiB": (200, lambda: [PNG[:33] + PROFILE * 9900 + PNG[33:]]),
+    "PNG, more profiles than chunks may be": (413, lambda: [PNG[:33] + PROFILE * 10_001 + PNG[33:]]),
+    "GIF, 30 MiB of junk before the frame": (200, lambda: [GIF[:GIF_START] + bytes(30 * MIB) + GIF[GIF_START:]]),
+    "JPEG, 30 MiB of fill bytes": (200, lambda: [JPEG[:2] + b"\xff" * (30 * MIB) + JPEG[2:]]),
+    "JPEG, nothing but fill bytes": (422, lambda: [JPEG[:2] + b"\xff" * (30 * MIB)]),
+    "JPEG, 30 MiB of junk": (200, lambda: [JPEG[:20] + bytes(30 * MIB) + JPEG[20:]]),
+    "WebP, 714 bytes for each 16 megapixels": (413, lambda: [BLANK] * 16),
+    "BMP, palettes of 65,536 colours": (422, lambda: [BMP[:46] + struct.pack("<I", 65_536) + BMP[50:]] * 500),
+}
+
+
+@pytest.mark.parametrize(("status", "files"), ATTACKS.values(), ids=ATTACKS)
+async def test_an_image_file_that_would_take_a_decoder_long_is_answered_soon(serve, status, files):
+    async with serve(request_timeout_s=DEADLINE_S) as client:
+        parts = [("images", (f"{index}.png", content)) for index, content in enumerate(files())]
+        answer = await client.post("/encode", files=parts)
+    assert (answer.status_code, "images[0]" in answer.text) == (status, status != 200)
