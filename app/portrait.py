@@ -8,7 +8,7 @@ from typing import Any
 
 from app.terminal import tell
 from model.arrays import Dataset, Images
-from model.card import write_card
+from model.card import CARD, write_card
 from model.checkpoint import METRICS, WEIGHTS, Checkpoint, CheckpointError, read_checkpoint, read_json, write_json
 from model.data import read_dataset
 from model.greys import compare_inputs
@@ -22,7 +22,12 @@ from model.vae import VAE
 def portray(folder: Path, training: Training, dataset: Dataset) -> None:
     """Draw the pictures of a finished training and write its card."""
     write_pictures(folder / "pictures", training.average, dataset.held_out, training.records)
-    write_card(folder)
+    _write_card(folder)
+
+
+def _write_card(folder: Path) -> None:
+    if not write_card(folder):
+        tell(f"{folder / CARD} is no model card, and is left as it is")
 
 
 def require_saveable(model: Path) -> None:
@@ -52,7 +57,7 @@ def save_evaluation(model: Path, data: Path, figures: dict[str, Any], *, replace
     records = checkpoint.metrics.get("training", {}).get("epochs", [])
     epochs = [EpochRecord(**{name: record[name] for name in EPOCH}) for record in records]
     write_pictures(model / "pictures", checkpoint.vae, images, epochs)
-    write_card(model)
+    _write_card(model)
 
 
 def _keep(

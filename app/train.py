@@ -11,6 +11,7 @@ from app.options import Architecture, Run, command
 from app.portrait import portray
 from app.terminal import download_bar, print_epoch, tell, training_bar
 from model.arrays import Dataset
+from model.card import CARD, PICTURES
 from model.checkpoint import CONFIG, METRICS, WEIGHTS, write_atomically, write_checkpoint, write_json
 from model.data import read_dataset
 from model.history import VERSION
@@ -56,13 +57,16 @@ def _train(out: Path, training: Training, dataset: Dataset) -> None:
 
 
 def _begun(run: Run) -> bool:
-    """Whether there is a training to go on with; nothing that is there is written over."""
+    """Whether there is a training to go on with; no file of another origin is written over."""
     begun = (run.out / SNAPSHOT).exists()
     if begun and not run.resume:
         raise RecipeError(f"out: {run.out} already holds a training; --resume goes on with it")
     own = begun or (run.out / MARK).exists()
     if not own and any((run.out / name).exists() for name in (CONFIG, WEIGHTS)):
         raise RecipeError(f"out: {run.out} already holds a model")
+    written = (METRICS, CARD, *(f"pictures/{name}.png" for name in PICTURES))
+    if not own and (found := [name for name in written if (run.out / name).exists()]):
+        raise RecipeError(f"out: {run.out} already holds {found[0]}, which the training would write over")
     if run.resume and not begun:
         tell(f"{run.out} holds no training to resume: it begins")
     return begun

@@ -8,6 +8,7 @@ from model.config import VAEConfig
 from model.reference import Reference
 
 CARD = "README.md"
+TITLE = ": a Variational Autoencoder"
 PICTURES = {
     "learning": "The learning curve.",
     "reconstructions": "Images of the data, each row above its reconstructions.",
@@ -36,17 +37,32 @@ BINARY = """
 - Pixels were drawn as black or white in training: a grey value in an answer is the probability of white."""
 
 
-def write_card(folder: Path) -> None:
-    """Render README.md anew from what lies in the folder: config, weights, metrics and pictures."""
+def write_card(folder: Path) -> bool:
+    """Render README.md anew from what lies in the folder: config, weights, metrics and pictures.
+
+    A README.md that is no card of a model is left as it is; whether the card was written.
+    """
+    if not _may_be_written(folder / CARD):
+        return False
     pictures = [name for name in PICTURES if (folder / "pictures" / f"{name}.png").exists()]
     write_atomically(folder / CARD, render_card(read_checkpoint(folder), pictures).encode())
+    return True
+
+
+def _may_be_written(path: Path) -> bool:
+    """Whether there is no file, or a card, which has a title like no other README.md."""
+    try:
+        with path.open("rb") as file:
+            return file.readline(1000).rstrip().endswith(TITLE.encode())
+    except FileNotFoundError:
+        return True
 
 
 def render_card(checkpoint: Checkpoint, pictures: list[str]) -> str:
     """The card in Markdown; what is not known is not spoken of."""
     training, evaluations = checkpoint.metrics.get("training"), checkpoint.metrics.get("evaluations", [])
     parts = [
-        f"# {checkpoint.name}: a Variational Autoencoder",
+        f"# {checkpoint.name}{TITLE}",
         _summary(checkpoint.vae.config, training),
         f"## How good it is\n\n{_figures(evaluations)}",
         *_published(training),

@@ -187,3 +187,19 @@ def test_an_evaluation_that_cannot_be_made_is_told_in_one_line(digits_model: Pat
 def test_a_folder_without_a_model_is_told_in_one_line(tmp_path: Path, data: Path) -> None:
     told = refusal(vae("evaluate", "--model", tmp_path, "--data", data))
     assert told == f"{tmp_path / 'config.json'}: No such file or directory"
+
+
+def test_a_readme_that_is_no_card_is_not_written_over(digits_model: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_model, tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("# My project\n")
+    line = "evaluate --samples 1 --limit 5 --save --device cpu"
+    for _ in range(2):
+        result = vae(line, "--model", tmp_path / "model", "--data", data)
+        assert result.exit_code == 0, result.output
+        assert "README.md is no model card, and is left as it is" in result.stderr
+        assert (tmp_path / "model" / "README.md").read_text() == "# My project\n"
+    assert json.loads((tmp_path / "model" / METRICS).read_text())["evaluations"]
+    (tmp_path / "model" / "README.md").unlink()
+    for _ in range(2):
+        assert "README.md" not in vae(line, "--model", tmp_path / "model", "--data", data).stderr
+    assert (tmp_path / "model" / "README.md").read_text().startswith("# model: a Variational Autoencoder\n")

@@ -194,3 +194,15 @@ def test_help_does_not_wait_for_torch() -> None:
 def _epochs(folder: Path) -> list[dict[str, float]]:
     epochs: list[dict[str, float]] = json.loads((folder / METRICS).read_text())["training"]["epochs"]
     return epochs
+
+
+@pytest.mark.parametrize("name", ["README.md", METRICS, "pictures/samples.png", CONFIG])
+def test_files_that_a_training_would_write_over_are_refused_before_it(data: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "project" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("written by hand")
+    for resume in ([], ["--resume"]):
+        told = refusal(vae(f"train {SMALL} --epochs 1", *resume, "--data", data, "--out", tmp_path / "project"))
+        assert told.startswith(f"out: {tmp_path / 'project'} already holds ")
+    assert path.read_text() == "written by hand"
+    assert [file for file in (tmp_path / "project").rglob("*") if file.is_file()] == [path]
