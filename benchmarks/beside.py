@@ -3,6 +3,7 @@
 For peers that do nothing while nobody asks them; LitServe's and Ray's processes poll.
 
 python -m benchmarks.beside --model larger --peers FastAPI --connections 1
+python -m benchmarks.beside --peers '' --before ../before     # beside an earlier version, checked out there
 """
 
 import sys
@@ -16,7 +17,7 @@ import typer
 
 from benchmarks.answers import require_equal
 from benchmarks.closed import Measured, closed_loop
-from benchmarks.contestants import OURS, Contestant, contestants
+from benchmarks.contestants import OURS, Contestant, contestants, earlier
 from benchmarks.models import folders
 from benchmarks.payloads import Payload, singles
 from benchmarks.rounds import scratch
@@ -58,7 +59,8 @@ def line(names: Sequence[str], rounds: Sequence[Sequence[Measured]]) -> str:
 
 def main(
     model: Annotated[str, typer.Option(help="small or larger.")] = "small",
-    peers: Annotated[str, typer.Option(help="By name, comma-separated.")] = "FastAPI,mosec",
+    peers: Annotated[str, typer.Option(help="By name, comma-separated; '' for none.")] = "FastAPI,mosec",
+    before: Annotated[Path | None, typer.Option(help="Folder of a checkout of an earlier version.")] = None,
     operation: Annotated[str, typer.Option(help="encode, decode or reconstruct.")] = "encode",
     connections: Annotated[str, typer.Option(help="How many callers, comma-separated.")] = "1,8,32,64",
     rounds: Annotated[int, typer.Option(help="How often everyone takes a turn.")] = 12,
@@ -67,7 +69,10 @@ def main(
 ) -> None:
     """Measure the service in turn with its peers, all of them started at once."""
     known = {contestant.name: contestant for contestant in contestants()}
-    names = [OURS, *peers.split(",")]
+    names = [OURS, *filter(None, peers.split(","))]
+    if before:
+        known[before.name] = earlier(before)
+        names.append(before.name)
     with scratch() as place:
         folder = folders(Path(place))[model]
         asked = singles(read_checkpoint(folder).vae.config)[operation]

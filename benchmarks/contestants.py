@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "benchmarks" / ".venv" / "bin" / "python"
 SETTINGS = Path(__file__).with_name("settings.json")
 OURS, CEILING = "vae serve", "bare ASGI"
+SERVICE = "vae-service"
 CONNECTIONS = (1, 8, 32, 64)
 
 
@@ -43,7 +44,7 @@ APART, JOINTLY = Setting(), Setting(processes=1, threads=2)
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A server: `command` starts it, `package` is whose version is told.
+    """A server: `command` starts it in the folder `root`, `package` is whose version is told.
 
     `candidates` are the settings that `benchmarks.tuning` tries. One whose processes for other operations are in its
     way is asked for `one_operation` at a time.
@@ -56,6 +57,7 @@ class Contestant:
     candidates: Sequence[Setting] = ()
     one_operation: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    root: Path = ROOT
 
     def settings(self, model: str) -> Iterator[tuple[Setting, Sequence[int]]]:
         """The settings that were found best for the model, each with the numbers of connections that it is best at."""
@@ -70,6 +72,12 @@ def service() -> Contestant:
     return next(contestant for contestant in contestants() if contestant.name == OURS)
 
 
+def earlier(checkout: Path) -> Contestant:
+    """Another checkout of this service, such as `git worktree add ../before COMMIT` makes one."""
+    command = [sys.executable, "-c", SERVE, "serve"]
+    return Contestant(checkout.name, command, SERVICE, "an earlier version", root=checkout.resolve())
+
+
 def contestants() -> list[Contestant]:
     """In the order in which a round meets them."""
     both = (APART, JOINTLY)
@@ -78,7 +86,7 @@ def contestants() -> list[Contestant]:
     many = (*both, *BATCHES, *LARGE_BATCHES)
     bare = {"BENCH_PROCESSES": "1"}
     return [
-        Contestant(OURS, [sys.executable, "-c", SERVE, "serve"], "vae-service", "as it ships"),
+        Contestant(OURS, [sys.executable, "-c", SERVE, "serve"], SERVICE, "as it ships"),
         Contestant("FastAPI", _peer("fastapi_plain"), "fastapi", "no batching", both),
         Contestant(
             "LitServe", _peer("litserve_peer"), "litserve", "2 API servers, fast queue", lit, one_operation=True

@@ -14,7 +14,7 @@ import httpx
 
 from app.machine import resolve
 from app.settings import Settings
-from benchmarks.contestants import OURS, ROOT, Contestant
+from benchmarks.contestants import SERVICE, Contestant
 from benchmarks.payloads import Payload
 
 PATIENCE = 90.0
@@ -35,7 +35,7 @@ def serving(
 ) -> Iterator[Server]:
     """The server, once it answers the probe; afterwards its whole group is ended."""
     told = {"BENCH_MODEL": str(model), "BENCH_PORT": str(port), **environment}
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(contestant.root), *filter(None, [os.environ.get("PYTHONPATH")])])
     ours = {"VAE_MODEL": str(model), "VAE_PORT": str(port), "PYTHONPATH": path}
     base = f"http://127.0.0.1:{port}"
     variables = {**os.environ, **told, **ours, **contestant.environment}
@@ -43,7 +43,7 @@ def serving(
         _wait_for_silence(base)
         process = subprocess.Popen(  # noqa: S603  # our own words
             contestant.command,
-            cwd=ROOT,
+            cwd=contestant.root,
             env=variables,
             stdout=log,
             stderr=log,
@@ -53,7 +53,7 @@ def serving(
             if not _answers(base, probe, process):
                 log.seek(0)
                 raise RuntimeError(f"{contestant.name} did not answer: {log.read()[-2000:].decode(errors='replace')}")
-            if contestant.name == OURS:
+            if contestant.package == SERVICE:
                 _await_all_workers(base, resolve(Settings(workers=int(variables.get("VAE_WORKERS", 0)))).workers)
             yield Server(base, process.pid)
         finally:
