@@ -33,6 +33,9 @@ SMALL_PARTS = 4
 JOINED = 2**20
 """Bytes of a body up to which copying its pieces together takes less than the way to another thread."""
 
+PARSED = 8
+"""Bytes of memory that a byte of JSON takes at most once it is parsed: `0.5,` is an object of 24 bytes in a list."""
+
 CONTENT_TYPE = 1024
 """Characters of a Content-Type that are read; the longest of a client has some 150."""
 
@@ -56,14 +59,20 @@ async def codec(call: Call, size: int, work: Callable[..., T], *arguments: Any) 
         call.spend("codec", start, time.monotonic())
 
 
-async def read_pixels(request: Request, call: Call, shape: Sequence[int], fit: Fit, settings: Settings) -> np.ndarray:
-    """The images of a request as pixels uint8 [N, C, H, W] of the model's shape."""
+async def read_pixels(
+    request: Request, call: Call, shape: Sequence[int], fit: Fit, settings: Settings, reserve: Callable[[int], None]
+) -> np.ndarray:
+    """The images of a request as pixels uint8 [N, C, H, W] of the model's shape.
+
+    `reserve` is told their number before they are decoded, and may raise.
+    """
     content_type = _content_type(request)
     body = await _body(request, call)
     kind = kind_of(content_type, body)
     if kind == NPY:
         header = read_header(body)
         _check_pictures(header, settings)
+        reserve(header.shape[0])
         each = 0 if header.shape[1:3] == tuple(shape[1:]) else EACH
         return await codec(call, len(body) + each * header.shape[0], _pixels_of_npy, body, header, shape, fit)
     if kind == MULTIPART:
@@ -77,17 +86,22 @@ async def read_pixels(request: Request, call: Call, shape: Sequence[int], fit: F
     else:
         raise _unsupported(f"{KINDS}, {MULTIPART}, {JSON} or .npy", content_type)
     del body  # the files are copies of its pieces
+    reserve(len(files))
     return await _decoded(files, call, shape, fit, settings.max_image_pixels)
 
 
 async def read_latents(
-    request: Request, call: Call, shape: Sequence[int], model: str, settings: Settings
+    request: Request, call: Call, shape: Sequence[int], model: str, settings: Settings, reserve: Callable[[int], None]
 ) -> np.ndarray:
-    """The latents of a request, float32 [N, *latent], for the model of that name and digest."""
+    """The latents of a request, float32 [N, *latent], for the model of that name and digest.
+
+    `reserve` is told the bytes of memory that the parsed JSON takes, before it is parsed, and may raise.
+    """
     content_type = _content_type(request)
     body = await _body(request, call)
     kind = kind_of(content_type, body)
     if kind == JSON:
+        reserve(PARSED * len(body))
         return await codec(call, len(body), latents_of_json, body, shape, model, settings.max_items)
     if kind == NPY:
         header = read_header(body)

@@ -34,6 +34,7 @@ class Call:
     """`deadline` is on the clock of `time.monotonic`, `model` is who answers, `seconds` what each stage has taken.
 
     `laps` are kept only where somebody follows the request: one for each time that a stage was gone through.
+    `memory` are the bytes that are counted for the request besides its body.
     """
 
     request_id: str
@@ -41,6 +42,7 @@ class Call:
     model: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     laps: list[Lap] | None = None
+    memory: int = 0
 
     def expired(self) -> bool:
         """Whether the deadline has passed."""

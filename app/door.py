@@ -18,6 +18,12 @@ OPEN = ("/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 BODIES = 16
 """Bodies of the largest size that may be under way at once; else each connection could hold one in memory."""
 
+AT_ONCE = 2
+"""Requests of the most memory allowed to one whose memory may be taken at once; else they could take all there is."""
+
+SMALL = 1 / 64
+"""Part of the memory allowed to one request up to which a request finds room where larger ones find none."""
+
 MAX_TIMEOUT = 86_400.0
 """Seconds that X-Request-Timeout may ask for, as the OpenAPI document says."""
 
@@ -43,6 +49,7 @@ class Guest(Protocol):
 class Door:
     """Knows who is inside and the bytes `held` for them, and lets nobody in while `draining`.
 
+    `reserved` are the bytes of memory that requests take besides their bodies.
     `patience` is the seconds a request may take.
 
     `connections` tells how many are open, `require_room` raises `Overloaded` where the queue is full; both are set by
@@ -51,7 +58,7 @@ class Door:
 
     def __init__(self, settings: Settings) -> None:
         self.guests: set[Guest] = set()
-        self.held = 0
+        self.held = self.reserved = 0
         self.draining = False
         self.spare = 0
         self.connections: Callable[[], int] = lambda: 0
@@ -60,6 +67,7 @@ class Door:
         self._keys = settings.keys()
         self._max_connections = settings.max_connections
         self._max_body_bytes = settings.max_body_bytes
+        self._max_memory_bytes = settings.max_memory_bytes
 
     @property
     def locked(self) -> bool:
@@ -106,6 +114,19 @@ class Door:
         self.require_size(received)
         if self.held > (most := BODIES * self._max_body_bytes):
             raise Unavailable(f"the bodies under way are more than {most} bytes together")
+
+    def reserve(self, call: Call, size: int) -> None:
+        """Count so many bytes of memory for a request, in place of those before; refuse them where all take too much.
+
+        What is refused stays counted until the request has ended.
+        """
+        more, call.memory = size - call.memory, size
+        self.reserved += more
+        if more > 0:
+            one = self._max_memory_bytes
+            room = AT_ONCE * one + (one // 4 if size <= one * SMALL else 0)
+            if self.reserved > room:
+                raise Unavailable(f"the requests under way take more than {room} bytes of memory together")
 
     def require_size(self, size: int) -> None:
         """Refuse a body of more bytes than the limit."""

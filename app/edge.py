@@ -61,6 +61,7 @@ class Edge:
         finally:
             self.door.guests.discard(exchange)
             self.door.held -= exchange.received
+            self.door.reserve(exchange.call, 0)
             exchange.account()
 
 

@@ -5,7 +5,6 @@ alpha is flattened onto white, 16-bit grey is scaled to 8.
 """
 
 import io
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -142,17 +141,6 @@ def write_npy(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
-
-
-def grid(pixels: np.ndarray, columns: int | None) -> np.ndarray:
-    """Images [N, C, H, W] side by side without padding, row by row, [C, rows * H, columns * W]; the rest is black."""
-    count, channels, height, width = pixels.shape
-    across = min(columns or math.ceil(math.sqrt(count)), count)
-    down = math.ceil(count / across)
-    cells = np.zeros((down * across, channels, height, width), np.uint8)
-    cells[:count] = pixels
-    table = cells.reshape(down, across, channels, height, width).transpose(2, 0, 3, 1, 4)
-    return table.reshape(channels, down * height, across * width)
 
 
 def _header_of(file: Stripped) -> Picture:

@@ -40,6 +40,13 @@ class Stack:
         return Stack.join([self, Stack(tuple(np.zeros((rows - len(c), *c.shape[1:]), c.dtype) for c in self.columns))])
 
 
+MOST_DRAWS = 64
+"""Draws that are scored at once, where the images are small."""
+
+VALUES = 2**22
+"""Values of the images that are scored at once: a likelihood keeps some ten floats for each."""
+
+
 def _encode(vae: VAE, pixels: Tensor) -> tuple[Tensor, ...]:
     q = vae.posterior(_unit(pixels))
     return q.mean, q.logvar
@@ -54,7 +61,8 @@ def _reconstruct(vae: VAE, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
 
 
 def _score(vae: VAE, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-    found = bounds(vae, _unit(pixels), noise.shape[1], noise=noise.transpose(0, 1))
+    chunk = max(1, min(MOST_DRAWS, VALUES // (len(pixels) * vae.config.dimensions)))
+    found = bounds(vae, _unit(pixels), noise.shape[1], noise=noise.transpose(0, 1), chunk=chunk)
     return (*found.elbo, found.log_likelihood)
 
 

@@ -4,7 +4,7 @@ One object, not a tree of dependencies: FastAPI takes 15 us to solve each, and a
 """
 
 import re
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from app.calls import Call
 from app.engine import Engine
 from app.errors import TooLarge, Unavailable, Unusable
 from app.findings import quoted
+from app.footprint import Footprint
 from app.images import Fit
 from app.media import JSON
 from app.served import Served
@@ -78,6 +79,11 @@ class Asked:
         self.limits: Settings = request.app.state.settings
         self.engine: Engine = request.app.state.engine
 
+    @property
+    def as_json(self) -> bool:
+        """Whether the answer will be JSON."""
+        return self.media == JSON
+
     @cached_property
     def served(self) -> Served:
         """The checkpoint that will do the work; `Unavailable` where it takes none."""
@@ -86,14 +92,28 @@ class Asked:
         self.call.model = self.engine.served.model
         return self.engine.served
 
-    async def pixels(self, fit: Fit) -> np.ndarray:
-        """The images of the body, uint8 [N, C, H, W] of the model's shape."""
-        return await read_pixels(self._request, self.call, self.served.config.image_shape, fit, self.limits)
+    async def pixels(self, fit: Fit, footprint: Footprint, draws: int = 0) -> np.ndarray:
+        """The images of the body, uint8 [N, C, H, W] of the model's shape, for a request of that footprint."""
+
+        def reserve(count: int) -> None:
+            self.require_items(count, draws or 1)
+            self.reserve("images", count, footprint, draws)
+
+        return await read_pixels(self._request, self.call, self.served.config.image_shape, fit, self.limits, reserve)
 
     async def latents(self) -> np.ndarray:
         """The latents of the body, float32 [N, *latent]."""
-        served = self.served
-        return await read_latents(self._request, self.call, served.config.latent_shape, served.model, self.limits)
+        served, reserve = self.served, partial(self._request.app.state.door.reserve, self.call)
+        shape = served.config.latent_shape
+        return await read_latents(self._request, self.call, shape, served.model, self.limits, reserve)
+
+    def reserve(self, name: str, count: int, footprint: Footprint, draws: int = 0) -> None:
+        """Count the memory of `count` items until the request has ended; `name` is the part of it that has them.
+
+        Raises `TooLarge` for more than one request may take, `Unavailable` where the requests under way take too much.
+        """
+        size = footprint.require(count, draws, self.limits.max_memory_bytes, name)
+        self._request.app.state.door.reserve(self.call, size)
 
     def require_items(self, count: int, samples: int = 1) -> None:
         """Refuse more images, or images times draws, than one request may ask for."""

@@ -5,6 +5,7 @@ They are written here, and read without a look at every chunk; `app.png_reader` 
 
 import struct
 import zlib
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -20,10 +21,14 @@ _LEVEL = 1
 
 def write_png(pixels: np.ndarray) -> bytes:
     """One image, uint8 [C, H, W] with C of 1 or 3, as a file."""
-    channels, height, width = pixels.shape
-    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each begins with the number of its filter: none
-    rows[:, 1:] = pixels.transpose(1, 2, 0).reshape(height, -1)
-    return _file(pixels.shape, zlib.compress(rows.data, _LEVEL))
+    return _file(pixels.shape, zlib.compress(_rows(pixels).data, _LEVEL))
+
+
+def write_png_bands(shape: tuple[int, ...], bands: Iterable[np.ndarray]) -> bytes:
+    """One image of `shape` as a file, of its `bands` [C, h, W] from top to bottom, which are not in memory together."""
+    compressor = zlib.compressobj(_LEVEL)
+    data = [compressor.compress(_rows(band).data) for band in bands]
+    return _file(shape, *data, compressor.flush())
 
 
 def read_png(content: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -44,8 +49,19 @@ def read_png(content: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def _file(shape: tuple[int, ...], data: bytes) -> bytes:
-    return _head(shape) + _chunk(b"IDAT", data) + _END
+def _rows(pixels: np.ndarray) -> np.ndarray:
+    channels, height, width = pixels.shape
+    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each begins with the number of its filter: none
+    rows[:, 1:] = pixels.transpose(1, 2, 0).reshape(height, -1)
+    return rows
+
+
+def _file(shape: tuple[int, ...], *data: bytes) -> bytes:
+    """The file whose image data are these pieces, of which no second copy is made."""
+    size, checksum = 0, zlib.crc32(b"IDAT")
+    for piece in data:
+        size, checksum = size + len(piece), zlib.crc32(piece, checksum)
+    return b"".join((_head(shape), struct.pack(">I4s", size, b"IDAT"), *data, struct.pack(">I", checksum), _END))
 
 
 @lru_cache(maxsize=64)

@@ -72,6 +72,10 @@ class Settings(BaseSettings):
         32 * 2**20,
         description="bytes of one request's body, beyond them 413; 16 times as many of all, beyond them 503",
     )
+    max_memory_bytes: Count = Field(
+        2**28,
+        description="bytes that one request's pixels, latents and response take, beyond them 413; twice as many of all",
+    )
     max_image_pixels: Count = Field(2**24, description="pixels of one picture before it is fitted; beyond them 413")
     max_connections: Count = Field(4096, description="open connections; beyond them the longest idle is closed, or 503")
     request_timeout_s: Seconds = Field(30, description="deadline of a request; beyond it 504")

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from app.answers import IMAGES, JSON, NPY, NUMBERS, PNG, Accepts
 from app.errors import NotAcceptable
-from app.images import grid
+from app.grid import bands
 from app.png import write_png
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +82,7 @@ async def test_three_media_types_tell_the_same_pixels(client, columns):
     assert np.ptp(array) > 0
     singles = [pixels_of_png(base64.b64decode(image, validate=True)) for image in text.json()["images"]]
     assert np.array_equal(singles, pixels)
-    assert np.array_equal(pixels_of_png(png.content), grid(pixels, columns))
+    assert np.array_equal(pixels_of_png(png.content), np.concatenate([*bands(pixels, columns)[1]], axis=1))
 
 
 async def test_one_image_is_not_made_a_grid(client):

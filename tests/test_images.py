@@ -17,7 +17,6 @@ from app.images import (
     PIXELS_PER_BYTE,
     Fit,
     fit_array,
-    grid,
     load_images,
     open_image,
     open_images,
@@ -42,21 +41,6 @@ def load(content: bytes, shape: tuple[int, int, int], fit: Fit = "exact") -> np.
 def test_a_picture_of_the_models_size_comes_through_untouched_under_every_fit(pixels, fit):
     assert np.array_equal(load(write_png(pixels), pixels.shape, fit), pixels)
     assert np.array_equal(fit_array(pixels.transpose(1, 2, 0)[None], pixels.shape, fit)[0], pixels)
-
-
-@examples
-@given(st.data(), st.sampled_from((1, 3)), sides, sides, st.integers(1, 9), st.none() | st.integers(1, 12))
-def test_a_grid_can_be_cut_again(data, channels, height, width, count, columns):
-    pixels = data.draw(arrays(np.uint8, (count, channels, height, width)))
-    table = grid(pixels, columns)
-    across, down = table.shape[2] // width, table.shape[1] // height
-    cells = [
-        table[:, y * height : (y + 1) * height, x * width : (x + 1) * width] for y in range(down) for x in range(across)
-    ]
-    assert across == min(columns, count) if columns else across - 1 < count**0.5 <= across
-    assert np.array_equal(cells[:count], pixels)
-    assert not np.any(cells[count:])
-    assert len(cells) - count < across
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)

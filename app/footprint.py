@@ -1,0 +1,65 @@
+"""Memory that a request takes besides its body, in bytes: estimated from shapes, before any work is done for it.
+
+Pixels count twice, since they are joined from the parts of several batches, and the response once more.
+"""
+
+from math import prod
+from typing import NamedTuple
+
+from app.errors import TooLarge
+from model.config import VAEConfig
+
+FLOAT = 4
+
+DIGITS = 16
+"""Most bytes of a float32 number in JSON, with its comma."""
+
+SCORE = 1024
+"""Bytes of one image's scores, as numbers, as Python objects and in JSON."""
+
+
+class Footprint(NamedTuple):
+    """Bytes of memory for each item, and for each draw of each item."""
+
+    item: int
+    draw: int = 0
+
+    def require(self, count: int, draws: int, limit: int, name: str) -> int:
+        """The bytes of `count` items with so many `draws` each; a `TooLarge` tells how many would fit into `limit`.
+
+        `name` is the part of the request that has the items.
+        """
+        each = self.item + draws * self.draw
+        if (size := count * each) <= limit:
+            return size
+        more = f" with {draws} draws each" if draws else ""
+        fit = f"at most {limit // each} fit" if each <= limit else "not even one fits"
+        if draws and (fewer := (limit // count - self.item) // self.draw) > 0:
+            fit = f"at most {fewer} draws each fit"
+        raise TooLarge(f"{name}: {count} images{more} take {size} bytes of memory; {fit} into the {limit} allowed")
+
+
+def of_encode(config: VAEConfig, *, as_json: bool) -> Footprint:
+    """Of /encode: pixels, mean and logvar; the noise, the draws and an intermediate result; each number written."""
+    values, written = prod(config.latent_shape), DIGITS if as_json else FLOAT
+    return Footprint(2 * config.dimensions + 2 * values * (FLOAT + written), values * (3 * FLOAT + written))
+
+
+def of_decode(config: VAEConfig, *, as_json: bool) -> Footprint:
+    """Of /decode and /sample: latents before and after they are scaled; pixels and the response."""
+    return Footprint(2 * FLOAT * prod(config.latent_shape) + _drawn(config, as_json))
+
+
+def of_reconstruct(config: VAEConfig, *, as_json: bool) -> Footprint:
+    """Of /reconstruct: pixels and noise; pixels and the response."""
+    return Footprint(2 * config.dimensions + FLOAT * prod(config.latent_shape) + _drawn(config, as_json))
+
+
+def of_score(config: VAEConfig) -> Footprint:
+    """Of /score: pixels and scores; the noise, and the part of it that a batch takes."""
+    return Footprint(2 * config.dimensions + SCORE, 2 * FLOAT * prod(config.latent_shape))
+
+
+def _drawn(config: VAEConfig, as_json: bool) -> int:
+    written = -(-config.dimensions * 4 // 3) if as_json else config.dimensions
+    return 2 * config.dimensions + written

@@ -1,0 +1,47 @@
+"""The memory of a real server under requests for more pixels than there is memory for."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write
+from service import serving
+from test_footprint import LARGE
+
+from app.footprint import of_decode, of_encode
+from app.png import write_png
+
+pytestmark = pytest.mark.anyio
+
+LIMIT = 2**24
+
+
+def reset_peak(process: int) -> None:
+    Path(f"/proc/{process}/clear_refs").write_text("5")
+
+
+def mebibytes(process: int, field: str) -> int:
+    return int(re.search(rf"{field}:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[1]) // 1024
+
+
+async def test_a_server_takes_no_more_memory_for_a_request_than_it_says(tmp_path):
+    model = write(tmp_path / "large", LARGE)
+    most = LIMIT // of_decode(LARGE, as_json=False).item
+    async with serving(model, max_memory_bytes=LIMIT, max_batch_size=4) as service:
+        process = service.process.pid
+        await service.client.get("/sample?n=4")
+        reset_peak(process)
+        before = mebibytes(process, "VmRSS")
+        refused = await service.client.get("/sample?n=4096")
+        assert (refused.status_code, f"at most {most} fit" in refused.json()["detail"]) == (413, True)
+        dot = write_png(np.zeros((1, 1, 1), np.uint8))  # 70 bytes, which become 192 KiB
+        files = [("images", (str(n), dot)) for n in range(1000)]
+        refused = await service.client.post("/encode", files=files)
+        fit = LIMIT // of_encode(LARGE, as_json=True).item
+        assert (refused.status_code, f"at most {fit} fit" in refused.json()["detail"]) == (413, True)
+        answers = await asyncio.gather(*(service.client.get(f"/sample?n={most}") for _ in range(4)))
+        assert {answer.status_code for answer in answers} <= {200, 503}
+        assert 200 in {answer.status_code for answer in answers}
+        assert mebibytes(process, "VmHWM") - before < 100  # two of them, and what a batch takes; 4096 images take 800
