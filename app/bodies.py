@@ -101,7 +101,7 @@ async def read_latents(
     body = await _body(request, call)
     kind = kind_of(content_type, body)
     if kind == JSON:
-        reserve(PARSED * len(body))
+        reserve(min(PARSED * len(body), settings.max_memory_bytes))
         return await codec(call, len(body), latents_of_json, body, shape, model, settings.max_items)
     if kind == NPY:
         header = read_header(body)

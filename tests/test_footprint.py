@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from sockets import on_a_socket
 
 from app import answers
-from app.bodies import JSON, NPY
 from app.calls import Call
 from app.door import AT_ONCE
 from app.errors import DeadlineExceeded, TooLarge
 from app.footprint import Footprint, of_decode, of_encode, of_reconstruct, of_score
 from app.images import write_npy
 from app.main import create_app
+from app.media import JSON, NPY
 from app.png import write_png
 from app.settings import Settings
 from model.config import VAEConfig
