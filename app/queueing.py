@@ -60,6 +60,16 @@ class Lane:
         """The entry whose turn is next."""
         return min(self.heads(), key=_start) if self.begun else next(iter(self.fresh))
 
+    def pop(self) -> Entry:
+        """Take out the entry whose turn is next."""
+        if self.begun:
+            entry = self.head()
+            self.remove(entry)
+        else:
+            entry, _ = self.fresh.popitem(last=False)
+            self.rows -= entry.waiting
+        return entry
+
     def add(self, entry: Entry, *, first: bool = False) -> None:
         """Put an entry behind the others like it, or before them."""
         part = self.begun if entry.taken else self.fresh
@@ -90,7 +100,7 @@ class FairQueue:
         self._lanes: dict[Kind, Lane] = {}
         self._clock = 0.0
         self._weight = 0  # of all that wait
-        self._served: tuple[Batch, list[int], int] | None = None
+        self._served: tuple[Batch, list[tuple[Entry, int]], int] | None = None
         self._seconds: dict[str, float] = {}  # of one image, for each operation
         self.limits: dict[str, int] = {}
         self.depth = 0
@@ -134,8 +144,9 @@ class FairQueue:
         room, weight = self._room(kind, pace), self._weight
         dispatch = "full" if lane.rows >= room else "window" if self._max_delay else "free"
         entries = self._living(lane, room)
-        rows = pace.rows(min(room, sum(entry.waiting for entry in entries)))
-        given = turns(entries, rows)
+        waiting = [entry.waiting for entry in entries]
+        rows = pace.rows(min(room, sum(waiting)))
+        given = turns(entries, waiting, rows)
         for entry in reversed(entries[len(given) :]):
             lane.add(entry, first=True)
             self._weight += entry.turn
@@ -143,23 +154,23 @@ class FairQueue:
         parts = [entry.take(count) for entry, count in zip(entries, given, strict=True)]
         self.depth -= rows * kind.weight
         del self._lanes[kind]
-        for entry in entries:
-            if entry.waiting:
-                lane.add(entry)
-                self._weight += entry.turn
+        divided = [(entry, count) for entry, count, most in zip(entries, given, waiting, strict=False) if count < most]
+        for entry, _ in divided:
+            lane.add(entry)
+            self._weight += entry.turn
         if lane:
             self._lanes[kind] = lane  # behind its equals
         batch = Batch(kind, entries, parts, rows, dispatch, alone=rows == 1 and not self._lanes)
-        self._served = batch, given, weight
+        self._served = batch, divided, weight
         return batch
 
     def spend(self, seconds: float) -> None:
         """Charge the requests of the batch that was taken last for the time that the batch took of the device."""
         if self._served is None:
             return
-        (batch, given, weight), self._served = self._served, None
+        (batch, divided, weight), self._served = self._served, None
         seconds = max(seconds, TICK)
-        for entry, count in zip(batch.entries, given, strict=True):
+        for entry, count in divided:  # the others need the device no more
             entry.start += seconds * (count / batch.rows) / entry.turn
         self._clock += seconds / weight
         if images := batch.rows * batch.kind.weight:
@@ -199,8 +210,7 @@ class FairQueue:
         """Take up to so many entries out of a lane; dead entries are dropped."""
         entries: list[Entry] = []
         while lane and len(entries) < most:
-            entry = lane.head()
-            lane.remove(entry)
+            entry = lane.pop()
             self._weight -= entry.turn
             if entry.dead:
                 self.depth -= entry.cost
@@ -209,20 +219,20 @@ class FairQueue:
         return entries
 
 
-def turns(entries: Sequence[Entry], room: int) -> list[int]:
+def turns(entries: Sequence[Entry], waiting: Sequence[int], room: int) -> Sequence[int]:
     """How many of `room` rows each entry gets, for as many of the first entries as get any.
 
     First each has its turn; of the rows that are left then, all get equal shares.
     """
+    if room >= sum(waiting):
+        return waiting
     given: list[int] = []
-    for entry in entries:
+    for entry, most in zip(entries, waiting, strict=True):
         if room <= 0:
             return given
-        given.append(min(entry.waiting, entry.turn, room))
+        given.append(min(most, entry.turn, room))
         room -= given[-1]
-    if not room:
-        return given
-    more = shares([entry.waiting - count for entry, count in zip(entries, given, strict=True)], room)
+    more = shares([most - count for most, count in zip(waiting, given, strict=True)], room)
     return [count + extra for count, extra in zip(given, more, strict=True)]
 
 
