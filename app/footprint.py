@@ -63,3 +63,13 @@ def of_score(config: VAEConfig) -> Footprint:
 def _drawn(config: VAEConfig, as_json: bool) -> int:
     written = -(-config.dimensions * 4 // 3) if as_json else config.dimensions
     return 2 * config.dimensions + written
+
+
+def footprints(config: VAEConfig) -> dict[tuple[str, bool], Footprint]:
+    """The footprint of each operation, by whether its response is JSON."""
+    return {
+        **{("encode", as_json): of_encode(config, as_json=as_json) for as_json in (False, True)},
+        **{("decode", as_json): of_decode(config, as_json=as_json) for as_json in (False, True)},
+        **{("reconstruct", as_json): of_reconstruct(config, as_json=as_json) for as_json in (False, True)},
+        ("score", True): of_score(config),
+    }

@@ -17,7 +17,6 @@ from app.calls import Call
 from app.engine import Engine
 from app.errors import TooLarge, Unavailable, Unusable
 from app.findings import quoted
-from app.footprint import Footprint
 from app.images import Fit
 from app.media import JSON
 from app.served import Served
@@ -79,11 +78,6 @@ class Asked:
         self.limits: Settings = request.app.state.settings
         self.engine: Engine = request.app.state.engine
 
-    @property
-    def as_json(self) -> bool:
-        """Whether the answer will be JSON."""
-        return self.media == JSON
-
     @cached_property
     def served(self) -> Served:
         """The checkpoint that will do the work; `Unavailable` where it takes none."""
@@ -92,13 +86,9 @@ class Asked:
         self.call.model = self.engine.served.model
         return self.engine.served
 
-    async def pixels(self, fit: Fit, footprint: Footprint, draws: int = 0) -> np.ndarray:
-        """The images of the body, uint8 [N, C, H, W] of the model's shape, for a request of that footprint."""
-
-        def reserve(count: int) -> None:
-            self.require_items(count, draws or 1)
-            self.reserve("images", count, footprint, draws)
-
+    async def pixels(self, fit: Fit, operation: str, draws: int = 0) -> np.ndarray:
+        """The images of the body, uint8 [N, C, H, W] of the model's shape, once there is memory for the operation."""
+        reserve = partial(self._reserve_for_images, operation, draws)
         return await read_pixels(self._request, self.call, self.served.config.image_shape, fit, self.limits, reserve)
 
     async def latents(self) -> np.ndarray:
@@ -107,13 +97,18 @@ class Asked:
         shape = served.config.latent_shape
         return await read_latents(self._request, self.call, shape, served.model, self.limits, reserve)
 
-    def reserve(self, name: str, count: int, footprint: Footprint, draws: int = 0) -> None:
+    def reserve(self, name: str, count: int, operation: str, draws: int = 0) -> None:
         """Count the memory of `count` items until the request has ended; `name` is the part of it that has them.
 
         Raises `TooLarge` for more than one request may take, `Unavailable` where the requests under way take too much.
         """
+        footprint = self.served.footprints[operation, self.media == JSON]
         size = footprint.require(count, draws, self.limits.max_memory_bytes, name)
         self._request.app.state.door.reserve(self.call, size)
+
+    def _reserve_for_images(self, operation: str, draws: int, count: int) -> None:
+        self.require_items(count, draws or 1)
+        self.reserve("images", count, operation, draws)
 
     def require_items(self, count: int, samples: int = 1) -> None:
         """Refuse more images, or images times draws, than one request may ask for."""

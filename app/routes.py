@@ -4,7 +4,6 @@ from fastapi import APIRouter, Request, Response
 
 from app import answers
 from app.contract import DRAWN_ANSWER, IMAGES_ANSWER, IMAGES_BODY, LATENTS_BODY, NUMBERS_ANSWER, SCORES_ANSWER, problems
-from app.footprint import of_decode, of_encode, of_reconstruct, of_score
 from app.parameters import LATENTS, OBJECT, PICTURES, Asked, Columns, Count, FitTo, Samples, Seed, Temperature
 from app.schemas import History, Latents, Model, Scores, scores_json
 from app.seeds import Draws
@@ -19,7 +18,7 @@ async def encode(request: Request, samples: Samples = None, seed: Seed = None, f
     """The posterior q(z|x) of each image: mean and logvar, and with `samples` as many draws."""
     asked = Asked(request, LATENTS)
     served = asked.served
-    pixels = await asked.pixels(fit, of_encode(served.config, as_json=asked.as_json), samples or 0)
+    pixels = await asked.pixels(fit, "encode", samples or 0)
     if samples is None:
         return await answers.latents(asked.call, asked.media, await served.encode(pixels, asked.call), served.model)
     q = await served.posterior(pixels, asked.call, exact=True)
@@ -34,7 +33,7 @@ async def decode(request: Request, columns: Columns = None) -> Response:
     """The mean image of p(x|z) for each latent."""
     asked = Asked(request, PICTURES)
     latents = await asked.latents()
-    asked.reserve("latents", len(latents), of_decode(asked.served.config, as_json=asked.as_json))
+    asked.reserve("latents", len(latents), "decode")
     return await answers.images(asked.call, asked.media, await asked.served.decode(latents, asked.call), columns)
 
 
@@ -42,7 +41,7 @@ async def decode(request: Request, columns: Columns = None) -> Response:
 async def reconstruct(request: Request, columns: Columns = None, seed: Seed = None, fit: FitTo = "resize") -> Response:
     """Each image encoded and decoded: at the posterior mean, or with `seed` at a draw from the posterior."""
     asked = Asked(request, PICTURES)
-    pixels = await asked.pixels(fit, of_reconstruct(asked.served.config, as_json=asked.as_json))
+    pixels = await asked.pixels(fit, "reconstruct")
     draws = None if seed is None else Draws(seed)
     noise = draws.normal(len(pixels), *asked.served.config.latent_shape) if draws else None
     drawn = await asked.served.reconstruct(pixels, noise, asked.call)
@@ -57,7 +56,7 @@ async def sample(
     asked = Asked(request, PICTURES)
     served = asked.served
     asked.require_items(n)
-    asked.reserve("n", n, of_decode(served.config, as_json=asked.as_json))
+    asked.reserve("n", n, "decode")
     asked.engine.require_room(n)
     draws = Draws(seed)
     latents = draws.normal(n, *served.config.latent_shape) * temperature
@@ -73,7 +72,7 @@ async def score(request: Request, samples: Samples = None, seed: Seed = None, fi
     """
     asked = Asked(request, OBJECT)
     served = asked.served
-    pixels = await asked.pixels(fit, of_score(served.config), samples or 1)
+    pixels = await asked.pixels(fit, "score", samples or 1)
     draws = Draws(seed)
     noise = draws.normal(len(pixels), samples or 1, *served.config.latent_shape)
     bounds = await served.score(pixels, noise, asked.call)

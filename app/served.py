@@ -13,6 +13,7 @@ from torch import Tensor
 
 from app.batching import Batcher
 from app.calls import Call
+from app.footprint import footprints
 from app.operations import Stack
 from app.pace import Pace
 from app.recording import Recording
@@ -63,6 +64,7 @@ class Served:
         self.checkpoint = replace(checkpoint, vae=networks.exact)  # the weights may have been read into another form
         self.networks = networks
         self.config = checkpoint.vae.config
+        self.footprints = footprints(self.config)
         self.model = checkpoint.identity
         self.reference = checkpoint.reference
         self.paces: dict[tuple[str, bool], Pace] = {}
