@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageOps, JpegImagePlugin, WebPImagePlugin
 
 from app.errors import DeadlineExceeded, TooLarge, Unusable
 from app.metadata import UPRIGHT, TooManyPieces, Unreadable
@@ -20,7 +20,14 @@ from app.stripping import Stripped, strip
 from model.data import upright
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-_BY_PILLOW = FORMATS[1:]
+_BY_PILLOW = [
+    JpegImagePlugin.JpegImageFile.format,
+    WebPImagePlugin.WebPImageFile.format,
+    GifImagePlugin.GifImageFile.format,
+    BmpImagePlugin.BmpImageFile.format,
+]
+"""Imported before the first file comes: if Pillow cannot import one, for lack of memory, it never does later."""
+
 KINDS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 Fit = Literal["resize", "pad", "crop", "exact"]
 
@@ -33,6 +40,11 @@ PIXELS_PER_BYTE = 256
 Photos have 3 to 16, screenshots up to 100, scanned text of one bit up to 200. Blank WebP files have 20,000 and take
 32 ns for each pixel.
 """
+
+SIDE = 2**20
+"""Pixels of one side of an image: each row of a PNG takes 100 ns besides its pixels."""
+
+_PROBED = 2**24
 
 MEMORY = 32
 """Bytes that decoding takes for each pixel at the most: a decoder reports that it got no memory as damaged data."""
@@ -53,11 +65,12 @@ class Picture(NamedTuple):
 
 
 def rely_on_own_limits() -> None:
-    """Let Pillow open images of any size, which `open_image` refuses by the settings, and ignore its warnings.
+    """Let Pillow import what it needs, open images of any size, which `open_image` refuses, and ignore its warnings.
 
     Pillow warns about what is odd in a client's file, which is no news to an operator, and what warns often fills a
     registry. What it deprecates is told to developers by other warnings, which stay.
     """
+    Image.preinit()
     Image.MAX_IMAGE_PIXELS = None
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
@@ -65,8 +78,8 @@ def rely_on_own_limits() -> None:
 def open_image(content: bytes, index: int, max_pixels: int) -> Png | Picture:
     """An image file of which only the header has been read, and no more is kept than decides its pixels.
 
-    Raises `Unusable` for a file that is no image, and `TooLarge` for one of more than `max_pixels`, or of more scans,
-    segments, blocks or chunks than an image needs.
+    Raises `Unusable` for a file that is no image, and `TooLarge` for one of more than `max_pixels`, of a side longer
+    than `SIDE`, or of more scans, segments, blocks or chunks than an image needs.
     """
     try:
         image = open_png(content) if content.startswith(SIGNATURE) else _header_of(strip(content))
@@ -77,8 +90,10 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Png | Picture:
     except Unreadable as error:
         raise Unusable(f"images[{index}]: {error}") from None
     except Exception:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
-        _require_memory(max_pixels)
+        _require_memory(min(max_pixels, _PROBED))
         raise Unusable(f"images[{index}]: expected {KINDS}, got {len(content)} bytes that are none") from None
+    if max(image.width, image.height) > SIDE:
+        raise TooLarge(f"images[{index}]: {image.width} x {image.height} has a side of more than {SIDE} pixels")
     if image.width * image.height > max_pixels:
         raise TooLarge(f"images[{index}]: {image.width} x {image.height} is more than the {max_pixels} pixels allowed")
     return image

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from threading import Barrier
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -108,12 +109,20 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine, settings = app.state.engine, app.state.settings
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(codec_threads(settings), "codec"))
+    asyncio.get_running_loop().set_default_executor(_codec_pool(codec_threads(settings)))
     chosen = {"settings": settings.model_dump(mode="json")}
     log.info("serving %s on %s", engine.served.model, engine.device, extra=chosen)
     engine.start()
     yield
     await engine.close()
+
+
+def _codec_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads for codec work, all of them started: where memory is lacking later, none could be started any more."""
+    pool, together = ThreadPoolExecutor(threads, "codec"), Barrier(threads)
+    for _ in range(threads):
+        pool.submit(together.wait)
+    return pool
 
 
 async def _answer(request: Request, failure: Exception) -> Response:

