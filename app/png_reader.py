@@ -101,9 +101,11 @@ class Png(NamedTuple):
     def _clear(self, image: Image.Image, colour: bytes) -> None:
         """Make one colour of 16 bits a sample transparent; the image holds the upper 8 of them."""
         lower = self._decoded("RGB", "RGB;16L")  # of the two bytes of each sample the other one
-        opaque = (np.asarray(image) != list(colour[0:6:2])).any(-1)
-        opaque |= (np.asarray(lower) != list(colour[1:6:2])).any(-1)
-        image.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+        opaque = np.zeros((self.height, self.width), bool)
+        for at, bands in enumerate(zip(image.split(), lower.split(), strict=True)):
+            for band, value in zip(bands, colour[2 * at : 2 * at + 2], strict=True):
+                opaque |= np.asarray(band) != value
+        image.putalpha(Image.fromarray(opaque))
 
     def _decoded(self, mode: str, layout: str) -> Image.Image:
         bits = self.depth * _SAMPLES[self.colour]

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,9 @@ from conftest import running, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.bodies import codec
+from app.calls import Call
+from app.errors import DeadlineExceeded
 from app.images import write_npy
 from app.main import create_app
 from app.png import write_png
@@ -97,3 +102,23 @@ async def test_whoever_leaves_and_whenever_all_others_are_answered_and_nothing_i
     assert app.state.door.inside == 0
     batcher = app.state.engine._batcher
     assert (bool(batcher._queue), batcher._queue.depth, len(batcher._jobs)) == (False, 0, 0)
+
+
+@pytest.mark.parametrize("ends", ["by cancellation", "at the deadline"])
+async def test_codec_work_is_told_when_its_request_has_ended(ends):
+    begun, told = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        while not call.expired():
+            time.sleep(0.001)
+        told.set()
+
+    call = Call("id", time.monotonic() + (60 if ends == "by cancellation" else 0.1))
+    task = asyncio.create_task(codec(call, 2**30, work))
+    await until(begun.is_set)
+    if ends == "by cancellation":
+        task.cancel()
+    with pytest.raises((asyncio.CancelledError, DeadlineExceeded)):
+        await task
+    await until(told.is_set)

@@ -15,6 +15,7 @@ from app.errors import DeadlineExceeded, TooLarge, Unusable
 from app.images import (
     MAX_PIXELS,
     PIXELS_PER_BYTE,
+    SIDE,
     Fit,
     fit_array,
     load_images,
@@ -233,3 +234,10 @@ def test_pillow_does_not_warn_about_a_clients_file_and_still_tells_what_it_depre
         warnings.warn_explicit("gone in 14", DeprecationWarning, "p", 1, "PIL.Image", registry)
     assert [str(warning.message) for warning in caught] == ["gone in 14"]
     assert not any("Truncated File Read" in key for key in registry if isinstance(key, tuple))
+
+
+@pytest.mark.parametrize("size", [(1, SIDE + 1), (SIDE + 1, 1)])
+def test_a_side_that_is_too_long_is_too_large_however_few_the_pixels(size):
+    with pytest.raises(TooLarge, match=rf"images\[4\]: {size[0]} x {size[1]} has a side of more than {SIDE} pixels"):
+        open_image(header_of_png(*size), 4, LIMIT)
+    assert load(stored(Image.new("1", (1, SIDE))), (1, 8, 8), "resize").shape == (1, 8, 8)
