@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MAX_QUEUED = 2**20
 """Bytes of log lines that may wait to be written, some 4,000 lines."""
 
-INTERVAL = 0.02
+INTERVAL = 0.1
 """Seconds for which lines are collected, to be written together."""
 
 FLUSH = 1.0

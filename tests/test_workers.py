@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from operator import itemgetter
 from pathlib import Path
 
 import httpx
@@ -158,7 +159,7 @@ async def test_who_comes_after_a_crowd_has_gone_is_not_given_to_one_worker_alone
                 assert await rest(*half) == b"HTTP/1.1 200 OK\r\n"
         it.process.send_signal(signal.SIGTERM)
         await it.ended()
-        log = [json.loads(line) for line in (await it.log).splitlines()]
+        log = sorted((json.loads(line) for line in (await it.log).splitlines()), key=itemgetter("time"))
         workers = [line["worker"] for line in log if line["message"] == "POST /decode 200"]
         assert [len({*workers[n : n + 4]}) for n in range(0, len(workers), 4)] == [2] * 16
 
