@@ -1,6 +1,7 @@
 """Traffic: questions whose answers are known, asked without pause, each counted as answered, refused, lost or wrong."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -39,7 +40,8 @@ async def learn(url: str) -> Known:
         for path in PICTURES:
             picture = await remember(known, http, Question("GET", path))
             encoded = await remember(known, http, Question("POST", "/encode?samples=2&seed=3", picture))
-            await remember(known, http, Question("POST", "/decode", encoded, "application/json"))
+            latents = {"latents": json.loads(encoded)["latents"]}  # no model's name: another model decodes them as well
+            await remember(known, http, Question("POST", "/decode", json.dumps(latents).encode(), "application/json"))
             await remember(known, http, Question("POST", "/reconstruct?seed=4", picture))
             await remember(known, http, Question("POST", "/score?samples=4&seed=5", picture))
     return known
