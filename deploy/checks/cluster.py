@@ -129,13 +129,15 @@ class Haproxy:
         self.command = f"{get_haproxy_binary()} -db -f deploy/haproxy/ray.cfg -f {statistics}"
 
     def retries(self) -> int:
-        """How often a request was sent again since the start."""
+        """How often a request was sent again since the start: by so many the servers' requests exceed the backend's."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self._socket))
             connection.sendall(b"show stat\n")
             with connection.makefile() as answer:
-                rows = list(csv.DictReader(answer))
-        return next(int(row["wretr"]) for row in rows if (row["# pxname"], row["svname"]) == ("nodes", "BACKEND"))
+                requests = {
+                    row["svname"]: int(row["stot"]) for row in csv.DictReader(answer) if row["# pxname"] == "nodes"
+                }
+        return sum(requests.values()) - 2 * requests["BACKEND"]
 
 
 @contextmanager
