@@ -20,8 +20,8 @@ from app.settings import Settings
 BODY_MARGIN_S = 1.0
 """Seconds by which the bodies of two requests from Ray's proxy may arrive in another order than the requests."""
 
-BODY_TIMEOUT_S = 10.0
-"""Seconds within which a body must begin to arrive from Ray's proxy if no other does."""
+BODY_SILENCE_S = 3.0
+"""Seconds after which a body that has not begun to arrive from Ray's proxy is lost if no other has either."""
 
 
 class Scale(BaseModel, extra="forbid"):
@@ -52,7 +52,7 @@ def build() -> FastAPI:
     settings = Settings()
     configure_logging(settings)
     app = create_app(settings)
-    app.add_middleware(LostBody, margin_s=BODY_MARGIN_S, timeout_s=BODY_TIMEOUT_S)
+    app.add_middleware(LostBody, margin_s=BODY_MARGIN_S, silence_s=BODY_SILENCE_S)
     return app
 
 

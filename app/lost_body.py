@@ -19,15 +19,17 @@ class LostBody:
     """ASGI middleware for a replica behind proxies that buffer requests, as HAProxy's `http-buffer-request` does.
 
     Bodies arrive in the order of their requests. So one is lost if it has not begun to arrive when that of a request
-    has which came `margin_s` seconds later, or within `timeout_s` seconds in any case. A time alone does not tell:
-    a replica without a free core may get its messages after seconds. A body is also lost where it ends before the
-    announced length. `receive` then raises `Unavailable`, which becomes a 503 with `Retry-After`.
+    has which came `margin_s` seconds later, or if none at all has for `silence_s` seconds, as when every request that
+    the replica may have at once has lost its body. The time that a body takes does not tell: without a free core that
+    may be seconds. A body is also lost where it ends before the announced length. `receive` then raises `Unavailable`,
+    which becomes a 503 with `Retry-After`.
     """
 
-    def __init__(self, app: ASGIApp, margin_s: float, timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, margin_s: float, silence_s: float) -> None:
         self.app = app
-        self.margin_s, self.timeout_s = margin_s, timeout_s
+        self.margin_s, self.silence_s = margin_s, silence_s
         self._latest = 0.0  # when the latest request came whose body has begun to arrive
+        self._begun = 0.0  # when a body last began to arrive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -60,10 +62,10 @@ class LostBody:
                 async with asyncio.timeout(self.margin_s):
                     message = await receive()
             except TimeoutError:
-                waited = time.monotonic() - started
-                if self._latest < started + self.margin_s and waited < self.timeout_s:
+                now = time.monotonic()
+                if self._latest < started + self.margin_s and now < max(started, self._begun) + self.silence_s:
                     continue
-                detail = f"the body did not begin to arrive within {waited:.1f} s; send the request again"
+                detail = f"the body did not begin to arrive within {now - started:.1f} s; send the request again"
                 raise Unavailable(detail) from None
-            self._latest = max(self._latest, started)
+            self._latest, self._begun = max(self._latest, started), time.monotonic()
             return message

@@ -24,15 +24,15 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 CHUNK = b"%x\r\n%b\r\n"
 
 
-def application(model, timeout_s):
+def application(model, silence_s):
     app = create_app(Settings(model=model, device="cpu", threads=1, request_timeout_s=30))
-    app.add_middleware(LostBody, margin_s=0.2, timeout_s=timeout_s)
+    app.add_middleware(LostBody, margin_s=0.2, silence_s=silence_s)
     return app
 
 
 @contextmanager
-def listening(model, timeout_s):
-    with on_a_socket(application(model, timeout_s)) as url:
+def listening(model, silence_s):
+    with on_a_socket(application(model, silence_s)) as url:
         while httpx.get(f"{url}/readyz").status_code != 200:
             time.sleep(0.01)
         yield url
@@ -40,13 +40,13 @@ def listening(model, timeout_s):
 
 @pytest.fixture(scope="module")
 def url(digits_model):
-    with listening(digits_model, timeout_s=0.5) as url:
+    with listening(digits_model, silence_s=0.5) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def patient(digits_model):
-    with listening(digits_model, timeout_s=29) as url:
+    with listening(digits_model, silence_s=29) as url:
         yield url
 
 
@@ -82,7 +82,7 @@ async def test_a_body_is_lost_when_that_of_a_later_request_has_arrived(patient):
         assert (await answer(patient, JSON + LENGTH + b"\r\n" + LATENTS))[0] == 200
         await asyncio.sleep(0.1)
     assert (await lost)[0] == 503
-    assert time.monotonic() - start < 20  # the timeout of a body is 29 s
+    assert time.monotonic() - start < 20  # the silence would be 29 s
 
 
 async def test_a_body_that_no_later_one_has_overtaken_is_waited_for(patient):
@@ -113,7 +113,7 @@ async def test_requests_without_a_body_are_not_waited_for(url):
 
 async def sent_to(model, length, *messages):
     """What the application sends to a POST /decode; the test plays the ASGI server, and gives it these messages."""
-    app = application(model, timeout_s=20)
+    app = application(model, silence_s=20)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
     scope = {"type": "http", "method": "POST", "path": "/decode", "query_string": b"", "headers": headers}
     given, sent = iter(messages), []
