@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from app.png_reader import CHUNK, HEADER, SIGNATURE, UNSET, holds
+from app.png_reader import CHUNK, DENSE, HEADER, SIGNATURE, UNSET, holds
 
 _MODES = {1: "L", 3: "RGB"}
 _COLOUR_TYPES = {1: 0, 3: 2}
@@ -34,6 +34,8 @@ def write_png_bands(shape: tuple[int, ...], bands: Iterable[np.ndarray]) -> byte
 def read_png(content: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
     """The image in a plain file of that shape, uint8 [C, H, W]; None for any other file, and for a broken one."""
     start = len(_head(shape)) + 8
+    if len(content) > DENSE:
+        return None
     if not content.startswith(_head(shape)) or content != _file(shape, data := content[start : -4 - len(_END)]):
         return None
     channels, height, width = shape

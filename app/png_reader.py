@@ -44,6 +44,9 @@ _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
 _STEP = 2**14
 """Bytes that are unpacked at once to count what they hold: at most a thousand times as many."""
 
+DENSE = 2**23
+"""Bytes of compressed data up to which any are decoded: blocks of 11 bytes that hold nothing take a second for them."""
+
 UNSET = 1
 """What pixels are before they are decoded: a value that the last one of few images has."""
 
@@ -192,6 +195,8 @@ def _decode_rows(mode: str, layout: str, size: tuple[int, int], data: bytes, int
     Pillow leaves rows as they were that a valid stream does not reach. They are looked for, by unpacking the data once
     more, where the last pixel has the value that all had before.
     """
+    if len(data) > DENSE:
+        _require_dense(data)
     image, last = Image.new(mode, size, UNSET), _last(size, interlaced)
     unset = image.getpixel(last)
     image.frombytes(data, "zip", layout, interlaced)
@@ -212,6 +217,20 @@ def _unpacked(size: tuple[int, int], interlaced: int, bits: int) -> int:
     """Bytes of all rows, each with the number of its filter."""
     passes = [(-(-(size[0] - x) // dx), -(-(size[1] - y) // dy)) for x, y, dx, dy in _PASSES] if interlaced else [size]
     return sum(height * (1 + (width * bits + 7) // 8) for width, height in passes if width > 0 and height > 0)
+
+
+def _require_dense(data: bytes) -> None:
+    """Refuse data of which a piece unpacks to less than half of its size: compression adds a thousandth at the most."""
+    unpacking, pieces = zlib.decompressobj(), memoryview(data)
+    for at in range(0, len(data) - _STEP, _STEP):
+        try:
+            count = len(unpacking.decompress(pieces[at : at + _STEP]))
+        except zlib.error:  # which the decoder finds as well
+            return
+        if unpacking.eof:
+            return
+        if count < _STEP // 2:
+            raise Unreadable("the data of the PNG are damaged: they unpack to less than half of their size")
 
 
 def holds(data: bytes, size: int) -> bool:

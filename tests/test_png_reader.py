@@ -14,7 +14,7 @@ from app.errors import TooLarge, Unusable
 from app.images import load_images, open_image, open_images
 from app.metadata import PIECES
 from app.png import write_png
-from app.png_reader import open_png
+from app.png_reader import DENSE, open_png
 from model.data import upright
 
 KINDS = [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16), (3, 1), (3, 2), (3, 4), (3, 8), (4, 8), (4, 16)]
@@ -240,3 +240,30 @@ def test_an_animation_is_its_default_image():
 
 def test_nothing_is_decoded_to_know_the_size():
     assert open_png(png(2**20, 2**20, 16, 6, b"")).width == 2**20
+
+
+def empty_blocks(size: int) -> bytes:
+    """A zlib stream of blocks that have their own tables and no data, before the rows of a black image of 28 x 28."""
+    order = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1)
+    lengths = "".join("100" if symbol in (1, 18) else "000" for symbol in order)  # the lower bit first
+    header = "0" + "01" + "00000" + "00000" + "0111" + lengths
+    zeros = "1" + f"{127:07b}" + "1" + f"{107:07b}"[::-1]  # 138 and 118 symbols that do not occur
+    block = header + zeros + "0" + "0" + "0"  # the end of a block, a distance, and the end
+    eight = np.packbits(np.array([*block * 8], np.uint8), bitorder="little").tobytes()
+    return b"\x78\x9c" + eight * (size // len(eight)) + zlib.compress(bytes(28 * 29))[2:]
+
+
+def test_many_blocks_that_hold_nothing_are_damaged_and_fewer_are_read():
+    head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0))
+    few, many = (head + chunk(b"IDAT", empty_blocks(size)) + chunk(b"IEND") for size in (2**16, DENSE + 2**16))
+    assert not load(few, 1, (28, 28)).any()
+    with pytest.raises(Unusable, match=r"images\[0\]: the PNG data is truncated or damaged"):
+        load(many, 1, (28, 28))
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_large_files_are_read_as_small_ones(level):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3000, 3000), np.uint8)
+    content = stored(Image.fromarray(pixels[0]), compress_level=level)
+    assert len(content) > DENSE
+    assert np.array_equal(load(content, 1, (3000, 3000)), pixels)
