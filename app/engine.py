@@ -8,6 +8,7 @@ from app.batching import Batcher
 from app.device import TorchDevice
 from app.errors import Unavailable
 from app.futures import apart
+from app.memory import trim
 from app.metrics import Metrics
 from app.operations import shapes
 from app.served import Served
@@ -96,6 +97,7 @@ class Engine:
 
     def _load(self, checkpoint: Checkpoint) -> Served:
         networks, sizes = self.device.networks(checkpoint.vae), shapes(self.device.largest)
+        trim()  # of what was needed to load them
         return Served(checkpoint, networks, self._batcher, shapes=sizes, always_exact=self._always_exact)
 
     def _tell_model(self) -> None:

@@ -1,5 +1,6 @@
 """Memory of this process and of its machine or container, in bytes, as Linux counts it; elsewhere nothing is known."""
 
+import ctypes
 import re
 import sys
 from contextlib import suppress
@@ -42,6 +43,12 @@ def reset_peak() -> None:
     """Let `peak` begin again at what the process holds now (proc_pid_clear_refs(5))."""
     with suppress(OSError):
         _PEAK_RESET.write_text("5")
+
+
+def trim() -> None:
+    """Give memory that was freed back to the system; the C library of GNU keeps much of it after large work."""
+    if give_back := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        give_back(0)
 
 
 def _count(file: Path, name: str, unknown: int) -> int:

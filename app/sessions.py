@@ -54,10 +54,11 @@ def session(model: ModelProto, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False  # it keeps memory for each size of batch, and no size was seen to gain by it
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the event loop wants the cores too
-    start = partial(
-        onnxruntime.InferenceSession, model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return Helped(start) if threads > 1 and sys.platform == "linux" else start()
+    start = partial(onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"])
+    if sys.platform != "linux":
+        return start(model.SerializeToString())
+    with _in_memory(model.SerializeToString()) as file:  # of a model that comes as bytes a session keeps them for good
+        return Helped(partial(start, _path(file))) if threads > 1 else start(_path(file))
 
 
 class MnnNetwork(nn.Module):

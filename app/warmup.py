@@ -15,7 +15,7 @@ import numpy as np
 from app.batching import Batcher
 from app.device import TOGETHER, TorchDevice
 from app.futures import apart
-from app.memory import available, peak, reset_peak, resident
+from app.memory import available, peak, reset_peak, resident, trim
 from app.operations import Stack, examples
 from app.runner import OutOfMemory
 from app.served import Served, Work
@@ -84,6 +84,7 @@ class WarmUp:
                 seconds = await self._measure(work)
                 served.measured(work, seconds, self._device.quick(seconds), LONGEST)
                 self._sizes[operation] = max(*seconds, self._sizes.get(operation, 0))
+        await self._batcher.perform(trim)
         self._tell_end()
         return self._limits
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from app.memory import available, peak, reset_peak, resident
+from app.memory import available, peak, reset_peak, resident, trim
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked")
 
@@ -41,3 +41,13 @@ def test_the_peak_keeps_what_was_given_back_until_it_is_reset():
     assert resident() < before + 60 * MIB
     reset_peak()
     assert peak() < before + 60 * MIB
+
+
+def test_what_was_freed_in_pieces_is_given_back():
+    pieces = [bytes(2**16) + b"1" for _ in range(1600)]
+    held = resident()
+    kept = pieces[::400]
+    del pieces
+    trim()
+    assert len(kept) == 4
+    assert resident() < held - 60 * MIB

@@ -1,5 +1,6 @@
 """Which runtime computes the networks is the settings' choice, and told; they serve the same answers."""
 
+import sys
 from dataclasses import replace
 
 import httpx
@@ -11,6 +12,7 @@ from conftest import COLOUR, DIGITS, running, write
 from app.images import write_npy
 from app.machine import cores
 from app.main import create_app
+from app.memory import resident, trim
 from app.runtime import choose_runtime, compiled, is_laborious
 from app.settings import Settings
 from model.checkpoint import CheckpointError
@@ -104,3 +106,15 @@ def test_where_threads_are_numbered_or_torch_serves_there_is_no_copy_for_one_ima
 async def mean(client: httpx.AsyncClient, body: bytes, query: str = "") -> list[list[float]]:
     answer = await client.post(f"/encode{query}", content=body, headers={"content-type": "application/x-npy"})
     return [latent["mean"] for latent in answer.json()["latents"]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted on Linux")
+def test_a_network_by_onnx_runtime_keeps_no_copy_of_its_graph():
+    vae = VAE(VAEConfig(image_shape=(1, 64, 64), latent_shape=(16,), hidden=(4096,))).eval()
+    weights = sum(weight.nbytes for weight in vae.parameters())
+    trim()
+    before = resident()
+    other = compiled(vae)
+    trim()
+    assert resident() - before < 1.5 * weights
+    assert other.posterior(torch.zeros(1, 1, 64, 64)).mean.shape == (1, 16)

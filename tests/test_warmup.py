@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 SLOW = VAEConfig(image_shape=(1, 96, 96), latent_shape=(1, 24, 24), channels=(64, 64, 64), blocks=(2, 1, 1))
 """Some 10 GFLOP an image: a batch of 64 takes a core half a minute."""
 
-WIDE = VAEConfig(image_shape=(3, 256, 256), latent_shape=(1, 128, 128), channels=(16, 16), blocks=(0, 0))
+WIDE = VAEConfig(image_shape=(3, 256, 256), latent_shape=(1, 256, 256), channels=(16,), blocks=(0,))
 """Little work, and many megabytes of feature maps for each image."""
 
 
@@ -83,7 +83,9 @@ async def test_of_a_model_of_large_feature_maps_no_batch_is_tried_that_takes_mor
     engine.start()
     assert await engine.warmed()
     assert peak() - before < 2**30  # batches of 64 take several times as much
-    assert re.search("one of [0-9]+ would take about [0-9]+ MiB more, of [0-9]+ MiB allowed", caplog.text)
+    assert re.search(
+        "one of [0-9]+ (would take about [0-9]+ MiB more, of [0-9]+ MiB allowed|is no faster)", caplog.text
+    )
     assert engine.device.pace(engine.served.work("decode")).most < 64
     await engine.close()
 
