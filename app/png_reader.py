@@ -196,7 +196,7 @@ def _decode_rows(mode: str, layout: str, size: tuple[int, int], data: bytes, int
     more, where the last pixel has the value that all had before.
     """
     if len(data) > DENSE:
-        _require_dense(data)
+        _require_dense(data, _unpacked(size, interlaced, bits))
     image, last = Image.new(mode, size, UNSET), _last(size, interlaced)
     unset = image.getpixel(last)
     image.frombytes(data, "zip", layout, interlaced)
@@ -219,15 +219,19 @@ def _unpacked(size: tuple[int, int], interlaced: int, bits: int) -> int:
     return sum(height * (1 + (width * bits + 7) // 8) for width, height in passes if width > 0 and height > 0)
 
 
-def _require_dense(data: bytes) -> None:
-    """Refuse data of which a piece unpacks to less than half of its size: compression adds a thousandth at the most."""
-    unpacking, pieces = zlib.decompressobj(), memoryview(data)
+def _require_dense(data: bytes, size: int) -> None:
+    """Refuse data of which a piece unpacks to less than half of its size: compression adds a thousandth at the most.
+
+    What comes after so many unpacked bytes is not looked at, nor is it decoded.
+    """
+    unpacking, pieces, total = zlib.decompressobj(), memoryview(data), 0
     for at in range(0, len(data) - _STEP, _STEP):
         try:
             count = len(unpacking.decompress(pieces[at : at + _STEP]))
         except zlib.error:  # which the decoder finds as well
             return
-        if unpacking.eof:
+        total += count
+        if unpacking.eof or total >= size:
             return
         if count < _STEP // 2:
             raise Unreadable("the data of the PNG are damaged: they unpack to less than half of their size")

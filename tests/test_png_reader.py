@@ -267,3 +267,13 @@ def test_large_files_are_read_as_small_ones(level):
     content = stored(Image.fromarray(pixels[0]), compress_level=level)
     assert len(content) > DENSE
     assert np.array_equal(load(content, 1, (3000, 3000)), pixels)
+
+
+def test_data_that_unpack_to_more_than_the_pixels_are_not_unpacked_further():
+    packer = zlib.compressobj(9)
+    mebibyte = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    more = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    data = mebibyte + more * (2**24 // len(more))  # 16 GiB
+    content = png(28, 28, 8, 0, b"")
+    header = content[:33]
+    assert not load(header + chunk(b"IDAT", data) + chunk(b"IEND"), 1, (28, 28)).any()
