@@ -9,7 +9,6 @@ import logging
 from typing import Any
 from urllib.parse import unquote
 
-from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -18,9 +17,11 @@ from uvicorn.server import ServerState
 from app.answers import problem
 from app.calls import new_id
 from app.errors import ServiceError
+from app.flow import ExpectingCycle, ReadingFlow
 from app.pool import ConnectionPool
-from app.request_reader import Phase, RequestHead, RequestReader
-from app.transport import Gathering, ReadingFlow
+from app.request_head import Headers
+from app.request_reader import RequestReader
+from app.transport import Gathering
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Connection(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # the reader has its own
         self._reader = RequestReader(self)
         self._pool = pool or ConnectionPool()
+        self._idle = self._pool.idle
         self._buffer = bytearray()
         self._refused = self._scheduled = False
         self._unread = 0
@@ -63,7 +65,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Free what is held; no reference cycle is left that would wait for a garbage collection."""
         self._clock.cancel()
-        self._pool.busy(self)
+        self._idle.pop(self, None)
         self._refused, self._buffer = True, bytearray()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
@@ -73,7 +75,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what may be parsed now, and keep the rest."""
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         if self._buffer:
             self._buffer += data
             if not self._scheduled:
@@ -88,7 +91,7 @@ class Connection(HttpToolsProtocol):
         while place < size:
             if self._refused:
                 return size
-            if self._reader.phase is Phase.HEAD and self._answering:
+            if self._answering and not self._reader.amid_body:
                 break
             try:
                 step = self._reader.step(data, place)
@@ -99,10 +102,11 @@ class Connection(HttpToolsProtocol):
                 break
             place += step
             if place < size:
-                until = until or self.loop.time() + TURN
-                if self.loop.time() > until:
+                now = self.loop.time()
+                if until and now > until:
                     self._schedule()
                     break
+                until = until or now + TURN
         return place
 
     def _schedule(self) -> None:
@@ -132,25 +136,27 @@ class Connection(HttpToolsProtocol):
 
     # The reader's events
 
-    def on_request(self, head: RequestHead) -> None:
+    def on_request(
+        self, method: str, path: bytes, query: bytes, headers: Headers, old: bool, expects: bool, keep_alive: bool
+    ) -> None:
         """Let the application answer a request, whose body may still be to come."""
-        path = head.path.decode()
+        decoded = path.decode()
         self.scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.0" if head.old else "1.1",
+            "http_version": "1.0" if old else "1.1",
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme or "http",
-            "method": head.method,
+            "method": method,
             "root_path": self.root_path,
-            "path": self.root_path + (unquote(path) if "%" in path else path),
-            "raw_path": self.root_path.encode() + head.path,
-            "query_string": head.query,
-            "headers": head.headers,
+            "path": self.root_path + (unquote(decoded) if "%" in decoded else decoded),
+            "raw_path": self.root_path.encode() + path,
+            "query_string": query,
+            "headers": headers,
             "state": self.app_state.copy(),
         }
-        self.cycle = (_Expecting if head.expects else RequestResponseCycle)(
+        self.cycle = (ExpectingCycle if expects else RequestResponseCycle)(
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -159,11 +165,11 @@ class Connection(HttpToolsProtocol):
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=head.expects,
-            keep_alive=head.keep_alive,
+            expect_100_continue=expects,
+            keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
-        self._pool.busy(self)
+        self._idle.pop(self, None)
         self._start_asgi_task(self.cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
@@ -181,19 +187,22 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or go on with it where it has come already."""
-        super().on_response_complete()
+        self.server_state.total_requests += 1
         if not self.transport.is_closing():
-            self._pool.idle(self)
+            self._idle[self] = None
+            self.flow.resume_reading()
             if self._buffer:
-                self._unset_keepalive_if_required()
                 self._schedule()
+            else:
+                handler = self.timeout_keep_alive_handler
+                self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
     # The end
 
     def evict(self) -> None:
         """Close the connection between two requests."""
         self.connections.discard(self)
-        idle = self._reader.phase is Phase.HEAD and not self._buffer
+        idle = not (self._reader.amid_body or self._buffer)
         self.transport.close() if idle and not self.transport.get_write_buffer_size() else self.abort()
 
     def abort(self) -> None:
@@ -202,7 +211,7 @@ class Connection(HttpToolsProtocol):
 
     def _stop(self) -> bool:
         """Parse nothing more; whether the client may still be sending."""
-        sending = self._refused or bool(self._buffer) or self._reader.phase is not Phase.HEAD
+        sending = self._refused or bool(self._buffer) or self._reader.amid_body
         self._refused, self._buffer = True, bytearray()
         return sending
 
@@ -219,7 +228,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer what cannot be parsed with a problem, where no other response is due, and close."""
-        amid_body, self._refused, self._buffer = self._reader.phase is not Phase.HEAD, True, bytearray()
+        amid_body, self._refused, self._buffer = self._reader.amid_body, True, bytearray()
         self._pool.refused(error.status)
         request_id = new_id()
         log.info("refused a request: %s", error.detail, extra={"request_id": request_id, "status": error.status})
@@ -236,15 +245,3 @@ class Connection(HttpToolsProtocol):
         headers = b"".join(b"%s: %s\r\n" % field for field in (*answer.raw_headers, *more))
         self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + bytes(answer.body))
         self.transport.close()
-
-
-class _Expecting(RequestResponseCycle):
-    """A request whose client waits for 100 (Continue) before it sends the body.
-
-    Where it gets a response instead, it may send the body or not: what follows on the connection is ambiguous.
-    """
-
-    async def send(self, message: ASGISendEvent) -> None:
-        if self.waiting_for_100_continue:
-            self.keep_alive = False
-        await super().send(message)

@@ -12,15 +12,15 @@ from string import punctuation
 from typing import Any
 from urllib.parse import quote
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.answers import problem
 from app.calls import Call, accepted_id
 from app.door import Door, is_open
-from app.errors import DeadlineExceeded, ServiceError, Unauthorised, Unavailable, Unusable
+from app.errors import DeadlineExceeded, ServiceError, Unauthorised, Unavailable
 from app.metrics import ENDPOINTS, Metrics
+from app.request_head import require_few_parameters, require_one_key
 from app.tracing import Tracing
 
 log = logging.getLogger("app.access")
@@ -33,9 +33,6 @@ LEFT = 499
 
 LONGEST_PATH = 200
 """Characters of an unknown path that are logged."""
-
-MAX_PARAMETERS = 100
-"""Query parameters of a request, many times as many as any endpoint has."""
 
 
 class Edge:
@@ -70,7 +67,7 @@ class Exchange:
 
     def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
         self.edge, self.scope, self._receive, self._send = edge, scope, receive, send
-        self.headers = Headers(scope=scope)
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])  # ten times as fast to look up as starlette's
         self.started = time.monotonic()
         self.status = 0
         self.left = self.late = self.over = False
@@ -78,7 +75,7 @@ class Exchange:
         self.received = 0
         self.alarm: asyncio.TimerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None
-        request_id = accepted_id(self.headers.get("x-request-id", ""))
+        request_id = accepted_id(self.headers.get(b"x-request-id", b"").decode("latin-1"))
         self.call = Call(request_id, self.started + edge.door.patience)
         scope.setdefault("state", {})["call"] = self.call
         if edge.tracing.follows():
@@ -88,8 +85,10 @@ class Exchange:
         """Let the request in, answer what goes wrong, and stop when the caller leaves."""
         self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
         try:
+            if len(self.headers) < len(self.scope["headers"]):
+                require_one_key(self.scope["headers"])
             self.edge.door.admit(self.scope["path"], self.headers, self.call)
-            self.require_few_parameters()
+            require_few_parameters(self.scope["query_string"])
             if self.heard:
                 self.look_later()
             await self.edge.app(self.scope, self.receive, self.send)
@@ -116,16 +115,11 @@ class Exchange:
     async def run_open(self) -> None:
         """Answer a request that is neither counted nor refused."""
         try:
-            self.require_few_parameters()
+            require_few_parameters(self.scope["query_string"])
         except ServiceError as error:
             await self.fail(error)
         else:
             await self.edge.app(self.scope, self._receive, self.send)
-
-    def require_few_parameters(self) -> None:
-        """Refuse a query of many parameters before they are parsed."""
-        if (count := self.scope["query_string"].count(b"&") + 1) > MAX_PARAMETERS:
-            raise Unusable(f"query: expected at most {MAX_PARAMETERS} parameters, got {count}")
 
     async def receive(self) -> Message:
         """The next part of the body, counted; who asks for it is stopped at the deadline if it does not come."""

@@ -16,23 +16,18 @@ class Evictable(Protocol):
 
 
 class ConnectionPool:
-    """Up to `limit` open connections; `refused` counts, by status, what is refused before it is a request."""
+    """Up to `limit` open connections; `refused` counts, by status, what is refused before it is a request.
+
+    `idle` has those that wait for a request, the one that has waited longest first.
+    """
 
     def __init__(self, limit: int | None = None, refused: Callable[[int], None] = lambda _: None) -> None:
+        self.idle: OrderedDict[Evictable, None] = OrderedDict()
         self.refused = refused
         self._limit = limit
-        self._idle: OrderedDict[Evictable, None] = OrderedDict()
 
     def add(self, connection: Evictable, opened: int) -> None:
         """Count a new connection as idle; of `opened` above the limit, close the one that is idle for longest."""
-        if self._limit is not None and opened > self._limit and self._idle:
-            self._idle.popitem(last=False)[0].evict()
-        self._idle[connection] = None
-
-    def busy(self, connection: Evictable) -> None:
-        """A request of the connection has begun."""
-        self._idle.pop(connection, None)
-
-    def idle(self, connection: Evictable) -> None:
-        """The connection waits for its next request."""
-        self._idle[connection] = None
+        if self._limit is not None and opened > self._limit and self.idle:
+            self.idle.popitem(last=False)[0].evict()
+        self.idle[connection] = None

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Mapping
 
-from app.errors import Malformed, MethodNotAllowed, NotImplementedHere, ServiceError, VersionNotSupported
+from app.errors import Malformed, MethodNotAllowed, NotImplementedHere, ServiceError, Unusable, VersionNotSupported
 from app.findings import LONGEST, quoted
 
 MAX_LENGTH_DIGITS = 20
 """Digits of a Content-Length: those of 2**64."""
 
-CHECKED = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding", b"expect"))
-"""The names of those header fields that are checked here."""
+MAX_PARAMETERS = 100
+"""Query parameters of a request, many times as many as any endpoint has."""
 
 ONCE = {b"host": "Host", b"authorization": "Authorization"}
 """Fields that a request may have once; two of them would let a proxy and this service read different ones."""
@@ -42,20 +42,12 @@ def refusal(line: bytes, reason: str) -> ServiceError:
     return Malformed(f"expected a request of HTTP/1.1 (RFC 9112): {reason}")
 
 
-def split_target(method: bytes, target: bytes) -> tuple[bytes, bytes]:
+def origin_form(method: bytes, target: bytes) -> bytes:
     """Path and query of a request target in any of its forms (RFC 9112, 3.2)."""
     if method == b"CONNECT":
         raise MethodNotAllowed("this service is no proxy: it takes no CONNECT", headers={"Allow": "GET, HEAD, POST"})
-    if not target.startswith(b"/"):
-        target = _other_form(method, target)
-    if b"#" in target:  # a fragment is not sent; some clients do
-        target = target.partition(b"#")[0]
-    path, _, query = target.partition(b"?")
-    return path, query
-
-
-def _other_form(method: bytes, target: bytes) -> bytes:
-    if target == b"*" and method == b"OPTIONS":
+    target = target.partition(b"#")[0]  # a fragment is not sent; some clients do
+    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
         return target
     if match := _ABSOLUTE.fullmatch(target):
         rest = match[1] or b""
@@ -63,14 +55,42 @@ def _other_form(method: bytes, target: bytes) -> bytes:
     raise Malformed(f"request target: expected a path or an http URL (RFC 9112, 3.2), got {_quoted(target)}")
 
 
-def require_host(fields: Fields, *, old: bool) -> None:
-    """Refuse a request of HTTP/1.1 without Host, and any request with a bad one (RFC 9112, 3.2)."""
+def normalized(fields: Headers) -> Headers:
+    """Fields with their names in lower case, and without the white space behind their values, as ASGI has them."""
+    return [(name.lower(), value.rstrip(b" \t")) for name, value in fields]
+
+
+def combined(headers: Headers) -> dict[bytes, bytes]:
+    """Each field once (RFC 9110, 5.2); refuses two of those that may come once."""
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in fields and name in ONCE:
+            raise Malformed(f"{ONCE[name]}: expected one such field, got more")
+        fields[name] = fields[name] + b"," + value if name == b"transfer-encoding" and name in fields else value
+    return fields
+
+
+def require_host(fields: Fields, *, old: bool) -> bytes:
+    """The Host field; refuses a request of HTTP/1.1 without one, and any request with a bad one (RFC 9112, 3.2)."""
     host = fields.get(b"host")
     if host is None:
         if not old:
             raise Malformed("Host: HTTP/1.1 expects one (RFC 9112, 3.2), got none")
     elif not _HOST.fullmatch(host):
         raise Malformed(f"Host: expected a host and perhaps a port, got {_quoted(host)}")
+    return host or b""
+
+
+def require_one_key(headers: Headers) -> None:
+    """Refuse a request with several keys: a proxy may have checked another one than would be used here."""
+    if (count := sum(name == b"authorization" for name, _ in headers)) > 1:
+        raise Malformed(f"Authorization: expected one such header, got {count}")
+
+
+def require_few_parameters(query: bytes) -> None:
+    """Refuse a query of many parameters before they are parsed."""
+    if (count := query.count(b"&") + 1) > MAX_PARAMETERS:
+        raise Unusable(f"query: expected at most {MAX_PARAMETERS} parameters, got {count}")
 
 
 def body_length(fields: Fields, *, old: bool) -> int | None:

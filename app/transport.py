@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.flow_control import FlowControl
-
 LINGER = 0.5
 """Seconds in which a client that is still sending can read the last response of a closed connection."""
 
@@ -68,14 +66,3 @@ class Gathering:
         held, self._held = self._held, b""
         if held and not self._transport.is_closing():
             self._transport.write(held)
-
-
-class ReadingFlow(FlowControl):
-    """uvicorn's flow control: the application that takes a body lets reading go on, unless it is `held`."""
-
-    held = False
-
-    def resume_reading(self) -> None:
-        """Read on, unless reading is held."""
-        if not self.held:
-            super().resume_reading()
