@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import httpx
@@ -39,7 +39,7 @@ RAY = {
 DASHBOARD = "http://127.0.0.1:8265"
 PATIENCE_S = 300
 STALL_S = 0.3
-"""Seconds in which a process takes what waits for it, or in which others wait for it."""
+"""Seconds for which Ray's proxy stands still before and after a replica is killed."""
 
 CALLERS = 40
 """More than one replica's two batches, so that requests queue."""
@@ -93,15 +93,10 @@ class Cluster:
         for _ in range(times):
             replicas = self.replicas()
             victim = min(replicas)
-            if stalled:
-                with stopped(victim):
-                    time.sleep(STALL_S)  # requests queue before the replica
-                    os.kill(proxy, signal.SIGSTOP)
-                with stopped(proxy):
-                    time.sleep(STALL_S)  # the replica accepts them and fetches their bodies
-                    os.kill(victim, signal.SIGKILL)
-            else:
+            with stopped(proxy) if stalled else nullcontext():
+                time.sleep(STALL_S)
                 os.kill(victim, signal.SIGKILL)
+                time.sleep(STALL_S)
             self.await_replicas(len(replicas), but={victim})
         return f"{times} killed and replaced"
 
