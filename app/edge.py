@@ -85,10 +85,7 @@ class Exchange:
         """Let the request in, answer what goes wrong, and stop when the caller leaves."""
         self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
         try:
-            if len(self.headers) < len(self.scope["headers"]):
-                require_one_key(self.scope["headers"])
-            self.edge.door.admit(self.scope["path"], self.headers, self.call)
-            require_few_parameters(self.scope["query_string"])
+            self.admit()
             if self.heard:
                 self.look_later()
             await self.edge.app(self.scope, self.receive, self.send)
@@ -111,6 +108,13 @@ class Exchange:
             await self.fail(ServiceError("an unexpected failure; the log has it under the request id"))
         finally:
             self.unwatch()
+
+    def admit(self) -> None:
+        """Raise `ServiceError` for what is refused before the application sees it."""
+        if len(self.headers) < len(self.scope["headers"]):
+            require_one_key(self.scope["headers"])
+        self.edge.door.admit(self.scope["path"], self.headers, self.call)
+        require_few_parameters(self.scope["query_string"])
 
     async def run_open(self) -> None:
         """Answer a request that is neither counted nor refused."""
