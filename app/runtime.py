@@ -7,15 +7,16 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from app.program import Program, programs
 from app.sessions import MnnNetwork, OnnxNetwork
 from app.settings import Settings
 from app.verification import differing
+from model.blocks import Residual
 from model.checkpoint import CheckpointError
 from model.vae import VAE
 
@@ -108,15 +109,44 @@ def compiled(vae: VAE, threads: int = 1, network: Network = OnnxNetwork) -> VAE:
     return other
 
 
-@torch.inference_mode()
 def is_laborious(vae: VAE) -> bool:
     """Whether one image is so much work that it should be computed otherwise; counted, not timed."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        other = VAE(vae.config)
-        other.posterior(torch.empty(1, *vae.config.image_shape))
-        other.likelihood(torch.empty(1, *vae.config.latent_shape))
-    operations: int = counter.get_total_flops()
-    return operations >= LABORIOUS
+    return operations(vae) >= LABORIOUS
+
+
+def operations(vae: VAE) -> int:
+    """The floating-point operations of one image, both ways, as `torch.utils.flop_counter` counts them.
+
+    Its way takes torch two seconds, in which it loads what it knows of shapes.
+    """
+    config = vae.config
+    return _operations(vae.encoder.network, config.image_shape) + _operations(vae.decoder.network, config.latent_shape)
+
+
+def _operations(network: nn.Sequential, shape: tuple[int, ...]) -> int:
+    """Those of one row [*shape]: a product and a sum for each weight at each place where it is applied."""
+    total = 0
+    for piece in network:
+        if isinstance(piece, nn.Linear):
+            total += 2 * piece.weight.numel()
+        elif isinstance(piece, nn.Unflatten):
+            shape = tuple(map(int, piece.unflattened_size))
+        elif isinstance(piece, Residual):
+            total += _operations(nn.Sequential(piece.first, piece.second), shape)
+        elif isinstance(piece, nn.Conv2d | nn.ConvTranspose2d):
+            grid = _grid(piece, shape[1:])
+            where = shape[1:] if isinstance(piece, nn.ConvTranspose2d) else grid
+            total += 2 * piece.weight.numel() * prod(where)
+            shape = (piece.out_channels, *grid)
+    return total
+
+
+def _grid(piece: nn.Conv2d | nn.ConvTranspose2d, grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width of what a convolution gives for an input of `grid`."""
+    ways = zip(grid, piece.kernel_size, piece.stride, map(int, piece.padding), piece.output_padding, strict=True)
+    if isinstance(piece, nn.ConvTranspose2d):
+        return tuple((size - 1) * stride - 2 * pad + kernel + more for size, kernel, stride, pad, more in ways)
+    return tuple((size + 2 * pad - kernel) // stride + 1 for size, kernel, stride, pad, _ in ways)
 
 
 def _bytes(vae: VAE) -> int:

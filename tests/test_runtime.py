@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import COLOUR, DIGITS, running, write
+from hypothesis import given, settings
+from test_config import configs
+from torch.utils.flop_counter import FlopCounterMode
 
 from app.images import write_npy
 from app.machine import cores
 from app.main import create_app
 from app.memory import resident, trim
-from app.runtime import choose_runtime, compiled, is_laborious
+from app.runtime import choose_runtime, compiled, is_laborious, operations
 from app.settings import Settings
 from model.checkpoint import CheckpointError
 from model.config import VAEConfig
@@ -69,6 +72,16 @@ async def test_all_serve_the_same_answers_and_say_who_computed(serve):
             means.append(await mean(client, body))
     np.testing.assert_allclose(means[0], means[1], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(means[0], means[2], rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=60)
+@given(configs())
+def test_operations_are_counted_as_torch_counts_them(config):
+    vae = VAE(config).eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        vae.posterior(torch.zeros(1, *config.image_shape))
+        vae.likelihood(torch.zeros(1, *config.latent_shape))
+    assert operations(vae) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize(("config", "laborious"), [(DIGITS, False), (COLOUR, False), (LABORIOUS, True)])
