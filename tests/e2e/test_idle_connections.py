@@ -54,8 +54,10 @@ def test_a_new_client_is_served_and_the_longest_idle_one_is_closed(service, sent
         assert [status(client) for client in new] == [200] * len(new)
         closed = [not is_open(client) for client in first]
         assert sum(closed) >= len(new)
-        assert all(closed[: len(new) // 2])
-        assert not any(closed[-len(new) // 2 :])
+        assert all(is_open(client) for client in new)
+        if allowed == LIMIT:  # each of several workers closes the longest idle of its own connections
+            assert all(closed[: len(new) // 2])
+            assert not any(closed[-len(new) // 2 :])
 
 
 def test_a_client_that_has_asked_just_now_is_kept(service):
