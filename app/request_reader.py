@@ -67,6 +67,7 @@ class RequestReader:
         self.amid_body = False
         self._handler = handler
         self._searched = 0  # bytes of a head in which its end does not begin
+        self._skipped = 0  # bytes of empty lines before a head
         self._missing: int | None = 0  # bytes of a body that have not come yet; None where it comes in chunks
         self._room = LONGEST_HEAD
         self._old = self._begun = False
@@ -93,7 +94,7 @@ class RequestReader:
         old = not data.endswith(b" HTTP/1.1", start, line_end)
         if old and not data.endswith(b" HTTP/1.0", start, line_end):
             raise refusal(bytes(data[start:line_end]), "no version")
-        self._searched, self._old, self._begun = 0, old, False
+        self._searched, self._skipped, self._old, self._begun = 0, 0, old, False
         try:
             self._feed(data if end - start == len(data) else memoryview(data)[start:end])
             if not self._begun:
@@ -105,7 +106,7 @@ class RequestReader:
     def _step_apart(self, data: Data, start: int) -> int:
         """What to do with what is no head within its bounds: skip it, wait, or refuse."""
         if data[start] in b"\r\n":
-            return _skip_line_ends(data, start)
+            return self._skip_line_ends(data, start)
         length = len(data) - start
         if length > LONGEST_LINE and data.find(b"\r\n", start, start + LONGEST_LINE + 2) < 0:
             raise TargetTooLong(f"expected a request line of at most {LONGEST_LINE} bytes, got more")
@@ -115,6 +116,14 @@ class RequestReader:
             raise refusal(bytes(data[start:]).partition(b"\n")[0], "a line ends without a carriage return")
         self._searched = max(0, length - 3)
         return 0
+
+    def _skip_line_ends(self, data: Data, start: int) -> int:
+        piece = data[start : start + MAX_LINE_ENDS + 1]
+        length = len(piece) - len(piece.lstrip(b"\r\n"))
+        self._skipped += length
+        if self._skipped > MAX_LINE_ENDS:
+            raise Malformed("expected a request line, got empty lines")
+        return length
 
     def _step_body(self, data: Data, start: int) -> int:
         if self._missing is None:
@@ -202,14 +211,6 @@ class RequestReader:
         if self._begun:
             self.amid_body = False
             self._handler.on_end()
-
-
-def _skip_line_ends(data: Data, start: int) -> int:
-    piece = data[start : start + MAX_LINE_ENDS + 1]
-    length = len(piece) - len(piece.lstrip(b"\r\n"))
-    if length > MAX_LINE_ENDS:
-        raise Malformed("expected a request line, got empty lines")
-    return length
 
 
 def _has_bare_line_feed(data: Data, start: int) -> bool:
