@@ -14,6 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Unavailable
 
+LENGTH_DIGITS = 20
+"""Digits of a Content-Length that is one, as 2**64 has them; Python refuses to convert thousands."""
+
 
 class LostBody:
     """ASGI middleware for a replica behind proxies that buffer requests, as HAProxy's `http-buffer-request` does.
@@ -34,7 +37,8 @@ class LostBody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            length = int(headers.get("content-length", 0))
+            digits = headers.get("content-length", "")
+            length = int(digits) if digits.isdecimal() and len(digits) <= LENGTH_DIGITS else 0
             if length or "transfer-encoding" in headers:
                 receive = self._checked(receive, length)
         await self.app(scope, receive, send)

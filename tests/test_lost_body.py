@@ -139,5 +139,11 @@ async def test_a_body_of_which_parts_are_missing_is_answered_503(digits_model, p
     assert f"of {len(LATENTS)} bytes" in json.loads(body["body"])["detail"]
 
 
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "many"])
+async def test_a_length_that_is_no_number_of_bytes_is_no_failure(digits_model, length):
+    sent = await sent_to(digits_model, length, {"type": "http.request", "body": LATENTS})
+    assert sent[0]["status"] == 200
+
+
 async def test_a_client_that_leaves_before_its_body_is_not_answered(digits_model):
     assert await sent_to(digits_model, 5, {"type": "http.disconnect"}) == []
