@@ -15,14 +15,15 @@ from starlette.types import Receive, Scope, Send
 from app.bodies import codec
 from app.calls import Call
 from app.engine import Engine
-from app.errors import DeadlineExceeded, NotAcceptable, ServiceError
+from app.errors import DeadlineExceeded, NotAcceptable
 from app.grid import bands
 from app.images import write_npy
 from app.media import JSON, NPY
 from app.png import write_png, write_png_bands
-from app.schemas import Problem, dump, history_of, latents_json, model_of
+from app.json_bytes import dump
+from app.schemas import history_of, latents_json, model_of
 
-PNG, PROBLEM = "image/png", "application/problem+json"
+PNG = "image/png"
 IMAGES, NUMBERS = (PNG, JSON, NPY), (JSON, NPY)
 LONGEST = 1000
 """Characters of an Accept header that are read: longer than any browser's, and the time to read more is quadratic."""
@@ -93,19 +94,6 @@ def history(call: Call, engine: Engine) -> Response:
     checkpoint = engine.served.checkpoint
     call.model = engine.served.model
     return Response(dump(history_of(checkpoint)), media_type=JSON)
-
-
-def problem(error: ServiceError, request_id: str) -> Response:
-    """RFC 9457 problem details."""
-    body = Problem(
-        type=error.urn(),
-        title=error.title,
-        status=error.status,
-        detail=error.detail,
-        error=error.detail,
-        request_id=request_id,
-    )
-    return Response(dump(body.model_dump()), error.status, error.headers, PROBLEM)
 
 
 @lru_cache(maxsize=64)  # most callers ask for the same

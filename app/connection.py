@@ -14,7 +14,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.answers import problem
+from app.problems import problem
 from app.calls import new_id
 from app.errors import ServiceError
 from app.flow import ExpectingCycle, ReadingFlow

@@ -7,11 +7,12 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from app import errors
-from app.answers import PNG, PROBLEM
+from app.answers import PNG
 from app.examples import Examples, examples_of
 from app.images import FORMATS
 from app.media import JSON, MULTIPART, NPY
-from app.schemas import Images, LatentsIn, Problem
+from app.problems import PROBLEM, Problem
+from app.schemas import Images, LatentsIn
 from model.checkpoint import Checkpoint
 
 OCTETS = "application/octet-stream"

@@ -4,7 +4,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from app.answers import problem
+from app.problems import problem
 from app.calls import accepted_id
 from app.errors import Malformed
 from app.findings import quoted

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.answers import problem
+from app.problems import problem
 from app.calls import Call, accepted_id
 from app.door import Door, is_open
 from app.errors import DeadlineExceeded, ServiceError, Unauthorised, Unavailable

@@ -15,16 +15,16 @@ from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
 
-from app import admin, answers, contract, probes, routes
+from app import admin, contract, probes, routes
 from app.cors import CrossOrigin
 from app.door import Door, is_open
 from app.edge import Edge
 from app.engine import Engine
-from app.errors import MethodNotAllowed, NotFound, ServiceError
+from app.errors import ServiceError
 from app.images import rely_on_own_limits
 from app.machine import codec_threads
 from app.metrics import Metrics
-from app.parsing import unusable
+from app.problems import as_service_error, problem
 from app.reloading import Reloading
 from app.settings import Settings
 from app.shortcut import Shortcut
@@ -126,18 +126,4 @@ def _codec_pool(threads: int) -> ThreadPoolExecutor:
 
 
 async def _answer(request: Request, failure: Exception) -> Response:
-    return answers.problem(_as_service_error(failure), request.state.call.request_id)
-
-
-def _as_service_error(failure: Exception) -> ServiceError:
-    if isinstance(failure, ServiceError):
-        return failure
-    if isinstance(failure, RequestValidationError):
-        return unusable(failure.errors())
-    if isinstance(failure, HTTPException) and failure.status_code == 404:
-        return NotFound("no such path; /docs lists them all")
-    if isinstance(failure, HTTPException) and failure.status_code == 405:
-        allowed = (failure.headers or {}).get("Allow", "")
-        allowed = "GET, HEAD" if allowed == "GET" else allowed  # the shortcut makes a GET of a HEAD
-        return MethodNotAllowed(f"this path takes {allowed} and no other method", headers={"Allow": allowed})
-    raise failure
+    return problem(as_service_error(failure), request.state.call.request_id)

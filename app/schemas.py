@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
 
+from app.json_bytes import dump
 from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.elbo import Bounds
@@ -139,17 +139,6 @@ class Health(Schema):
     status: str = Field(examples=["ready"])
 
 
-class Problem(Schema):
-    """RFC 9457 problem details."""
-
-    type: str = Field(examples=["urn:vae:problem:unusable-input"])
-    title: str = Field(examples=["Unusable input"])
-    status: int = Field(examples=[422])
-    detail: str = Field(examples=["latents[0]: expected 32 numbers, got 31"])
-    error: str = Field(description="the same as detail")
-    request_id: str
-
-
 def latents_json(
     rows: Sequence[np.ndarray], model: str, checked: Callable[[Iterable[int]], Iterable[int]] = iter
 ) -> bytes:
@@ -212,8 +201,3 @@ def model_of(
 def history_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """`History`, of what was loaded."""
     return {"model": checkpoint.identity, "metrics": checkpoint.metrics}
-
-
-def dump(value: Any) -> bytes:
-    """JSON bytes of plain values and numpy arrays."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)

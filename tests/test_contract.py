@@ -17,7 +17,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks
 
 from app.main import create_app
-from app.schemas import Problem
+from app.problems import Problem
 from app.settings import Settings
 from model.config import VAEConfig
 

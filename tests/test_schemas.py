@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from app.png import write_png
-from app.schemas import Health, History, Images, Latents, LatentsIn, Model, Problem, Scores, latents_json, scores_json
+from app.problems import Problem
+from app.schemas import Health, History, Images, Latents, LatentsIn, Model, Scores, latents_json, scores_json
 from model.config import VAEConfig
 from model.elbo import ELBO, Bounds
 
