@@ -2,7 +2,7 @@
 
 import sys
 
-from app.startup import begin
+from app.server.startup import begin
 
 
 def main() -> None:

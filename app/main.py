@@ -15,20 +15,22 @@ from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
 
-from app import admin, contract, probes, routes
-from app.cors import CrossOrigin
-from app.door import Door, is_open
-from app.edge import Edge
-from app.engine import Engine
+from app.api import admin, routes
+from app.api import health as probes
+from app.api import openapi as contract
+from app.codecs.images import rely_on_own_limits
 from app.errors import ServiceError
-from app.images import rely_on_own_limits
-from app.machine import codec_threads
-from app.metrics import Metrics
-from app.problems import as_service_error, problem
-from app.reloading import Reloading
+from app.http.admission import Door, is_open
+from app.http.cors import CrossOrigin
+from app.http.lifecycle import Edge
+from app.http.problems import as_service_error, problem
+from app.http.shortcut import Shortcut
+from app.inference.engine import Engine
+from app.inference.reload import Reloading
+from app.observability.metrics import Metrics
+from app.observability.tracing import Tracing
+from app.resources import codec_threads
 from app.settings import Settings
-from app.shortcut import Shortcut
-from app.tracing import Tracing
 from model.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)

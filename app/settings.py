@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.findings import expectation, place
+from app.validation import expectation, place
 
 PREFIX = "VAE_"
 DEFAULT_MODEL = Path(__file__).parent.parent / "model" / "checkpoints" / "mnist"

@@ -35,9 +35,9 @@ from benchmarks.wire import Line, get, post, serving, told
 SHIPPED = Path("model/checkpoints/mnist")
 POISONED = """
 import sys
-from app.logs import configure_logging
-from app.port import Reception
-from app.server import Server, run
+from app.observability.logs import configure_logging
+from app.server.listener import Reception
+from app.server.server import Server, run
 from app.settings import read_settings
 settings = read_settings(sys.argv[2:])
 configure_logging(settings)

@@ -16,10 +16,10 @@ import orjson
 import torch
 from torch import Tensor
 
-from app.images import load_images, open_images
-from app.operations import OPERATIONS
-from app.runtime import Networks, networks
-from app.schemas import latents_json
+from app.api.schemas import latents_json
+from app.codecs.images import load_images, open_images
+from app.runtimes.operations import OPERATIONS
+from app.runtimes.selection import Networks, networks
 from app.settings import Settings
 from benchmarks.peers.work import model_folder
 from model.checkpoint import read_checkpoint

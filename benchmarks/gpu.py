@@ -14,9 +14,9 @@ import torch
 import typer
 from torch import Tensor
 
-from app.device import TorchDevice
-from app.metrics import Metrics
-from app.operations import OPERATIONS
+from app.inference.device import TorchDevice
+from app.observability.metrics import Metrics
+from app.runtimes.operations import OPERATIONS
 from app.settings import Settings
 from benchmarks.closed import closed_loop
 from benchmarks.contestants import CONNECTIONS, service
@@ -26,7 +26,7 @@ from benchmarks.payloads import BULK, bulk, singles
 from benchmarks.rounds import scratch
 from benchmarks.servers import serving
 from model.checkpoint import read_checkpoint
-from model.precision import networks_in
+from model.device import networks_in
 
 BATCHES = (1, 64, 256, 1024)
 CROWDS = (4, 16)

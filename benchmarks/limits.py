@@ -15,8 +15,8 @@ from typing import Annotated
 import torch
 import typer
 
-from app.machine import cores
-from app.runtime import networks
+from app.resources import cores
+from app.runtimes.selection import networks
 from app.settings import Settings
 from benchmarks.closed import closed_loop
 from benchmarks.contestants import CONNECTIONS, service

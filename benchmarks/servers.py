@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from app.machine import resolve
+from app.resources import resolve
 from app.settings import Settings
 from benchmarks.contestants import SERVICE, Contestant
 from benchmarks.payloads import Payload

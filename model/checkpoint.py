@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from model.config import ConfigError, VAEConfig
+from model.elbo_percentiles import Reference
 from model.files import (
     CONFIG,
     MAX_HEADER,
@@ -27,8 +28,7 @@ from model.files import (
     write_atomically,
     write_json,
 )
-from model.history import usable_records
-from model.reference import Reference
+from model.records import usable_records
 from model.vae import VAE
 
 __all__ = [

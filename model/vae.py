@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from model.config import VAEConfig
-from model.decoder import Decoder
-from model.encoder import Encoder
 from model.gaussian import DiagonalGaussian
 from model.likelihoods import Likelihood
+from model.networks.decoder import Decoder
+from model.networks.encoder import Encoder
 
 
 class VAE(nn.Module):

@@ -1,34 +1,25 @@
 """Real small models and the real application around them; a device option runs the suite on a GPU."""
 
-import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import torch
-from command import SMALL, vae
-from fastapi import FastAPI
 from hypothesis import settings
 from sklearn.datasets import load_digits
 
+from app.codecs.png import write_png
 from app.main import create_app
-from app.png import write_png
 from app.settings import Settings
-from model.checkpoint import METRICS, write_checkpoint, write_json
-from model.config import VAEConfig
-from model.vae import VAE
-
-DIGITS = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), stride=2, channels=(8, 8), blocks=(1, 0), hidden=(24,))
-COLOUR = VAEConfig(
-    image_shape=(3, 13, 9), latent_shape=(2, 4, 3), stride=2, channels=(6, 6), blocks=(0, 1), likelihood="logistic"
-)
-PROBES = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
-
+from model.checkpoint import METRICS, write_json
+from tests.support.apps import running
+from tests.support.cli_runner import SMALL, vae
+from tests.support.models import COLOUR, DIGITS, write
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for those laws that import ONNX Runtime themselves
 
@@ -70,21 +61,6 @@ def png(digits: np.ndarray) -> bytes:
     return write_png(digits[0])
 
 
-def build(config: VAEConfig, seed: int = 0) -> VAE:
-    """A VAE whose every weight matters: the zero-initialised ones are drawn as well."""
-    torch.manual_seed(seed)
-    vae = VAE(config)
-    with torch.no_grad():
-        for weight in vae.parameters():
-            weight.copy_(torch.randn_like(weight) * (0.5 / max(1, weight[0].numel()) ** 0.5))
-    return vae.eval()
-
-
-def write(folder: Path, config: VAEConfig) -> Path:
-    write_checkpoint(folder, config, build(config).state_dict())
-    return folder
-
-
 @pytest.fixture
 def data(tmp_path: Path, digits: np.ndarray) -> Path:
     """The digits as `vae train` is given them: 600 to train on, 100 to test."""
@@ -117,25 +93,6 @@ def evaluated_model(digits_model: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def colour_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("models") / "colour", COLOUR)
-
-
-async def until(brought_about: Callable[[], bool]) -> None:
-    """Wait for what another thread will do."""
-    async with asyncio.timeout(30):
-        while not brought_about():  # noqa: ASYNC110  # a thread sets no asyncio.Event
-            await asyncio.sleep(0.001)
-
-
-@asynccontextmanager
-async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """The application, started and ready, behind a client in the same process."""
-    transport = httpx.ASGITransport(app=app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://vae") as client,
-    ):
-        await until(lambda: app.state.engine.ready)
-        yield client
 
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from app.findings import expectation, place
+from app.validation import expectation, place
 
 
 class Inner(BaseModel, extra="forbid"):

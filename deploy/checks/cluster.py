@@ -57,7 +57,7 @@ class Cluster:
         """The file that `serve run` and `serve deploy` read; JSON is YAML."""
         application = {
             "name": "vae",
-            "import_path": "app.cluster:service",
+            "import_path": "app.server.ray:service",
             "args": {"min_replicas": least, "max_replicas": 2, "cpus": 0.5},
             "runtime_env": {"env_vars": {"VAE_MODEL": str(model)}},
         }

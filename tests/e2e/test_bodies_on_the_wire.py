@@ -5,9 +5,9 @@ import resource
 
 import numpy as np
 import pytest
-from service import serving, warnings_of
 
-from app.png import write_png
+from app.codecs.png import write_png
+from tests.support.live_server import serving, warnings_of
 
 pytestmark = pytest.mark.anyio
 

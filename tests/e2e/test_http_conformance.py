@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
-from rawhttp import PROBE, Response, ServerProcess, read_response, server_process
+
+from tests.support.raw_http import PROBE, Response, ServerProcess, read_response, server_process
 
 LATENT = json.dumps({"latents": [[0, 0, 0, 0]]}).encode()
 JSON = b"Content-Type: application/json\r\nAccept: application/json\r\n"

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
-from rawhttp import ServerProcess, read_response, server_process
-from service import HEAD, LATENT, SERVE
-from two import WORKERS
+
+from tests.support.live_server import HEAD, LATENT, SERVE
+from tests.support.raw_http import ServerProcess, read_response, server_process
+from tests.support.two_workers import WORKERS
 
 LIMIT = 30
 GET = b"GET /model HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer key\r\n\r\n"

@@ -5,8 +5,9 @@ import zlib
 
 import numpy as np
 import pytest
-from pictures import chunk, stored
 from PIL import Image
+
+from tests.support.image_files import chunk, stored
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import stored
 from PIL import Image
-from service import ROOT, serving
+
+from tests.support.image_files import stored
+from tests.support.live_server import ROOT, serving
 
 pytestmark = [
     pytest.mark.anyio,
@@ -23,7 +24,7 @@ MIB = 2**20
 SWEEP = """
 import re, resource, sys
 from pathlib import Path
-from app.images import load_images, open_images
+from app.codecs.images import load_images, open_images
 
 def decoded(content):
     return load_images(open_images([content], (3, 28, 28), 2**24), (3, 28, 28), "resize").tobytes()

@@ -10,13 +10,14 @@ import subprocess
 import sys
 
 import pytest
-from service import ROOT, SERVE, serving
+
+from tests.support.live_server import ROOT, SERVE, serving
 
 pytestmark = pytest.mark.anyio
 
 LOG = """
 import logging, sys, threading
-from app.logs import configure_logging
+from app.observability.logs import configure_logging
 from app.settings import Settings
 configure_logging(Settings())
 def say(thread):
@@ -29,9 +30,9 @@ print("said", flush=True)
 sys.stdin.read()
 """
 QUEUES_LITTLE = SERVE.replace(
-    "configure_logging(settings)", "app.logs.MAX_QUEUED = 20_000\nconfigure_logging(settings)"
+    "configure_logging(settings)", "app.observability.logs.MAX_QUEUED = 20_000\nconfigure_logging(settings)"
 )
-QUEUES_LITTLE = QUEUES_LITTLE.replace("import json", "import app.logs, json")
+QUEUES_LITTLE = QUEUES_LITTLE.replace("import json", "import app.observability.logs, json")
 
 
 async def logging_process(lines: int, stderr: int = subprocess.PIPE) -> asyncio.subprocess.Process:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write
-from service import serving
 from test_footprint import LARGE
 
-from app.footprint import of_decode, of_encode
-from app.png import write_png
+from app.codecs.png import write_png
+from app.inference.footprint import of_decode, of_encode
+from tests.support.live_server import serving
+from tests.support.models import write
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import until
-from service import ROOT, python
+
+from tests.support.apps import until
+from tests.support.live_server import ROOT, python
 
 pytestmark = pytest.mark.anyio
 

@@ -10,15 +10,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from conftest import until
-from two import WORKERS, Two, exists, rest, two
+
+from tests.support.apps import until
+from tests.support.two_workers import WORKERS, Two, exists, rest, two
 
 pytestmark = pytest.mark.anyio
 
-GIVES_UP_AT_ONCE = WORKERS.replace("serve(settings)", "app.workers.ATTEMPTS = 1\nserve(settings)")
+GIVES_UP_AT_ONCE = WORKERS.replace("serve(settings)", "app.server.supervisor.ATTEMPTS = 1\nserve(settings)")
 FAILS_AT_SIGUSR1 = WORKERS.replace(
     "serve(settings)",
-    "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: setattr(app.workers, 'LOOK', None))\nserve(settings)",
+    "import signal\n"
+    "signal.signal(signal.SIGUSR1, lambda *_: setattr(app.server.supervisor, 'LOOK', None))\n"
+    "serve(settings)",
 )
 
 

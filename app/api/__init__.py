@@ -1,0 +1,1 @@
+"""The REST interface of the service: endpoints, schemas, request bodies, responses, and the OpenAPI document."""

@@ -1,0 +1,204 @@
+"""The OpenAPI document: bodies and responses in every media type, problems, examples that fit the model."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from app import errors
+from app.api.examples import Examples, examples_of
+from app.api.responses import PNG
+from app.api.schemas import Images, LatentsIn
+from app.codecs.images import FORMATS
+from app.codecs.media_types import JSON, MULTIPART, NPY
+from app.http.problems import PROBLEM, Problem
+from model.checkpoint import Checkpoint
+
+OCTETS = "application/octet-stream"
+
+TAGS: list[dict[str, Any]] = [
+    {"name": "model", "description": "What the model does: encode, decode, reconstruct, sample, score."},
+    {"name": "operations", "description": "For operators: probes, metrics, and the reload of the model."},
+]
+"""The groups of the endpoints."""
+
+SERVERS: list[dict[str, Any]] = [{"url": "/", "description": "The service that this document comes from."}]
+LICENSE = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
+
+_BINARY = {"type": "string", "format": "binary"}
+_PROBLEMS = {
+    error.status: error
+    for error in (
+        errors.ServiceError,
+        errors.Malformed,
+        errors.Unauthorised,
+        errors.Forbidden,
+        errors.NotAcceptable,
+        errors.NotReloaded,
+        errors.TooLarge,
+        errors.UnsupportedMedia,
+        errors.Unusable,
+        errors.Overloaded,
+        errors.HeadTooLarge,
+        errors.Unavailable,
+        errors.DeadlineExceeded,
+    )
+}
+_FIELD = {"images": {"type": "array", "items": _BINARY}}
+
+
+def _ref(schema: type) -> dict[str, Any]:
+    return {"schema": {"$ref": f"#/components/schemas/{schema.__name__}"}}
+
+
+IMAGES_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "One picture as it is, several as multipart or base64, many as a uint8 array [N, H, W(, C)]. "
+        "The first bytes decide which it is, whatever the content type says; only multipart is told by its own.",
+        "content": {
+            MULTIPART: {"schema": {"type": "object", "properties": _FIELD, "required": ["images"]}},
+            **{f"image/{kind}": {"schema": _BINARY} for kind in map(str.lower, FORMATS)},
+            JSON: _ref(Images),
+            NPY: {"schema": _BINARY},
+            OCTETS: {"schema": _BINARY},
+        },
+    }
+}
+
+LATENTS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "Latents, or an answer of /encode as it is, or a float32 array [N, ...]. "
+        "An answer of another model, told by `model`, is refused.",
+        "content": {JSON: _ref(LatentsIn), NPY: {"schema": _BINARY}, OCTETS: {"schema": _BINARY}},
+    }
+}
+
+_SEED = {"headers": {"X-Seed": {"description": "the seed of the draws", "schema": {"type": "string"}}}}
+
+NUMBERS_ANSWER: dict[str, Any] = {
+    "description": "JSON, or a float32 array whose rows are mean, logvar and the draws: [2 + L, N, ...].",
+    "content": {NPY: {"schema": _BINARY}},
+    **_SEED,
+}
+
+SCORES_ANSWER: dict[str, Any] = {
+    "description": "Nats, higher is better; estimates by `samples` draws, by one where none is asked for.",
+    **_SEED,
+}
+
+IMAGES_ANSWER: dict[str, Any] = {
+    "description": "One image alone, several as a grid without padding; or base64; or a uint8 array [N, H, W, C].",
+    "content": {PNG: {"schema": _BINARY}, JSON: _ref(Images), NPY: {"schema": _BINARY}},
+}
+
+_TIMEOUT: dict[str, Any] = {
+    "name": "X-Request-Timeout",
+    "in": "header",
+    "description": "seconds that the caller is ready to wait, if fewer than the service allows; beyond them 504",
+    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 86_400},
+    "example": 30,
+}
+
+_REQUEST_ID: dict[str, Any] = {
+    "description": "the client's own id of the request, or one that the service chose; its log has it",
+    "schema": {"type": "string"},
+}
+
+_RETRY: dict[str, Any] = {
+    "Retry-After": {"description": "seconds after which to send the request again", "schema": {"type": "integer"}}
+}
+
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"description": "the scheme, Bearer", "schema": {"type": "string"}}},
+    429: _RETRY,
+    503: _RETRY,
+}
+
+DRAWN_ANSWER: dict[str, Any] = {**IMAGES_ANSWER, **_SEED}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problems of these statuses, and those of every endpoint, as FastAPI's `responses`."""
+    everywhere = (errors.HeadTooLarge.status, errors.ServiceError.status)
+    return {status: _problem(_PROBLEMS[status]) for status in sorted({*statuses, *everywhere})}
+
+
+def _problem(error: type[errors.ServiceError]) -> dict[str, Any]:
+    detail = (error.__doc__ or "").partition("\n")[0].rstrip(".")
+    example = {"title": error.title, "status": error.status, "detail": detail, "error": detail}
+    content = {**_ref(Problem), "example": {"type": error.urn(), **example, "request_id": "an-id"}}
+    headers = {"headers": _HEADERS[error.status]} if error.status in _HEADERS else {}
+    description = f"{error.title}: the `type` of the problem is `{error.urn()}`."
+    return {"description": description, **headers, "content": {PROBLEM: content}}
+
+
+def describe(app: FastAPI, checkpoint: Callable[[], Checkpoint]) -> None:
+    """Complete the application's document: what its bodies refer to, and examples that fit the served checkpoint."""
+    generate: Callable[[], dict[str, Any]] = app.openapi
+    shown = ""
+
+    def openapi() -> dict[str, Any]:
+        nonlocal shown
+        complete = app.openapi_schema is not None
+        document = generate()
+        if not complete:
+            _complete(document)
+        if (served := checkpoint()).identity != shown:
+            _show(document, examples_of(served))
+            shown = served.identity
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
+
+
+def _complete(document: dict[str, Any]) -> None:
+    for operation in (operation for methods in document["paths"].values() for operation in methods.values()):
+        parameters = operation.setdefault("parameters", [])
+        for parameter in parameters:
+            parameter["schema"] = _of_a_query(parameter)
+        if "504" in operation["responses"]:
+            parameters.append(_TIMEOUT)
+        for response in operation["responses"].values():
+            response.setdefault("headers", {})["X-Request-ID"] = _REQUEST_ID
+    models: Any = [(schema, "validation") for schema in (Images, LatentsIn, Problem)]
+    _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
+    schemas = document["components"]["schemas"]
+    schemas.update(definitions["$defs"])
+    for schema in schemas.values():
+        for properties in schema.get("properties", {}).values():
+            properties.pop("title", None)  # generators of clients name classes by it
+            if properties.get("default", ...) is None:
+                del properties["default"]  # what may be left out need not be sent as null
+
+
+def _of_a_query(parameter: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter that is left out rather than null, and whose integers have 64 bits."""
+    schema = {name: value for name, value in parameter["schema"].items() if name not in ("title", "description")}
+    kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
+    schema |= kinds[0] if kinds else {}
+    if schema.pop("exclusiveMaximum", None) == 2**63:
+        schema |= {"maximum": 2**63 - 1, "format": "int64"}
+    return schema
+
+
+def _show(document: dict[str, Any], examples: Examples) -> None:
+    """Put the examples at the properties of the schemas, and into the bodies of requests."""
+    schemas = document["components"]["schemas"]
+    for (schema, name), example in examples.items():
+        about = schemas[schema]["properties"][name]
+        about.pop("examples", None)
+        if example is not None:
+            about["examples"] = [example]
+    for path, field, schema in (
+        ("/encode", "images", "Images"),
+        ("/reconstruct", "images", "Images"),
+        ("/score", "images", "Images"),
+        ("/decode", "latents", "LatentsIn"),
+    ):
+        body = document["paths"][path]["post"]["requestBody"]["content"][JSON]
+        body.pop("example", None)
+        if (example := examples[schema, field]) is not None:
+            body["example"] = {field: example}

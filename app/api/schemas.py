@@ -1,0 +1,203 @@
+"""The JSON of the service, with examples: what comes in is checked against it, what goes out is written by it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
+
+from app.codecs.json_bytes import dump
+from model.checkpoint import Checkpoint
+from model.config import VAEConfig
+from model.elbo import Bounds
+from model.elbo_percentiles import Reference
+from model.likelihoods import FAMILIES
+
+PERCENTILE = "; the percentile is an image's place among the {whose}"
+
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAwAAAAMCAAAAABzHgM7AAAANUlEQVR42nXNQQrAMAwDwXHI/7+sHBLTlpI9GCRZiB8JGBDSIsfY"
+    "iarnrbmLqdsnKX3eox8WPkMJDs0cPvkAAAAASUVORK5CYII="
+)
+"""A zero of 12 x 12 pixels, as a PNG file in base64: the example that /docs sends."""
+
+
+AT_ONCE = 2**16
+"""Numbers that are written as JSON in one step: some milliseconds."""
+
+
+class Schema(BaseModel):
+    """What all schemas share: unknown fields are refused, so that a typing error is told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _depth(value: Any) -> str:
+    if isinstance(value, dict):
+        return "posterior"
+    return "grid" if isinstance(value, list) and value and isinstance(value[0], list) else "vector"
+
+
+class _AtFirst(FailFast):
+    __hash__ = object.__hash__  # which pydantic forgot, and unions of types want
+
+
+T = TypeVar("T")
+Many = Annotated[list[T], _AtFirst()]
+"""A list whose first wrong item is told alone: a caller may send a million of them."""
+
+Number = Annotated[float, Field(strict=True)]
+Vector = Annotated[Many[Number], Tag("vector")]
+Grid = Annotated[Many[Many[Many[Number]]], Tag("grid")]
+Values = Annotated[Vector | Grid, Discriminator(_depth)]
+
+
+class Posterior(Schema):
+    """q(z|x) of one image: N(mean, exp(logvar)), nested lists where the latent is spatial."""
+
+    mean: Values = Field(examples=[[0.4, -1.2]])
+    logvar: Values = Field(examples=[[-3.1, -2.7]], description="log of the variance")
+    z: Many[Values] | None = Field(None, examples=[[[0.5, -1.3]]], description="draws, with ?samples=")
+
+
+class Latents(Schema):
+    """The answer of /encode; /decode takes it as it is."""
+
+    latents: list[Posterior]
+    shape: list[int] = Field(examples=[[2]], description="the shape of one latent")
+    model: str = Field(examples=["mnist:0123456789ab"], description="name and digest of what answered")
+
+
+class LatentsIn(Schema):
+    """The latents that /decode turns into images: bare values, or posteriors of /encode, whose means are decoded."""
+
+    latents: Many[Annotated[Vector | Grid | Annotated[Posterior, Tag("posterior")], Discriminator(_depth)]] = Field(
+        min_length=1, examples=[[[0.4, -1.2]]]
+    )
+    shape: Many[Annotated[int, Field(strict=True)]] | None = Field(None, description="has to be that of the model")
+    model: str | None = Field(None, description="name and digest; latents of other weights than the served are refused")
+
+
+class Images(Schema):
+    """Pictures as base64, in and out; what comes in may have line breaks, no padding, the URL alphabet, or `data:`."""
+
+    images: Many[str] = Field(
+        min_length=1, examples=[[PICTURE]], description="base64 of PNG, JPEG, WEBP, GIF or BMP files"
+    )
+
+
+class Score(Schema):
+    """How well the model explains one image, in nats, higher is better."""
+
+    elbo: float = Field(examples=[-82.6], description="the lower bound on log p(x): reconstruction - kl")
+    reconstruction: float = Field(examples=[-57.4], description="the expected log p(x|z)")
+    kl: float = Field(examples=[25.2], description="KL(q(z|x) || p(z)), at least 0")
+    bits_per_dim: float = Field(examples=[0.152], description="-elbo in bits per pixel value, lower is better")
+    percentile: float | None = Field(
+        None, examples=[48.2], description="the share of the evaluated images, 0 to 100, whose elbo is no higher"
+    )
+    log_likelihood: float | None = Field(None, examples=[-79.9], description="importance-weighted, with ?samples=")
+
+
+class Scores(Schema):
+    """The answer of /score."""
+
+    scores: list[Score]
+    unit: Literal["nats"] = "nats"
+
+
+class Model(Schema):
+    """What is served, in short; `GET /model/history` tells how it was trained."""
+
+    model: str = Field(examples=["mnist:0123456789ab"])
+    digest: str = Field(description="SHA-256 of the weights' file")
+    image_shape: list[int] = Field(examples=[[1, 28, 28]], description="channels, height, width")
+    latent_shape: list[int] = Field(examples=[[32]])
+    likelihood: str = Field(examples=["bernoulli"])
+    parameters: int = Field(description="how many numbers the weights are")
+    device: str = Field(examples=["cpu"])
+    precision: str = Field(examples=["float32"], description="the numbers that the networks compute in")
+    runtime: str = Field(examples=["onnxruntime"], description="what computes the networks")
+    batch_invariant: bool = Field(description="whether the bytes of an answer are the same whatever else is asked")
+    architecture: dict[str, Any] = Field(description="the model's config.json")
+    scores: str = Field(description="what the figures of /score mean for this model")
+
+
+class History(Schema):
+    """How the served model was trained and evaluated."""
+
+    model: str = Field(examples=["mnist:0123456789ab"], description="name and digest of what is served")
+    metrics: dict[str, Any] = Field(
+        description="the model's metrics.json, as far as it is there: `training` with its options, data and epochs, "
+        "`evaluations`, `inputs` and `reference`; log-probabilities in nats"
+    )
+
+
+class Health(Schema):
+    """The answer of the probes."""
+
+    status: str = Field(examples=["ready"])
+
+
+def latents_json(
+    rows: Sequence[np.ndarray], model: str, checked: Callable[[Iterable[int]], Iterable[int]] = iter
+) -> bytes:
+    """`Latents`, straight from the arrays of mean, logvar and each draw, all [N, *latent].
+
+    `checked` may end the work by an exception before each image, where there are many numbers.
+    """
+    mean, logvar, *draws = map(np.ascontiguousarray, rows)
+    if len(rows) * mean.size > AT_ONCE:  # orjson holds the lock of Python: other threads, too, are to have a turn
+        pieces: list[bytes] = []
+        for index in checked(range(len(mean))):
+            pieces += (b',{"mean":', dump(mean[index]), b',"logvar":', dump(logvar[index]))
+            for number, draw in enumerate(draws):
+                pieces += (b"," if number else b',"z":[', dump(draw[index]))
+            pieces.append(b"]}" if draws else b"}")
+        pieces[0] = b'{"latents":[{"mean":'
+        end = dump({"shape": mean.shape[1:], "model": model})
+        return b"".join((*pieces, b"],", end[1:]))
+    latents: list[dict[str, Any]] = [{"mean": m, "logvar": v} for m, v in zip(mean, logvar, strict=True)]
+    if draws:
+        latents = [{**latent, "z": z} for latent, *z in zip(latents, *draws, strict=True)]
+    return dump({"latents": latents, "shape": mean.shape[1:], "model": model})
+
+
+def scores_json(bounds: Bounds, config: VAEConfig, reference: Reference | None, *, with_likelihood: bool) -> bytes:
+    """`Scores`, straight from the arrays; percentiles where there is a reference."""
+    total, reconstruction, kl = bounds.elbo
+    bits = FAMILIES[config.likelihood].bits_per_dim(total, config.dimensions)
+    tensors = {"elbo": total, "reconstruction": reconstruction, "kl": kl, "bits_per_dim": bits}
+    if with_likelihood:
+        tensors["log_likelihood"] = bounds.log_likelihood
+    columns = {name: tensor.tolist() for name, tensor in tensors.items()}
+    if reference:
+        columns["percentile"] = reference.percentile(total.numpy()).tolist()
+    rows = zip(*columns.values(), strict=True)
+    return dump({"scores": [dict(zip(columns, row, strict=True)) for row in rows], "unit": "nats"})
+
+
+def model_of(
+    checkpoint: Checkpoint, device: str, precision: str, runtime: str, *, batch_invariant: bool
+) -> dict[str, Any]:
+    """`Model`, of what was loaded."""
+    config, reference = checkpoint.vae.config, checkpoint.reference
+    return {
+        "model": checkpoint.identity,
+        "digest": checkpoint.digest,
+        "image_shape": config.image_shape,
+        "latent_shape": config.latent_shape,
+        "likelihood": config.likelihood,
+        "parameters": checkpoint.parameters,
+        "device": device,
+        "precision": precision,
+        "runtime": runtime,
+        "batch_invariant": batch_invariant,
+        "architecture": config.as_dict(),
+        "scores": FAMILIES[config.likelihood].meaning + (PERCENTILE.format(whose=reference.whose) if reference else ""),
+    }
+
+
+def history_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """`History`, of what was loaded."""
+    return {"model": checkpoint.identity, "metrics": checkpoint.metrics}

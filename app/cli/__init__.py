@@ -1,0 +1,225 @@
+"""The `vae` command: what a user can mend is told in one line, with exit code 2."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from threading import Thread
+from typing import Annotated, NoReturn
+
+import typer
+
+from app.server.startup import begin
+from model.files import CheckpointError, check_folder
+from model.training.options import TrainingOptions
+
+DEFAULTS = TrainingOptions()
+DISTRIBUTION = "vae-service"
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The `vae` command."""
+    begin(sys.argv[1:])
+    cli()
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+@cli.callback()
+def about(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Tell the version.")
+    ] = False,
+) -> None:
+    """Serve, train and evaluate Variational Autoencoders."""
+
+
+@cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def serve(context: typer.Context) -> None:
+    """Serve a model over HTTP; `vae serve --help` lists every setting."""
+    with told_in_one_line():
+        from app.observability.logs import configure_logging
+        from app.settings import read_settings, strange_variables
+
+        settings = read_settings(context.args)
+        check_folder(settings.model)
+        configure_logging(settings)
+        for sentence in strange_variables(os.environ):
+            logging.getLogger("app.settings").warning(sentence)
+        from app.server.supervisor import serve as run
+
+        run(settings)
+
+
+def _follow_recipe(context: typer.Context, name: str) -> str:
+    """Let the recipe's options stand where the caller gives none."""
+    if name:
+        with told_in_one_line():
+            from app.cli.recipes import read_recipe
+
+            own = {"data", "out", "resume", "download", "recipe", "help"}
+            flags = {str(option.name): getattr(option, "is_flag", False) for option in context.command.params}
+            recipe = read_recipe(name, flags.keys() - own, {option for option, is_flag in flags.items() if is_flag})
+            typer.echo(f"recipe {name}: {recipe}", err=True)
+            context.default_map = recipe.options
+    return name
+
+
+def _told(context: typer.Context) -> set[str]:
+    """The options that the caller or his recipe gives."""
+    sources = {option: context.get_parameter_source(option) for option in context.params}
+    return {option for option, source in sources.items() if source and source.name != "DEFAULT"}
+
+
+@cli.command()
+def train(
+    context: typer.Context,
+    data: Annotated[Path, typer.Option(help="MNIST files, a folder of pictures, or a .npy or .npz file.")],
+    out: Annotated[Path, typer.Option(help="Where the model is kept, after every epoch.")],
+    recipe: Annotated[  # noqa: ARG001  # its callback has read it
+        str,
+        typer.Option(
+            is_eager=True, callback=_follow_recipe, help="mnist, mnist-cpu or a .toml file: options as a file."
+        ),
+    ] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    start: Annotated[Path | None, typer.Option(help="A trained model to go on from, with its architecture.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch MNIST into --data if it is not there.")] = False,
+    image_shape: Annotated[str, typer.Option(help="C,H,W that pictures are fitted to; else the data's own.")] = "",
+    latent: Annotated[str, typer.Option(help="Latent shape: D, or Cz,h,w.")] = "32",
+    stride: Annotated[int, typer.Option(help="Stride of the first convolution, 1 or 2.")] = 2,
+    channels: Annotated[str, typer.Option(help='Feature maps at each resolution; "" for an MLP.')] = "32,32",
+    blocks: Annotated[str, typer.Option(help="Residual blocks at each resolution; one each unless told.")] = "",
+    hidden: Annotated[str, typer.Option(help="Widths of the fully connected layers.")] = "450",
+    likelihood: Annotated[str, typer.Option(help="bernoulli, gaussian, gaussian-learned or logistic.")] = "bernoulli",
+    scale: Annotated[
+        float, typer.Option(help="Standard deviation of the gaussian likelihood, pixels in [0, 1].")
+    ] = 0.1,
+    objective: Annotated[str, typer.Option(help="elbo, or the importance-weighted iwae or dreg.")] = DEFAULTS.objective,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = DEFAULTS.epochs,
+    batch_size: Annotated[int, typer.Option(help="Images for each step.")] = DEFAULTS.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="Adam's rate at its highest.")] = DEFAULTS.learning_rate,
+    warmup: Annotated[int, typer.Option(help="Steps until the rate is at its highest.")] = DEFAULTS.warmup,
+    schedule: Annotated[str, typer.Option(help="cosine (to zero) or constant.")] = DEFAULTS.schedule,
+    kl_warmup: Annotated[
+        float | None, typer.Option(help="Epochs until the KL counts in full; 5 unless told, 0 with --start.")
+    ] = None,
+    ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are what is kept.")] = DEFAULTS.ema,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient, 0 for any.")] = DEFAULTS.clip,
+    weight_norm: Annotated[bool, typer.Option(help="Train directions and lengths of the weights.")] = False,
+    samples: Annotated[int, typer.Option(help="Draws for each image, L or K.")] = DEFAULTS.samples,
+    binarize: Annotated[
+        str, typer.Option(help="dynamic (pixels drawn at each epoch) or none (grey); dynamic for bernoulli.")
+    ] = "",
+    holdout: Annotated[int, typer.Option(help="Training images held out for validation.")] = DEFAULTS.holdout,
+    seed: Annotated[int, typer.Option(help="Every draw comes from it.")] = DEFAULTS.seed,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the networks.")] = DEFAULTS.precision,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads, 0 for torch's own choice.")] = 0,
+) -> None:
+    """Train a model by gradient ascent on the ELBO; the defaults are a good recipe for MNIST."""
+    with told_in_one_line():
+        from app.cli.options import Architecture, Run, use_device
+        from app.cli.train import run_training
+        from model.checkpoint import read_checkpoint
+
+        trained = read_checkpoint(start) if start else None
+        architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
+        if trained:
+            architecture = architecture.going_on_from(trained.vae.config, _told(context))
+        usual_kl_warmup = 0.0 if trained else DEFAULTS.kl_warmup
+        options = TrainingOptions(
+            objective=objective,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup=warmup,
+            schedule=schedule,
+            kl_warmup=usual_kl_warmup if kl_warmup is None else kl_warmup,
+            ema=ema,
+            clip=clip,
+            weight_norm=weight_norm,
+            samples=samples,
+            binarize=binarize or architecture.binarize,
+            holdout=holdout,
+            seed=seed,
+            precision=precision,
+        )
+        run_training(Run(data, out, resume, download, trained), architecture, options, use_device(device, threads))
+
+
+@cli.command()
+def evaluate(  # every option of the command is an argument
+    model: Annotated[Path, typer.Option(help="The folder of the model.")],
+    data: Annotated[Path, typer.Option(help="As for train; its test split is scored, or all of it.")],
+    samples: Annotated[int, typer.Option(help="Draws K of the importance-weighted bound.")] = 128,
+    binarize: Annotated[str, typer.Option(help="dynamic (drawn once, by --seed) or none; as in training.")] = "",
+    limit: Annotated[int, typer.Option(help="Score the first images alone; 0 for all.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the networks.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Every draw comes from it.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
+    save: Annotated[bool, typer.Option("--save", help="Keep the figures, pictures and card with the model.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="With --save, forget earlier figures, also those of more images.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads, 0 for torch's own choice.")] = 0,
+) -> None:
+    """Score a model: both bounds on log p(x) with their certainty, bits per dimension, active units."""
+    with told_in_one_line():
+        from app.cli.evaluate import run_evaluation
+        from app.cli.options import Scoring, use_device
+        from app.cli.progress import print_figures
+        from model.checkpoint import write_json
+
+        if replace and not save:
+            raise ValueError("replace: expected together with --save")
+        if save:
+            from app.cli.report import require_saveable, save_evaluation
+
+            require_saveable(model)
+        scoring = Scoring(samples, binarize, seed, limit, precision)
+        figures = run_evaluation(model, data, scoring, use_device(device, threads))
+        try:
+            if json:
+                write_json(json, figures)
+            if save:
+                save_evaluation(model, data, figures, replace=replace)
+        finally:  # hours may have gone into them
+            print_figures(figures)
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """End with one line on stderr and exit code 2 where data, options or files are at fault."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        _end(f"vae: {error}; pip install 'vae-service[train]' brings what training needs")
+    except (ValueError, OSError, CheckpointError) as error:
+        _end(f"vae: {error}")
+
+
+def _end(line: str) -> NoReturn:
+    """End with exit code 2 after a line on stderr, which is given up where stderr does not take it in a second."""
+    for handler in logging.root.handlers:
+        handler.flush()  # this line comes last
+    writing = Thread(target=typer.echo, args=(line,), kwargs={"err": True}, daemon=True)
+    writing.start()
+    writing.join(1)
+    if writing.is_alive():
+        os._exit(2)
+    raise typer.Exit(2) from None

@@ -1,0 +1,52 @@
+"""Recipes: the options of `vae train` as files that say what hardware they want and what figures to expect."""
+
+import tomllib
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import model
+from model.training.options import RecipeError
+
+SHIPPED = Path(*model.__path__) / "recipes"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """`options` are those of `vae train` by name; the rest is for people."""
+
+    about: str
+    hardware: str
+    time: str
+    figures: str
+    options: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.about}; {self.hardware}, {self.time}; {self.figures}"
+
+
+def read_recipe(name: str, known: set[str], flags: Container[str] = ()) -> Recipe:
+    """The recipe that ships under this name, or the one in this file.
+
+    `known` are the options it may give, `flags` those among them that are true or false.
+    """
+    path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
+        raise RecipeError(f"recipe: expected {shipped} or a .toml file, got {name!r}")
+    try:
+        recipe = Recipe(**tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe: {path}: not TOML: {error}") from None
+    except TypeError:
+        fields = ", ".join(Recipe.__slots__)
+        raise RecipeError(f"recipe: {path}: expected exactly the fields {fields}") from None
+    if not isinstance(recipe.options, dict):
+        raise RecipeError(f"recipe: {path}: options: expected a table, got {recipe.options!r}")
+    if unknown := sorted(set(recipe.options) - known):
+        raise RecipeError(f"recipe: {path}: {unknown[0]} is no option of vae train")
+    for option, value in recipe.options.items():
+        if isinstance(value, bool) and option not in flags:
+            raise RecipeError(f"recipe: {path}: {option}: expected a number or text, got {str(value).lower()}")
+    return recipe

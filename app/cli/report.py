@@ -1,0 +1,109 @@
+"""What people see of a model: its pictures and its card. The only module of the service that needs the train extra."""
+
+import os
+from dataclasses import asdict
+from dataclasses import replace as replace_fields
+from pathlib import Path
+from typing import Any
+
+from app.cli.progress import tell
+from model.checkpoint import METRICS, WEIGHTS, Checkpoint, CheckpointError, read_checkpoint, read_json, write_json
+from model.data.arrays import Dataset, Images
+from model.data.datasets import read_dataset
+from model.evaluation.input_encoding import compare_inputs
+from model.evaluation.model_card import CARD, write_card
+from model.evaluation.ood import measure_reference
+from model.evaluation.plots import write_pictures
+from model.records import EPOCH, VERSION
+from model.training.trainer import EpochRecord, Training
+from model.vae import VAE
+
+
+def portray(folder: Path, training: Training, dataset: Dataset) -> None:
+    """Draw the pictures of a finished training and write its card."""
+    write_pictures(folder / "pictures", training.average, dataset.held_out, training.records)
+    _write_card(folder)
+
+
+def _write_card(folder: Path) -> None:
+    if not write_card(folder):
+        tell(f"{folder / CARD} is no model card, and is left as it is")
+
+
+def require_saveable(model: Path) -> None:
+    """Find out before an evaluation, not after hours, that its figures cannot be kept with the model."""
+    _history(model)
+    if not os.access(model, os.W_OK):
+        raise CheckpointError(f"save: {model}: the folder cannot be written")
+
+
+def save_evaluation(model: Path, data: Path, figures: dict[str, Any], *, replace: bool = False) -> None:
+    """Keep the figures in metrics.json, and bring percentiles, pictures and card up to date with them.
+
+    The figures stand beside those of other numbers of draws or images. Percentiles, pictures and card are left as they
+    are where an earlier evaluation had more images; with `replace` earlier ones are forgotten.
+    """
+    checkpoint = read_checkpoint(model)
+    if figures["weights"] != checkpoint.digest:
+        raise CheckpointError(f"{model / WEIGHTS}: changed while it was evaluated; the figures are not kept")
+    most = 0 if replace else _most_images(checkpoint)
+    if figures["images"] < most:
+        _keep(model, checkpoint, figures, {})
+        stay = f"percentiles, pictures and card stay those of {most:,} images, more than these {figures['images']:,}"
+        tell(f"the figures are kept in {model / METRICS}; {stay}; --replace puts these in their place")
+        return
+    images = read_dataset(data, checkpoint.vae.config.image_shape).held_out
+    _keep(model, checkpoint, figures, _measured(checkpoint.vae, images, figures), replace=replace)
+    records = checkpoint.metrics.get("training", {}).get("epochs", [])
+    epochs = [EpochRecord(**{name: record[name] for name in EPOCH}) for record in records]
+    write_pictures(model / "pictures", checkpoint.vae, images, epochs)
+    _write_card(model)
+
+
+def _keep(
+    model: Path, checkpoint: Checkpoint, figures: dict[str, Any], measured: dict[str, Any], *, replace: bool = False
+) -> None:
+    """Add figures, and what was measured with them, to metrics.json as it is now."""
+    kept = _history(model)
+    if replace or kept.get("weights", checkpoint.digest) != checkpoint.digest:  # they are not of these weights
+        kept = {name: value for name, value in kept.items() if name not in ("evaluations", "reference", "inputs")}
+    evaluations = _beside(kept.get("evaluations"), figures)
+    about = {"version": VERSION, "weights": checkpoint.digest, "evaluations": evaluations}
+    write_json(model / METRICS, kept | about | measured)
+
+
+def _history(model: Path) -> dict[str, Any]:
+    """All of metrics.json, also what cannot be relied on, so that no rewriting loses it."""
+    history = read_json(model / METRICS) if (model / METRICS).exists() else {}
+    if not isinstance(history, dict):
+        raise CheckpointError(f"{model / METRICS}: expected an object, got {type(history).__name__}")
+    return history
+
+
+def _most_images(checkpoint: Checkpoint) -> int:
+    """The number of images of the largest evaluation before."""
+    reference = checkpoint.reference.images if checkpoint.reference else None
+    evaluations: list[dict[str, int]] = checkpoint.metrics.get("evaluations", [])
+    return max([reference or 0, *(kept["images"] for kept in evaluations)])
+
+
+def _measured(vae: VAE, images: Images, figures: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside the figures: the reference of percentiles, and what to encode of grey images."""
+    scored = images[: figures["images"]]
+    reference = replace_fields(measure_reference(vae, scored), split=figures["split"])
+    if figures["binarize"] != "dynamic":
+        return {"reference": asdict(reference)}
+    inputs = {name: asdict(fidelity) for name, fidelity in compare_inputs(vae, scored).items()}
+    return {"reference": asdict(reference), "inputs": inputs}
+
+
+def _beside(evaluations: Any, figures: dict[str, Any]) -> list[Any]:
+    """The figures among those before, in place of those by as many draws over as many images."""
+    before = evaluations if isinstance(evaluations, list) else []
+    objects = [kept for kept in before if isinstance(kept, dict)]
+    others = [kept for kept in objects if any(kept.get(name) != figures[name] for name in ("samples", "images"))]
+    return sorted([*others, figures], key=lambda kept: tuple(_number(kept, name) for name in ("samples", "images")))
+
+
+def _number(kept: dict[str, Any], name: str) -> int:
+    return value if isinstance(value := kept.get(name), int) else 0

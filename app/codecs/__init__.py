@@ -1,0 +1,1 @@
+"""Codecs between bytes and arrays; they know neither HTTP nor a model."""

@@ -1,0 +1,160 @@
+"""JPEG, GIF, WebP and BMP files without what does not decide the pixels of their first image.
+
+What surrounds the pixels can keep Pillow busy for long: it goes over stray bytes one at a time, and reads and joins
+profiles, comments and thumbnails. All of it is left out in one pass over the file, before Pillow sees any.
+Sources: ITU-T T.81 (JPEG), JFIF 1.02, GIF89a, RFC 9649 (WebP).
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from app.codecs.metadata import LONGEST, PIECES, UPRIGHT, TooManyPieces, Unreadable, orientation
+
+SCANS = 30
+"""Of one JPEG. A scan takes some ten bytes and goes over all pixels once more; a progressive photo has ten."""
+
+TABLES = 2**14
+"""Bytes of tables before the first scan of a JPEG, which has some 2,000."""
+
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # no stuffed byte, no restart within a scan
+_BARE = (0xD8, 0x01)  # SOI, TEM: markers without a segment
+_END, _SCAN, _APP0, _APP1, _APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
+_TABLES = (*range(0xC0, 0xC9), 0xDB, 0xDC, 0xDD)  # frames, Huffman and quantisation tables, lines, restarts
+_ARITHMETIC = (*range(0xC9, 0xD0),)
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_BLOCK = re.compile(rb"[!,;]")  # what a block of a GIF begins with: extension, image, end
+_WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ANMF")
+_ALPHA_ANIMATION = 0x12  # flags of the header: not those of a profile, EXIF and XMP, which are left out
+_RUN_LENGTHS = (1, 2)
+"""Compressions of a BMP: a kilobyte takes two seconds."""
+
+
+class Stripped(NamedTuple):
+    """A file of the same pixels as another one, and how they are to be turned, as EXIF numbers it."""
+
+    content: bytes
+    orientation: int = UPRIGHT
+
+
+def strip(content: bytes) -> Stripped:
+    """The file, stripped where its format is known.
+
+    Raises `Unreadable` for a damaged file and one of a kind that is not read, `TooManyPieces` for one of more segments,
+    blocks, chunks or scans than an image needs.
+    """
+    if content.startswith(b"\xff\xd8\xff"):
+        return _strip_jpeg(content)
+    if content.startswith((b"GIF87a", b"GIF89a")):
+        return Stripped(_strip_gif(content))
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        return _strip_webp(content)
+    if content.startswith(b"BM"):
+        _check_bmp(content)
+    return Stripped(content)
+
+
+def _strip_jpeg(content: bytes) -> Stripped:
+    kept, exif, xmp, tables = [b"\xff\xd8"], b"", b"", 0
+    for marker, start, end in _segments(content):
+        body = content[start + 4 : min(end, start + 4 + LONGEST)]
+        if marker == _SCAN:
+            _count_scans(content, start)
+            return Stripped(b"".join([*kept, content[start:]]), orientation(exif, xmp))
+        if marker in _ARITHMETIC:
+            raise Unreadable("expected a JPEG with Huffman coding, got one with arithmetic coding")
+        if marker in _TABLES:
+            tables += end - start
+            kept.append(content[start:end])
+        elif marker == _APP0 and body.startswith(b"JFIF\0") and len(body) >= 14:
+            kept.append(b"\xff\xe0\x00\x10" + body[:12] + bytes(2))  # without the thumbnail
+        elif marker == _APP14 and body.startswith(b"Adobe") and len(body) >= 12:
+            kept.append(b"\xff\xee\x00\x0e" + body[:12])
+        elif marker == _APP1:
+            exif = exif or (body if body.startswith(_EXIF) else b"")
+            xmp = xmp or (body if body.startswith(_XMP) else b"")
+        if tables > TABLES:
+            raise TooManyPieces(f"more than {TABLES} bytes of tables")
+    raise Unreadable("the JPEG data is truncated or damaged")
+
+
+def _segments(content: bytes, at: int = 2) -> Iterator[tuple[int, int, int]]:
+    """The marker of each segment, where it begins, and where it ends, up to the end of the image."""
+    count = 0
+    while (found := _MARKER.search(content, at)) and (marker := found[1][0]) != _END:
+        at = found.end()
+        if marker not in _BARE:
+            if (count := count + 1) > PIECES:
+                raise TooManyPieces(f"more than {PIECES} segments")
+            at += int.from_bytes(content[at : at + 2])
+            yield marker, found.start(), at
+
+
+def _count_scans(content: bytes, start: int) -> None:
+    scans = 0
+    for marker, _, _ in _segments(content, start):
+        scans += marker == _SCAN
+        if scans > SCANS:
+            raise TooManyPieces(f"more than {SCANS} scans")
+
+
+def _strip_gif(content: bytes) -> bytes:
+    """The header, the graphic control of the first image, and the file from that image on."""
+    flags = content[10] if len(content) > 10 else 0
+    start = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    at, control, count = start, b"", 0
+    while (found := _BLOCK.search(content, at)) and found[0] != b";":
+        if found[0] == b",":
+            return content[:start] + control + content[found.start() :]
+        begin, at = found.start(), found.end() + 1
+        while (count := count + 1) <= PIECES and content[at : at + 1] > b"\0":
+            at += 1 + content[at]
+        if count > PIECES:
+            raise TooManyPieces(f"more than {PIECES} blocks before the image")
+        at += 1
+        if content[begin + 1 : begin + 3] == b"\xf9\x04":
+            control = content[begin : begin + 8]
+    raise Unreadable("the GIF data is truncated or damaged")
+
+
+def _strip_webp(content: bytes) -> Stripped:
+    """The first image, of an animation with the canvas that it is drawn on."""
+    flags = content[20] if content[12:16] == b"VP8X" and len(content) > 20 else 0
+    kept, found = [], {b"EXIF": b"", b"XMP ": b""}
+    for kind, start, end in _webp_chunks(content):
+        if kind == b"VP8X":
+            kept.append(content[start : start + 8] + bytes([flags & _ALPHA_ANIMATION]) + content[start + 9 : end])
+        elif kind in (b"ANIM", b"ALPH", *_WEBP_PIXELS):
+            kept.append(content[start:end])
+        elif kind in found:
+            found[kind] = content[start + 8 : end][: LONGEST + 1]
+    body = b"".join([b"WEBP", *kept])
+    exif, xmp = found[b"EXIF"] if flags & 8 else b"", found[b"XMP "] if flags & 4 else b""
+    return Stripped(b"RIFF" + len(body).to_bytes(4, "little") + body, orientation(exif, xmp))
+
+
+def _webp_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The type of each chunk, where it begins and where it ends; of those with pixels only the first."""
+    length = 8 + int.from_bytes(content[4:8], "little")
+    at, count, pixels = 12, 0, False
+    while at + 8 <= length:
+        if (count := count + 1) > PIECES:
+            raise TooManyPieces(f"more than {PIECES} chunks")
+        kind, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        end = at + 8 + size + size % 2
+        if at + 8 + size > len(content):
+            raise Unreadable("the WEBP data is truncated or damaged")
+        if not pixels or kind not in (b"ALPH", *_WEBP_PIXELS):
+            yield kind, at, end
+        pixels = pixels or kind in _WEBP_PIXELS
+        at = end
+
+
+def _check_bmp(content: bytes) -> None:
+    """Refuse run lengths, which Pillow unpacks a byte at a time, and more colours than a pixel can have."""
+    if int.from_bytes(content[14:18], "little") < 40:  # of OS/2, which has neither
+        return
+    if int.from_bytes(content[30:34], "little") in _RUN_LENGTHS:
+        raise Unreadable("expected a BMP without run lengths, got one with them")
+    if (colours := int.from_bytes(content[46:50], "little")) > 256 and content[28] <= 8:
+        raise Unreadable(f"expected a BMP of at most 256 colours, got {colours}")

@@ -1,0 +1,1 @@
+"""HTTP middleware: request lifecycle, admission, CORS, and problem details, whatever the endpoint."""

@@ -1,0 +1,1 @@
+"""Server processes: the supervisor, its workers, sockets, signals, and Ray Serve."""

@@ -1,0 +1,1 @@
+"""Data sets: reading, downloading, and binarising images."""

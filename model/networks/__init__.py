@@ -1,0 +1,1 @@
+"""The encoder and decoder networks and the blocks that they share."""

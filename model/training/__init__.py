@@ -1,0 +1,1 @@
+"""Training: objectives, schedules, the training loop, and what resumes it."""

@@ -1,0 +1,114 @@
+"""An answer of /encode decodes as it is; one of another model or of another shape is refused with a sentence."""
+
+import numpy as np
+import pytest
+
+from app.codecs.images import write_npy
+
+pytestmark = pytest.mark.anyio
+
+LATENT = [0.5, -1, 0, 2]
+
+
+@pytest.fixture(scope="module")
+async def encoded(client, digits) -> dict:
+    npy = {"content-type": "application/x-npy"}
+    answer = await client.post("/encode?samples=2&seed=1", content=write_npy(digits[:3, 0]), headers=npy)
+    return answer.json()
+
+
+async def decode(client, body: dict):
+    return await client.post("/decode", json=body)
+
+
+async def refused(client, body: dict, sentence: str) -> None:
+    answer = await decode(client, body)
+    assert answer.status_code == 422
+    assert sentence in answer.json()["detail"]
+
+
+async def test_an_answer_of_encode_is_decoded_at_its_means(client, encoded):
+    means = {"latents": [latent["mean"] for latent in encoded["latents"]]}
+    answers = [await decode(client, body) for body in (encoded, means, {**means, "shape": [4]}, {**means, "z": None})]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 422]
+    assert len({answer.content for answer in answers[:3]}) == 1
+
+
+async def test_latents_of_another_model_are_refused_by_the_names_of_both(client, encoded):
+    served = encoded["model"]
+    other = f"{served.partition(':')[0]}:000000000000"
+    sentence = f"model: expected latents of '{served}', which is served, got those of '{other}'"
+    await refused(client, {**encoded, "model": other}, sentence)
+    await refused(client, {"latents": [LATENT], "model": "\r\n" * 9000}, r"got those of '" + r"\r\n" * 50 + "'...")
+
+
+async def test_latents_of_the_same_weights_under_another_name_are_decoded(client, encoded):
+    digest = encoded["model"].rpartition(":")[2]
+    for model in (f"another name:{digest}", None):
+        assert (await decode(client, {**encoded, "model": model})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ([5], "[5]"),
+        ([], "[]"),
+        ([4, 1], "[4, 1]"),
+        ([1] * 999, "[1, 1, 1, 1, 1, 1, 1, 1, ...]"),
+        ([10**400], "[a number"),
+    ],
+)
+async def test_an_announced_shape_of_another_model_is_refused(client, shape, told):
+    await refused(client, {"latents": [LATENT], "shape": shape}, "shape: expected [4], the shape of one latent of ")
+    await refused(client, {"latents": [LATENT], "shape": shape}, f", got {told}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("mean", [1, 2, 3], "latents[1].mean: expected 4 numbers, got 3"),
+        ("logvar", [1, 2, 3], "latents[1].logvar: expected 4 numbers, got 3"),
+        ("logvar", [[[1, 2, 3, 4]]], "latents[1].logvar: expected 4 numbers, got 1 x 1 x 4"),
+        ("logvar", [[[1], [2, 3]]], "latents[1].logvar: expected lists of equal length"),
+        ("z", [LATENT, LATENT[:2]], "latents[1].z[1]: expected 4 numbers, got 2"),
+        ("z", [[]], "latents[1].z[0]: expected 4 numbers, got 0"),
+        ("z", LATENT, "latents[1].z[0]: expected a valid array, got 0.5"),
+        ("logvar", None, "latents[1].logvar: expected a valid array, got null"),
+        ("lgvar", LATENT, "latents[1]: unknown field 'lgvar'; known are mean, logvar, z"),
+    ],
+)
+async def test_every_array_of_a_posterior_has_the_shape_of_a_latent(client, field, value, told):
+    posterior = {"mean": LATENT, "logvar": LATENT, field: value}
+    await refused(client, {"latents": [LATENT, posterior]}, told)
+
+
+async def test_a_posterior_may_have_no_draws(client):
+    posteriors = [{"mean": LATENT, "logvar": LATENT, "z": z} for z in (None, [], [LATENT])]
+    assert (await decode(client, {"latents": posteriors})).status_code == 200
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+async def test_arrays_of_either_byte_order_and_layout_are_decoded_alike(client, dtype, order):
+    latents = np.asarray(np.arange(12).reshape(3, 4) / 8, dtype, order=order)
+    answer = await client.post("/decode", content=write_npy(latents))
+    assert answer.content == (await decode(client, {"latents": latents.tolist()})).content
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((2, 4), np.float16), "got float16 [2, 4]"),
+        (np.zeros((2, 4), ">i4"), "got int32 [2, 4]"),
+        (np.zeros((2, 5), np.float32), "got float32 [2, 5]"),
+        (np.zeros((0, 4), np.float32), "got float32 [0, 4]"),
+        (np.zeros((0, 2, 4), np.float32), "got float32 [0, 2, 4]"),
+        (np.zeros(4, np.float32), "got float32 [4]"),
+        (np.zeros((), np.float32), "got float32 []"),
+        (np.full((2, 4), np.nan), "latents[0]: expected finite numbers"),
+    ],
+)
+async def test_an_array_that_is_no_latents_is_refused(client, array, told):
+    answer = await client.post("/decode", content=write_npy(array))
+    assert answer.status_code == 422
+    assert told in answer.json()["detail"]

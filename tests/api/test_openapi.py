@@ -1,0 +1,253 @@
+"""The OpenAPI document is valid, its examples work, and the service answers nothing that it does not announce."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import numpy as np
+import pytest
+import schemathesis
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi import checks
+
+from app.http.problems import Problem
+from app.main import create_app
+from app.settings import Settings
+from model.config import VAEConfig
+from tests.support.apps import running
+from tests.support.models import write
+
+ENDPOINTS = {"/encode": "post", "/decode": "post", "/reconstruct": "post", "/sample": "get", "/score": "post"}
+OPERATIONS = {
+    **ENDPOINTS,
+    "/model": "get",
+    "/model/history": "get",
+    "/livez": "get",
+    "/readyz": "get",
+    "/metrics": "get",
+}
+
+
+def no_failure_but_of_time(context: Any, response: Any, case: Any) -> None:
+    """A caller who brings a deadline may be told that it has passed."""
+    if response.status_code != 504 or "X-Request-Timeout" not in case.headers:
+        not_a_server_error(context, response, case)
+
+
+CONFORMANCE = [
+    no_failure_but_of_time,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def make(digits_model, device):
+    def app(**options: Any) -> FastAPI:
+        return create_app(Settings(**{"model": digits_model, "device": device, "threads": 1, **options}))
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def document(make) -> dict[str, Any]:
+    return make().openapi()
+
+
+@pytest.fixture
+def api(make) -> Any:
+    """The document, and behind it the real application; schemathesis starts it here, and ends it with the test."""
+    app = make()
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+    while not app.state.engine.ready:
+        time.sleep(0.002)
+    return schema
+
+
+def values(node: Any, name: str) -> Iterator[Any]:
+    """All that stands under a name anywhere in a document."""
+    if isinstance(node, dict):
+        yield from (value for key, value in node.items() if key == name)
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from values(child, name)
+
+
+def one_of_each(schema: dict[str, Any]) -> dict[str, Any]:
+    """What the examples of a schema's properties make together."""
+    return {name: about["examples"][0] for name, about in schema["properties"].items() if "examples" in about}
+
+
+def test_the_document_names_every_operation_and_only_them(document):
+    found = {path: next(iter(methods)) for path, methods in document["paths"].items()}
+    assert found == OPERATIONS
+    assert all(len(methods) == 1 for methods in document["paths"].values())
+
+
+def test_the_document_is_valid_openapi_with_a_schema_in_every_place(api, document):
+    api.validate()
+    for schema in document["components"]["schemas"].values():
+        jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+
+
+def test_every_reference_resolves_and_every_schema_is_referred_to(document):
+    references = set(values(document, "$ref"))
+    defined = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert references <= defined
+    assert {"Latents", "LatentsIn", "Images", "Scores", "Model", "Problem"} <= {
+        ref.rpartition("/")[2] for ref in references
+    }
+
+
+POSITIVE = [(path, GenerationMode.POSITIVE) for path in OPERATIONS]
+NEGATIVE = [(path, GenerationMode.NEGATIVE) for path in ENDPOINTS]
+
+
+@pytest.mark.parametrize(("path", "mode"), POSITIVE + NEGATIVE)
+def test_whatever_comes_the_answer_is_one_of_those_announced(api, path, mode):
+    operation = api[path][OPERATIONS[path]]
+
+    @settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(operation.as_strategy(generation_mode=mode))
+    def conforms(case) -> None:
+        case.call_and_validate(checks=CONFORMANCE)
+
+    conforms()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("model", ["digits", "colour"])
+async def test_the_examples_of_the_document_work_when_they_are_sent(make, digits_model, colour_model, model):
+    app = make(model={"digits": digits_model, "colour": colour_model}[model])
+    async with running(app) as client:
+        for path, methods in app.openapi()["paths"].items():
+            for media, body in methods.get("post", {}).get("requestBody", {}).get("content", {}).items():
+                if media == "application/json":
+                    answer = await client.post(path, json=body["example"])
+                    assert answer.status_code == 200, (path, answer.text)
+
+
+@pytest.mark.anyio
+async def test_every_announced_media_type_is_given_to_who_asks_for_it(client, document):
+    for path, methods in document["paths"].items():
+        method, operation = next(iter(methods.items()))
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+        for media in operation["responses"]["200"]["content"]:
+            answer = await client.request(method, path, json=body, headers={"Accept": media})
+            assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, media)
+
+
+def test_the_example_of_a_problem_is_one_of_its_own_status(document):
+    for responses in (method["responses"] for path in document["paths"].values() for method in path.values()):
+        for status, response in responses.items():
+            example = response.get("content", {}).get("application/problem+json", {}).get("example")
+            assert status == "200" or Problem(**example).status == int(status)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", [*ENDPOINTS, "/model", "/model/history"])
+async def test_what_the_edge_refuses_is_announced(make, path):
+    app, seen, key = make(api_key="key", max_body_bytes=10), set(), {"Authorization": "Bearer key"}
+    announced = app.openapi()["paths"][path][OPERATIONS[path]]["responses"]
+    async with running(app) as client:
+        for draining in (False, True):
+            app.state.door.draining = draining
+            for headers in ({}, key, {**key, "Accept": "text/html"}, {**key, "Content-Length": "11"}):
+                seen.add((await client.request(OPERATIONS[path], path, headers=headers)).status_code)
+    assert {401, 406, 413, 503} <= seen <= {int(status) for status in announced}
+    assert path.startswith("/model") or {"429", "504"} <= announced.keys()
+
+
+def test_the_document_asks_for_a_key_only_where_one_is_asked_for(make, document):
+    assert not list(values(document, "security"))
+    locked = make(api_key="key").openapi()
+    assert all(
+        "security" in locked["paths"][path][OPERATIONS[path]] for path in (*ENDPOINTS, "/model", "/model/history")
+    )
+    assert not any("security" in locked["paths"][path]["get"] for path in ("/livez", "/readyz", "/metrics"))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("model", ["digits", "colour"])
+async def test_every_example_fits_the_served_model(make, digits_model, colour_model, model):
+    app = make(model={"digits": digits_model, "colour": colour_model}[model])
+    document = json.loads(json.dumps(app.openapi()))
+    schemas = document["components"]["schemas"]
+    examples = {name: one_of_each(schema) for name, schema in schemas.items()}
+    for name, schema in schemas.items():
+        for field, example in examples[name].items():
+            place = f"#/components/schemas/{name}/properties/{field}"
+            whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$ref": place, **document}
+            assert jsonschema_rs.is_valid(whole, example), place
+            assert schema["properties"][field]["examples"] == [example]
+    posterior, latents, score = examples["Posterior"], examples["LatentsIn"], examples["Score"]
+    assert score["elbo"] == pytest.approx(score["reconstruction"] - score["kl"])
+    assert np.shape(posterior["mean"]) == np.shape(posterior["z"])[1:] == tuple(latents["shape"])
+    async with running(app) as client:
+        told = (await client.get("/model")).json()
+        assert told | examples["Model"] | {"device": told["device"], "runtime": told["runtime"]} == told
+        for body in (latents, latents | {"latents": [posterior]}):
+            assert (await client.post("/decode", json=body)).status_code == 200, body
+        assert (await client.post("/encode?fit=exact", json=examples["Images"])).status_code == 200
+
+
+def test_latents_too_large_to_be_shown_are_left_out_of_the_examples(make, tmp_path):
+    config = VAEConfig(image_shape=(1, 70, 70), latent_shape=(1, 70, 70), channels=(2,), blocks=(0,))
+    document = make(model=write(tmp_path / "large", config)).openapi()
+    assert len(json.dumps(document)) < 100_000
+    assert "examples" not in document["components"]["schemas"]["Posterior"]["properties"]["mean"]
+    assert "example" not in document["paths"]["/decode"]["post"]["requestBody"]["content"]["application/json"]
+
+
+def test_operations_are_named_as_the_endpoints_are(make):
+    paths = make(api_key="key").openapi()["paths"]
+    names = {path: operation["operationId"] for path, methods in paths.items() for operation in methods.values()}
+    assert names == {
+        "/encode": "encode",
+        "/decode": "decode",
+        "/reconstruct": "reconstruct",
+        "/sample": "sample",
+        "/score": "score",
+        "/model": "model",
+        "/model/history": "history",
+        "/admin/reload": "reload",
+        "/livez": "livez",
+        "/readyz": "readyz",
+        "/metrics": "metrics",
+    }
+
+
+def test_the_document_tells_servers_license_and_what_its_tags_mean(document):
+    assert [server["url"] for server in document["servers"]] == ["/"]
+    assert document["info"]["license"]["identifier"] == "Apache-2.0"
+    described = {tag["name"] for tag in document["tags"] if tag["description"]}
+    assert {
+        tag for path in document["paths"].values() for method in path.values() for tag in method["tags"]
+    } == described
+
+
+def test_nothing_in_the_document_breaks_generated_clients(document):
+    assert None not in values(document, "default")
+    for body in values(document["paths"], "multipart/form-data"):
+        assert not list(values(body, "minItems"))
+    for parameter in (each for found in values(document["paths"], "parameters") for each in found):
+        assert "anyOf" not in parameter["schema"], parameter["name"]
+        assert parameter["schema"].get("maximum", 0) < 2**63
+    assert 2**63 not in values(document, "exclusiveMaximum")
+
+
+def test_every_problem_is_described_by_its_type_and_every_response_by_its_headers(document):
+    for methods in document["paths"].values():
+        for responses in (operation["responses"] for operation in methods.values()):
+            for status, response in responses.items():
+                assert "X-Request-ID" in response["headers"]
+                assert ("Retry-After" in response["headers"]) == (status in ("429", "503"))
+                if status != "200":
+                    problem = response["content"]["application/problem+json"]["example"]
+                    assert f"`{problem['type']}`" in response["description"]
+            assert {"431", "500"} <= responses.keys()

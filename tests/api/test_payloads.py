@@ -1,0 +1,325 @@
+"""Four ways in, one meaning; what cannot be read is refused with a sentence, and never with a 500."""
+
+import base64
+import io
+import json
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.codecs.images import load_images, write_npy
+from app.codecs.png import write_png
+from tests.support.image_files import header_of_png
+
+pytestmark = pytest.mark.anyio
+
+JSON, NPY = {"content-type": "application/json"}, {"content-type": "application/x-npy"}
+
+
+@pytest.fixture(scope="module")
+def pictures(digits) -> list[bytes]:
+    return [write_png(image) for image in digits[:3]]
+
+
+def text(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
+
+
+def parts(*pictures: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (f"{index}.png", picture)) for index, picture in enumerate(pictures)]
+
+
+def by_hand(*pictures: bytes, close: bytes = b"--cut--\r\n") -> bytes:
+    head = b'--cut\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
+    return b"".join(head + picture + b"\r\n" for picture in pictures) + close
+
+
+async def refused(client, status: int, sentence: str, path: str = "/encode", **request) -> None:
+    response = await client.post(path, **request)
+    problem = response.json()
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    assert sentence in problem["detail"]
+    assert problem["error"] == problem["detail"]
+
+
+async def test_four_ways_in_give_the_same_latents(client, digits, pictures):
+    answers = [
+        await client.post("/encode", files=parts(*pictures)),
+        await client.post("/encode", json={"images": [text(picture) for picture in pictures]}),
+        await client.post("/encode", json={"images": [f"data:image/png;base64,{text(p)}" for p in pictures]}),
+        await client.post("/encode", content=write_npy(digits[:3, 0]), headers=NPY),
+        await client.post("/encode", content=write_npy(digits[:3].transpose(0, 2, 3, 1)), headers=NPY),
+        await client.post("/encode", content=write_npy(np.asfortranarray(digits[:3, 0])), headers=NPY),
+    ]
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    for index, picture in enumerate(pictures):
+        alone = await client.post("/encode", content=picture, headers={"content-type": "image/png"})
+        mean = answers[0].json()["latents"][index]["mean"]
+        np.testing.assert_allclose(alone.json()["latents"][0]["mean"], mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "WEBP"])
+async def test_the_bytes_tell_the_format_whatever_the_image_type_says(client, pictures, form):
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(pictures[0])).save(stream, form, **({"lossless": True} if form == "WEBP" else {}))
+    kinds = ("image/png", "IMAGE/PNG", "image/png; q=1", f"image/{form.lower()}", "image/jpeg")
+    answers = [await client.post("/encode", content=stream.getvalue(), headers={"content-type": k}) for k in kinds]
+    as_png = await client.post("/encode", content=pictures[0], headers={"content-type": "image/png"})
+    assert {answer.content for answer in answers} == {as_png.content}
+
+
+@pytest.mark.parametrize("kind", ["Application/JSON", "application/json; charset=utf-8", " application/json ;x=y"])
+async def test_parameters_and_case_of_a_content_type_do_not_matter(client, pictures, kind):
+    body = json.dumps({"images": [text(pictures[0])]})
+    assert (await client.post("/encode", content=body, headers={"content-type": kind})).status_code == 200
+
+
+async def test_multipart_is_told_in_any_case(client, pictures):
+    for kind in ("multipart/form-data; boundary=cut", 'Multipart/Form-Data; charset=utf-8; Boundary="cut"'):
+        answer = await client.post("/encode", content=by_hand(*pictures), headers={"content-type": kind})
+        assert len(answer.json()["latents"]) == 3
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", "", "image", "application/jsonp"])
+async def test_a_body_of_another_content_type_and_content_is_unsupported(client, kind):
+    came = f"got the Content-Type '{kind}' and a body" if kind else "got no Content-Type and a body"
+    for path in ("/encode", "/decode", "/reconstruct", "/score"):
+        await refused(client, 415, came, path, content=b"a body", headers={"content-type": kind})
+
+
+UNTYPED = [
+    {},
+    {"content-type": ""},
+    {"content-type": "application/octet-stream"},
+    {"content-type": "application/x-www-form-urlencoded"},
+    {"content-type": "text/plain; charset=utf-8"},
+    {"content-type": "image/png"},
+    {"content-type": "application/json"},
+    {"content-type": "application/x-npy"},
+    {"content-type": "multipart/form-data; boundary=cut"},
+]
+
+
+@pytest.mark.parametrize("headers", UNTYPED)
+async def test_the_first_bytes_decide_what_a_body_is_whatever_its_content_type_says(client, digits, pictures, headers):
+    body = json.dumps({"images": [text(pictures[0])]})
+    expected = (await client.post("/encode", content=pictures[0], headers={"content-type": "image/png"})).content
+    bodies = [pictures[0], write_npy(digits[:1, 0])]
+    bodies += [body.encode(), f" \r\n\t{body}".encode()] if "multipart" not in str(headers) else []
+    for form in ("JPEG", "BMP", "GIF", "WEBP"):
+        stream = io.BytesIO()
+        Image.open(io.BytesIO(pictures[0])).save(stream, form, **({"lossless": True} if form == "WEBP" else {}))
+        bodies.append(stream.getvalue())
+    answers = [await client.post("/encode", content=content, headers=headers) for content in bodies]
+    assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
+    assert [answer.content == expected for answer in answers].count(False) == 1  # JPEG is lossy
+
+
+@pytest.mark.parametrize("headers", UNTYPED[:-1])
+async def test_latents_are_recognised_whatever_their_content_type_says(client, headers):
+    latents = np.ones((2, 4), np.float32)
+    expected = (await client.post("/decode", json={"latents": latents.tolist()})).content
+    for content in (write_npy(latents), json.dumps({"latents": latents.tolist()}).encode()):
+        answer = await client.post("/decode", content=content, headers=headers)
+        assert (answer.status_code, answer.content) == (200, expected)
+
+
+async def test_an_image_for_decoding_is_unsupported_by_any_content_type(client, pictures):
+    for headers in UNTYPED:
+        await refused(client, 415, "expected application/json or .npy", "/decode", content=pictures[0], headers=headers)
+
+
+async def test_a_content_type_is_repeated_in_quotes_and_cut(client):
+    await refused(client, 415, r"'a\x01\x7f\xad<b>'", content=b"x", headers={"content-type": b"a\x01\x7f\xad<b>"})
+    long = {"content-type": "a" * 1000}
+    await refused(client, 415, "'" + "a" * 100 + "'...", content=b"x", headers=long)
+
+
+@pytest.mark.parametrize("path", ["/encode", "/decode"])
+async def test_a_content_type_of_more_than_a_kilobyte_is_refused_and_not_parsed(client, path):
+    kind = {"content-type": "multipart/form-data; boundary=cut" + '; a="' * 15_000}
+    await refused(client, 415, "at most 1024 characters, got 75033", path, content=b"x", headers=kind)
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "Identity "])
+async def test_a_body_that_is_not_compressed_may_say_so(client, pictures, encoding):
+    headers = {"content-type": "image/png", "content-encoding": encoding}
+    assert (await client.post("/encode", content=pictures[0], headers=headers)).status_code == 200
+    await refused(client, 415, "got 'gzip'", content=pictures[0], headers={**headers, "content-encoding": "gzip"})
+
+
+@pytest.mark.parametrize("kind", ["image/png", "application/json", "application/x-npy", "multipart/form-data"])
+async def test_an_empty_body_is_malformed(client, kind):
+    await refused(client, 400, "empty", content=b"", headers={"content-type": f"{kind}; boundary=cut"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "sentence"),
+    [
+        ("multipart/form-data", by_hand(b"a"), "its Content-Type has no boundary"),
+        ("multipart/form-data; boundary=", by_hand(b"a"), "its Content-Type has no boundary"),
+        ("multipart/form-data; boundary=cut", b"no part", "begins with the boundary"),
+        ("multipart/form-data; boundary=cut", b"--cut--\r\n", "no parts"),
+        ("multipart/form-data; boundary=cut", b"x--cut--\r\n", "begins with the boundary"),
+        (
+            "multipart/form-data; boundary=cut",
+            b"--cut\r\n\r\nx\r\n--cut--\r\n",
+            "part 1: expected a Content-Disposition",
+        ),
+    ],
+)
+async def test_a_broken_multipart_body_is_malformed(client, kind, body, sentence):
+    await refused(client, 400, sentence, content=body, headers={"content-type": kind})
+
+
+@pytest.mark.parametrize("kept", [1, 30, 200])
+async def test_a_multipart_body_that_ends_early_is_not_taken_for_a_shorter_one(client, pictures, kept):
+    cut = by_hand(*pictures, close=b"")[:-kept]
+    kind = {"content-type": "multipart/form-data; boundary=cut"}
+    await refused(client, 400, "closing boundary", content=cut, headers=kind)
+
+
+async def test_a_part_of_another_name_or_without_a_file_is_unusable(client, pictures):
+    others = [*parts(pictures[0]), ("mask", ("b.png", pictures[1]))]
+    await refused(client, 422, "part 2: unknown name 'mask'; expected every part to be named images", files=others)
+    await refused(
+        client, 422, "part 1: expected a file, got text", files=parts(pictures[0]), data={"images": "no file"}
+    )
+    await refused(client, 422, "images[1]: expected PNG", files=parts(pictures[0], b"hunter2"))
+
+
+async def test_a_part_without_a_file_name_that_holds_a_picture_is_a_file(client, pictures):
+    answer = await client.post("/encode", files=[("images", (None, picture)) for picture in pictures])
+    assert len(answer.json()["latents"]) == 3
+
+
+async def test_parts_of_any_size_are_read(client):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 700, 700), np.uint8)
+    assert (await client.post("/encode", files=parts(write_png(noise), write_png(noise)))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "sentence"),
+    [
+        ("{", 400, "not JSON"),
+        ("[" * 10_000, 400, "not JSON"),
+        (b'{"images": ["\xff"]}', 400, "not JSON"),
+        ("null", 422, "object"),
+        ("{}", 422, "images: field required"),
+        ('{"images": []}', 422, "at least 1"),
+        ('{"images": "aGVsbG8="}', 422, "images: expected a valid"),
+        ('{"images": [7]}', 422, "images[0]: expected a valid string, got 7"),
+        ('{"images": ["%%%"]}', 422, "images[0]: not base64: it has the character '%'"),
+        ('{"images": ["é"]}', 422, "images[0]: not base64: it has the character 'é'"),
+        ('{"images": ["", "A"]}', 422, "images[1]: not base64: its length or padding is wrong"),
+        ('{"images": ["a"], "n\\u0000\\u202e<b>": 1}', 422, r"unknown field 'n\x00\u202e<b>'; known are images"),
+        (f'{{"images": ["a"], "{"x" * 9000}": 1}}', 422, f"unknown field '{'x' * 100}'...; known are images"),
+        ('{"images": ["a"], "query": 1}', 422, "unknown field 'query'; known are images"),
+        (
+            f'{{"images": [{"7" * 4000}]}}',
+            422,
+            "images[0]: expected a valid string, got a number of more than 100 digits",
+        ),
+        ('{"images": [null]}', 422, "images[0]: expected a valid string, got null"),
+        ('{"images": [true]}', 422, "images[0]: expected a valid string, got true"),
+        ('{"images": [{"hunter2": 2}]}', 422, "images[0]: expected a valid string, got an object"),
+        ('{"images": ["data:image/png;base64"]}', 422, "images[0]: expected PNG"),
+        ('{"images": ["aGVsbG8="]}', 422, "images[0]: expected PNG"),
+    ],
+)
+async def test_json_that_holds_no_pictures_is_refused_with_a_sentence(client, body, status, sentence):
+    await refused(client, status, sentence, content=body, headers=JSON)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"images": [%s]}' % b",".join([b'""'] * 10_000),
+        b'{"images": ["a"], %s}' % b",".join(b'"%d":0' % n for n in range(10_000)),
+        b'{"latents": [[%s]]}' % b",".join([b"0"] * 100_000),
+        b'{"latents": [[0, 0, 0, 0]], %s}' % b",".join(b'"%d":0' % n for n in range(20_000)),
+    ],
+)
+async def test_more_values_than_any_request_may_have_are_too_large(client, body):
+    path = "/encode" if b"images" in body else "/decode"
+    await refused(client, 413, "that a request may have", path, content=body, headers=JSON)
+
+
+@pytest.mark.parametrize("body", [{"images": ["hunter2" * 9000]}, {"images": ["aaaa"], "a": "hunter2"}, "h" * 9000])
+async def test_a_refusal_repeats_little_of_the_input(client, body):
+    for path in ("/encode", "/decode"):
+        answer = await client.post(path, json=body)
+        assert answer.status_code == 422
+        assert b"hunter2" not in answer.content
+        assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 8, 8), np.float32),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((2, 8, 8, 2), np.uint8),
+        np.zeros((0, 8, 8), np.uint8),
+        np.zeros((2, 0, 8), np.uint8),
+        np.zeros((1, 1, 8, 8, 1), np.uint8),
+    ],
+)
+async def test_an_array_that_is_no_pictures_is_unusable(client, array):
+    await refused(client, 422, "expected a uint8 array [N, H, W]", content=write_npy(array), headers=NPY)
+
+
+async def test_an_array_of_records_is_unusable(client):
+    named = np.zeros((2, 8, 8), [("hunter2", np.uint8)])
+    await refused(client, 422, "got another data type [2, 8, 8]", content=write_npy(named), headers=NPY)
+
+
+async def test_a_damaged_array_is_malformed(client):
+    await refused(client, 400, ".npy", content=b"\x93NUMPY\x01\x00garbage", headers=NPY)
+
+
+async def test_more_items_than_allowed_are_too_large_by_every_way_in(serve, pictures):
+    async with serve(max_items=2) as client:
+        many = [pictures[0]] * 3
+        for request in (
+            {"files": parts(*many)},
+            {"json": {"images": [text(picture) for picture in many]}},
+            {"content": write_npy(np.zeros((3, 8, 8), np.uint8)), "headers": NPY},
+        ):
+            await refused(client, 413, "2", **request)
+        latents = np.zeros((3, 4), np.float32)
+        await refused(client, 413, "2", "/decode", json={"latents": latents.tolist()})
+        await refused(client, 413, "2", "/decode", content=write_npy(latents), headers=NPY)
+        assert (await client.post("/encode", files=parts(*many[:2]))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("count", "more", "reader"), [(1, 0, "MainThread"), (1, 2**17, "codec"), (9, 0, "MainThread"), (200, 0, "codec")]
+)
+async def test_large_files_and_many_are_read_beside_the_event_loop_however_few_their_pixels(
+    client, monkeypatch, count, more, reader
+):
+    readers = []
+    monkeypatch.setattr(
+        "app.api.payloads.load_images",
+        lambda *given: readers.append(threading.current_thread().name) or load_images(*given),
+    )
+    small = write_png(np.zeros((1, 1, 1), np.uint8)) + bytes(more)
+    assert (await client.post("/encode", files=parts(*[small] * count))).status_code == 200
+    assert readers[0].startswith(reader)
+
+
+async def test_pictures_that_together_would_take_too_long_to_decode_are_too_large(client):
+    await refused(client, 413, "images[0] to images[1] have", files=parts(*[header_of_png(4096, 4096)] * 2))
+    huge = header_of_png(4096, 4096) + bytes(2**16)
+    await refused(client, 413, "pixels", files=parts(*[huge] * 17))
+    await refused(client, 422, "truncated", files=parts(*[huge] * 16))
+
+
+async def test_more_pixels_than_allowed_are_too_large_by_every_way_in(serve, pictures):
+    async with serve(max_image_pixels=63) as client:
+        await refused(client, 413, "pixels", files=parts(pictures[0]))
+        await refused(client, 413, "pixels", content=write_npy(np.zeros((1, 8, 8), np.uint8)), headers=NPY)

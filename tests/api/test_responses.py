@@ -1,0 +1,109 @@
+"""The Accept header is obeyed as RFC 9110 has it, and the same pixels leave in every media type."""
+
+import base64
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.requests import Request
+
+from app.api.responses import IMAGES, JSON, NPY, NUMBERS, PNG, Accepts
+from app.codecs.grid import bands
+from app.codecs.png import write_png
+from app.errors import NotAcceptable
+
+pytestmark = pytest.mark.anyio
+
+
+def request(*accept: str) -> Request:
+    return Request({"type": "http", "headers": [(b"accept", line.encode("latin-1")) for line in accept]})
+
+
+@pytest.mark.parametrize(
+    ("accept", "media"),
+    [
+        ((), PNG),
+        (("",), PNG),
+        (("*/*",), PNG),
+        (("image/*",), PNG),
+        (("image/png",), PNG),
+        (("IMAGE/PNG",), PNG),
+        (("application/json",), JSON),
+        (("application/json; charset=utf-8",), JSON),
+        (("application/x-npy",), NPY),
+        (("application/*",), JSON),
+        (("image/webp, */*;q=0.1",), PNG),
+        (("image/png;q=0.4, application/json;q=0.5",), JSON),
+        (("image/png;q=0.5, application/json;q=0.5",), PNG),
+        (("image/png;q=0.001, application/json;q=0",), PNG),
+        (("image/png;q=0, */*",), JSON),
+        (("image/png;q=0, application/json;q=0, */*;q=0.1",), NPY),
+        (("text/html", "application/json"), JSON),
+        (("text/html, application/xhtml+xml, image/png;q=0.9, */*;q=0.8",), PNG),
+        ((", application/json ,",), JSON),
+    ],
+)
+def test_the_answer_is_of_the_offered_type_that_the_caller_likes_best(accept, media):
+    assert Accepts(*IMAGES)(request(*accept)) == media
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/html", "image/jpeg", "image/png;q=0", "*/*;q=0", "garbage", "image/", "/png", ";", ",", "a/b;c"]
+)
+def test_what_accepts_no_offered_type_is_not_acceptable(accept):
+    with pytest.raises(NotAcceptable, match="application/json or application/x-npy"):
+        Accepts(*NUMBERS)(request(accept))
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from([*'*/,;= ."q01-x', "image", "png", "application", "json", "nan"]), max_size=30))
+def test_no_accept_header_leads_to_more_than_a_refusal(pieces):
+    with contextlib.suppress(NotAcceptable):
+        assert Accepts(*IMAGES)(request("".join(pieces))) in IMAGES
+
+
+def pixels_of_png(content: bytes) -> np.ndarray:
+    pixels = np.asarray(Image.open(io.BytesIO(content)))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("columns", [None, 1, 3, 100])
+async def test_three_media_types_tell_the_same_pixels(client, columns):
+    params = {"n": 5, "seed": 3, **({"columns": columns} if columns else {})}
+    png, text, npy = [await client.get("/sample", params=params, headers={"Accept": media}) for media in IMAGES]
+    assert [answer.headers["content-type"] for answer in (png, text, npy)] == list(IMAGES)
+    array = np.load(io.BytesIO(npy.content), allow_pickle=False)
+    pixels = array.transpose(0, 3, 1, 2)
+    assert (array.dtype, array.shape) == (np.uint8, (5, 8, 8, 1))
+    assert np.ptp(array) > 0
+    singles = [pixels_of_png(base64.b64decode(image, validate=True)) for image in text.json()["images"]]
+    assert np.array_equal(singles, pixels)
+    assert np.array_equal(pixels_of_png(png.content), np.concatenate([*bands(pixels, columns)[1]], axis=1))
+
+
+async def test_one_image_is_not_made_a_grid(client):
+    answer = await client.get("/sample?n=1&columns=4")
+    assert pixels_of_png(answer.content).shape == (1, 8, 8)
+
+
+async def test_latents_as_an_array_are_the_latents_as_json(client, digits):
+    params, files = {"samples": 2, "seed": 5}, [("images", ("a", write_png(image))) for image in digits[:3]]
+    text, npy = [
+        await client.post("/encode", params=params, files=files, headers={"Accept": media}) for media in NUMBERS
+    ]
+    table = np.load(io.BytesIO(npy.content), allow_pickle=False)
+    latents = text.json()["latents"]
+    assert (table.dtype, table.shape) == (np.float32, (2 + 2, 3, 4))
+    assert np.array_equal(table[0], np.float32([latent["mean"] for latent in latents]))
+    assert np.array_equal(table[1], np.float32([latent["logvar"] for latent in latents]))
+    assert np.array_equal(table[2:], np.float32([latent["z"] for latent in latents]).swapaxes(0, 1))
+
+
+async def test_an_unacceptable_accept_is_told_before_the_body_is_read(client):
+    for method, path in (("GET", "/sample"), ("POST", "/encode"), ("POST", "/score"), ("GET", "/model")):
+        answer = await client.request(method, path, content=b"garbage", headers={"Accept": "text/html"})
+        assert (answer.status_code, answer.json()["title"]) == (406, "Not acceptable")

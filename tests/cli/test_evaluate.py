@@ -1,0 +1,205 @@
+"""`vae evaluate` as it is called: figures that are shown, written and kept, or one line and exit code 2."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.cli.report import save_evaluation
+from model.checkpoint import METRICS, WEIGHTS, CheckpointError, read_checkpoint, write_checkpoint, write_json
+from tests.support.cli_runner import SMALL, VAE, refusal, vae
+from tests.support.models import DIGITS, build
+
+
+def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_path: Path) -> None:
+    line = "evaluate --samples 3 --seed 5 --save --device cpu"
+    result = vae(line, "--model", trained, "--data", data, "--json", tmp_path / "figures.json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    kept = json.loads((trained / METRICS).read_text())
+    assert kept["evaluations"] == [figures]
+    assert kept["inputs"].keys() == {"grey", "threshold", "draw"}
+    assert read_checkpoint(trained).reference.areas.keys() >= {"noise", "letters"}
+    assert (figures["images"], figures["samples"], figures["seed"], figures["split"]) == (100, 3, 5, "test split")
+    assert figures["binarize"] == "dynamic"
+    assert figures["elbo"] <= figures["log_likelihood"]
+    assert f"{figures['log_likelihood']:.4f}" in result.stdout
+    assert f"{figures['log_likelihood']:.2f} ±" in (trained / "README.md").read_text()
+
+
+def test_images_that_were_trained_on_are_not_called_held_out(tmp_path: Path, digits: np.ndarray) -> None:
+    np.save(tmp_path / "digits.npy", digits[:50, 0])
+    paths = ("--data", tmp_path / "digits.npy")
+    assert vae(f"train {SMALL} --epochs 1", *paths, "--out", tmp_path / "run").exit_code == 0
+    assert vae("evaluate --samples 1 --save --device cpu", *paths, "--model", tmp_path / "run").exit_code == 0
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "Means over 50 images of the training split" in card
+    assert "5 % of the 50 images of the training split are below" in card
+    assert "held-out" not in card.lower()
+
+
+def test_evaluations_by_other_numbers_of_draws_are_kept_side_by_side(trained: Path, data: Path) -> None:
+    for samples in (2, 5, 2):
+        line = f"evaluate --samples {samples} --limit 9 --save --device cpu"
+        assert vae(line, "--model", trained, "--data", data).exit_code == 0
+    kept = json.loads((trained / METRICS).read_text())["evaluations"]
+    assert [figures["samples"] for figures in kept if figures["images"] == 9] == [2, 5]
+    assert [f"K = {samples} |" in (trained / "README.md").read_text() for samples in (2, 5)] == [True, True]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def evaluated(digits_model: Path, data: Path, tmp_path: Path) -> Path:
+    """A model that was evaluated on all 100 test images by 2 draws."""
+    shutil.copytree(digits_model, tmp_path / "evaluated")
+    result = vae(
+        "evaluate --samples 2 --save --device cpu --threads 1", "--model", tmp_path / "evaluated", "--data", data
+    )
+    assert result.exit_code == 0, result.output
+    return tmp_path / "evaluated"
+
+
+def test_a_partial_evaluation_is_kept_and_replaces_nothing_of_a_larger_one(evaluated: Path, data: Path) -> None:
+    before, metrics = contents(evaluated), json.loads((evaluated / METRICS).read_text())
+    for samples in (2, 5):
+        line = f"evaluate --samples {samples} --limit 2 --save --device cpu"
+        result = vae(line, "--model", evaluated, "--data", data)
+        assert result.exit_code == 0, result.output
+        assert "percentiles, pictures and card stay those of 100 images, more than these 2" in result.stderr
+    kept = json.loads((evaluated / METRICS).read_text())
+    assert [(each["samples"], each["images"]) for each in kept["evaluations"]] == [(2, 2), (2, 100), (5, 2)]
+    assert kept["evaluations"][1] == metrics["evaluations"][0]
+    assert kept["reference"] == metrics["reference"]
+    assert kept["reference"]["images"] == 100
+    assert contents(evaluated) == before | {METRICS: (evaluated / METRICS).read_bytes()}
+
+
+def test_a_larger_evaluation_takes_the_place_of_a_partial_one(digits_model: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_model, tmp_path / "model")
+    for limit in (9, 9, 0):
+        line = f"evaluate --samples 2 --limit {limit} --save --device cpu"
+        result = vae(line, "--model", tmp_path / "model", "--data", data)
+        assert result.exit_code == 0, result.output
+        assert "stay" not in result.stderr
+    kept = json.loads((tmp_path / "model" / METRICS).read_text())
+    assert [each["images"] for each in kept["evaluations"]] == [9, 100]
+    assert kept["reference"]["images"] == 100
+    assert "Means over 100 images" in (text := (tmp_path / "model" / "README.md").read_text())
+    assert "Means over 9 images" not in text
+
+
+def test_figures_of_fewer_images_replace_others_where_that_is_asked_for(evaluated: Path, data: Path) -> None:
+    line = "evaluate --samples 5 --limit 20 --save --replace --device cpu"
+    assert vae(line, "--model", evaluated, "--data", data).exit_code == 0
+    kept = json.loads((evaluated / METRICS).read_text())
+    assert [(each["samples"], each["images"]) for each in kept["evaluations"]] == [(5, 20)]
+    assert kept["reference"]["images"] == 20
+    assert "Means over 20 images" in (evaluated / "README.md").read_text()
+    told = refusal(vae("evaluate --replace", "--model", evaluated, "--data", data))
+    assert told == "replace: expected together with --save"
+
+
+def test_figures_of_weights_that_have_changed_meanwhile_are_not_kept(evaluated: Path, data: Path) -> None:
+    figures = json.loads((evaluated / METRICS).read_text())["evaluations"][0]
+    write_checkpoint(evaluated, DIGITS, build(DIGITS, 1).state_dict())
+    before = contents(evaluated)
+    with pytest.raises(CheckpointError, match=rf"{WEIGHTS}: changed while it was evaluated"):
+        save_evaluation(evaluated, data, figures)
+    assert contents(evaluated) == before
+
+
+def test_an_evaluation_of_new_weights_drops_the_figures_of_the_old_ones(evaluated: Path, data: Path) -> None:
+    write_checkpoint(evaluated, DIGITS, build(DIGITS, 1).state_dict())
+    result = vae("evaluate --samples 3 --limit 7 --save --device cpu", "--model", evaluated, "--data", data)
+    assert result.exit_code == 0, result.output
+    kept = json.loads((evaluated / METRICS).read_text())
+    assert [(each["samples"], each["images"]) for each in kept["evaluations"]] == [(3, 7)]
+    assert kept["reference"]["images"] == 7
+    assert kept["weights"] == read_checkpoint(evaluated).digest
+
+
+@pytest.mark.parametrize(("content", "reason"), [("[1]", "expected an object, got list"), ("{", "not JSON")])
+def test_metrics_that_cannot_be_added_to_are_told_before_the_evaluation(evaluated: Path, data: Path, content, reason):
+    (evaluated / METRICS).write_text(content)
+    told = refusal(vae("evaluate --samples 1000000 --save --device cpu", "--model", evaluated, "--data", data))
+    assert told.startswith(f"{evaluated / METRICS}: {reason}")
+    assert (evaluated / METRICS).read_text() == content
+
+
+def test_what_cannot_be_used_of_the_metrics_is_told_and_kept(evaluated: Path, data: Path) -> None:
+    metrics = json.loads((evaluated / METRICS).read_text())
+    damaged = {name: value for name, value in metrics["evaluations"][0].items() if name != "split"}
+    write_json(evaluated / METRICS, metrics | {"evaluations": [damaged], "training": {"seconds": 3}, "notes": "own"})
+    line = "evaluate --samples 3 --save --device cpu"
+    result = vae(line, "--model", evaluated, "--data", data)
+    assert result.exit_code == 0, result.output
+    assert f"{evaluated / METRICS}: evaluations[0].split is missing; the entry is left out" in result.stderr
+    kept = json.loads((evaluated / METRICS).read_text())
+    assert (kept["notes"], kept["training"], kept["version"]) == ("own", {"seconds": 3}, 1)
+    assert kept["evaluations"][0] == damaged
+    assert [each["samples"] for each in kept["evaluations"]] == [2, 3]
+
+
+def test_an_evaluation_that_is_not_kept_changes_nothing(trained: Path, data: Path) -> None:
+    before = {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+    assert vae("evaluate --samples 1 --limit 7 --device cpu", "--model", trained, "--data", data).exit_code == 0
+    assert {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()} == before
+
+
+def test_figures_are_written_though_nobody_can_be_shown_them(digits_model: Path, data: Path, tmp_path: Path) -> None:
+    words = ["evaluate", "--samples", "1", "--limit", "7", "--threads", "1", "--device", "cpu"]
+    where = ["--model", digits_model, "--data", data, "--json", tmp_path / "figures.json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    subprocess.run([*VAE, *words, *where], check=False, stdout=writer, stderr=subprocess.DEVNULL)
+    os.close(writer)
+    assert json.loads((tmp_path / "figures.json").read_text())["images"] == 7
+
+
+def test_figures_are_shown_though_they_cannot_be_written(digits_model: Path, data: Path, tmp_path: Path) -> None:
+    line = "evaluate --samples 1 --limit 7 --device cpu"
+    result = vae(line, "--model", digits_model, "--data", data, "--json", tmp_path / "nowhere" / "figures.json")
+    assert result.exit_code == 2
+    assert "log likelihood" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--samples 0", "samples: expected an integer from 1 to 1000000, got 0"),
+        ("--binarize static", "binarize: expected dynamic or none, got 'static'"),
+        ("--precision half", "precision: expected float32 or bfloat16, got 'half'"),
+        ("--limit -1", "limit: expected an integer from 0 to 1000000000, got -1"),
+        ("--device cuda:99", "device: expected"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_made_is_told_in_one_line(digits_model: Path, data: Path, options, reason) -> None:
+    assert reason in refusal(vae(f"evaluate {options}", "--model", digits_model, "--data", data))
+
+
+def test_a_folder_without_a_model_is_told_in_one_line(tmp_path: Path, data: Path) -> None:
+    told = refusal(vae("evaluate", "--model", tmp_path, "--data", data))
+    assert told == f"{tmp_path / 'config.json'}: No such file or directory"
+
+
+def test_a_readme_that_is_no_card_is_not_written_over(digits_model: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_model, tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("# My project\n")
+    line = "evaluate --samples 1 --limit 5 --save --device cpu"
+    for _ in range(2):
+        result = vae(line, "--model", tmp_path / "model", "--data", data)
+        assert result.exit_code == 0, result.output
+        assert "README.md is no model card, and is left as it is" in result.stderr
+        assert (tmp_path / "model" / "README.md").read_text() == "# My project\n"
+    assert json.loads((tmp_path / "model" / METRICS).read_text())["evaluations"]
+    (tmp_path / "model" / "README.md").unlink()
+    for _ in range(2):
+        assert "README.md" not in vae(line, "--model", tmp_path / "model", "--data", data).stderr
+    assert (tmp_path / "model" / "README.md").read_text().startswith("# model: a Variational Autoencoder\n")

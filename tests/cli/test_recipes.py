@@ -1,0 +1,70 @@
+"""A recipe is a file of options; it says what to expect, and every option beside it counts instead."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.cli.recipes import SHIPPED, read_recipe
+from model.checkpoint import METRICS
+from tests.support.cli_runner import SMALL, refusal, vae
+
+ABOUT = 'about = "a"\nhardware = "h"\ntime = "t"\nfigures = "f"\n'
+
+
+@pytest.fixture
+def data(tmp_path: Path, digits: np.ndarray) -> Path:
+    np.save(tmp_path / "digits.npy", digits[:200, 0])
+    return tmp_path / "digits.npy"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
+def test_a_shipped_recipe_trains(name: str, data: Path, tmp_path: Path):
+    few = "--epochs 1 --holdout 20 --device cpu --channels 4,4,4 --blocks 1,1,1 --precision float32"
+    result = vae(f"train --recipe {name} {few}", "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert f"recipe {name}: MNIST" in result.stderr
+    kept = json.loads((tmp_path / "run" / METRICS).read_text())["training"]["options"]
+    given = read_recipe(name, set(kept) | {"stride", "channels", "blocks", "hidden", "latent", "threads"}).options
+    for option in given.keys() & kept.keys() - {"epochs", "holdout", "precision"}:
+        assert kept[option] == given[option]
+    assert (kept["epochs"], kept["holdout"]) == (1, 20)
+
+
+def test_a_file_is_a_recipe_too(data: Path, tmp_path: Path):
+    (tmp_path / "mine.toml").write_text(ABOUT + '[options]\nbatch_size = 50\nobjective = "dreg"\nweight_norm = true')
+    line = f"train --recipe {tmp_path / 'mine.toml'} {SMALL.replace('--batch-size 50', '')} --epochs 1 --samples 3"
+    result = vae(line, "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    kept = json.loads((tmp_path / "run" / METRICS).read_text())["training"]["options"]
+    assert (kept["batch_size"], kept["objective"], kept["weight_norm"], kept["samples"]) == (50, "dreg", True, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("about = ", "not TOML"),
+        (ABOUT, "expected exactly the fields about, hardware, time, figures, options"),
+        (ABOUT + "options = 3", "options: expected a table, got 3"),
+        (ABOUT + 'options = ["epochs"]', "options: expected a table, got ['epochs']"),
+        (ABOUT + "[options]\nbatch_size = true", "batch_size: expected a number or text, got true"),
+        (ABOUT + "[options]\nstart = false", "start: expected a number or text, got false"),
+        (ABOUT + "more = 1\n[options]", "expected exactly the fields"),
+        (ABOUT + "[options]\nepoch = 3", "epoch is no option of vae train"),
+        (ABOUT + '[options]\nout = "elsewhere"', "out is no option of vae train"),
+        (ABOUT + "[options]\nchannels = [8, 8]", "channels: expected integers like 4,7,7, got '[8, 8]'"),
+        (ABOUT + '[options]\nobjective = "better"', "objective: expected elbo, iwae or dreg, got 'better'"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_told_in_one_line(data: Path, tmp_path: Path, text: str, reason: str):
+    (tmp_path / "mine.toml").write_text(text)
+    result = vae(f"train --recipe {tmp_path / 'mine.toml'}", "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert reason in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_recipe_is_refused_beside_the_known(tmp_path: Path):
+    told = refusal(vae("train --recipe cifar --data x --out y"))
+    assert told == "recipe: expected mnist, mnist-cpu or a .toml file, got 'cifar'"

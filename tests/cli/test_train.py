@@ -1,0 +1,208 @@
+"""`vae train` as it is called: a whole model in the folder, or one line and exit code 2."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.cli.train import MARK
+from model.checkpoint import CONFIG, METRICS, WEIGHTS, read_checkpoint
+from model.training.resume import SNAPSHOT
+from tests.support.cli_runner import SMALL, VAE, refusal, vae
+
+
+def test_training_leaves_a_whole_model_and_one_line_for_each_epoch(data: Path, tmp_path: Path) -> None:
+    line = f"train {SMALL} --epochs 2 --holdout 50 --precision bfloat16 --samples 2"
+    result = vae(line, "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert [text.split()[:3] for text in result.stdout.splitlines()] == [["epoch", f"{n}/2", "elbo"] for n in (1, 2)]
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"README.md", "config.json", METRICS, WEIGHTS, SNAPSHOT, "pictures"}
+    checkpoint = read_checkpoint(tmp_path / "run")
+    assert (checkpoint.vae.config.channels, checkpoint.vae.config.blocks) == ((8,), (1,))
+    training = checkpoint.metrics["training"]
+    assert [epoch["epoch"] for epoch in training["epochs"]] == [1, 2]
+    assert training["options"]["precision"] == "bfloat16"
+    assert training["data"]["train"] == 600
+    assert "evaluations" not in checkpoint.metrics
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    line = f"train {SMALL} --epochs 8 --ema 0.9"
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert vae(line, "--data", data, "--out", straight).exit_code == 0
+    command = [*VAE, *line.split(), "--data", str(data), "--out", str(killed)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("epoch 2/"):
+            pass
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert (killed / WEIGHTS).read_bytes() != (straight / WEIGHTS).read_bytes()
+    resumed = vae(f"{line} --resume", "--data", data, "--out", killed)
+    assert resumed.exit_code == 0, resumed.output
+    assert 0 < resumed.stdout.count("epoch ") <= 6
+    assert (killed / WEIGHTS).read_bytes() == (straight / WEIGHTS).read_bytes()
+    assert [epoch["elbo"] for epoch in _epochs(killed)] == [epoch["elbo"] for epoch in _epochs(straight)]
+
+
+def test_to_resume_what_never_began_is_to_begin_and_said(data: Path, tmp_path: Path) -> None:
+    result = vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith(f"vae: {tmp_path / 'run'} holds no training to resume: it begins\n")
+
+
+def test_a_training_ends_with_what_to_do_next(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    line = f"train {SMALL} --epochs 1"
+    ends = [vae(line, *words, "--data", data, "--out", run).stderr for words in ([], ["--resume"])]
+    evaluate, serve = f"vae evaluate --model {run} --data {data} --save", f"vae serve --model {run}"
+    after = f"vae: the model is in {run}\nvae: next: {evaluate}\nvae: then: {serve}\n"
+    assert ends == [after, f"vae: all 1 epochs are done\n{after}"]
+
+
+def test_a_training_that_is_interrupted_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # whoever runs this may ignore it
+    words = [sys.executable, "-c", f"{heard}; from app.cli import main; main()", "train", *SMALL.split()]
+    line = [*words, "--epochs", "10000", "--data", str(data), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert "vae: stopped; the same command with --resume goes on\n" in process.stderr.read()
+    assert process.returncode == 130
+
+
+def test_a_finished_run_is_not_overwritten_and_not_changed_by_resuming(trained: Path, data: Path) -> None:
+    before = (trained / WEIGHTS).read_bytes()
+    again = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", trained)
+    assert refusal(again) == f"out: {trained} already holds a training; --resume goes on with it"
+    other = vae(f"train {SMALL} --epochs 1 --resume --clip 7", "--data", data, "--out", trained)
+    assert refusal(other) == "clip: expected 100.0, as the training began, got 7.0"
+    assert vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained).exit_code == 0
+    assert (trained / WEIGHTS).read_bytes() == before
+
+
+def test_a_model_is_not_overwritten_whoever_made_it(digits_model: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_model, tmp_path / "own")
+    for name in (CONFIG, WEIGHTS):
+        line = ["--start", digits_model, "--data", data, "--out", tmp_path / "own"]
+        for resume in ([], ["--resume"]):
+            told = refusal(vae("train --epochs 1 --device cpu", *line, *resume))
+            assert told == f"out: {tmp_path / 'own'} already holds a model"
+        (tmp_path / "own" / name).unlink()
+
+
+@pytest.mark.parametrize(("name", "reason"), [("file", "File exists"), ("file/run", "Not a directory")])
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(data: Path, tmp_path: Path, name, reason) -> None:
+    (tmp_path / "file").touch()
+    result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / name)
+    assert refusal(result) == f"out: {tmp_path / name}: {reason}"
+    assert not result.stdout
+
+
+def test_a_run_that_was_killed_while_it_kept_its_first_epoch_begins_anew(trained: Path, data: Path) -> None:
+    (trained / SNAPSHOT).unlink()
+    (trained / MARK).touch()
+    before = (trained / WEIGHTS).read_bytes()
+    result = vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained)
+    assert result.exit_code == 0, result.output
+    assert (trained / WEIGHTS).read_bytes() == before
+    assert not (trained / MARK).exists()
+
+
+def test_pictures_are_trained_on_in_the_shape_that_is_asked_for(tmp_path: Path, digits: np.ndarray) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number, image in enumerate(digits[:60, 0]):
+        Image.fromarray(image).resize((20, 14)).save(tmp_path / "pictures" / f"{number}.png")
+    line = f"train {SMALL} --epochs 1 --image-shape 3,9,7 --likelihood logistic"
+    result = vae(line, "--data", tmp_path / "pictures", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    checkpoint = read_checkpoint(tmp_path / "run")
+    assert checkpoint.vae.config.image_shape == (3, 9, 7)
+    assert checkpoint.metrics["training"]["options"]["binarize"] == "none"
+
+
+def test_a_last_phase_starts_from_a_trained_model_and_its_architecture(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    line = "train --epochs 1 --learning-rate 1e-5 --warmup 0 --kl-warmup 0 --ema 0 --objective dreg --samples 3"
+    result = vae(line, "--device", "cpu", "--start", trained, "--data", data, "--out", tmp_path / "last")
+    assert result.exit_code == 0, result.output
+    before, after = (read_checkpoint(folder).vae for folder in (trained, tmp_path / "last"))
+    assert after.config == before.config
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(old, new, atol=1e-3, rtol=0)
+        assert not old.equal(new)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--epochs 0", "epochs: expected an integer from 1 to 1000000, got 0"),
+        ("--latent x", "latent: expected integers like 4,7,7, got 'x'"),
+        ("--latent 4,2,2,2", "latent_shape: expected 1 or 3 integers"),
+        ("--channels 8,8 --blocks 1", "blocks: expected as many as channels, got (1,)"),
+        ("--stride 3", "stride: expected 1 or 2, got 3"),
+        ("--likelihood poisson", "likelihood: expected one of bernoulli"),
+        ("--schedule linear", "schedule: expected cosine or constant, got 'linear'"),
+        ("--image-shape 1,8", "image_shape: expected C,H,W with C of 1 or 3, got '1,8'"),
+        ("--image-shape 1,9,9", "expected images of shape (1, 9, 9), got (1, 8, 8)"),
+        ("--objective vae", "objective: expected elbo, iwae or dreg, got 'vae'"),
+        ("--holdout 600", "holdout: expected fewer than the 600 training images, got 600"),
+        ("--device tpu", "device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
+        ("--threads -1", "threads: expected an integer from 0 to 1024, got -1"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_told_in_one_line(
+    data: Path, tmp_path: Path, options: str, reason: str
+) -> None:
+    assert reason in refusal(vae(f"train --epochs 1 {options}", "--data", data, "--out", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.npz").write_bytes(b"PK nothing")
+    for name, reason in (
+        ("empty", "expected MNIST files or pictures"),
+        ("broken.npz", "not a complete .npy or .npz array"),
+        ("nowhere", "no such file or folder"),
+    ):
+        told = refusal(vae("train", "--data", tmp_path / name, "--out", tmp_path / "run"))
+        assert told.startswith(str(tmp_path / name))
+        assert reason in told
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    help_alone = "from app.cli import cli; cli(['train', '--help'], standalone_mode=False)"
+    code = f"import sys; {help_alone}; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--learning-rate" in answer
+    assert answer.splitlines()[-1] == "False"
+
+
+def _epochs(folder: Path) -> list[dict[str, float]]:
+    epochs: list[dict[str, float]] = json.loads((folder / METRICS).read_text())["training"]["epochs"]
+    return epochs
+
+
+@pytest.mark.parametrize("name", ["README.md", METRICS, "pictures/samples.png", CONFIG])
+def test_files_that_a_training_would_write_over_are_refused_before_it(data: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "project" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("written by hand")
+    for resume in ([], ["--resume"]):
+        told = refusal(vae(f"train {SMALL} --epochs 1", *resume, "--data", data, "--out", tmp_path / "project"))
+        assert told.startswith(f"out: {tmp_path / 'project'} already holds ")
+    assert path.read_text() == "written by hand"
+    assert [file for file in (tmp_path / "project").rglob("*") if file.is_file()] == [path]

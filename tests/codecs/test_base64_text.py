@@ -1,0 +1,85 @@
+"""Base64 is read as clients write it; what is none is refused with the reason."""
+
+import base64
+import textwrap
+import time
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.codecs.base64_text import PIECE, decode_base64
+from app.errors import Unusable
+
+WRITERS = {
+    "standard": lambda content: base64.b64encode(content).decode(),
+    "line breaks": lambda content: base64.encodebytes(content).decode(),
+    "line breaks of Windows": lambda content: textwrap.fill(base64.b64encode(content).decode(), 76).replace(
+        "\n", "\r\n"
+    ),
+    "no padding": lambda content: base64.b64encode(content).decode().rstrip("="),
+    "half the padding": lambda content: base64.b64encode(content).decode().replace("==", "="),
+    "URL alphabet": lambda content: base64.urlsafe_b64encode(content).decode(),
+    "URL alphabet without padding": lambda content: base64.urlsafe_b64encode(content).decode().rstrip("="),
+    "a data: URL": lambda content: "data:image/png;base64," + base64.b64encode(content).decode(),
+    "a data: URL in capitals after blanks": lambda content: (
+        "\n DATA:;BASE64," + base64.b64encode(content).decode() + "\n"
+    ),
+    "a data: URL of lines": lambda content: "data:image/png;base64,\n" + base64.encodebytes(content).decode(),
+}
+
+
+@settings(max_examples=30)
+@pytest.mark.parametrize("writer", WRITERS)
+@given(content=st.binary(max_size=200))
+def test_base64_comes_back_as_it_was_however_it_was_written(writer, content):
+    assert decode_base64(WRITERS[writer](content), 0) == content
+
+
+@pytest.mark.parametrize("more", range(-4, 5))
+@pytest.mark.parametrize("writer", WRITERS)
+def test_base64_of_any_length_around_a_piece_comes_back(writer, more):
+    content = bytes(range(256)) * (PIECE // 256)
+    content = content[: PIECE * 3 // 4 + more] + content[: PIECE + more]
+    assert decode_base64(WRITERS[writer](content), 0) == content
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("A", "its length or padding is wrong"),
+        ("QUJDR", "its length or padding is wrong"),
+        ("QQ===", "its length or padding is wrong"),
+        ("QQ==QQ==", "its length or padding is wrong"),
+        ("====", "its length or padding is wrong"),
+        ("QU*D", r"it has the character '\*'"),
+        ("QU\0D", r"it has the character '\\x00'"),
+        ("QU\u2028D", r"it has the character '\\u2028'"),
+        ("QU\u00a0D", r"it has the character '\\xa0'"),
+        ("data:image/svg+xml,<svg>", "it has the character '<'"),
+    ],
+)
+def test_what_is_no_base64_is_refused_with_the_reason(text, told):
+    with pytest.raises(Unusable, match=rf"images\[3\]: not base64: {told}"):
+        decode_base64(text, 3)
+
+
+@given(st.text())
+def test_any_text_is_bytes_or_refused(text):
+    with suppress(Unusable):
+        assert len(decode_base64(text, 0)) <= len(text)
+
+
+@pytest.mark.parametrize("unit", ["A\n", "QQ==", "=", " ", "-_", "data:,", "A" * 76 + "\r\n"])
+def test_the_time_to_decode_or_refuse_is_linear(unit):
+    def seconds(size: int) -> float:
+        text, best = unit * (size // len(unit)), float("inf")
+        for _ in range(3):
+            start = time.process_time()
+            with suppress(Unusable):
+                decode_base64(text, 0)
+            best = min(best, time.process_time() - start)
+        return best
+
+    assert seconds(2**22) < 40 * seconds(2**19) + 0.05  # 64 times as long were it quadratic

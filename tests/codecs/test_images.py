@@ -1,0 +1,243 @@
+"""Bytes become pixels and pixels bytes without loss, and what is broken is refused by name."""
+
+import contextlib
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from app.codecs.images import (
+    MAX_PIXELS,
+    PIXELS_PER_BYTE,
+    SIDE,
+    Fit,
+    fit_array,
+    load_images,
+    open_image,
+    open_images,
+    rely_on_own_limits,
+)
+from app.codecs.png import write_png
+from app.errors import DeadlineExceeded, TooLarge, Unusable
+from tests.support.image_files import header_of_png, stored
+
+FITS = ("resize", "pad", "crop", "exact")
+LIMIT = 2**24
+examples = settings(max_examples=60)
+
+sides = st.integers(1, 9)
+pictures = st.tuples(st.sampled_from((1, 3)), sides, sides).flatmap(lambda shape: arrays(np.uint8, shape))
+
+
+def load(content: bytes, shape: tuple[int, int, int], fit: Fit = "exact") -> np.ndarray:
+    return load_images(open_images([content], shape, LIMIT), shape, fit)[0]
+
+
+@examples
+@given(pictures, st.sampled_from(FITS))
+def test_a_picture_of_the_models_size_comes_through_untouched_under_every_fit(pixels, fit):
+    assert np.array_equal(load(write_png(pixels), pixels.shape, fit), pixels)
+    assert np.array_equal(fit_array(pixels.transpose(1, 2, 0)[None], pixels.shape, fit)[0], pixels)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+FILES = [stored(Image.fromarray(NOISE), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
+
+
+@settings(max_examples=250)
+@given(st.sampled_from(FILES), st.data(), st.sampled_from(FITS))
+def test_a_damaged_picture_is_a_picture_or_refused(content, data, fit):
+    damaged = bytearray(content[: data.draw(st.integers(0, len(content)))])
+    for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=4)) if damaged else ():
+        damaged[place] ^= 1 << data.draw(st.integers(0, 7))
+    with contextlib.suppress(Unusable, TooLarge):
+        assert load(bytes(damaged), (3, 9, 11), fit).shape == (3, 9, 11)
+
+
+@pytest.fixture
+def own_limit():
+    """As the application does before its first picture."""
+    rely_on_own_limits()
+
+
+@pytest.mark.usefixtures("own_limit")
+@pytest.mark.parametrize("side", [4097, 12_000, 20_000])
+def test_too_many_pixels_are_refused_before_any_is_decoded(side):
+    with pytest.raises(TooLarge, match="pixels allowed"):
+        open_image(header_of_png(side, side), 0, LIMIT)
+    assert open_image(header_of_png(4096, 4096), 0, LIMIT)[:2] == (4096, 4096)
+
+
+def test_a_picture_of_the_models_size_is_refused_as_well_where_that_is_too_large():
+    content, shape = write_png(np.zeros((1, 9, 11), np.uint8)), (1, 9, 11)
+    with pytest.raises(TooLarge, match="11 x 9 is more than the 98 pixels allowed"):
+        open_images([content], shape, 98)
+    assert len(open_images([content], shape, 99)) == 1
+
+
+def test_a_picture_without_its_data_is_unusable_and_named():
+    good, bad = (open_image(content, 0, LIMIT) for content in (FILES[0], header_of_png(11, 9)))
+    with pytest.raises(Unusable, match=r"images\[1\]: the PNG data is truncated or damaged"):
+        load_images([good, bad], (3, 9, 11), "resize")
+
+
+LYING = {
+    1: lambda upright: upright,
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: np.rot90(upright, 2).swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", LYING)
+@pytest.mark.parametrize("options", [{"form": "PNG"}, {"form": "WEBP", "lossless": True}])
+def test_a_picture_stands_upright_whatever_its_exif_says(orientation, options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = stored(Image.fromarray(np.ascontiguousarray(LYING[orientation](NOISE))), exif=exif, **options)
+    assert np.array_equal(load(content, (3, 9, 11)), NOISE.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("alpha", "seen"), [(0, 255), (51, 215), (255, 55)])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_flattened_onto_white(mode, alpha, seen):
+    ink = (55,) * (len(mode) - 1)
+    content = stored(Image.new(mode, (2, 2), (*ink, alpha)))
+    assert load(content, (3, 2, 2)).flatten().tolist() == [seen] * 12
+    assert load(content, (1, 2, 2)).flatten().tolist() == [seen] * 4
+
+
+def test_a_transparent_palette_entry_is_white():
+    image = Image.new("P", (2, 1), 1)
+    image.putpalette([9, 9, 9, 200, 30, 40])
+    image.putpixel((0, 0), 0)
+    for form in ("PNG", "GIF"):
+        assert load(stored(image, form, transparency=0), (3, 1, 2))[:, 0].T.tolist() == [[255] * 3, [200, 30, 40]]
+        assert load(stored(image, form), (3, 1, 2))[:, 0].T.tolist() == [[9] * 3, [200, 30, 40]]
+
+
+def test_sixteen_bit_grey_is_scaled_to_eight():
+    ramp = np.arange(256, dtype=np.uint16)[None]
+    assert np.array_equal(load(stored(Image.fromarray(ramp * 257)), (1, 1, 256))[0], ramp)
+    assert load(stored(Image.fromarray(ramp * 257)), (3, 1, 256))[:, 0, 200].tolist() == [200] * 3
+
+
+def test_one_bit_is_black_and_white():
+    image = Image.fromarray(np.array([[True, False]]))
+    assert image.mode == "1"
+    assert load(stored(image), (1, 1, 2)).tolist() == [[[255, 0]]]
+
+
+def test_cmyk_is_seen_in_its_colours():
+    red = load(stored(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), (3, 8, 8))
+    assert np.abs(red.astype(int) - np.array([255, 0, 0])[:, None, None]).max() < 8
+
+
+def test_an_animation_is_its_first_frame():
+    frames = [Image.new("L", (3, 3), level) for level in (10, 200)]
+    content = stored(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert load(content, (1, 3, 3)).flatten().tolist() == [10] * 9
+
+
+def test_colour_meets_a_grey_model_by_its_luminance_and_grey_a_colour_model_thrice():
+    green = load(stored(Image.new("RGB", (2, 2), (0, 255, 0))), (1, 2, 2))
+    assert green.flatten().tolist() == [150] * 4
+    assert load(stored(Image.new("L", (2, 2), 7)), (3, 2, 2)).flatten().tolist() == [7] * 12
+
+
+def test_each_fit_does_what_it_is_called():
+    wide = np.zeros((8, 16), np.uint8)
+    wide[:, 4:12] = 255  # a white square between black wings
+    content = stored(Image.fromarray(wide))
+    resized, padded, cropped = (load(content, (1, 8, 8), fit)[0] for fit in ("resize", "pad", "crop"))
+    assert (cropped == 255).all()
+    assert (resized[:, 3:5] == 255).all()
+    assert (resized[:, [0, -1]] == 0).all()
+    assert (padded[[0, 1, -2, -1]] == 0).all()
+    assert (padded[2:6, 3:5] == 255).all()
+    with pytest.raises(Unusable, match="expected 8 x 8 pixels, got 16 x 8"):
+        load(content, (1, 8, 8), "exact")
+
+
+@pytest.mark.parametrize("size", [(2000, 1), (1, 2000)])
+@pytest.mark.parametrize("fit", FITS[:3])
+def test_the_narrowest_picture_is_fitted(size, fit):
+    assert load(stored(Image.new("L", size, 255)), (3, 13, 9), fit).shape == (3, 13, 9)
+
+
+def test_what_is_no_picture_is_refused_without_being_repeated():
+    with pytest.raises(Unusable) as refused:
+        open_image(b"hunter2 is no picture", 3, LIMIT)
+    assert refused.value.detail.startswith("images[3]: expected PNG")
+    assert "hunter2" not in refused.value.detail
+
+
+def test_exif_beyond_all_measure_is_not_looked_at():
+    exif = Image.Exif()
+    exif[0x0112], exif[270] = 3, "x" * 100_000
+    pixels = NOISE.transpose(2, 0, 1)
+    assert np.array_equal(load(stored(Image.fromarray(NOISE), exif=exif), pixels.shape), pixels)
+
+
+def test_small_files_have_few_more_pixels_together_than_one_image_may_have():
+    blank = stored(Image.new("RGB", (2048, 2048)), "WEBP", lossless=True)
+    assert len(open_images([blank] * 4, (1, 8, 8), LIMIT)) == 4
+    with pytest.raises(TooLarge, match=r"images\[0\] to images\[4\] have 20971520 pixels, more than the"):
+        open_images([blank] * 16, (1, 8, 8), LIMIT)
+    large = blank + bytes(2048 * 2048 // PIXELS_PER_BYTE)  # as many bytes as another file of these pixels may have
+    assert len(open_images([large] * 16, (1, 8, 8), LIMIT)) == 16
+
+
+def test_plain_files_of_the_models_shape_are_counted_as_well():
+    blank = stored(Image.new("L", (2048, 2048)), optimize=True)
+    with pytest.raises(TooLarge, match="more than the"):
+        open_images([blank] * 9, (1, 2048, 2048), 2**22)
+
+
+@pytest.mark.parametrize("limit", [2**10, 2**28, 2**30])
+def test_one_image_may_always_have_as_many_pixels_as_the_settings_allow(limit):
+    side = int(limit**0.5)
+    assert len(open_images([header_of_png(side, side)], (1, 8, 8), limit)) == 1
+    many = [header_of_png(side, side) + bytes(2**20)] * (MAX_PIXELS // limit + 1)
+    with pytest.raises(TooLarge):
+        open_images(many * 2, (1, 8, 8), limit)
+
+
+def test_no_image_is_decoded_once_the_deadline_has_passed():
+    asked = []
+
+    def expired() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    opened = open_images([FILES[1]] * 9, (1, 8, 8), LIMIT)
+    with pytest.raises(DeadlineExceeded, match=r"images\[2\] was not decoded within the request's deadline"):
+        load_images(opened, (1, 8, 8), "resize", expired)
+    assert len(asked) == 3
+
+
+@pytest.mark.usefixtures("own_limit")
+def test_pillow_does_not_warn_about_a_clients_file_and_still_tells_what_it_deprecates():
+    registry: dict[object, object] = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rely_on_own_limits()
+        warnings.warn_explicit("Truncated File Read", UserWarning, "p", 1, "PIL.TiffImagePlugin", registry)
+        warnings.warn_explicit("gone in 14", DeprecationWarning, "p", 1, "PIL.Image", registry)
+    assert [str(warning.message) for warning in caught] == ["gone in 14"]
+    assert not any("Truncated File Read" in key for key in registry if isinstance(key, tuple))
+
+
+@pytest.mark.parametrize("size", [(1, SIDE + 1), (SIDE + 1, 1)])
+def test_a_side_that_is_too_long_is_too_large_however_few_the_pixels(size):
+    with pytest.raises(TooLarge, match=rf"images\[4\]: {size[0]} x {size[1]} has a side of more than {SIDE} pixels"):
+        open_image(header_of_png(*size), 4, LIMIT)
+    assert load(stored(Image.new("1", (1, SIDE))), (1, 8, 8), "resize").shape == (1, 8, 8)

@@ -1,0 +1,172 @@
+"""Who may come in, and how long he may stay: keys, limits of bodies, draining, deadlines."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from app.codecs.png import write_png
+from app.http.admission import BODIES
+from app.main import create_app
+from app.settings import Settings
+from tests.support.apps import PROBES, running, until
+
+pytestmark = pytest.mark.anyio
+
+PNG = {"content-type": "image/png"}
+ENDPOINTS = (
+    ("POST", "/encode"),
+    ("POST", "/decode"),
+    ("POST", "/score"),
+    ("GET", "/sample"),
+    ("GET", "/model"),
+    ("GET", "/model/history"),
+)
+
+
+def bearer(key: str) -> dict[str, bytes]:
+    return {"Authorization": f"Bearer {key}".encode()}
+
+
+@pytest.fixture(scope="module")
+async def locked(serve, tmp_path_factory):
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text("from-the-file\n\n  clé-ü  \npà\n")
+    async with serve(api_key="right, other", api_key_file=file) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, bearer("wrong"), bearer(""), bearer("right,"), {"Authorization": "Basic right"}]
+)
+async def test_without_a_right_key_there_is_no_way_in(locked, headers):
+    for method, path in (*ENDPOINTS, ("GET", "/nowhere"), ("GET", "/docsecret"), ("GET", "/livez2")):
+        answer = await locked.request(method, path, headers=headers)
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert answer.json()["title"] == "Unauthorised"
+
+
+@pytest.mark.parametrize("key", ["right", "other", "from-the-file", "clé-ü", "pà"])
+async def test_each_of_several_keys_opens(locked, key):
+    assert (await locked.get("/model", headers=bearer(key))).status_code == 200
+    assert (await locked.get("/model", headers={"Authorization": f"bearer  {key}".encode()})).status_code == 200
+
+
+@pytest.mark.parametrize(("headers", "came"), [({}, "none"), (bearer("wrong"), "another")])
+async def test_whether_a_key_came_at_all_is_told(locked, headers, came):
+    assert (await locked.get("/model", headers=headers)).json()["detail"].endswith(f"got {came}")
+
+
+@pytest.mark.parametrize("path", PROBES)
+async def test_probes_and_documentation_are_open(locked, path):
+    assert (await locked.get(path)).status_code == 200
+
+
+async def test_the_documentation_finds_its_own_files(locked):
+    links = re.findall(r'(?:src|href)="(/[^"]+)"', (await locked.get("/docs")).text)
+    assert links
+    for link in links:
+        assert (await locked.get(link)).status_code == 200
+
+
+async def test_the_body_limit_holds_to_the_byte_announced_or_not(serve, png):
+    async def in_pieces():
+        for place in range(0, len(png), 10):
+            yield png[place : place + 10]
+
+    for limit, status in ((len(png), 200), (len(png) - 1, 413)):
+        async with serve(max_body_bytes=limit) as client:
+            for content in (png, in_pieces()):
+                answer = await client.post("/encode", content=content, headers=PNG)
+                assert answer.status_code == status
+
+
+async def test_a_draining_service_refuses_new_work_but_answers_its_probes(digits_model):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1))
+    async with running(app) as client:
+        app.state.door.draining = True
+        for method, path in ENDPOINTS:
+            answer = await client.request(method, path)
+            assert (answer.status_code, answer.json()["detail"]) == (503, "the service is draining")
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert answer.headers["Connection"] == "close"
+        assert (await client.get("/readyz")).status_code == 503
+        assert {(await client.get(path)).status_code for path in ("/livez", "/metrics", "/docs")} == {200}
+
+
+NO_SECONDS = ["soon", "0", "0.0", "-1", "+1", "inf", "nan", "0x10", "1,5", ".5", "5.", "1e", "1_0", "1e999", "1e-999"]
+TOO_LONG = ["86401", "86400.1", "1e6", "9" * 100, "1" * 60_000]
+
+
+@pytest.mark.parametrize("asked", ["", " 1 s", *NO_SECONDS, *TOO_LONG])
+async def test_a_deadline_that_is_no_number_of_seconds_is_refused_and_quoted(client, asked):
+    answer = await client.get("/model", headers={"X-Request-Timeout": asked})
+    assert (answer.status_code, answer.json()["title"]) == (422, "Unusable input")
+    assert "X-Request-Timeout: expected seconds" in answer.json()["detail"]
+    assert asked.strip()[:40] in answer.json()["detail"]
+    assert len(answer.json()["detail"]) < 200
+
+
+@pytest.mark.parametrize("asked", ["86400", "86400.0", "8.64e4", "1e3", "1E+3", "30", "2.5", "007", "1e-1"])
+async def test_a_deadline_of_up_to_a_day_is_taken_in_any_spelling_of_a_number(client, asked):
+    assert (await client.get("/model", headers={"X-Request-Timeout": asked})).status_code == 200
+
+
+@pytest.mark.parametrize("asked", ["5e-324", "1e-9", "0.000000000001"])
+async def test_the_smallest_deadline_is_a_deadline_that_has_passed(client, png, asked):
+    answer = await client.post("/encode", content=png, headers={**PNG, "X-Request-Timeout": asked})
+    assert (answer.status_code, answer.json()["title"]) == (504, "Deadline exceeded")
+
+
+@pytest.mark.parametrize("path", ["/model", "/sample", "/livez", "/metrics", "/docs", "/nowhere"])
+async def test_a_query_of_many_parameters_is_refused_before_it_is_parsed(client, path):
+    for query in ("a&" * 100, "&" * 100, "n=1&" * 2000):
+        answer = await client.get(f"{path}?{query}")
+        assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+        assert answer.json()["detail"] == f"query: expected at most 100 parameters, got {query.count('&') + 1}"
+        assert answer.headers["X-Request-ID"]
+
+
+async def test_two_keys_are_refused_though_one_of_them_is_right(locked):
+    for keys in (("right", "wrong"), ("wrong", "right"), ("right", "right")):
+        answer = await locked.get("/model", headers=[("Authorization", f"Bearer {key}") for key in keys])
+        assert (answer.status_code, answer.json()["title"]) == (400, "Malformed request")
+        assert answer.json()["detail"] == "Authorization: expected one such header, got 2"
+
+
+async def test_a_content_length_of_thousands_of_digits_is_no_failure(client, png):
+    answer = await client.post("/encode", content=png, headers={**PNG, "Content-Length": "0" * 5000 + str(len(png))})
+    assert answer.status_code == 200
+
+
+async def test_a_callers_deadline_counts_where_it_is_the_shorter_one(serve, png):
+    queued = {"max_batch_delay_ms": 10_000}
+    for allowed, asked in ((60, "0.05"), (0.05, "60")):
+        async with serve(request_timeout_s=allowed, **queued) as client:
+            answer = await client.post("/encode", content=png, headers={**PNG, "X-Request-Timeout": asked})
+            assert (answer.status_code, answer.json()["title"]) == (504, "Deadline exceeded")
+
+
+async def test_a_deadline_passes_while_large_pictures_are_read_as_well(client):
+    picture = write_png(np.zeros((1, 4000, 4000), np.uint8))
+    answer = await client.post("/encode", content=picture, headers={**PNG, "X-Request-Timeout": "0.001"})
+    assert (answer.status_code, "images were not read" in answer.json()["detail"]) == (504, True)
+
+
+async def test_bodies_that_are_too_many_together_are_refused_and_those_before_them_read_on(digits_model, device):
+    app, rest = create_app(Settings(model=digits_model, device=device, threads=1, max_body_bytes=1000)), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(900)
+        await rest.wait()
+
+    async with running(app) as client:
+        inside = [asyncio.create_task(client.post("/encode", content=body(), headers=PNG)) for _ in range(BODIES + 1)]
+        await until(lambda: app.state.door.held == 900 * (BODIES + 1))
+        refused = await client.post("/encode", content=body(), headers=PNG)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        rest.set()
+        assert {(await task).status_code for task in inside} == {422}
+        assert app.state.door.held == 0

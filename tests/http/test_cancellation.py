@@ -1,0 +1,124 @@
+"""Callers who leave, and deadlines that pass, at random stages: who stays is answered, nothing is left behind."""
+
+import asyncio
+import json
+import random
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.api.payloads import codec
+from app.codecs.images import write_npy
+from app.codecs.png import write_png
+from app.context import Call
+from app.errors import DeadlineExceeded
+from app.main import create_app
+from app.settings import Settings
+from tests.support.apps import running, until
+from tests.support.asgi_client import Caller
+
+pytestmark = pytest.mark.anyio
+
+CALLERS = 30
+LATENTS = json.dumps({"latents": [[0, 0.5, 0, 1]] * 9}).encode()
+LARGE = write_png(np.zeros((1, 600, 600), np.uint8))
+"""Read on another thread."""
+
+IN_CROWD = 300
+CROWD = write_npy(np.zeros((IN_CROWD, 8, 8), np.uint8))
+"""Several batches."""
+
+REQUESTS = [
+    ("POST", "/decode", "application/json", LATENTS),
+    ("POST", "/encode", "image/png", LARGE),
+    ("POST", "/encode", "application/x-npy", CROWD),
+    ("POST", "/score", "application/x-npy", CROWD),
+    ("GET", "/sample", "", b""),
+    ("GET", "/model", "", b""),
+    ("POST", "/decode", "application/json", b"{"),
+]
+
+
+@pytest.fixture(scope="module")
+async def app(digits_model, device):
+    room = CALLERS * IN_CROWD
+    app = create_app(Settings(model=digits_model, device=device, threads=1, max_batch_size=16, max_queue_items=room))
+    async with running(app):
+        yield app
+
+
+async def some_time(chance: random.Random) -> None:
+    """From no time at all to the length of many a request."""
+    for _ in range(chance.choice([0, 0, 1, 3, 10])):
+        await asyncio.sleep(chance.choice([0, 0, 0, 0.0005, 0.003]))
+
+
+async def drive(app: Any, chance: random.Random) -> tuple[Caller, bool]:
+    """One caller, and whether he stayed."""
+    method, path, kind, body = chance.choice(REQUESTS)
+    headers = {"x-request-timeout": f"{chance.uniform(0.001, 0.05):.4f}"} if chance.random() < 0.3 else {}
+    caller = Caller(app, method, path, kind, **headers)
+    await some_time(chance)
+    task = caller.task()
+    cuts = sorted(chance.randrange(len(body) + 1) for _ in range(chance.randrange(3)))
+    stays = chance.random() < 0.5
+    last_piece = chance.randrange(len(cuts) + 1)
+    for piece, (start, end) in enumerate(zip([0, *cuts], [*cuts, len(body)], strict=True)):
+        if not stays and piece == last_piece and chance.random() < 0.4:
+            break
+        caller.says(body[start:end], more=end < len(body) or piece < len(cuts))
+        await some_time(chance)
+    if not stays:
+        caller.leaves()
+    await task
+    return caller, stays
+
+
+@settings(max_examples=8, database=None)
+@given(st.randoms(use_true_random=False))
+async def test_whoever_leaves_and_whenever_all_others_are_answered_and_nothing_is_left_behind(app, chance):
+    def count(name: str, **labels: str) -> float:
+        return app.state.metrics.registry.get_sample_value(f"vae_{name}", labels) or 0
+
+    def answered() -> float:
+        (family,) = [f for f in app.state.metrics.registry.collect() if f.name == "vae_requests"]
+        return sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
+
+    before, tasks = answered(), asyncio.all_tasks()
+    driven = await asyncio.gather(*(drive(app, random.Random(chance.random())) for _ in range(CALLERS)))
+    for caller, stayed in driven:
+        assert not stayed or caller.status in (200, 400, 504)
+        assert len([message for message in caller.sent if not message.get("more_body", True)]) <= 1
+        assert not caller.sent or caller.status in (200, 400, 504)
+    assert answered() == before + CALLERS
+    assert count("requests_total", endpoint="/decode", status="500") == 0
+    await until(lambda: count("queue_items") == 0)
+    await until(lambda: asyncio.all_tasks() <= tasks)
+    assert app.state.door.inside == 0
+    batcher = app.state.engine._batcher
+    assert (bool(batcher._queue), batcher._queue.depth, len(batcher._jobs)) == (False, 0, 0)
+
+
+@pytest.mark.parametrize("ends", ["by cancellation", "at the deadline"])
+async def test_codec_work_is_told_when_its_request_has_ended(ends):
+    begun, told = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        while not call.expired():
+            time.sleep(0.001)
+        told.set()
+
+    call = Call("id", time.monotonic() + (60 if ends == "by cancellation" else 0.1))
+    task = asyncio.create_task(codec(call, 2**30, work))
+    await until(begun.is_set)
+    if ends == "by cancellation":
+        task.cancel()
+    with pytest.raises((asyncio.CancelledError, DeadlineExceeded)):
+        await task
+    await until(told.is_set)

@@ -1,0 +1,149 @@
+"""A caller who leaves or dawdles, driven by hand: his work is dropped, he is counted, the house is empty again."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from app.main import create_app
+from app.settings import Settings
+from tests.support.apps import running, until
+from tests.support.asgi_client import Caller
+
+pytestmark = pytest.mark.anyio
+
+PATIENT = {"max_batch_delay_ms": 10_000}
+"""A single row waits for company, which gives its caller time to leave; several may already be all that is quick."""
+
+LATENT = json.dumps({"latents": [[0, 0, 0, 0]]}).encode()
+
+
+@asynccontextmanager
+async def house(model, **settings: Any) -> AsyncIterator[FastAPI]:
+    app = create_app(Settings(model=model, device="cpu", threads=1, **settings))
+    async with running(app):
+        yield app
+        assert app.state.door.inside == 0
+
+
+def count(app: FastAPI, name: str, **labels: str) -> float | None:
+    return app.state.metrics.registry.get_sample_value(f"vae_{name}", labels)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/decode"), ("GET", "/sample?n=1"), ("HEAD", "/sample?n=1")])
+async def test_the_work_of_a_caller_who_leaves_is_dropped_and_he_is_counted(digits_model, method, path):
+    async with house(digits_model, **PATIENT) as app:
+        caller = Caller(app, method, path)
+        task = caller.task()
+        caller.says(LATENT if method == "POST" else b"")
+        await until(lambda: count(app, "queue_items"))
+        assert app.state.door.inside == 1
+        caller.leaves()
+        await task
+        assert caller.sent == []
+        assert count(app, "queue_items") == 0
+        assert count(app, "dropped_requests_total", why="cancelled") == 1
+        endpoint = path.removesuffix("?n=1")
+        assert count(app, "requests_total", endpoint=endpoint, status="499") == 1
+        assert not count(app, "requests_total", endpoint=endpoint, status="500")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "image/png", "multipart/form-data; boundary=cut"])
+async def test_a_caller_who_leaves_amid_his_upload_is_no_failure_of_the_service(digits_model, kind, caplog):
+    async with house(digits_model) as app:
+        caller = Caller(app, "POST", "/encode", kind)
+        caller.says(b"--cut", more=True)
+        caller.leaves()
+        await caller.task()
+        assert caller.sent == []
+        assert count(app, "requests_total", endpoint="/encode", status="499") == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_caller_who_leaves_once_he_is_answered_has_not_left(digits_model):
+    async with house(digits_model) as app:
+        caller = Caller(app, "POST", "/decode")
+        caller.says(LATENT)
+        await caller.task()
+        caller.leaves()
+        assert caller.status == 200
+        assert count(app, "requests_total", endpoint="/decode", status="200") == 1
+
+
+async def test_who_is_inside_when_the_server_must_go_is_told_so_and_not_mistaken_for_one_who_left(digits_model):
+    async with house(digits_model, **PATIENT) as app:
+        caller = Caller(app, "POST", "/decode")
+        caller.says(LATENT)
+        task = caller.task()
+        await until(lambda: count(app, "queue_items"))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (caller.status, caller.problem["title"]) == (503, "Not available")
+        assert count(app, "requests_total", endpoint="/decode", status="503") == 1
+        assert count(app, "queue_items") == 0
+
+
+async def test_a_body_that_does_not_arrive_in_time_is_told_so(digits_model):
+    async with house(digits_model, request_timeout_s=0.1) as app:
+        for path in ("/encode", "/decode"):
+            caller = Caller(app, "POST", path)
+            caller.says(b"{", more=True)
+            await caller.task()
+            assert (caller.status, caller.problem["title"]) == (504, "Deadline exceeded")
+            assert "body" in caller.problem["detail"]
+
+
+async def test_an_answer_that_would_come_too_late_is_given_up(digits_model):
+    async with house(digits_model, request_timeout_s=0.1, **PATIENT) as app:
+        caller = Caller(app, "GET", "/sample?n=1")
+        caller.says(b"")
+        await caller.task()
+        assert (caller.status, caller.problem["title"]) == (504, "Deadline exceeded")
+        assert count(app, "dropped_requests_total", why="timed_out") == 1
+        assert count(app, "queue_items") == 0
+
+
+async def test_a_body_too_large_is_refused_before_it_is_read(digits_model):
+    async with house(digits_model, max_body_bytes=100) as app:
+        caller = Caller(app, "POST", "/encode", **{"content-length": "101"})
+        await caller.task()  # which would wait for ever, as nothing is said
+        assert (caller.status, caller.problem["title"]) == (413, "Too large")
+
+
+async def test_a_body_that_grows_too_large_is_refused_as_it_grows(digits_model):
+    async with house(digits_model, max_body_bytes=100) as app:
+        for announced in ({}, {"content-length": "7"}):
+            caller = Caller(app, "POST", "/encode", **announced)
+            caller.says(bytes(100), more=True)
+            caller.says(bytes(1), more=True)
+            await caller.task()
+            assert (caller.status, caller.problem["title"]) == (413, "Too large")
+
+
+async def test_the_house_counts_who_is_inside_also_when_they_are_refused(digits_model):
+    async with house(digits_model, api_key="key") as app:
+        caller = Caller(app, "GET", "/model")
+        await caller.task()
+        assert caller.status == 401
+
+
+async def test_a_full_queue_refuses_before_the_body_is_read_and_says_when_to_come_back(digits_model):
+    async with house(digits_model, max_queue_items=2, max_items=2, **PATIENT) as app:
+        waiting = Caller(app, "POST", "/decode")
+        waiting.says(json.dumps({"latents": [[0, 0, 0, 0]] * 2}).encode())
+        task = waiting.task()
+        await until(lambda: count(app, "queue_items") == 2)
+        for method, path in (("POST", "/encode"), ("POST", "/score"), ("GET", "/sample")):
+            caller = Caller(app, method, path, "image/png")
+            await caller.task()  # which would wait for ever, as nothing is said
+            assert (caller.status, caller.problem["title"]) == (429, "Queue full")
+            assert int(dict(caller.sent[0]["headers"])[b"retry-after"]) >= 1
+        assert count(app, "rejected_requests_total") == 3
+        waiting.leaves()
+        await task

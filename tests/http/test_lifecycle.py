@@ -1,0 +1,179 @@
+"""The edge: ids, headers, and a log that tells what happened without telling secrets."""
+
+import logging
+import re
+import shutil
+from urllib.parse import unquote
+
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from tests.support.apps import PROBES, running
+
+pytestmark = pytest.mark.anyio
+
+PNG = {"content-type": "image/png"}
+
+
+@pytest.mark.parametrize("claimed", ["a", "trace-1.2:3_Z", "x" * 128])
+async def test_a_callers_request_id_is_taken_over(client, claimed):
+    for path in ("/model", "/nowhere"):
+        answer = await client.get(path, headers={"X-Request-ID": claimed})
+        assert answer.headers["X-Request-ID"] == claimed
+        assert answer.json().get("request_id", claimed) == claimed
+
+
+@pytest.mark.parametrize("claimed", ["", "two words", "x" * 129, "é", "a,b", 'a"b', "<script>"])
+async def test_a_request_id_that_could_do_harm_is_replaced(client, claimed):
+    headers = [{"X-Request-ID": claimed.encode()}] * 2
+    made = [(await client.get("/model", headers=each)).headers["X-Request-ID"] for each in headers]
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in made)
+    assert made[0] != made[1]
+
+
+async def test_keys_are_neither_logged_nor_measured(digits_model, caplog):
+    caplog.set_level(logging.DEBUG)
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1, api_key="hunter2"))
+    async with running(app) as client:
+        for key in ("hunter2", "hunter3"):
+            headers = {"Authorization": f"Bearer {key}"}
+            await client.get(f"/sample?n=1&key={key}", headers=headers)
+            await client.get(f"/{key}", headers=headers)
+        exposed = (await client.get("/metrics")).text
+    own = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    assert len([record for record in own if record.name == "app.access"]) == 4
+    assert "hunter" not in exposed
+    assert not any("hunter" in f"{record.getMessage()} {record.__dict__}" for record in own)
+
+
+async def test_browsers_of_the_named_origins_may_call_and_see_the_headers(serve):
+    origin = {"Origin": "https://lab.example"}
+    async with serve(cors_origins="https://lab.example, https://x.example", api_key="key") as client:
+        asks = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        allowed = await client.options("/encode", headers=asks)
+        assert allowed.status_code == 200
+        assert allowed.headers["X-Request-ID"]
+        for headers in (origin, {**origin, "Authorization": "Bearer key"}):
+            answer = await client.get("/model", headers=headers)
+            assert answer.headers["Access-Control-Allow-Origin"] == "https://lab.example"
+            assert "X-Seed" in answer.headers["Access-Control-Expose-Headers"]
+        stranger = await client.get("/model", headers={"Origin": "https://evil.example"})
+        assert "Access-Control-Allow-Origin" not in stranger.headers
+
+
+@pytest.mark.parametrize(
+    ("origin", "method", "more", "detail"),
+    [
+        ("https://evil.example", "POST", {}, "Origin: expected one of VAE_CORS_ORIGINS, got 'https://evil.example'"),
+        ("null", "GET", {}, "Origin: expected one of VAE_CORS_ORIGINS, got 'null'"),
+        ("https://lab.example", "PUT", {}, "Access-Control-Request-Method: expected GET or POST, got 'PUT'"),
+        (
+            "https://lab.example",
+            "GET",
+            {"Access-Control-Request-Private-Network": "true"},
+            "Access-Control-Request-Private-Network: expected none",
+        ),
+    ],
+)
+async def test_a_preflight_that_is_refused_gets_problem_details(serve, origin, method, more, detail):
+    headers = {"Origin": origin, "Access-Control-Request-Method": method, "X-Request-ID": "an-id", **more}
+    async with serve(cors_origins="https://lab.example", api_key="key") as client:
+        answer = await client.options("/encode", headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert (answer.json()["detail"], answer.json()["request_id"]) == (detail, "an-id")
+    assert answer.headers["X-Request-ID"] == "an-id"
+    assert "Origin" in answer.headers["Vary"]
+    allowed = answer.headers.get("Access-Control-Allow-Origin")
+    assert allowed == (origin if origin == "https://lab.example" else None)
+
+
+async def test_a_preflight_of_a_foreign_origin_is_quoted_within_bounds(serve):
+    headers = {"Origin": "https://" + "x" * 60_000, "Access-Control-Request-Method": "y" * 60_000}
+    async with serve(cors_origins="https://lab.example") as client:
+        answer = await client.options("/encode", headers=headers)
+    assert len(answer.json()["detail"]) < 500
+
+
+@pytest.mark.parametrize("name", ["модель", "two\nlines", "a%20b", "plain-1.2_(x)"])
+async def test_a_model_is_named_in_a_header_whatever_the_name_of_its_folder(digits_model, device, tmp_path, png, name):
+    shutil.copytree(digits_model, tmp_path / name)
+    async with running(create_app(Settings(model=tmp_path / name, device=device, threads=1))) as client:
+        told = (await client.get("/model")).json()["model"]
+        assert told.startswith(f"{name}:")
+        for content, status in ((png, 200), (b"garbage", 422)):
+            answer = await client.post("/encode", content=content, headers=PNG)
+            assert (answer.status_code, unquote(answer.headers["X-Model"])) == (status, told)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/docs", "/model", "/sample?seed=1", "/nowhere"])
+async def test_a_head_is_a_get_without_the_body(client, path):
+    head, whole = [await client.request(method, path) for method in ("HEAD", "GET")]
+    assert head.status_code == whole.status_code
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+async def test_what_a_model_computed_is_kept_by_no_cache(client, png):
+    for answer in (await client.get("/sample"), await client.post("/encode", content=png, headers=PNG)):
+        assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_server_timing_tells_where_the_time_went(client, png):
+    answer = await client.post("/reconstruct", content=png, headers=PNG)
+    stages = dict(re.findall(r"(\w+);dur=(\d+\.\d+)", answer.headers["Server-Timing"]))
+    assert list(stages) == ["queue", "batch", "infer", "codec"]
+    assert float(stages["infer"]) > 0
+    assert float(stages["codec"]) > 0
+
+
+async def test_every_answer_forbids_sniffing(client, png):
+    for path in ("/encode", "/nowhere"):
+        answer = await client.post(path, content=png, headers=PNG)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_the_log_has_a_line_for_each_request_and_none_for_a_probe(client, png, caplog):
+    caplog.set_level(logging.INFO, "app.access")
+    await client.post("/encode", content=png, headers={**PNG, "X-Request-ID": "an-id"})
+    for path in PROBES:
+        await client.get(path)
+    (line,) = [record for record in caplog.records if record.name == "app.access"]
+    assert line.getMessage() == "POST /encode 200"
+    assert (line.request_id, line.status, line.bytes_in) == ("an-id", 200, len(png))
+    assert line.ms >= line.infer_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/nowhere", "/nowhere"),
+        ("/encode/", "/encode/"),
+        ("/a%20b%0Ac%1B%5B31m%E2%80%A8d", "/a%20b%0Ac%1B%5B31m%E2%80%A8d"),
+        ("/" + "x" * 300, "/" + "x" * 199),
+        ("/" + "%0A" * 300, ("/" + "%0A" * 300)[:200]),
+    ],
+)
+async def test_the_log_tells_which_path_is_no_endpoint(client, caplog, path, told):
+    caplog.set_level(logging.INFO, "app.access")
+    answer = await client.get(path, headers={"X-Request-ID": "an-id"})
+    await client.get("/model")
+    strange, known = [record for record in caplog.records if record.name == "app.access"]
+    assert strange.getMessage() == f"GET other {answer.status_code}"
+    assert strange.path == told
+    assert "path" not in known.__dict__
+    assert 'endpoint="/nowhere"' not in (await client.get("/metrics")).text
+
+
+async def test_an_unexpected_failure_is_a_problem_without_a_trace_and_the_log_has_it(digits_model, caplog):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1))
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError("hunter2")
+
+    async with running(app) as client:
+        answer = await client.get("/broken", headers={"X-Request-ID": "an-id"})
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "hunter2" not in answer.text
+    (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert (line.request_id, str(line.exc_info[1])) == ("an-id", "hunter2")

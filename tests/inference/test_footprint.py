@@ -1,0 +1,199 @@
+"""What a request makes the service hold is bounded, known before any work, and counted with all requests under way."""
+
+import asyncio
+import base64
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.api import responses as answers
+from app.codecs.images import write_npy
+from app.codecs.media_types import JSON, NPY
+from app.codecs.png import write_png
+from app.context import Call
+from app.errors import DeadlineExceeded, TooLarge
+from app.http.admission import AT_ONCE
+from app.inference.footprint import Footprint, of_decode, of_encode, of_reconstruct, of_score
+from app.main import create_app
+from app.settings import Settings
+from model.config import VAEConfig
+from tests.support.apps import running, until
+from tests.support.in_thread_server import on_a_socket
+from tests.support.models import DIGITS, write
+
+pytestmark = pytest.mark.anyio
+
+LARGE = VAEConfig(image_shape=(3, 256, 256), latent_shape=(4, 16, 16), stride=2, channels=(2, 2, 2, 2), blocks=(0,) * 4)
+"""192 KiB an image, and next to no work."""
+
+counts = st.integers(1, 5000)
+
+
+def number(sentence: str, before: str) -> int:
+    return int(sentence.partition(before)[2].split()[0])
+
+
+@given(st.builds(Footprint, st.integers(1, 10**6), st.integers(1, 10**6)), counts, st.integers(0, 5000), counts)
+def test_a_refusal_tells_the_most_that_would_do(footprint, count, draws, kibibytes):
+    limit = kibibytes * 1024
+    try:
+        assert footprint.require(count, draws, limit, "images") <= limit
+    except TooLarge as refusal:
+        told = refusal.detail
+        assert told.startswith(f"images: {count} images")
+        assert f"into the {limit} allowed" in told
+        if "draws each fit" in told:
+            most = number(told, "at most ")
+            assert footprint.require(count, most, limit, "images") <= limit
+            assert (footprint.item + (most + 1) * footprint.draw) * count > limit
+        elif "at most" in told:
+            most = number(told, "at most ")
+            assert footprint.require(most, draws, limit, "images") <= limit
+            assert (footprint.item + draws * footprint.draw) * (most + 1) > limit
+        else:
+            assert footprint.item + draws * footprint.draw > limit
+            assert "not even one fits" in told
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_json_takes_more_than_an_array(as_json):
+    assert of_encode(LARGE, as_json=True).draw > of_encode(LARGE, as_json=False).draw
+    assert of_decode(LARGE, as_json=True).item > of_decode(LARGE, as_json=False).item
+
+
+LIMIT = 100 * of_decode(DIGITS, as_json=False).item
+
+
+@pytest.fixture(scope="module")
+async def small(serve):
+    async with serve(max_memory_bytes=LIMIT) as client:
+        yield client
+
+
+async def refused(request, name: str) -> str:
+    answer = await request
+    assert (answer.status_code, answer.json()["title"]) == (413, "Too large"), answer.text
+    assert answer.json()["detail"].startswith(f"{name}: "), answer.text
+    return answer.json()["detail"]
+
+
+async def test_sampling_is_refused_beyond_the_limit_and_answered_at_it(small):
+    assert (await small.get("/sample?n=100")).status_code == 200
+    told = await refused(small.get("/sample?n=101"), "n")
+    assert (
+        told == f"n: 101 images take {LIMIT + LIMIT // 100} bytes of memory; at most 100 fit into the {LIMIT} allowed"
+    )
+    json = {"Accept": "application/json"}
+    most = number(await refused(small.get("/sample?n=100", headers=json), "n"), "at most ")
+    assert (await small.get(f"/sample?n={most}", headers=json)).status_code == 200
+
+
+async def test_latents_are_refused_by_the_images_that_they_would_become(small):
+    body = write_npy(np.zeros((101, 4), np.float32))
+    told = await refused(small.post("/decode", content=body, headers={"content-type": NPY}), "latents")
+    assert "at most 100 fit" in told
+
+
+def bodies(count: int):
+    """The same images as an array, as parts and as JSON: one pixel each, which becomes an image of the model's size."""
+    dot = write_png(np.zeros((1, 1, 1), np.uint8))
+    text = base64.b64encode(dot).decode()
+    return {
+        "npy": {"content": write_npy(np.zeros((count, 1, 1), np.uint8)), "headers": {"content-type": NPY}},
+        "multipart": {"files": [("images", (str(n), dot)) for n in range(count)]},
+        "json": {"json": {"images": [text] * count}},
+    }
+
+
+@pytest.mark.parametrize("form", ["npy", "multipart", "json"])
+@pytest.mark.parametrize(
+    ("path", "footprint"),
+    [
+        ("/encode", of_encode(DIGITS, as_json=True)),
+        ("/reconstruct", of_reconstruct(DIGITS, as_json=False)),
+        ("/score", of_score(DIGITS)),
+    ],
+)
+async def test_images_are_refused_by_what_they_become_before_they_are_decoded(small, path, footprint, form):
+    most = LIMIT // (footprint.item + (footprint.draw if path == "/score" else 0))
+    assert (await small.post(path, **bodies(most)[form])).status_code == 200
+    assert f"at most {most} fit" in await refused(small.post(path, **bodies(most + 1)[form]), "images")
+
+
+@pytest.mark.parametrize("path", ["/encode", "/score"])
+async def test_draws_are_refused_by_what_they_take(small, path):
+    body = bodies(2)["npy"]
+    most = number(await refused(small.post(f"{path}?samples=2000", **body), "images"), "at most ")
+    assert (await small.post(f"{path}?samples={most}", **body)).status_code == 200
+    await refused(small.post(f"{path}?samples={most + 1}", **body), "images")
+
+
+async def test_many_large_requests_at_once_are_refused_and_small_ones_are_not(digits_model, device):
+    waiting = {"max_batch_delay_ms": 10_000, "request_timeout_s": 60, "max_memory_bytes": LIMIT}
+    app = create_app(Settings(model=digits_model, device=device, threads=1, **waiting))
+    async with running(app) as client:
+        door = app.state.door
+        large = [asyncio.create_task(client.get("/sample?n=63")) for _ in range(3)]
+        await until(lambda: door.reserved == 3 * 63 * LIMIT // 100)
+        refused = await client.get("/sample?n=63")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert f"more than {AT_ONCE * LIMIT} bytes of memory together" in refused.json()["detail"]
+        one = asyncio.create_task(client.get("/sample?n=1"))
+        await until(lambda: door.reserved == (3 * 63 + 1) * LIMIT // 100)
+        for task in (*large, one):
+            task.cancel()
+        await asyncio.gather(*large, one, return_exceptions=True)
+        await until(lambda: door.reserved == 0)
+
+
+async def test_a_response_counts_until_the_client_has_read_it(tmp_path):
+    app = create_app(Settings(model=write(tmp_path / "large", LARGE), device="cpu", threads=1, max_batch_size=8))
+    with on_a_socket(app) as url:
+        await until(lambda: app.state.engine.ready)
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=2**16)
+        writer.write(b"GET /sample?n=100 HTTP/1.1\r\nHost: vae\r\nAccept: application/x-npy\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = int(head.lower().partition(b"content-length: ")[2].split()[0])
+        assert size > 100 * 3 * 256 * 256
+        assert app.state.door.reserved == size
+        await reader.readexactly(size)
+        await until(lambda: app.state.door.reserved == 0)
+        writer.close()
+
+
+@pytest.mark.parametrize("media", [JSON, NPY, answers.PNG])
+async def test_large_responses_are_those_of_small_ones(media, digits):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 128, 128), np.uint8)
+    call = Call("id", time.monotonic() + 60)
+    whole = (await answers.images(call, media, pixels, 5)).body
+    if media == NPY:
+        assert whole == write_npy(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
+        flat = np.load(io.BytesIO(whole))
+        assert np.array_equal(flat.transpose(0, 3, 1, 2), pixels)
+    elif media == JSON:
+        texts = [base64.b64encode(write_png(image)).decode() for image in pixels]
+        assert whole.decode() == '{"images":["' + '","'.join(texts) + '"]}'
+    else:
+        assert whole.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("media", [JSON, answers.PNG])
+async def test_a_response_whose_time_is_over_is_written_no_further(media):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 256, 256), np.uint8)
+    seconds = []
+    for patience in (60, 0.01):
+        with ThreadPoolExecutor(1) as pool:
+            asyncio.get_running_loop().set_default_executor(pool)
+            start = time.monotonic()
+            try:
+                await answers.images(Call("id", start + patience), media, pixels, None)
+            except DeadlineExceeded:
+                assert patience < 1
+        seconds.append(time.monotonic() - start)  # until the thread is done
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    assert seconds[1] < seconds[0] / 2

@@ -1,0 +1,133 @@
+"""MNIST files are read as published, checked, and downloaded whole or not at all."""
+
+import gzip
+import hashlib
+import struct
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from model.data.arrays import DataError
+from model.data.datasets import read_dataset
+from model.data.mnist import DIGESTS, TEST, TRAIN, Downloaded, download_mnist, read_idx, read_mnist
+from model.training.options import TrainingOptions
+from model.training.trainer import Training
+from tests.support.models import DIGITS
+
+
+def idx(images: np.ndarray) -> bytes:
+    count, _, height, width = images.shape
+    return struct.pack(">IIII", 2051, count, height, width) + images.tobytes()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def published(tmp_path: Path, digits: np.ndarray) -> Path:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    for name, images in ((TRAIN, digits[:40]), (TEST, digits[40:50])):
+        (folder / f"{name}.gz").write_bytes(gzip.compress(idx(images)))
+    return folder
+
+
+@pytest.fixture
+def mirror(published: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(published))) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def digests(published: Path) -> dict[str, str]:
+    contents = {name: gzip.decompress((published / f"{name}.gz").read_bytes()) for name in DIGESTS}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def test_gzipped_and_plain_files_hold_the_same_images(published: Path, digits: np.ndarray) -> None:
+    plain = published / TRAIN
+    plain.write_bytes(gzip.decompress((published / f"{TRAIN}.gz").read_bytes()))
+    assert np.array_equal(read_idx(plain), digits[:40])
+    assert np.array_equal(read_idx(published / f"{TRAIN}.gz"), digits[:40])
+
+
+def test_the_test_split_is_none_where_its_file_is_not_there(published: Path) -> None:
+    assert len(read_mnist(published).held_out) == 10
+    (published / f"{TEST}.gz").unlink()
+    assert read_mnist(published).test is None
+
+
+def test_the_test_images_alone_can_be_scored_but_not_trained_on(published: Path, digits: np.ndarray) -> None:
+    (published / f"{TRAIN}.gz").unlink()
+    dataset = read_dataset(published, (1, 8, 8))
+    assert np.array_equal(dataset.held_out, digits[40:50])
+    with pytest.raises(DataError, match="images: expected some to train on, got none"):
+        Training(DIGITS, dataset.train, TrainingOptions())
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda content: content[:-30], "not a complete gzip file"),
+        (lambda content: content[:40] + b"\x00" * 9 + content[49:], "not a complete gzip file"),
+        (lambda content: gzip.compress(gzip.decompress(content)[:-7]), "40 images of 8x8 bytes, got 2553 bytes"),
+        (lambda content: gzip.compress(b"\x00\x00\x08\x01" + bytes(20)), "magic number 2051 of IDX images, got 2049"),
+        (lambda content: b"\x00\x00\x08", "a header of 16 bytes, got 3"),
+        (lambda content: struct.pack(">IIII", 2051, 0, 28, 28), "0 images"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_its_name(published: Path, damage, reason: str) -> None:
+    path = published / f"{TRAIN}.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=reason) as caught:
+        read_mnist(published)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_download_brings_both_files_and_tells_how_far_it_is(tmp_path: Path, published: Path, mirror: str) -> None:
+    told: list[Downloaded] = []
+    download_mnist(tmp_path / "mnist", mirror, digests(published), told.append)
+    assert sorted(path.name for path in (tmp_path / "mnist").iterdir()) == [f"{TEST}.gz", f"{TRAIN}.gz"]
+    assert np.array_equal(read_mnist(tmp_path / "mnist").train, read_mnist(published).train)
+    assert {file.name for file in told if file.done == file.size} == {f"{TEST}.gz", f"{TRAIN}.gz"}
+
+
+def test_files_that_are_there_are_not_fetched_again(published: Path) -> None:
+    download_mnist(published, "https://nowhere.invalid/")
+
+
+def test_another_file_than_the_published_one_never_appears(tmp_path: Path, mirror: str) -> None:
+    with pytest.raises(DataError, match=f"expected the published file with SHA-256 {DIGESTS[TRAIN]}, got"):
+        download_mnist(tmp_path / "mnist", mirror)
+    assert list((tmp_path / "mnist").iterdir()) == []
+
+
+def test_a_file_cut_off_on_the_way_never_appears(tmp_path: Path, published: Path, mirror: str) -> None:
+    expected, path = digests(published), published / f"{TRAIN}.gz"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="not a complete gzip file"):
+        download_mnist(tmp_path / "mnist", mirror, expected)
+    assert list((tmp_path / "mnist").iterdir()) == []
+
+
+def test_a_mirror_without_the_file_is_named(tmp_path: Path, published: Path, mirror: str) -> None:
+    (published / f"{TRAIN}.gz").unlink()
+    with pytest.raises(DataError, match=rf"{mirror}{TRAIN}.gz: could not be downloaded: .*404"):
+        download_mnist(tmp_path / "mnist", mirror)
+
+
+@pytest.mark.parametrize("base", ["http://example.com/mnist", "file:///etc", "ftp://example.com", "mnist"])
+def test_only_https_is_asked(tmp_path: Path, base: str) -> None:
+    with pytest.raises(DataError, match="expected an https address"):
+        download_mnist(tmp_path, base)

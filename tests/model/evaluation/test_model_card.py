@@ -1,0 +1,160 @@
+"""The card says what lies in the folder, figures with their certainty, and nothing that is not known."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.checkpoint import METRICS, read_checkpoint, write_checkpoint, write_json
+from model.data.arrays import Dataset
+from model.evaluation.input_encoding import compare_inputs
+from model.evaluation.metrics import evaluate
+from model.evaluation.model_card import LIMITS, write_card
+from model.evaluation.ood import measure_reference
+from model.evaluation.plots import write_pictures
+from model.training.options import TrainingOptions
+from model.training.trainer import EpochRecord
+from tests.support.models import DIGITS, build
+
+TABLE = {
+    "split": "test split",
+    "command": "vae evaluate --model digits --data digits.npz",
+    "seconds": 90.0,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_checkpoint(tmp_path / "digits", DIGITS, build(DIGITS).state_dict())
+    return tmp_path / "digits"
+
+
+@pytest.fixture
+def training(digits: np.ndarray) -> dict[str, object]:
+    return {
+        "options": TrainingOptions(epochs=1, holdout=97).as_dict(),
+        "data": Dataset("npz array", digits).describe(),
+        "command": "vae train --data digits.npz --out digits",
+        "torch": "2.6",
+        "device": "cpu",
+        "seconds": 90.0,
+        "epochs": [asdict(EpochRecord(1, -20.5, -17.25, 3.25, -21.75, 1e-3, 1000.0, 90.0))],
+    }
+
+
+def card(folder: Path) -> str:
+    write_card(folder)
+    return (folder / "README.md").read_text()
+
+
+def test_a_model_of_which_nothing_is_known_has_its_architecture_and_limits(folder: Path) -> None:
+    text = card(folder)
+    assert text.startswith("# digits: a Variational Autoencoder\n")
+    assert "Not evaluated yet" in text
+    assert "Nothing is recorded" in text
+    assert read_checkpoint(folder).digest in text
+    assert "| hidden | 24 |" in text
+    assert LIMITS in text
+
+
+def test_the_figures_are_those_of_the_metrics(folder: Path, digits: np.ndarray, training: dict) -> None:
+    table = evaluate(read_checkpoint(folder).vae, digits[:40], samples=6, seed=9)
+    write_json(folder / METRICS, {"training": training, "evaluations": [asdict(table) | TABLE]})
+    text = card(folder)
+    assert f"K = 6 | {table.log_likelihood:.2f} ± {table.standard_error:.2f} nats |" in text
+    assert f"| ELBO | {table.elbo:.2f} nats |" in text
+    assert f"| active units | {table.active_units} of 4 |" in text
+    assert "Means over 40 images of the test split, binarised once with seed 9." in text
+    assert "Networks in float32; 90 seconds on cpu." in text
+    assert TABLE["command"] in text
+
+
+def test_figures_of_fewer_images_than_others_are_left_out(folder: Path, digits: np.ndarray) -> None:
+    vae = read_checkpoint(folder).vae
+    tables = [asdict(evaluate(vae, digits[:count], k, binarize="none")) for count, k in ((9, 2), (40, 3), (5, 4))]
+    write_json(folder / METRICS, {"evaluations": [table | TABLE for table in tables]})
+    assert re.findall(r"K = (\d+)", card(folder)) == ["3"]
+
+
+def test_a_card_is_written_of_what_is_usable(folder: Path, digits: np.ndarray, training: dict) -> None:
+    table = asdict(evaluate(read_checkpoint(folder).vae, digits[:9], samples=2)) | TABLE
+    inputs = {name: {"error": 0.5, "divergence": 2.0} for name in ("grey", "threshold", "draw", "other")}
+    metrics = {
+        "training": {name: value for name, value in training.items() if name != "torch"},
+        "evaluations": [{name: value for name, value in table.items() if name != "split"}, table],
+        "inputs": inputs | {"other": 3},
+        "reference": {"elbo": []},
+    }
+    write_json(folder / METRICS, metrics)
+    text = card(folder)
+    assert "Nothing is recorded" in text
+    assert text.count("K = 2") == 1
+    assert "| threshold | 0.5000 | 2.00 |" in text
+    assert "What its scores tell apart" not in text
+
+
+def test_the_training_is_told_with_its_command_and_data(folder: Path, training: dict) -> None:
+    write_json(folder / METRICS, {"training": training})
+    text = card(folder)
+    assert "    vae train --data digits.npz --out digits\n" in text
+    assert "trained on 1,700 images (npz array)" in text
+    assert "was -20.50 nats, on held-out images -21.75; 90 seconds on cpu" in text
+    assert str(training["data"]["digest"]) in text
+    assert "the probability of white" in text
+
+
+def test_a_training_of_no_epoch_is_not_spoken_of(folder: Path, training: dict) -> None:
+    write_json(folder / METRICS, {"training": training | {"epochs": []}})
+    assert "Nothing is recorded" in card(folder)
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 seconds"), (119.0, "119 seconds"), (180.0, "3 minutes")])
+def test_a_short_time_is_told_in_seconds(folder: Path, digits: np.ndarray, seconds: float, told: str) -> None:
+    table = evaluate(read_checkpoint(folder).vae, digits[:5], samples=1)
+    write_json(folder / METRICS, {"evaluations": [asdict(table) | TABLE | {"seconds": seconds}]})
+    assert f"Networks in float32; {told} on cpu." in card(folder)
+
+
+def test_a_figure_without_certainty_claims_none(folder: Path, digits: np.ndarray) -> None:
+    table = evaluate(read_checkpoint(folder).vae, digits[:1], samples=2, binarize="none")
+    write_json(folder / METRICS, {"evaluations": [asdict(table) | TABLE]})
+    text = card(folder)
+    assert "±" not in text
+    assert "binarised" not in text
+
+
+def test_what_was_found_of_greys_and_strangers_is_told_in_numbers(
+    folder: Path, digits: np.ndarray, training: dict
+) -> None:
+    assert not {"## Grey images", "## What its scores tell apart"} & set(card(folder).splitlines())
+    vae = read_checkpoint(folder).vae
+    reference, inputs = measure_reference(vae, digits[:50]), compare_inputs(vae, digits[:50])
+    found = {"reference": asdict(reference), "inputs": {name: asdict(one) for name, one in inputs.items()}}
+    write_json(folder / METRICS, {"training": training} | found)
+    text = card(folder)
+    assert f"| letters | {reference.areas['letters']:.3f} |" in text
+    assert f"half below {reference.elbo[50]:.1f}" in text
+    assert "5 % of the 50 images of the data it was evaluated on are below" in text
+    assert f"| threshold | {inputs['threshold'].error:.4f} | {inputs['threshold'].divergence:.2f} |" in text
+
+
+def test_what_is_published_stands_beside_models_of_mnist_alone(folder: Path, training: dict) -> None:
+    for source, expected in (("npz array", False), ("MNIST", True)):
+        write_json(folder / METRICS, {"training": training | {"data": training["data"] | {"source": source}}})
+        assert ("81.08 ± 0.08 | 128" in card(folder)) == expected
+
+
+def test_every_picture_that_is_shown_is_there(folder: Path, digits: np.ndarray) -> None:
+    assert "![" not in card(folder)
+    write_pictures(folder / "pictures", read_checkpoint(folder).vae, digits)
+    shown = re.findall(r"!\[\w+\]\((.+?)\)", card(folder))
+    assert len(shown) == 3
+    assert all((folder / path).exists() for path in shown)
+
+
+def test_equal_folders_have_equal_cards(folder: Path, training: dict) -> None:
+    write_json(folder / METRICS, {"training": training})
+    assert card(folder) == card(folder)

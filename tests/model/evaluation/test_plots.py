@@ -1,0 +1,111 @@
+"""The pictures show the originals as they are, the model's means beside them, and are the same each time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.config import VAEConfig
+from model.data.arrays import AT_ONCE
+from model.evaluation.plots import (
+    COLUMNS,
+    LARGEST,
+    ROWS,
+    learning_curve,
+    prior_samples,
+    reconstructions,
+    traversal,
+    write_pictures,
+)
+from model.training.trainer import EpochRecord
+from tests.support.models import COLOUR, DIGITS, build
+
+RECORDS = [EpochRecord(n, -100 / n, -90 / n, 10 / n, -101 / n, 1e-3, 1e3, 1.0) for n in range(1, 6)]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_all_four_are_written_and_the_same_each_time(tmp_path: Path, digits: np.ndarray) -> None:
+    for name in ("first", "again"):
+        write_pictures(tmp_path / name, build(DIGITS), digits, RECORDS)
+    names = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert names == ["learning.png", "reconstructions.png", "samples.png", "traversal.png"]
+    for name in names:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_originals_stand_above_their_reconstructions_pixel_for_pixel(tmp_path: Path, digits: np.ndarray) -> None:
+    write_pictures(tmp_path, build(DIGITS), digits)
+    picture = pixels(tmp_path / "reconstructions.png")[..., 0]
+    size = 56
+    assert picture.shape == (ROWS * size, COLUMNS * size)
+    assert np.array_equal(picture[:size:7, : 2 * size : 7], np.concatenate([digits[0, 0], digits[1, 0]], axis=1))
+    assert np.array_equal(picture[2 * size : 3 * size : 7, :size:7], digits[COLUMNS, 0])
+
+
+@pytest.mark.parametrize("count", [1, 5, 13])
+def test_few_images_are_enough(tmp_path: Path, count: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (count, 3, 13, 9), np.uint8)
+    write_pictures(tmp_path, build(COLOUR), images)
+    assert not (tmp_path / "learning.png").exists()
+    assert pixels(tmp_path / "reconstructions.png").shape[1] == min(count, COLUMNS) * 9 * 4
+
+
+def test_the_middle_rows_are_the_models_own_means(digits: np.ndarray) -> None:
+    vae, x = build(DIGITS), torch.tensor(digits[:24]) / 255
+    rows = reconstructions(vae, digits[:24])
+    assert rows.shape == (4, 12, 1, 8, 8)
+    torch.testing.assert_close(rows[3], vae.likelihood(vae.posterior(x[12:]).mean).mean.detach())
+
+
+def test_samples_are_those_of_their_seed() -> None:
+    vae = build(DIGITS)
+    assert prior_samples(vae, 1).equal(prior_samples(vae, 1))
+    assert not prior_samples(vae, 1).equal(prior_samples(vae, 2))
+
+
+def test_a_traversal_moves_one_latent_in_each_row(digits: np.ndarray) -> None:
+    vae = build(DIGITS)
+    rows = traversal(vae, digits[:50])
+    assert rows.shape == (4, COLUMNS, 1, 8, 8)  # as many rows as there are latents
+    assert all((row[0] - row[-1]).abs().max() > 0 for row in rows)
+
+
+def test_large_images_go_through_the_networks_in_pieces_and_come_out_the_same(tmp_path: Path) -> None:
+    config = VAEConfig(image_shape=(1, 128, 128), latent_shape=(3,), channels=(2, 2, 2), blocks=(0, 0, 0))
+    vae, images = build(config), np.random.default_rng(0).integers(0, 256, (150, 1, 128, 128), np.uint8)
+    counts: list[int] = []
+    vae.encoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    vae.decoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    write_pictures(tmp_path, vae, images)
+    assert max(counts) * config.dimensions <= AT_ONCE < len(images) * config.dimensions
+    x = torch.tensor(images[:48]) / 255
+    means = vae.likelihood(vae.posterior(x).mean).mean.detach()
+    torch.testing.assert_close(reconstructions(vae, images)[1::2].flatten(0, 1), means)
+
+
+def test_images_of_many_pixels_are_shrunk_in_pictures(tmp_path: Path) -> None:
+    config = VAEConfig(image_shape=(3, 600, 300), latent_shape=(2,), stride=2, channels=(1, 1, 1), blocks=(0, 0, 0))
+    images = np.zeros((13, 3, 600, 300), np.uint8)
+    images[..., 300:, :] = 255
+    write_pictures(tmp_path, build(config), images)
+    for name, rows in (("samples", ROWS), ("reconstructions", 2), ("traversal", 2)):
+        assert pixels(tmp_path / f"{name}.png").shape[:2] == (rows * LARGEST, COLUMNS * LARGEST // 2)
+    original = pixels(tmp_path / "reconstructions.png")[:LARGEST, : LARGEST // 2, 0]
+    assert (original[: LARGEST // 2].max(), original[LARGEST // 2 :].min()) == (0, 255)
+
+
+def test_the_learning_curve_shows_every_epoch_of_bound_and_terms() -> None:
+    bound, terms = learning_curve(RECORDS).axes
+    assert [line.get_label() for line in bound.lines] == ["ELBO, training", "ELBO, held out, averaged weights"]
+    assert [line.get_label() for line in terms.lines] == ["reconstruction", "KL"]
+    assert list(bound.lines[0].get_ydata()) == [record.elbo for record in RECORDS]
+
+
+def test_one_epoch_makes_a_learning_curve(tmp_path: Path) -> None:
+    learning_curve(RECORDS[:1]).savefig(tmp_path / "curve.png")

@@ -1,0 +1,206 @@
+"""Encoder, decoder and the VAE around them: every architecture fits its shapes, and each is the other's mirror."""
+
+from dataclasses import replace
+from itertools import pairwise, product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from test_config import configs
+from torch import nn
+from torch.nn.functional import conv2d, silu
+from torch.testing import assert_close
+
+from model.config import VAEConfig
+from model.elbo import bounds
+from model.likelihoods import FAMILIES
+from model.networks.blocks import Downsample, Residual, Upsample
+from tests.support.models import COLOUR, DIGITS, build
+
+MLP = VAEConfig(image_shape=(1, 5, 7), latent_shape=(3,), hidden=(9, 6), likelihood="gaussian", scale=0.25)
+AFFINE = replace(MLP, hidden=())
+CONFIGS = pytest.mark.parametrize("config", [DIGITS, COLOUR, MLP], ids=["digits", "colour", "mlp"])
+WEIGHTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+
+def real(config, device="cpu"):
+    return build(config).double().to(device)
+
+
+def images(config, *leading, device="cpu"):
+    return torch.rand(*leading, *config.image_shape, dtype=torch.float64, device=device)
+
+
+def latents(config, *leading, device="cpu"):
+    return torch.randn(*leading, *config.latent_shape, dtype=torch.float64, device=device)
+
+
+def touching(network):
+    """The layers of weights that follow one another with no nonlinearity (nor a residual block) between them."""
+    layers = [module for module in network if not isinstance(module, nn.Flatten | nn.Unflatten)]
+    return [pair for pair in pairwise(layers) if all(isinstance(layer, WEIGHTS) for layer in pair)]
+
+
+def widths(network, kind):
+    """[in, out] of the layers of a kind, and [out, in] of the transposed ones, as torch keeps their weights."""
+    return [(layer.weight.shape[1], layer.weight.shape[0]) for layer in network if isinstance(layer, kind)]
+
+
+@settings(max_examples=40)
+@given(configs())
+def test_every_architecture_fits_its_image_and_its_latent(config):
+    vae = build(config)
+    q = vae.posterior(images(config, 2).float())
+    assert q.mean.shape == q.logvar.shape == (2, *config.latent_shape)
+    p = vae.likelihood(q.rsample(3))
+    assert p.mean.shape == (3, 2, *config.image_shape)
+    assert p.log_prob(images(config, 2).float()).shape == (3, 2)
+
+
+@settings(max_examples=40)
+@given(configs())
+def test_the_decoder_mirrors_the_encoder(config):
+    vae = build(config)
+    encoder, decoder = vae.encoder.network, vae.decoder.network
+    down, up = widths(encoder, Downsample), widths(decoder, Upsample)
+    inwards, outwards = widths(encoder, nn.Linear), widths(decoder, nn.Linear)
+    fine, coarse = (
+        [block.first.in_channels for block in side if isinstance(block, Residual)] for side in (encoder, decoder)
+    )
+    assert down == list(pairwise(config.channels))
+    assert up[: len(down)] == down[::-1]  # with stride 2 one more leads to the image
+    assert [outputs for _, outputs in inwards[:-1]] == [inputs for inputs, _ in outwards[:0:-1]] == list(config.hidden)
+    assert fine == coarse[::-1]
+    assert fine == [width for width, count in zip(config.channels, config.blocks, strict=True) for _ in range(count)]
+
+
+@settings(max_examples=40)
+@given(configs())
+def test_the_decoder_has_a_nonlinearity_between_any_two_layers_of_weights(config):
+    assert not touching(build(config).decoder.network)
+
+
+@pytest.mark.parametrize("blocks", [(0, 0), (1, 0), (1, 1)], ids=str)
+def test_the_encoder_has_a_nonlinearity_between_any_two_layers_of_weights(blocks):
+    assert not touching(build(replace(DIGITS, blocks=blocks)).encoder.network)
+
+
+def test_without_hidden_layers_the_pair_is_affine_and_with_them_it_is_not():
+    def bend(config):
+        x, z, vae = images(config, 2), latents(config, 2), real(config)
+        middle = vae.posterior(x.mean(0, keepdim=True)).mean - vae.posterior(x).mean.mean(0)
+        raw = vae.likelihood(z.mean(0, keepdim=True)).location - vae.likelihood(z).location.mean(0)
+        return middle.abs().max().item(), raw.abs().max().item()
+
+    assert max(bend(AFFINE)) < 1e-12
+    assert min(bend(MLP)) > 1e-6
+
+
+def test_black_and_white_are_opposite_inputs_around_mid_grey():
+    vae, x = real(AFFINE), images(AFFINE, 3)
+    nn.init.zeros_(vae.encoder.network[1].bias)
+    assert_close(vae.posterior(1 - x).mean, -vae.posterior(x).mean)
+
+
+@CONFIGS
+def test_an_image_is_encoded_the_same_alone_and_in_a_batch(config, device):
+    vae, x = real(config, device), images(config, 5, device=device)
+    together = vae.posterior(x)
+    for row in range(5):
+        alone = vae.posterior(x[row : row + 1])
+        assert_close((alone.mean[0], alone.logvar[0]), (together.mean[row], together.logvar[row]))
+
+
+@CONFIGS
+@pytest.mark.parametrize("leading", [(), (0,), (4,), (2, 3), (2, 1, 3)], ids=str)
+def test_a_latent_is_decoded_the_same_alone_and_in_any_batch(config, leading, device):
+    vae, z = real(config, device), latents(config, *leading, device=device)
+    together = vae.likelihood(z)
+    assert together.mean.shape == (*leading, *config.image_shape)
+    rows = together.mean.reshape(-1, *config.image_shape)
+    for latent, row in zip(z.reshape(-1, *config.latent_shape), rows, strict=True):
+        assert_close(vae.likelihood(latent).mean, row)
+
+
+@CONFIGS
+def test_an_image_unlike_any_other_has_a_finite_posterior_and_finite_scores(config, device):
+    vae = build(config).to(device)
+    with torch.no_grad():
+        [layer for layer in vae.encoder.modules() if isinstance(layer, WEIGHTS)][-1].weight.mul_(1e3)
+    x = images(config, 20, device=device).float().round()
+    assert vae.posterior(x).std.isfinite().all()
+    found = bounds(vae, x, samples=4)
+    assert all(term.isfinite().all() for term in (*found.elbo, found.log_likelihood))
+
+
+@CONFIGS
+def test_every_pixel_reaches_the_latent_and_is_reached_by_it(config, device):
+    vae, x = real(config, device), images(config, 2, device=device).requires_grad_()
+    q, p = vae.posterior(x), vae.likelihood(latents(config, 2, device=device))
+    for half in (q.mean, q.logvar):
+        (to_image,) = torch.autograd.grad(half.sum(), x, retain_graph=True)
+        assert (to_image != 0).all()
+        assert (half[0] != half[1]).all()
+    assert (p.mean[0] != p.mean[1]).all()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (2, 3), (4, 5)], ids=str)
+def test_a_latent_with_a_place_sees_and_paints_the_neighbourhood_of_its_place_alone(place):
+    config = VAEConfig(image_shape=(1, 5, 6), latent_shape=(2, 5, 6), channels=(4,), blocks=(0,))
+    vae, x, z = real(config), images(config, 1).requires_grad_(), latents(config).requires_grad_()
+    around = torch.zeros(5, 6, dtype=torch.bool)
+    around[max(0, place[0] - 1) : place[0] + 2, max(0, place[1] - 1) : place[1] + 2] = True
+    (seen,) = torch.autograd.grad(vae.posterior(x).mean[0, :, *place].sum(), x)
+    (painted_by,) = torch.autograd.grad(vae.likelihood(z).mean[:, *place].sum(), z)
+    assert torch.equal(seen[0, 0] != 0, around)
+    assert torch.equal(painted_by != 0, around.expand(2, -1, -1))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_decoder_gives_the_family_and_scale_of_its_config(name):
+    config = replace(AFFINE, likelihood=name)
+    vae, z, x = real(config), latents(config, 3), images(config, 3)
+    p = vae.likelihood(z)
+    raw = vae.decoder.network(z)
+    assert type(p) is FAMILIES[name]
+    assert_close(p.log_prob(x), FAMILIES[name](raw, 0.25).log_prob(x))
+
+
+@CONFIGS
+def test_the_prior_is_a_standard_normal_over_the_latents_of_the_weights(config, device):
+    vae = real(config, device)
+    prior = vae.prior(5)
+    assert (prior.mean.shape, prior.mean.dtype) == ((5, *config.latent_shape), torch.float64)
+    assert prior.mean.device == next(vae.parameters()).device
+    assert (prior.kl_to_standard() == 0).all()
+    assert vae.likelihood(vae.prior().rsample()).mean.shape == (1, 1, *config.image_shape)
+
+
+@CONFIGS
+def test_distributions_keep_the_precision_of_their_inputs_under_autocast(config, device):
+    vae = build(config).to(device)
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+        q = vae.posterior(images(config, 2, device=device).float())
+        p = vae.likelihood(q.mean)
+    assert q.mean.dtype == q.logvar.dtype == p.mean.dtype == torch.float32
+
+
+def test_a_residual_block_starts_as_the_identity():
+    x = torch.randn(2, 3, 5, 4)
+    assert torch.equal(Residual(3)(x), x)
+
+
+def test_a_residual_block_adds_what_two_preactivated_convolutions_give():
+    block, x = Residual(3).double(), torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    for weight in block.parameters():
+        nn.init.normal_(weight)
+    inner = conv2d(silu(x), block.first.weight, block.first.bias, padding=1)
+    assert_close(block(x), x + conv2d(silu(inner), block.second.weight, block.second.bias, padding=1))
+
+
+def test_downsampling_halves_rounded_up_and_upsampling_restores():
+    for height, width in product(range(1, 8), repeat=2):
+        x = torch.randn(2, 3, height, width)
+        coarse = Downsample(3, 5)(x)
+        assert coarse.shape == (2, 5, (height + 1) // 2, (width + 1) // 2)
+        assert Upsample(5, 3, (height, width))(coarse).shape == x.shape

@@ -1,0 +1,100 @@
+"""What a training climbs has the value of a bound, and the gradient that its paper writes down."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import VAEConfig
+from model.elbo import bounds, elbo
+from model.gaussian import DiagonalGaussian
+from model.training.objectives import OBJECTIVES
+from model.training.options import RecipeError, TrainingOptions
+from model.vae import VAE
+
+CONFIG = VAEConfig(image_shape=(1, 4, 4), latent_shape=(3,), hidden=(8,))
+SIGMAS = 5
+
+
+@pytest.fixture(scope="module")
+def vae() -> VAE:
+    torch.manual_seed(4)
+    return VAE(CONFIG).double()
+
+
+def batch(draws: int, images: int = 5) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(draws)
+    x = torch.rand((images, 1, 4, 4), generator=generator, dtype=torch.float64).round()
+    return x, torch.randn((draws, images, 3), generator=generator, dtype=torch.float64)
+
+
+def slopes(vae: VAE, name: str, x: Tensor, noise: Tensor, part: str, beta: float = 1.0) -> Tensor:
+    objective = OBJECTIVES[name](vae, x, noise, beta).objective.sum()
+    gradient = torch.autograd.grad(objective, list(getattr(vae, part).parameters()))
+    return torch.cat([g.flatten() for g in gradient])
+
+
+def many_slopes(vae: VAE, beta: float) -> list[Tensor]:
+    """Gradients of the encoder by iwae and by dreg, [1000, weights] each, from the same draws."""
+    x, _ = batch(4, images=1)
+    noises = torch.randn((1000, 4, 1, 3), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return [
+        torch.stack([slopes(vae, name, x, noise, "encoder", beta) for noise in noises]) for name in ("iwae", "dreg")
+    ]
+
+
+def test_every_objective_can_be_asked_for_and_no_other():
+    for name in OBJECTIVES:
+        assert TrainingOptions(objective=name).objective == name
+    with pytest.raises(RecipeError, match="objective: expected elbo, iwae or dreg, got 'vampire'"):
+        TrainingOptions(objective="vampire")
+
+
+@pytest.mark.parametrize("draws", [1, 7])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_value_is_that_of_the_bound_and_the_elbo_is_told_beside_it(vae, name, draws):
+    x, noise = batch(draws)
+    ascent, known = OBJECTIVES[name](vae, x, noise, 1.0), bounds(vae, x, draws, noise=noise)
+    torch.testing.assert_close(ascent.objective, known.elbo.total if name == "elbo" else known.log_likelihood)
+    for told, term in zip(ascent.elbo, elbo(vae, x, noise=noise), strict=True):
+        torch.testing.assert_close(told, term)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_without_the_kl_only_the_reconstruction_counts(vae, name):
+    x, noise = batch(1)
+    ascent = OBJECTIVES[name](vae, x, noise, 0.0)
+    torch.testing.assert_close(ascent.objective, ascent.elbo.reconstruction)
+
+
+def test_dreg_leaves_the_gradient_of_the_decoder_as_it_is(vae):
+    x, noise = batch(6)
+    torch.testing.assert_close(slopes(vae, "dreg", x, noise, "decoder"), slopes(vae, "iwae", x, noise, "decoder"))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_dreg_gives_the_encoder_the_gradient_of_its_formula_through_z_alone(vae, beta):
+    x, noise = batch(6)
+    q = vae.posterior(x)
+    through = q.at(noise)
+    z = through.detach().requires_grad_()
+    prior, fixed = DiagonalGaussian.standard(q.mean), DiagonalGaussian(q.mean.detach(), q.logvar.detach())
+    log_weights = vae.likelihood(z).log_prob(x) + beta * (prior.log_prob(z) - fixed.log_prob(z))
+    (to_z,) = torch.autograd.grad(log_weights.sum(), z)
+    share = log_weights.detach().softmax(0)[..., None]
+    factor = share * ((1 - beta) + beta * share)
+    expected = torch.autograd.grad(through, list(vae.encoder.parameters()), factor * to_z)
+    own = slopes(vae, "dreg", x, noise, "encoder", beta)
+    torch.testing.assert_close(own, torch.cat([g.flatten() for g in expected]))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_dreg_and_iwae_agree_in_expectation_however_the_kl_counts(vae, beta):
+    iwae, dreg = many_slopes(vae, beta)
+    difference = iwae - dreg
+    error = difference.std(0) / len(difference) ** 0.5
+    assert (difference.mean(0).abs() <= SIGMAS * error + 1e-12).all()
+
+
+def test_dreg_varies_less_than_iwae(vae):
+    iwae, dreg = many_slopes(vae, 1.0)
+    assert dreg.var(0).sum() < 0.5 * iwae.var(0).sum()

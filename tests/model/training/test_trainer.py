@@ -1,0 +1,173 @@
+"""Training climbs the ELBO, sees every image once an epoch, keeps an average, and draws from its seed alone."""
+
+from dataclasses import replace
+from math import exp
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import VAEConfig
+from model.data.arrays import DataError
+from model.elbo import elbo
+from model.training.options import TrainingOptions
+from model.training.trainer import EpochRecord, Progress, Training, TrainingError, new_vae, start_at_mean
+
+MLP = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), hidden=(64,))
+CONV = VAEConfig(image_shape=(3, 9, 7), latent_shape=(5,), stride=2, channels=(8, 8), blocks=(1, 0), hidden=(16,))
+QUICK = TrainingOptions(epochs=8, batch_size=64, learning_rate=4e-3, warmup=10, kl_warmup=0.0, ema=0.9)
+
+
+def colourful(digits: np.ndarray, count: int = 300) -> np.ndarray:
+    """Odd-sized colour images of digits, uint8 [N, 3, 9, 7]."""
+    framed = np.pad(digits[:count], ((0, 0), (0, 0), (0, 1), (0, 0)))[..., :7]
+    return np.concatenate([framed, framed // 2, 255 - framed], axis=1)
+
+
+def weights(training: Training) -> list[torch.Tensor]:
+    return [weight.detach().clone() for weight in training.average.parameters()]
+
+
+def test_the_elbo_of_images_never_seen_rises(digits: np.ndarray, device: str) -> None:
+    training = Training(MLP, digits, replace(QUICK, holdout=200), device)
+    records = list(training.epochs())
+    held = [record.validation for record in records if record.validation is not None]
+    assert [record.epoch for record in records] == list(range(1, 9))
+    assert held == sorted(held)
+    assert held[-1] > held[0] + 4
+    assert held[-1] > -27.0  # nats; a model of independent pixels reaches -35.8
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "gaussian-learned", "logistic"])
+def test_every_family_learns_grey_and_coloured_images_of_odd_sizes(digits: np.ndarray, likelihood: str) -> None:
+    config = replace(CONV, likelihood=likelihood)
+    records = list(Training(config, colourful(digits), replace(QUICK, epochs=4, binarize="none")).epochs())
+    assert records[-1].elbo > records[0].elbo + 10
+
+
+def test_each_record_holds_the_bound_and_its_terms(digits: np.ndarray) -> None:
+    for record in Training(MLP, digits[:300], QUICK).epochs():
+        assert record.elbo == pytest.approx(record.reconstruction - record.kl, abs=1e-3)
+        assert record.kl > 0
+        assert record.images_per_second * record.seconds == pytest.approx(300)
+        assert record.validation is None
+
+
+def test_half_precision_in_the_networks_leads_to_nearly_the_same_bound(digits: np.ndarray) -> None:
+    options = replace(QUICK, epochs=3)
+    ends = [
+        list(Training(CONV, colourful(digits), replace(options, precision=name)).epochs())[-1].elbo
+        for name in ("float32", "bfloat16")
+    ]
+    assert ends[0] == pytest.approx(ends[1], rel=0.01)
+    assert ends[0] != ends[1]
+
+
+def test_the_seed_decides_the_weights_and_nothing_else_does(digits: np.ndarray) -> None:
+    ends = []
+    for seed in (5, 5, 6):
+        torch.rand(seed)  # what others draw in between is of no account
+        training = Training(MLP, digits[:200], replace(QUICK, epochs=2, seed=seed))
+        list(training.epochs())
+        ends.append(torch.cat([weight.flatten() for weight in weights(training)]))
+    assert ends[0].equal(ends[1])
+    assert not ends[0].equal(ends[2])
+
+
+def test_training_leaves_the_global_generator_as_it_was(digits: np.ndarray) -> None:
+    before = torch.get_rng_state()
+    list(Training(MLP, digits[:100], replace(QUICK, epochs=1, holdout=10)).epochs())
+    assert torch.get_rng_state().equal(before)
+
+
+def test_held_out_images_are_not_trained_on(digits: np.ndarray) -> None:
+    training = Training(MLP, digits, replace(QUICK, holdout=300))
+    assert (len(training.images), len(training.heldout)) == (len(digits) - 300, 300)
+    together = torch.cat([training.images, training.heldout]).flatten(1).numpy()
+    assert np.array_equal(np.sort(together.view("V64").ravel()), np.sort(digits.reshape(-1, 64).view("V64").ravel()))
+
+
+def test_all_images_cannot_be_held_out(digits: np.ndarray) -> None:
+    with pytest.raises(DataError, match="holdout: expected fewer than the 50 training images, got 50"):
+        Training(MLP, digits[:50], replace(QUICK, holdout=50))
+
+
+def test_every_step_is_told_and_the_last_says_what_the_record_says(digits: np.ndarray) -> None:
+    told: list[Progress] = []
+    records = list(Training(MLP, digits[:150], replace(QUICK, epochs=2)).epochs(told.append))
+    assert [(step.epoch, step.step, step.steps) for step in told] == [(e, s, 3) for e in (1, 2) for s in (1, 2, 3)]
+    assert [told[2].elbo, told[5].elbo] == [record.elbo for record in records]
+
+
+def test_the_average_is_the_moving_average_of_the_weights(digits: np.ndarray) -> None:
+    training = Training(MLP, digits[:150], replace(QUICK, epochs=1))
+    expected, after = weights(training), []
+
+    def follow(step: Progress) -> None:
+        memory = min(QUICK.ema, step.step / (9 + step.step))
+        for average, weight in zip(expected, training.vae.parameters(), strict=True):
+            average.mul_(memory).add_(weight.detach() * (1 - memory))
+        after.append(step.step)
+
+    list(training.epochs(follow))
+    assert after == [1, 2, 3]
+    for average, kept in zip(expected, training.average.parameters(), strict=True):
+        torch.testing.assert_close(average, kept)
+
+
+def test_a_step_climbs_the_bound_itself_and_not_its_negative(digits: np.ndarray) -> None:
+    """With one batch, one fixed binarisation (none) and a small rate, the bound is higher after each step."""
+    options = replace(QUICK, epochs=30, batch_size=100, binarize="none", samples=32, learning_rate=5e-4, ema=0.0)
+    training = Training(MLP, digits[:100], options)
+    x, noise = torch.tensor(digits[:100]) / 255, torch.randn(64, 100, 4, generator=torch.Generator().manual_seed(1))
+    bounds = [elbo(training.average, x, noise=noise).total.mean().item() for _ in training.epochs()]
+    assert sorted(bounds) == bounds
+
+
+def test_the_gradient_is_clipped_to_its_norm(digits: np.ndarray) -> None:
+    training = Training(MLP, digits[:64], replace(QUICK, epochs=1, clip=0.01))
+    list(training.epochs())
+    norm = torch.stack([weight.grad.norm() for weight in training.vae.parameters() if weight.grad is not None]).norm()
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_bound_that_is_not_finite_ends_the_training(digits: np.ndarray) -> None:
+    options = replace(QUICK, learning_rate=9.0, clip=0.0, warmup=0, binarize="none")
+    config = replace(MLP, hidden=(16,) * 24)
+    with pytest.raises(TrainingError, match=r"epoch \d: the ELBO is -?(nan|inf); try a lower learning rate"):
+        list(Training(config, digits[:300], options).epochs())
+
+
+def test_a_bound_of_held_out_images_that_is_not_finite_ends_the_training(digits: np.ndarray) -> None:
+    options = replace(
+        QUICK, learning_rate=10.0, clip=0.0, warmup=0, binarize="none", ema=0.0, holdout=20, batch_size=99
+    )
+    told = r"epoch \d: the ELBO of the held-out images is -?(nan|inf); try a lower learning rate"
+    with pytest.raises(TrainingError, match=told):
+        list(Training(replace(MLP, hidden=(64,) * 40), digits[:99], options).epochs())
+
+
+@pytest.mark.parametrize(
+    "config", [MLP, CONV, replace(MLP, likelihood="logistic"), replace(CONV, likelihood="gaussian-learned")]
+)
+def test_the_output_bias_begins_at_the_logit_of_the_mean_pixel(digits: np.ndarray, config: VAEConfig) -> None:
+    images = digits if config.image_shape[0] == 1 else colourful(digits)
+    untouched, vae = new_vae(config, 0), new_vae(config, 0)
+    start_at_mean(vae, images)
+    names = [name for name, _ in vae.decoder.named_parameters() if name.endswith("bias")]
+    before, after = untouched.decoder.get_parameter(names[-1]), vae.decoder.get_parameter(names[-1])
+    location, rest = after[: len(after) // vae.decoder.family.features], len(after) // vae.decoder.family.features
+    torch.testing.assert_close(torch.sigmoid(location), torch.full_like(location, images.mean() / 255))
+    assert after[rest:].equal(before[rest:])
+
+
+def test_black_images_alone_do_not_lead_to_infinite_weights() -> None:
+    vae = new_vae(MLP, 0)
+    start_at_mean(vae, np.zeros((3, 1, 8, 8), np.uint8))
+    assert all(weight.isfinite().all() for weight in vae.parameters())
+    assert exp(min(weight.min().item() for weight in vae.decoder.parameters())) == pytest.approx(1e-3, rel=0.01)
+
+
+def test_a_record_is_what_its_json_says(digits: np.ndarray) -> None:
+    record = next(Training(MLP, digits[:64], QUICK).epochs())
+    assert EpochRecord(**{name: getattr(record, name) for name in EpochRecord.__slots__}) == record

@@ -1,0 +1,140 @@
+"""What is measured is there from the start, at zero, counts what happened, and can be read by Prometheus."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.codecs.images import write_npy
+from app.context import STAGES
+from app.main import create_app
+from app.observability.metrics import (
+    DISPATCHES,
+    DROPS,
+    ENDPOINTS,
+    OPERATIONS,
+    PROTOCOL_ERRORS,
+    RELOADS,
+    STATUSES,
+    Metrics,
+)
+from app.settings import Settings
+from tests.support.apps import running
+
+pytestmark = pytest.mark.anyio
+
+NPY = {"content-type": "application/x-npy"}
+
+
+def images(count: int) -> bytes:
+    return write_npy(np.zeros((count, 8, 8), np.uint8))
+
+
+async def scraped(client) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = (await client.get("/metrics")).text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+
+
+def total(samples, name: str, **labels: str) -> float:
+    wanted = labels.items()
+    return sum(value for (found, having), value in samples.items() if found == f"vae_{name}" and wanted <= having)
+
+
+def test_every_known_label_set_is_there_at_zero():
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"vae_{name}", labels)
+
+    metrics = Metrics()
+    zeros = [
+        *(value("requests_total", endpoint=endpoint, status=status) for endpoint in ENDPOINTS for status in STATUSES),
+        *(value("request_seconds_count", endpoint=endpoint) for endpoint in ENDPOINTS),
+        *(value("stage_seconds_count", stage=stage) for stage in STAGES),
+        *(value("batches_total", operation=o, dispatch=why) for o in OPERATIONS for why in DISPATCHES),
+        *(value("batch_size_count", operation=operation) for operation in OPERATIONS),
+        *(value("dropped_requests_total", why=why) for why in DROPS),
+        *(value("protocol_errors_total", status=status) for status in PROTOCOL_ERRORS),
+        *(value("reloads_total", outcome=outcome) for outcome in RELOADS),
+        *(value("out_of_memory_total", operation=operation) for operation in OPERATIONS),
+        *(value("batch_limit_items", operation=operation) for operation in OPERATIONS),
+        *map(value, ("padding_items_total", "rejected_requests_total", "queue_items")),
+    ]
+    assert set(zeros) == {0}
+
+
+async def test_the_exposition_can_be_read_and_explains_itself(client):
+    answer = await client.get("/metrics")
+    families = list(text_string_to_metric_families(answer.text))
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert len({family.name for family in families}) == len(families) > 15
+    assert all(family.documentation and family.type != "unknown" for family in families)
+    assert {family.name.partition("_")[0] for family in families} == {"vae", "process"}
+
+
+async def test_requests_and_batches_are_counted_where_they_happened(digits_model, device):
+    seeded = 1 if device == "cpu" else 4  # rows that such a batch has at least
+    app = create_app(Settings(model=digits_model, device=device, threads=1, max_batch_size=4))
+    async with running(app) as client:
+        paces = app.state.engine.served.paces
+        paces.update({kind: replace(pace, first=()) for kind, pace in paces.items()})  # whatever the warm-up has shown
+        for path, content in (("/encode", images(7)), ("/reconstruct", images(3)), ("/encode", b"broken")):
+            await client.post(path, content=content, headers=NPY)
+        await client.get("/sample?n=5")
+        await client.get("/no/such/path")
+        samples = await scraped(client)
+    assert total(samples, "requests_total", endpoint="/encode", status="200") == 1
+    assert total(samples, "requests_total", endpoint="/encode", status="400") == 1
+    assert total(samples, "requests_total", endpoint="other", status="404") == 1
+    assert total(samples, "request_seconds_count") == total(samples, "requests_total") == 5
+    batches = {operation: total(samples, "batches_total", operation=operation) for operation in OPERATIONS}
+    assert batches == {"encode": 2, "decode": 2, "reconstruct": 1, "score": 0}
+    assert total(samples, "batch_size_sum", operation="encode") == 7
+    assert total(samples, "batch_size_sum", operation="decode") == 5
+    padded = 1 + 1 + (seeded - 1)  # 4 and 3 of 4 to encode, 3 of 4 to reconstruct, 4 and 1 to decode
+    assert total(samples, "padding_items_total") == padded
+    assert total(samples, "device_seconds_count") == 5
+    assert total(samples, "stage_seconds_count", stage="infer") == 3
+    assert total(samples, "queue_items") == 0
+
+
+async def test_company_is_seen_in_fewer_batches_than_requests(serve):
+    async with serve(max_batch_delay_ms=200) as client:
+        await asyncio.gather(*(client.post("/encode", content=images(1), headers=NPY) for _ in range(64)))
+        samples = await scraped(client)
+    assert total(samples, "requests_total", endpoint="/encode", status="200") == 64
+    assert total(samples, "batches_total", operation="encode") < 64
+    assert total(samples, "batch_size_sum", operation="encode") == 64
+
+
+async def test_strange_paths_and_methods_make_no_new_series(client):
+    before = {having for name, having in await scraped(client) if name == "vae_request_seconds_count"}
+    for number in range(5):
+        await client.request("BREW", f"/pot/{number}")
+    assert {having for name, having in await scraped(client) if name == "vae_request_seconds_count"} == before
+
+
+async def test_probes_are_not_counted(client):
+    before = await scraped(client)
+    for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/"):
+        await client.get(path)
+    assert total(await scraped(client), "requests_total") == total(before, "requests_total")
+
+
+async def test_readiness_and_the_model_are_told(digits_model):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1))
+    cold = app.state.metrics.registry.get_sample_value
+    assert cold("vae_ready") == 0
+    async with running(app) as client:
+        samples = await scraped(client)
+        assert total(samples, "ready") == 1
+        assert total(samples, "model_info", model=app.state.engine.served.model, device="cpu") == 1
+        app.state.door.draining = True
+        assert total(await scraped(client), "ready") == 0
+
+
+def test_applications_do_not_share_their_counts():
+    one, other = Metrics(), Metrics()
+    one.rejected.inc()
+    assert other.registry.get_sample_value("vae_rejected_requests_total") == 0

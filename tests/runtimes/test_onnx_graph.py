@@ -1,0 +1,29 @@
+"""A network as an ONNX graph is the same network: every architecture's, for any number of rows."""
+
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_config import configs
+from torch import nn
+from torch.testing import assert_close
+
+from app.runtimes.onnx_graph import INPUT, onnx_model
+from tests.support.models import build
+
+
+@settings(max_examples=40)
+@given(configs(), st.integers(1, 5))
+def test_every_architecture_is_translated_to_a_graph_that_gives_the_same(config, rows):
+    vae = build(config)
+    for network, shape in ((vae.encoder.network, config.image_shape), (vae.decoder.network, config.latent_shape)):
+        model = onnx_model(network, shape)
+        x = torch.randn(rows, *shape)
+        (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {INPUT: x.numpy()})
+        assert_close(torch.from_numpy(y), network(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_piece_without_a_translation_is_named():
+    with pytest.raises(TypeError, match="no translation of Dropout to ONNX"):
+        onnx_model(nn.Sequential(nn.Linear(2, 2), nn.Dropout()), (2,))

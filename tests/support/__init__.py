@@ -1,0 +1,1 @@
+"""Helpers of the tests: models, applications, servers, clients and image files."""

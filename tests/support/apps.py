@@ -1,0 +1,29 @@
+"""The real application, started in the process of the test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+from fastapi import FastAPI
+
+PROBES = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
+
+
+async def until(brought_about: Callable[[], bool]) -> None:
+    """Wait for what another thread will do."""
+    async with asyncio.timeout(30):
+        while not brought_about():  # noqa: ASYNC110  # a thread sets no asyncio.Event
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """The application, started and ready, behind a client in the same process."""
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://vae") as client,
+    ):
+        await until(lambda: app.state.engine.ready)
+        yield client

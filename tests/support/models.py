@@ -1,0 +1,29 @@
+"""Small models with random weights."""
+
+from pathlib import Path
+
+import torch
+
+from model.checkpoint import write_checkpoint
+from model.config import VAEConfig
+from model.vae import VAE
+
+DIGITS = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), stride=2, channels=(8, 8), blocks=(1, 0), hidden=(24,))
+COLOUR = VAEConfig(
+    image_shape=(3, 13, 9), latent_shape=(2, 4, 3), stride=2, channels=(6, 6), blocks=(0, 1), likelihood="logistic"
+)
+
+
+def build(config: VAEConfig, seed: int = 0) -> VAE:
+    """A VAE whose every weight matters: the zero-initialised ones are drawn as well."""
+    torch.manual_seed(seed)
+    vae = VAE(config)
+    with torch.no_grad():
+        for weight in vae.parameters():
+            weight.copy_(torch.randn_like(weight) * (0.5 / max(1, weight[0].numel()) ** 0.5))
+    return vae.eval()
+
+
+def write(folder: Path, config: VAEConfig) -> Path:
+    write_checkpoint(folder, config, build(config).state_dict())
+    return folder
