@@ -11,7 +11,7 @@ STAGES = ("queue", "batch", "infer", "codec")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-class Lap(NamedTuple):
+class StageSpan(NamedTuple):
     """A stretch of one stage, from `start` to `end`, in seconds on the clock of `time.monotonic`."""
 
     stage: str
@@ -30,7 +30,7 @@ def accepted_id(claimed: str) -> str:
 
 
 @dataclass(slots=True)
-class Call:
+class RequestContext:
     """`deadline` is on the clock of `time.monotonic`, `model` is who answers, `seconds` what each stage has taken.
 
     `laps` are kept only where somebody follows the request: one for each time that a stage was gone through.
@@ -41,7 +41,7 @@ class Call:
     deadline: float
     model: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
-    laps: list[Lap] | None = None
+    laps: list[StageSpan] | None = None
     memory: int = 0
 
     def expired(self) -> bool:
@@ -52,7 +52,7 @@ class Call:
         """Add to what a stage has taken."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + end - start
         if (laps := self.laps) is not None:  # on another thread they may be told just now
-            laps.append(Lap(stage, start, end))
+            laps.append(StageSpan(stage, start, end))
 
     def server_timing(self) -> str:
         """The Server-Timing header's value, milliseconds."""

@@ -42,14 +42,14 @@ class ServiceError(Exception):
         return f"urn:vae:problem:{cls.title.lower().replace(' ', '-')}"
 
 
-class Malformed(ServiceError):
+class BadRequest(ServiceError):
     """The body is not what its content type says."""
 
     status = 400
     title = "Malformed request"
 
 
-class Unauthorised(ServiceError):
+class Unauthorized(ServiceError):
     """The key is missing or unknown."""
 
     status = 401
@@ -87,42 +87,42 @@ class NotAcceptable(ServiceError):
     title = "Not acceptable"
 
 
-class NotReloaded(ServiceError):
+class ReloadFailed(ServiceError):
     """The model's folder holds nothing that can be served; the model that was served goes on."""
 
     status = 409
     title = "Not reloaded"
 
 
-class TooLarge(ServiceError):
+class ContentTooLarge(ServiceError):
     """More bytes, pixels or items than the service takes at once."""
 
     status = 413
     title = "Too large"
 
 
-class TargetTooLong(ServiceError):
+class UriTooLong(ServiceError):
     """A request target that is longer than a head may be."""
 
     status = 414
     title = "Target too long"
 
 
-class UnsupportedMedia(ServiceError):
+class UnsupportedMediaType(ServiceError):
     """A content type that the endpoint does not read."""
 
     status = 415
     title = "Unsupported media type"
 
 
-class Unusable(ServiceError):
+class UnprocessableContent(ServiceError):
     """Well-formed, but nothing that the model can work on."""
 
     status = 422
     title = "Unusable input"
 
 
-class Overloaded(ServiceError):
+class QueueFull(ServiceError):
     """The queue is full."""
 
     status = 429
@@ -132,14 +132,14 @@ class Overloaded(ServiceError):
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
 
 
-class HeadTooLarge(ServiceError):
+class RequestHeaderFieldsTooLarge(ServiceError):
     """More bytes before the body than a request line and its headers need."""
 
     status = 431
     title = "Head too large"
 
 
-class NotImplementedHere(ServiceError):
+class NotImplementedByServer(ServiceError):
     """A method or a transfer coding that the service does not know."""
 
     status = 501

@@ -20,13 +20,13 @@ from app.api import health as probes
 from app.api import openapi as contract
 from app.codecs.images import rely_on_own_limits
 from app.errors import ServiceError
-from app.http.admission import Door, is_open
-from app.http.cors import CrossOrigin
-from app.http.lifecycle import Edge
+from app.http.admission import AdmissionController, is_open
+from app.http.cors import CorsMiddleware
+from app.http.lifecycle import LifecycleMiddleware
 from app.http.problems import as_service_error, problem
 from app.http.shortcut import Shortcut
 from app.inference.engine import Engine
-from app.inference.reload import Reloading
+from app.inference.reload import ModelReloader
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
 from app.resources import codec_threads
@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
     """
     settings = settings or Settings()
     rely_on_own_limits()
-    metrics, door = Metrics(), Door(settings)
+    metrics, door = Metrics(), AdmissionController(settings)
     checkpoint = read_checkpoint(settings.model)
     for warning in checkpoint.warnings:
         log.warning(warning)
@@ -85,17 +85,17 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
         },
     )
     app.state.settings, app.state.metrics, app.state.door = settings, metrics, door
-    app.state.engine, app.state.reloading = engine, Reloading(engine, settings, metrics)
+    app.state.engine, app.state.reloading = engine, ModelReloader(engine, settings, metrics)
     app.state.exposition = probes.shared_exposition(metrics)
     lock = [Depends(HTTPBearer(auto_error=False))] if door.locked else []
     app.include_router(routes.router, dependencies=lock)
     app.include_router(admin.router, dependencies=lock, include_in_schema=bool(lock))
     app.include_router(probes.router)
     app.add_middleware(Shortcut, routes=[*routes.router.routes, *admin.router.routes])
-    app.add_middleware(Edge, door=door, metrics=metrics, tracing=Tracing(tracer_provider))
+    app.add_middleware(LifecycleMiddleware, door=door, metrics=metrics, tracing=Tracing(tracer_provider))
     if settings.cors_origins:
         app.add_middleware(
-            CrossOrigin,
+            CorsMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],

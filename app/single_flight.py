@@ -11,7 +11,7 @@ LONGEST_REST = 0.5
 """Seconds between two runs, at most."""
 
 
-class Joined(Generic[T]):
+class SingleFlight(Generic[T]):
     """A job that runs once at a time. A caller gets the result of a run that begins after the call, never an older one.
 
     Between two runs there are `rest` times as many seconds as the first of them took, `LONGEST_REST` at most: so a job

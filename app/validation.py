@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from app.errors import Malformed, TooLarge, Unusable
+from app.errors import BadRequest, ContentTooLarge, UnprocessableContent
 
 LONGEST = 100
 """Characters of a client's text that an error repeats."""
@@ -72,39 +72,40 @@ _COMPLETE = ("missing", "too_short")
 def parsed(schema: type[Model], body: bytes, *, values: int, names: int) -> Model:
     """The body by its schema, of which no usable one has more than so many values and names.
 
-    Raises `Malformed` for what is no JSON, `TooLarge` for more values or names, `Unusable` where the schema is broken.
+    Raises `BadRequest` for what is no JSON, `ContentTooLarge` for more values or names, `UnprocessableContent` for a
+    body that does not match the schema.
     """
     for mark, most, what in ((b",", values, "values"), (b":", names, "names")):
         if body.count(mark) > most:
-            raise TooLarge(f"the body holds more than the {most} {what} that a request may have")
+            raise ContentTooLarge(f"the body holds more than the {most} {what} that a request may have")
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
         raise unusable(error.errors(include_url=False), schema) from None
 
 
-def unusable(errors: Sequence[Any], schema: type[BaseModel] | None = None) -> Malformed | Unusable:
+def unusable(errors: Sequence[Any], schema: type[BaseModel] | None = None) -> BadRequest | UnprocessableContent:
     """What pydantic found first, as one sentence: where, what was expected, what came.
 
     With the `schema` of the body it names the known fields beside an unknown one.
     """
     first = errors[0]
     if first["type"] == "json_invalid":
-        return Malformed(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+        return BadRequest(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     unknown = first["type"] == "extra_forbidden"  # the last step of its place is the name that came
     steps = [step for step in (first["loc"][:-1] if unknown else first["loc"]) if step not in _TAGS]
     where = place(steps) or "the body"
     if unknown:
         known = f"; known are {_fields(schema, steps)}" if schema else ""
-        return Unusable(f"{where}: unknown field {quoted(str(first['loc'][-1]))}{known}")
+        return UnprocessableContent(f"{where}: unknown field {quoted(str(first['loc'][-1]))}{known}")
     got = "" if first["type"] in _COMPLETE else f", got {came(first['input'])}"
-    return Unusable(f"{where}: {expectation(first['msg'])}{got}")
+    return UnprocessableContent(f"{where}: {expectation(first['msg'])}{got}")
 
 
 def require_items(count: int, most: int) -> None:
-    """Refuse more images or latents than one request may have: `TooLarge`."""
+    """Refuse more images or latents than one request may have: `ContentTooLarge`."""
     if count > most:
-        raise TooLarge(f"{count} items are more than the {most} allowed in one request")
+        raise ContentTooLarge(f"{count} items are more than the {most} allowed in one request")
 
 
 def _fields(schema: type[BaseModel], where: Sequence[str | int]) -> str:

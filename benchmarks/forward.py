@@ -19,7 +19,7 @@ from torch import Tensor
 from app.api.schemas import latents_json
 from app.codecs.images import load_images, open_images
 from app.runtimes.operations import OPERATIONS
-from app.runtimes.selection import Networks, networks
+from app.runtimes.selection import CompiledNetworks, networks
 from app.settings import Settings
 from benchmarks.peers.work import model_folder
 from model.checkpoint import read_checkpoint
@@ -100,7 +100,7 @@ def measure(body: bytes, seconds: float, threads: int, batches: Sequence[int]) -
     return Forward(rates, alone * 1000, spent(codec.once, seconds) * 1000)
 
 
-def encoding(made: Networks, vae: VAE, pixels: Tensor) -> Callable[[], object]:
+def encoding(made: CompiledNetworks, vae: VAE, pixels: Tensor) -> Callable[[], object]:
     """What the service does with pixels once they are there: by one of its VAEs, or by a program where it has one."""
     if program := made.programs.get("encode"):
         return partial(program, pixels.numpy())

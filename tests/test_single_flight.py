@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from app.single_flight import Joined
+from app.single_flight import SingleFlight
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ class Job:
 
 async def test_one_is_under_way_and_one_to_come():
     job = Job()
-    joined = Joined(job)
+    joined = SingleFlight(job)
     first = joined.begin()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -46,7 +46,7 @@ async def test_one_is_under_way_and_one_to_come():
 async def test_a_failure_is_told_to_all_who_share_it_and_the_next_run_is_another(caplog):
     job = Job()
     job.may_end.set()
-    joined = Joined(job)
+    joined = SingleFlight(job)
     assert (await joined.begin(), await joined.begin()) == (1, 2)
     for task in [joined.begin() for _ in range(3)]:
         with pytest.raises(ValueError, match="the third"):
@@ -56,7 +56,7 @@ async def test_a_failure_is_told_to_all_who_share_it_and_the_next_run_is_another
 
 async def test_a_caller_that_leaves_does_not_end_the_run_of_the_others():
     job = Job()
-    joined = Joined(job)
+    joined = SingleFlight(job)
 
     async def ask() -> int:
         return await asyncio.shield(joined.begin())
@@ -75,7 +75,7 @@ async def test_a_job_that_is_asked_for_without_end_takes_a_share_of_the_time():
         began.append(asyncio.get_running_loop().time())
         await asyncio.sleep(0.02)
 
-    joined = Joined(job, rest=4)
+    joined = SingleFlight(job, rest=4)
     for _ in range(4):
         await joined.begin()
     assert all(later - earlier >= 5 * 0.02 * 0.9 for earlier, later in pairwise(began))

@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from app.api import responses as answers
-from app.api.dependencies import OBJECT, Asked
+from app.api.dependencies import OBJECT, EndpointRequest
 from app.api.openapi import problems
 from app.api.schemas import Model
 from app.errors import Forbidden
@@ -19,7 +19,7 @@ async def reload(request: Request) -> Response:
 
     Of several workers one answers, and the others follow.
     """
-    asked = Asked(request, OBJECT)
+    asked = EndpointRequest(request, OBJECT)
     if not request.app.state.door.locked:
         raise Forbidden("a reload over HTTP wants a key: set VAE_API_KEY or VAE_API_KEY_FILE, or send SIGHUP")
     await asyncio.shield(request.app.state.reloading.begin(others=True))

@@ -12,17 +12,17 @@ from fastapi import Query, Request
 from pydantic import BeforeValidator
 
 from app.api.payloads import read_latents, read_pixels
-from app.api.responses import IMAGES, NUMBERS, Accepts
+from app.api.responses import IMAGES, NUMBERS, ContentNegotiator
 from app.codecs.images import Fit
 from app.codecs.media_types import JSON
-from app.context import Call
-from app.errors import TooLarge, Unavailable, Unusable
+from app.context import RequestContext
+from app.errors import ContentTooLarge, Unavailable, UnprocessableContent
 from app.inference.engine import Engine
-from app.inference.loaded_model import Served
+from app.inference.loaded_model import LoadedModel
 from app.settings import Settings
 from app.validation import quoted
 
-LATENTS, PICTURES, OBJECT = Accepts(*NUMBERS), Accepts(*IMAGES), Accepts(JSON)
+LATENTS, PICTURES, OBJECT = ContentNegotiator(*NUMBERS), ContentNegotiator(*IMAGES), ContentNegotiator(JSON)
 
 _INTEGER = re.compile(r"-?[0-9]+")
 _DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -66,20 +66,20 @@ Columns = Annotated[
 FitTo = Annotated[Fit, Query(description="how a picture of another size becomes one of the model's")]
 
 
-class Asked:
+class EndpointRequest:
     """A request to an endpoint that can answer in the media types of `accepts`; `media` is the one it will be."""
 
-    def __init__(self, request: Request, accepts: Accepts) -> None:
+    def __init__(self, request: Request, accepts: ContentNegotiator) -> None:
         self._request = request
         if request.scope["query_string"]:
             _require_known(request)
         self.media = accepts(request)
-        self.call: Call = request.state.call
+        self.call: RequestContext = request.state.call
         self.limits: Settings = request.app.state.settings
         self.engine: Engine = request.app.state.engine
 
     @cached_property
-    def served(self) -> Served:
+    def served(self) -> LoadedModel:
         """The checkpoint that will do the work; `Unavailable` where it takes none."""
         if not self.engine.ready:
             raise Unavailable
@@ -100,7 +100,8 @@ class Asked:
     def reserve(self, name: str, count: int, operation: str, draws: int = 0) -> None:
         """Count the memory of `count` items until the request has ended; `name` is the part of it that has them.
 
-        Raises `TooLarge` for more than one request may take, `Unavailable` where the requests under way take too much.
+        Raises `ContentTooLarge` for more than one request may take, `Unavailable` where all requests under way take too
+        much.
         """
         footprint = self.served.footprints[operation, self.media == JSON]
         size = footprint.require(count, draws, self.limits.max_memory_bytes, name)
@@ -114,7 +115,9 @@ class Asked:
         """Refuse more images, or images times draws, than one request may ask for."""
         if count * samples > self.limits.max_items:
             each = f" with {samples} draws each" if samples > 1 else ""
-            raise TooLarge(f"{count} images{each} exceed the {self.limits.max_items} items allowed in one request")
+            raise ContentTooLarge(
+                f"{count} images{each} exceed the {self.limits.max_items} items allowed in one request"
+            )
 
 
 def _require_known(request: Request) -> None:
@@ -123,7 +126,9 @@ def _require_known(request: Request) -> None:
     given = set()
     for name, _ in request.query_params.multi_items():
         if name not in known:
-            raise Unusable(f"query: unknown parameter {quoted(name)}; known are {', '.join(known) or 'none'}")
+            raise UnprocessableContent(
+                f"query: unknown parameter {quoted(name)}; known are {', '.join(known) or 'none'}"
+            )
         if name in given:
-            raise Unusable(f"query: expected each parameter once, got {name} more often")
+            raise UnprocessableContent(f"query: expected each parameter once, got {name} more often")
         given.add(name)

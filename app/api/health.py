@@ -10,7 +10,7 @@ from app.api.schemas import Health
 from app.batching.futures import apart
 from app.errors import Unavailable
 from app.observability.metrics import Metrics
-from app.single_flight import Joined
+from app.single_flight import SingleFlight
 
 router = APIRouter(tags=["operations"])
 
@@ -33,7 +33,7 @@ async def readyz(request: Request) -> Health:
     return Health(status="ready")
 
 
-def shared_exposition(metrics: Metrics) -> Joined[bytes]:
+def shared_exposition(metrics: Metrics) -> SingleFlight[bytes]:
     """The text of /metrics, rendered in a thread; concurrent scrapes share a rendering.
 
     It takes some 10 ms of the interpreter, so scrapes without end get a twentieth of the time and no more.
@@ -43,7 +43,7 @@ def shared_exposition(metrics: Metrics) -> Joined[bytes]:
         metrics.look()
         return await apart(metrics.exposition)
 
-    return Joined(render, rest=20)
+    return SingleFlight(render, rest=20)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **problems()})

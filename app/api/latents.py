@@ -8,7 +8,7 @@ import numpy as np
 
 from app.api.schemas import LatentsIn, Posterior
 from app.codecs.npy import Header, read_array
-from app.errors import Unusable
+from app.errors import UnprocessableContent
 from app.validation import came, parsed, quoted, require_items
 
 MAX_LATENT = 1e6
@@ -21,8 +21,9 @@ ENVELOPE = 16
 def latents_of_json(body: bytes, shape: Sequence[int], model: str, max_items: int) -> np.ndarray:
     """The latents of a JSON body; of an answer of /encode the means.
 
-    `model` is the name and digest of the served model. Raises `Malformed` for what is no JSON, `TooLarge` for more
-    than `max_items` latents, `Unusable` for latents of another shape, of another model, or beyond `MAX_LATENT`.
+    `model` is the name and digest of the served model. Raises `BadRequest` for what is no JSON, `ContentTooLarge` for
+    more than `max_items` latents, `UnprocessableContent` for latents of another shape, of another model, or beyond
+    `MAX_LATENT`.
     """
     most = 3 * max_items  # of an answer of /encode: means and logvars of all items, and as many draws
     sent = parsed(LatentsIn, body, values=most * (prod(shape) + 1) + ENVELOPE, names=most + ENVELOPE)
@@ -42,11 +43,14 @@ def latents_of_npy(body: bytes, header: Header, shape: Sequence[int]) -> np.ndar
 
 
 def check_header(header: Header, shape: Sequence[int], max_items: int) -> None:
-    """Refuse an .npy body by its header: `Unusable` for another type or shape, `TooLarge` for too many latents."""
+    """Refuse an .npy body by its header.
+
+    Raises `UnprocessableContent` for another type or shape, `ContentTooLarge` for too many latents.
+    """
     table = header.shape[1:] if _is_table(header, shape) else header.shape
     if header.type_name not in ("float32", "float64") or not table or table[1:] != tuple(shape) or not table[0]:
         wanted = ", ".join(["N", *map(str, shape)])
-        raise Unusable(f"expected a float32 array [{wanted}], got {header}")
+        raise UnprocessableContent(f"expected a float32 array [{wanted}], got {header}")
     require_items(table[0], max_items)
 
 
@@ -54,10 +58,10 @@ def _check_origin(sent: LatentsIn, shape: Sequence[int], model: str) -> None:
     """Refuse an answer of /encode of another model: its latents decode to something else here."""
     if sent.shape is not None and sent.shape != list(shape):
         got = ", ".join(map(came, sent.shape[:8])) + (", ..." if len(sent.shape) > 8 else "")
-        raise Unusable(f"shape: expected {list(shape)}, the shape of one latent of {model}, got [{got}]")
+        raise UnprocessableContent(f"shape: expected {list(shape)}, the shape of one latent of {model}, got [{got}]")
     digest = model.rpartition(":")[2]
     if sent.model is not None and sent.model.rpartition(":")[2] != digest:
-        raise Unusable(
+        raise UnprocessableContent(
             f"model: expected latents of {quoted(model)}, which is served, got those of {quoted(sent.model)}"
         )
 
@@ -71,7 +75,10 @@ def _check_posteriors(posteriors: Sequence[tuple[int, Posterior]], shape: Sequen
 
 
 def _array(values: list[Any], shape: Sequence[int], place: Callable[[int], str]) -> np.ndarray:
-    """Lists of numbers as one array [N, *shape]; `Unusable` names the `place` of the first of another shape."""
+    """Convert lists of numbers to one array [N, *shape].
+
+    `UnprocessableContent` names the `place` of the first list of another shape.
+    """
     try:
         array = np.array(values, np.float64)
     except ValueError:  # they are not of one shape
@@ -85,10 +92,10 @@ def _row(value: Any, shape: Sequence[int], place: str) -> np.ndarray:
     try:
         row = np.array(value, np.float64)
     except ValueError:
-        raise Unusable(f"{place}: expected lists of equal length") from None
+        raise UnprocessableContent(f"{place}: expected lists of equal length") from None
     if row.shape != tuple(shape):
         wanted, got = (" x ".join(map(str, dimensions)) for dimensions in (shape, row.shape))
-        raise Unusable(f"{place}: expected {wanted} numbers, got {got}")
+        raise UnprocessableContent(f"{place}: expected {wanted} numbers, got {got}")
     return row
 
 
@@ -100,7 +107,9 @@ def _within_range(latents: np.ndarray) -> np.ndarray:
     usable = np.abs(latents) <= MAX_LATENT
     if not usable.all():
         index = int(np.argwhere(~usable)[0, 0])
-        raise Unusable(f"latents[{index}]: expected finite numbers between {-MAX_LATENT:.0f} and {MAX_LATENT:.0f}")
+        raise UnprocessableContent(
+            f"latents[{index}]: expected finite numbers between {-MAX_LATENT:.0f} and {MAX_LATENT:.0f}"
+        )
     return np.ascontiguousarray(latents, np.float32)
 
 

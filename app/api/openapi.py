@@ -31,16 +31,16 @@ _PROBLEMS = {
     error.status: error
     for error in (
         errors.ServiceError,
-        errors.Malformed,
-        errors.Unauthorised,
+        errors.BadRequest,
+        errors.Unauthorized,
         errors.Forbidden,
         errors.NotAcceptable,
-        errors.NotReloaded,
-        errors.TooLarge,
-        errors.UnsupportedMedia,
-        errors.Unusable,
-        errors.Overloaded,
-        errors.HeadTooLarge,
+        errors.ReloadFailed,
+        errors.ContentTooLarge,
+        errors.UnsupportedMediaType,
+        errors.UnprocessableContent,
+        errors.QueueFull,
+        errors.RequestHeaderFieldsTooLarge,
         errors.Unavailable,
         errors.DeadlineExceeded,
     )
@@ -122,7 +122,7 @@ DRAWN_ANSWER: dict[str, Any] = {**IMAGES_ANSWER, **_SEED}
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problems of these statuses, and those of every endpoint, as FastAPI's `responses`."""
-    everywhere = (errors.HeadTooLarge.status, errors.ServiceError.status)
+    everywhere = (errors.RequestHeaderFieldsTooLarge.status, errors.ServiceError.status)
     return {status: _problem(_PROBLEMS[status]) for status in sorted({*statuses, *everywhere})}
 
 

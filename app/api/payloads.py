@@ -15,8 +15,8 @@ from app.codecs.images import KINDS, Fit, fit_array, load_images, open_images
 from app.codecs.media_types import IMAGE, JSON, MULTIPART, NPY, is_image, kind_of
 from app.codecs.multipart import Part, boundary_of, read_parts
 from app.codecs.npy import Header, read_array, read_header
-from app.context import Call
-from app.errors import DeadlineExceeded, Malformed, TooLarge, UnsupportedMedia, Unusable
+from app.context import RequestContext
+from app.errors import BadRequest, ContentTooLarge, DeadlineExceeded, UnprocessableContent, UnsupportedMediaType
 from app.settings import Settings
 from app.validation import parsed, quoted, require_items
 
@@ -41,7 +41,7 @@ CONTENT_TYPE = 1024
 T = TypeVar("T")
 
 
-async def codec(call: Call, size: int, work: Callable[..., T], *arguments: Any) -> T:
+async def codec(call: RequestContext, size: int, work: Callable[..., T], *arguments: Any) -> T:
     """Do codec work, away from the event loop where it is large, and count its time; raises `DeadlineExceeded`."""
     start = time.monotonic()
     try:
@@ -59,7 +59,12 @@ async def codec(call: Call, size: int, work: Callable[..., T], *arguments: Any) 
 
 
 async def read_pixels(
-    request: Request, call: Call, shape: Sequence[int], fit: Fit, settings: Settings, reserve: Callable[[int], None]
+    request: Request,
+    call: RequestContext,
+    shape: Sequence[int],
+    fit: Fit,
+    settings: Settings,
+    reserve: Callable[[int], None],
 ) -> np.ndarray:
     """The images of a request as pixels uint8 [N, C, H, W] of the model's shape.
 
@@ -90,7 +95,12 @@ async def read_pixels(
 
 
 async def read_latents(
-    request: Request, call: Call, shape: Sequence[int], model: str, settings: Settings, reserve: Callable[[int], None]
+    request: Request,
+    call: RequestContext,
+    shape: Sequence[int],
+    model: str,
+    settings: Settings,
+    reserve: Callable[[int], None],
 ) -> np.ndarray:
     """The latents of a request, float32 [N, *latent], for the model of that name and digest.
 
@@ -113,38 +123,42 @@ def _content_type(request: Request) -> str:
     """The Content-Type, empty where there is none; refuses one that is too long, and a body that is compressed."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
-        raise UnsupportedMedia(f"expected a body without a content encoding, got {quoted(encoding)}")
+        raise UnsupportedMediaType(f"expected a body without a content encoding, got {quoted(encoding)}")
     content_type = request.headers.get("content-type", "")
     if len(content_type) > CONTENT_TYPE:
-        raise UnsupportedMedia(f"expected a Content-Type of at most {CONTENT_TYPE} characters, got {len(content_type)}")
+        raise UnsupportedMediaType(
+            f"expected a Content-Type of at most {CONTENT_TYPE} characters, got {len(content_type)}"
+        )
     return content_type
 
 
-def _unsupported(expected: str, content_type: str) -> UnsupportedMedia:
+def _unsupported(expected: str, content_type: str) -> UnsupportedMediaType:
     got = f"the Content-Type {quoted(content_type)}" if content_type else "no Content-Type"
-    return UnsupportedMedia(f"expected {expected}; got {got} and a body that begins like none of these")
+    return UnsupportedMediaType(f"expected {expected}; got {got} and a body that begins like none of these")
 
 
-async def _body(request: Request, call: Call) -> bytes:
+async def _body(request: Request, call: RequestContext) -> bytes:
     pieces = [piece async for piece in request.stream()]
     size = sum(map(len, pieces))
     if not size:
-        raise Malformed("the body is empty")
+        raise BadRequest("the body is empty")
     return b"".join(pieces) if size <= JOINED else await codec(call, size, b"".join, pieces)
 
 
 def _files_of_parts(body: bytes, boundary: bytes, max_items: int) -> list[bytes]:
     parts = read_parts(body, boundary, max_items)
     if not parts:
-        raise Malformed("the body has no parts; expected parts named images, each a file")
+        raise BadRequest("the body has no parts; expected parts named images, each a file")
     return [_file(part, number) for number, part in enumerate(parts, 1)]
 
 
 def _file(part: Part, number: int) -> bytes:
     if part.name != "images":
-        raise Unusable(f"part {number}: unknown name {quoted(part.name)}; expected every part to be named images")
+        raise UnprocessableContent(
+            f"part {number}: unknown name {quoted(part.name)}; expected every part to be named images"
+        )
     if not (part.is_file or is_image(part.content)):
-        raise Unusable(f"part {number}: expected a file, got text; curl -F sends a file as images=@a.png")
+        raise UnprocessableContent(f"part {number}: expected a file, got text; curl -F sends a file as images=@a.png")
     return part.content
 
 
@@ -160,24 +174,29 @@ def _files_of_texts(texts: list[str]) -> list[bytes]:
 
 
 def _check_pictures(header: Header, settings: Settings) -> None:
-    """Refuse an .npy body by its header: `Unusable` for another type or shape, `TooLarge` for too many or too large."""
+    """Refuse an .npy body by its header.
+
+    Raises `UnprocessableContent` for another type or shape, `ContentTooLarge` for too many images or too large ones.
+    """
     shape = header.shape
     channels = shape[3] if len(shape) == 4 else 1
     if header.type_name != "uint8" or len(shape) not in (3, 4) or channels not in (1, 3) or 0 in shape:
-        raise Unusable(
+        raise UnprocessableContent(
             f"expected a uint8 array [N, H, W] or [N, H, W, C] with N of at least 1, C of 1 or 3, got {header}"
         )
     require_items(shape[0], settings.max_items)
     if shape[1] * shape[2] > settings.max_image_pixels:
         most = settings.max_image_pixels
-        raise TooLarge(f"images of {shape[2]} x {shape[1]}: more than the {most} pixels allowed")
+        raise ContentTooLarge(f"images of {shape[2]} x {shape[1]}: more than the {most} pixels allowed")
 
 
 def _pixels_of_npy(body: bytes, header: Header, shape: Sequence[int], fit: Fit) -> np.ndarray:
     return fit_array(read_array(body, header), shape, fit)
 
 
-async def _decoded(files: list[bytes], call: Call, shape: Sequence[int], fit: Fit, max_pixels: int) -> np.ndarray:
+async def _decoded(
+    files: list[bytes], call: RequestContext, shape: Sequence[int], fit: Fit, max_pixels: int
+) -> np.ndarray:
     each = max(EACH, shape[1] * shape[2] // 4)  # of which some are decoded as they are opened
     size = sum(map(len, files)) + each * len(files)
     images = await codec(call, size, open_images, files, shape, max_pixels)

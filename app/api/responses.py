@@ -19,7 +19,7 @@ from app.codecs.images import write_npy
 from app.codecs.json_bytes import dump
 from app.codecs.media_types import JSON, NPY
 from app.codecs.png import write_png, write_png_bands
-from app.context import Call
+from app.context import RequestContext
 from app.errors import DeadlineExceeded, NotAcceptable
 from app.inference.engine import Engine
 
@@ -38,7 +38,7 @@ LARGE = 2**20
 T = TypeVar("T")
 
 
-class Accepts:
+class ContentNegotiator:
     """The media type of the answer: the first of `offered` that the Accept header likes best; known before any work."""
 
     def __init__(self, *offered: str) -> None:
@@ -65,14 +65,14 @@ class LargeResponse(Response):
 
 
 async def images(
-    call: Call, media: str, pixels: np.ndarray, columns: int | None, headers: dict[str, str] | None = None
+    call: RequestContext, media: str, pixels: np.ndarray, columns: int | None, headers: dict[str, str] | None = None
 ) -> Response:
     """Pixels [N, C, H, W] as one PNG, as JSON of many, or as an array [N, H, W, C]."""
     return _response(await codec(call, pixels.size, _images, call, media, pixels, columns), headers, media)
 
 
 async def latents(
-    call: Call, media: str, rows: Sequence[np.ndarray], model: str, headers: dict[str, str] | None = None
+    call: RequestContext, media: str, rows: Sequence[np.ndarray], model: str, headers: dict[str, str] | None = None
 ) -> Response:
     """Mean, logvar and each of L draws [N, *latent] as JSON, or as one array [2 + L, N, *latent]."""
     size = len(rows) * rows[0].nbytes
@@ -80,7 +80,7 @@ async def latents(
     return _response(await codec(call, size, write or partial(_latents_npy, rows)), headers, media)
 
 
-def model(call: Call, engine: Engine) -> Response:
+def model(call: RequestContext, engine: Engine) -> Response:
     """What is served now."""
     served = engine.served
     call.model = served.model
@@ -89,7 +89,7 @@ def model(call: Call, engine: Engine) -> Response:
     return Response(dump(told), media_type=JSON)
 
 
-def history(call: Call, engine: Engine) -> Response:
+def history(call: RequestContext, engine: Engine) -> Response:
     """How the model that is served now was trained and evaluated."""
     checkpoint = engine.served.checkpoint
     call.model = engine.served.model
@@ -118,7 +118,7 @@ def _latents_npy(rows: Sequence[np.ndarray]) -> bytes:
     return write_npy(np.stack(rows))
 
 
-def _images(call: Call, media: str, pixels: np.ndarray, columns: int | None) -> bytes:
+def _images(call: RequestContext, media: str, pixels: np.ndarray, columns: int | None) -> bytes:
     if media == NPY:
         return _array(call, pixels)
     if media == JSON:
@@ -132,7 +132,7 @@ def _images(call: Call, media: str, pixels: np.ndarray, columns: int | None) -> 
     return write_png_bands(shape, _while_in_time(call, rows))
 
 
-def _array(call: Call, pixels: np.ndarray) -> bytes:
+def _array(call: RequestContext, pixels: np.ndarray) -> bytes:
     """As `write_npy` writes pixels [N, H, W, C], without a second copy of all."""
     count, channels, height, width = pixels.shape
     stream, at_once = io.BytesIO(), max(1, PIECE // pixels[0].size)
@@ -143,7 +143,7 @@ def _array(call: Call, pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _while_in_time(call: Call, items: Iterable[T]) -> Iterator[T]:
+def _while_in_time(call: RequestContext, items: Iterable[T]) -> Iterator[T]:
     """The items; a thread that works on them ends before the next one where the request has no more time."""
     for item in items:
         if call.expired():

@@ -3,7 +3,18 @@
 from fastapi import APIRouter, Request, Response
 
 from app.api import responses as answers
-from app.api.dependencies import LATENTS, OBJECT, PICTURES, Asked, Columns, Count, FitTo, Samples, Seed, Temperature
+from app.api.dependencies import (
+    LATENTS,
+    OBJECT,
+    PICTURES,
+    Columns,
+    Count,
+    EndpointRequest,
+    FitTo,
+    Samples,
+    Seed,
+    Temperature,
+)
 from app.api.openapi import (
     DRAWN_ANSWER,
     IMAGES_ANSWER,
@@ -14,7 +25,7 @@ from app.api.openapi import (
     problems,
 )
 from app.api.schemas import History, Latents, Model, Scores, scores_json
-from app.inference.noise import Draws
+from app.inference.noise import Noise
 
 router = APIRouter(tags=["model"])
 _BODY = problems(400, 401, 406, 413, 415, 422, 429, 503, 504)
@@ -24,13 +35,13 @@ _QUERY = problems(401, 406, 413, 422, 429, 503, 504)
 @router.post("/encode", response_model=Latents, openapi_extra=IMAGES_BODY, responses={200: NUMBERS_ANSWER, **_BODY})
 async def encode(request: Request, samples: Samples = None, seed: Seed = None, fit: FitTo = "resize") -> Response:
     """The posterior q(z|x) of each image: mean and logvar, and with `samples` as many draws."""
-    asked = Asked(request, LATENTS)
+    asked = EndpointRequest(request, LATENTS)
     served = asked.served
     pixels = await asked.pixels(fit, "encode", samples or 0)
     if samples is None:
         return await answers.latents(asked.call, asked.media, await served.encode(pixels, asked.call), served.model)
     q = await served.posterior(pixels, asked.call, exact=True)
-    draws = Draws(seed)
+    draws = Noise(seed)
     z = q.at(draws.normal(len(pixels), samples, *served.config.latent_shape).transpose(0, 1))
     rows = [tensor.numpy() for tensor in (q.mean, q.logvar, *z)]
     return await answers.latents(asked.call, asked.media, rows, served.model, draws.header)
@@ -39,7 +50,7 @@ async def encode(request: Request, samples: Samples = None, seed: Seed = None, f
 @router.post("/decode", response_class=Response, openapi_extra=LATENTS_BODY, responses={200: IMAGES_ANSWER, **_BODY})
 async def decode(request: Request, columns: Columns = None) -> Response:
     """The mean image of p(x|z) for each latent."""
-    asked = Asked(request, PICTURES)
+    asked = EndpointRequest(request, PICTURES)
     latents = await asked.latents()
     asked.reserve("latents", len(latents), "decode")
     return await answers.images(asked.call, asked.media, await asked.served.decode(latents, asked.call), columns)
@@ -48,9 +59,9 @@ async def decode(request: Request, columns: Columns = None) -> Response:
 @router.post("/reconstruct", response_class=Response, openapi_extra=IMAGES_BODY, responses={200: DRAWN_ANSWER, **_BODY})
 async def reconstruct(request: Request, columns: Columns = None, seed: Seed = None, fit: FitTo = "resize") -> Response:
     """Each image encoded and decoded: at the posterior mean, or with `seed` at a draw from the posterior."""
-    asked = Asked(request, PICTURES)
+    asked = EndpointRequest(request, PICTURES)
     pixels = await asked.pixels(fit, "reconstruct")
-    draws = None if seed is None else Draws(seed)
+    draws = None if seed is None else Noise(seed)
     noise = draws.normal(len(pixels), *asked.served.config.latent_shape) if draws else None
     drawn = await asked.served.reconstruct(pixels, noise, asked.call)
     return await answers.images(asked.call, asked.media, drawn, columns, draws.header if draws else None)
@@ -61,12 +72,12 @@ async def sample(
     request: Request, n: Count = 16, temperature: Temperature = 1.0, columns: Columns = None, seed: Seed = None
 ) -> Response:
     """New images: the means of p(x|z) for draws z from the prior N(0, I)."""
-    asked = Asked(request, PICTURES)
+    asked = EndpointRequest(request, PICTURES)
     served = asked.served
     asked.require_items(n)
     asked.reserve("n", n, "decode")
     asked.engine.require_room(n)
-    draws = Draws(seed)
+    draws = Noise(seed)
     latents = draws.normal(n, *served.config.latent_shape) * temperature
     decoded = await served.decode(latents, asked.call, exact=True)
     return await answers.images(asked.call, asked.media, decoded, columns, draws.header)
@@ -78,10 +89,10 @@ async def score(request: Request, samples: Samples = None, seed: Seed = None, fi
 
     All are estimates by draws from the posterior, a single one without `samples`: another seed gives other figures.
     """
-    asked = Asked(request, OBJECT)
+    asked = EndpointRequest(request, OBJECT)
     served = asked.served
     pixels = await asked.pixels(fit, "score", samples or 1)
-    draws = Draws(seed)
+    draws = Noise(seed)
     noise = draws.normal(len(pixels), samples or 1, *served.config.latent_shape)
     bounds = await served.score(pixels, noise, asked.call)
     content = scores_json(bounds, served.config, served.reference, with_likelihood=samples is not None)
@@ -91,10 +102,10 @@ async def score(request: Request, samples: Samples = None, seed: Seed = None, fi
 @router.get("/model", response_model=Model, responses=problems(401, 406, 413, 422, 503))
 async def model(request: Request) -> Response:
     """What is served: architecture, shapes, likelihood, the weights' digest."""
-    return answers.model(Asked(request, OBJECT).call, request.app.state.engine)
+    return answers.model(EndpointRequest(request, OBJECT).call, request.app.state.engine)
 
 
 @router.get("/model/history", response_model=History, responses=problems(401, 406, 413, 422, 503))
 async def history(request: Request) -> Response:
     """How the served model was trained and evaluated: options, data, epochs, figures, percentiles of its scores."""
-    return answers.history(Asked(request, OBJECT).call, request.app.state.engine)
+    return answers.history(EndpointRequest(request, OBJECT).call, request.app.state.engine)

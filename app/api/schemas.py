@@ -38,17 +38,17 @@ def _depth(value: Any) -> str:
     return "grid" if isinstance(value, list) and value and isinstance(value[0], list) else "vector"
 
 
-class _AtFirst(FailFast):
+class _FailFast(FailFast):
     __hash__ = object.__hash__  # which pydantic forgot, and unions of types want
 
 
 T = TypeVar("T")
-Many = Annotated[list[T], _AtFirst()]
+FailFastList = Annotated[list[T], _FailFast()]
 """A list whose first wrong item is told alone: a caller may send a million of them."""
 
 Number = Annotated[float, Field(strict=True)]
-Vector = Annotated[Many[Number], Tag("vector")]
-Grid = Annotated[Many[Many[Many[Number]]], Tag("grid")]
+Vector = Annotated[FailFastList[Number], Tag("vector")]
+Grid = Annotated[FailFastList[FailFastList[FailFastList[Number]]], Tag("grid")]
 Values = Annotated[Vector | Grid, Discriminator(_depth)]
 
 
@@ -57,7 +57,7 @@ class Posterior(Schema):
 
     mean: Values = Field(examples=[[0.4, -1.2]])
     logvar: Values = Field(examples=[[-3.1, -2.7]], description="log of the variance")
-    z: Many[Values] | None = Field(None, examples=[[[0.5, -1.3]]], description="draws, with ?samples=")
+    z: FailFastList[Values] | None = Field(None, examples=[[[0.5, -1.3]]], description="draws, with ?samples=")
 
 
 class Latents(Schema):
@@ -71,17 +71,19 @@ class Latents(Schema):
 class LatentsIn(Schema):
     """The latents that /decode turns into images: bare values, or posteriors of /encode, whose means are decoded."""
 
-    latents: Many[Annotated[Vector | Grid | Annotated[Posterior, Tag("posterior")], Discriminator(_depth)]] = Field(
-        min_length=1, examples=[[[0.4, -1.2]]]
+    latents: FailFastList[Annotated[Vector | Grid | Annotated[Posterior, Tag("posterior")], Discriminator(_depth)]] = (
+        Field(min_length=1, examples=[[[0.4, -1.2]]])
     )
-    shape: Many[Annotated[int, Field(strict=True)]] | None = Field(None, description="has to be that of the model")
+    shape: FailFastList[Annotated[int, Field(strict=True)]] | None = Field(
+        None, description="has to be that of the model"
+    )
     model: str | None = Field(None, description="name and digest; latents of other weights than the served are refused")
 
 
 class Images(Schema):
     """Pictures as base64, in and out; what comes in may have line breaks, no padding, the URL alphabet, or `data:`."""
 
-    images: Many[str] = Field(
+    images: FailFastList[str] = Field(
         min_length=1, examples=[[PICTURE]], description="base64 of PNG, JPEG, WEBP, GIF or BMP files"
     )
 

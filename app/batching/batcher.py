@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from app.batching.capacity import Admission
-from app.batching.executor import Device, DeviceLost, Runner
+from app.batching.capacity import QueueCapacity
+from app.batching.executor import BatchExecutor, Device, DeviceLost
 from app.batching.futures import Job, expire, fulfil, settle
 from app.batching.queue import FairQueue
-from app.batching.requests import Batch, Entry, Kind, Rows
-from app.context import Call
+from app.batching.requests import Batch, Kind, QueuedRequest, Rows
+from app.context import RequestContext
 from app.errors import DeadlineExceeded, ServiceError, Unavailable
 from app.observability.metrics import OPERATIONS, Metrics
 
@@ -36,9 +36,9 @@ class Batcher:
         self._metrics = metrics
         self._queue = FairQueue(max_batch_size, max_delay, device.pace)
         self._device = device
-        self._runner = Runner(device, self._queue, metrics)
-        self._admission = Admission(self._queue, self._runner, metrics, max_queue_items)
-        self._pending: set[Entry] = set()
+        self._runner = BatchExecutor(device, self._queue, metrics)
+        self._admission = QueueCapacity(self._queue, self._runner, metrics, max_queue_items)
+        self._pending: set[QueuedRequest] = set()
         self._jobs: deque[Job] = deque()
         self._handed: Batch | None = None
         self._lost: BaseException | None = None
@@ -75,13 +75,13 @@ class Batcher:
         await self._ended.wait()  # in no other thread: all that are shared may be busy, and for long
         self._thread.join()
 
-    async def submit(self, kind: Kind, rows: Rows, call: Call) -> list[Any]:
+    async def submit(self, kind: Kind, rows: Rows, call: RequestContext) -> list[Any]:
         """The answers to the rows, in order, in as many parts as it took batches.
 
-        Raises `Overloaded` at once where the queue has no room, `DeadlineExceeded` when the call's time is over,
+        Raises `QueueFull` at once where the queue has no room, `DeadlineExceeded` when the call's time is over,
         `Unavailable` where the device takes no work, `ServiceError` where the request's batch failed.
         """
-        entry = Entry(kind, rows, call, self._loop.create_future())
+        entry = QueuedRequest(kind, rows, call, self._loop.create_future())
         with self._changed:
             if not self.ready:
                 raise Unavailable
@@ -122,7 +122,7 @@ class Batcher:
             self._metrics.batch_limit[operation].set(limits.get(operation, 0))
 
     def require_room(self, images: int = 1) -> None:
-        """Raise `Overloaded`, before any work is done for them, where the queue has no room for so many images."""
+        """Raise `QueueFull`, before any work is done for them, where the queue has no room for so many images."""
         self._admission.require_room(images)
 
     def _plan(self) -> None:
@@ -166,7 +166,7 @@ class Batcher:
         """Whether the event loop runs it; where more is left than it takes, callers are many, and want to be heard."""
         return self._device.pace(batch.kind).at_once and self._queue.depth <= batch.rows * batch.kind.weight
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: QueuedRequest) -> None:
         if entry.waiting:
             entry.stop_waiting(time.monotonic())
             with self._changed:
@@ -218,7 +218,7 @@ class Batcher:
             self._loop.call_soon_threadsafe(fulfil, job.future, answer)
         self._jobs.popleft()
 
-    def _run(self, batch: Batch, deliver: Callable[[Sequence[Entry], ServiceError | None], None]) -> None:
+    def _run(self, batch: Batch, deliver: Callable[[Sequence[QueuedRequest], ServiceError | None], None]) -> None:
         """Run a batch and settle its requests; after `DeviceLost`, and what is no `Exception`, `_abandon` does that."""
         self._metrics.queue_items.set(self._queue.depth)
         start = time.monotonic()
@@ -235,7 +235,7 @@ class Batcher:
         with self._changed:
             self._queue.spend(time.monotonic() - start)
 
-    def _deliver(self, entries: Sequence[Entry], failure: ServiceError | None) -> None:
+    def _deliver(self, entries: Sequence[QueuedRequest], failure: ServiceError | None) -> None:
         if entries:
             self._loop.call_soon_threadsafe(settle, entries, failure)
 

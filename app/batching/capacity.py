@@ -2,19 +2,19 @@
 
 import math
 
-from app.batching.executor import Runner
+from app.batching.executor import BatchExecutor
 from app.batching.queue import FairQueue
-from app.errors import Overloaded
+from app.errors import QueueFull
 from app.observability.metrics import Metrics
 
 RESERVED = 1 / 8
 """Of the queue, what is at most kept free for a large request that was refused."""
 
 
-class Admission:
+class QueueCapacity:
     """Decides whether the queue takes more images, of which at most `max_queue_items` wait at once."""
 
-    def __init__(self, queue: FairQueue, runner: Runner, metrics: Metrics, max_queue_items: int) -> None:
+    def __init__(self, queue: FairQueue, runner: BatchExecutor, metrics: Metrics, max_queue_items: int) -> None:
         self._queue = queue
         self._runner = runner
         self._metrics = metrics
@@ -22,7 +22,7 @@ class Admission:
         self._wanted = 0
 
     def require_room(self, images: int = 1) -> None:
-        """Raise `Overloaded` where the queue has no room for so many images.
+        """Raise `QueueFull` where the queue has no room for so many images.
 
         A request for fewer images than one that was refused does not go before it: up to `RESERVED` of the queue are
         kept free first. Else small requests would fill each gap, and no large one would ever find room.
@@ -33,5 +33,5 @@ class Admission:
             self._metrics.rejected.inc()
             wait = math.ceil(depth / self._runner.rate) if self._runner.rate else 1
             detail = f"the queue holds {depth} of {self._most} images, no room for {max(images, self._wanted)} more"
-            raise Overloaded(detail, retry_after=max(1, wait))
+            raise QueueFull(detail, retry_after=max(1, wait))
         self._wanted = 0

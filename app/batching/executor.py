@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from app.batching.policy import Pace
+from app.batching.policy import BatchPolicy
 from app.batching.queue import FairQueue
-from app.batching.requests import Batch, Entry
+from app.batching.requests import Batch, QueuedRequest
 from app.errors import ServiceError, Unavailable
 from app.observability.metrics import Metrics
 
@@ -33,7 +33,7 @@ class DeviceLost(Exception):
 class Device(Protocol):
     """What runs batches, one at a time; both verbs may raise `OutOfMemory` or `DeviceLost`."""
 
-    def pace(self, kind: Any) -> Pace:
+    def pace(self, kind: Any) -> BatchPolicy:
         """How many rows of it make a batch, and whether the event loop can run that itself."""
 
     def stack(self, kind: Any, parts: Sequence[Any]) -> Any:
@@ -43,14 +43,14 @@ class Device(Protocol):
         """The batch's answers, as rows in the same order; `alone` is one row while nobody waits."""
 
 
-class Settled(NamedTuple):
+class Completed(NamedTuple):
     """Requests that need the device no more: answered in full, or failed."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[QueuedRequest]
     failure: ServiceError | None = None
 
 
-class Runner:
+class BatchExecutor:
     """Runs batches on a device."""
 
     def __init__(self, device: Device, queue: FairQueue, metrics: Metrics) -> None:
@@ -64,7 +64,7 @@ class Runner:
         """Images a second in the last batches; 0 while none has taken a measurable time."""
         return self._images / self._seconds if self._seconds > 0 else 0.0
 
-    def run(self, batch: Batch) -> Iterator[Settled]:
+    def run(self, batch: Batch) -> Iterator[Completed]:
         """What the batch settles, piece by piece, in the order of its rows; lets `DeviceLost` through."""
         pieces, room = [batch], batch.rows
         while pieces:
@@ -76,12 +76,12 @@ class Runner:
                 room = max(1, piece.rows // 2)
             if failure and piece.rows == 1:
                 piece.entries[0].failed = True
-                yield Settled(piece.entries, failure)
+                yield Completed(piece.entries, failure)
             elif failure or piece.rows > room:
                 pieces += reversed(piece.halves())
             elif piece.rows:
                 self._remember(batch, room)
-                yield Settled([entry for entry in piece.entries if entry.complete])
+                yield Completed([entry for entry in piece.entries if entry.complete])
 
     def _attempt(self, piece: Batch) -> ServiceError | None:
         start = stacked_at = time.monotonic()

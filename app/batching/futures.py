@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
-from app.batching.requests import Entry
+from app.batching.requests import QueuedRequest
 from app.errors import DeadlineExceeded, ServiceError
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ class Job(NamedTuple):
     future: "asyncio.Future[Any]"
 
 
-def settle(entries: Sequence[Entry], failure: ServiceError | None) -> None:
+def settle(entries: Sequence[QueuedRequest], failure: ServiceError | None) -> None:
     """Give each request its answers, or the failure of them all."""
     for entry in entries:
         fulfil(entry.future, entry.answers, failure)

@@ -18,7 +18,7 @@ WORTH_A_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class BatchPolicy:
     """A batch has at most `most` rows; the event loop runs it itself where that is `at_once` done.
 
     `first[n]` is how many rows of n should go first, so that all n are done soonest.

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
-from app.batching.policy import Pace
-from app.batching.requests import Batch, Entry, Kind
+from app.batching.policy import BatchPolicy
+from app.batching.requests import Batch, Kind, QueuedRequest
 
 TICK = 1e-6
 """Seconds that a batch is charged at least: while the system's clock stands still, lanes take turns."""
@@ -38,29 +38,31 @@ class Lane:
     __slots__ = ("begun", "fresh", "rows")
 
     def __init__(self) -> None:
-        self.fresh: OrderedDict[Entry, None] = OrderedDict()  # unlike a deque it removes any entry in constant time
-        self.begun: OrderedDict[Entry, None] = OrderedDict()
+        self.fresh: OrderedDict[QueuedRequest, None] = (
+            OrderedDict()
+        )  # unlike a deque it removes any entry in constant time
+        self.begun: OrderedDict[QueuedRequest, None] = OrderedDict()
         self.rows = 0
 
     def __bool__(self) -> bool:
         return bool(self.fresh or self.begun)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[QueuedRequest]:
         yield from self.fresh
         yield from self.begun
 
-    def __contains__(self, entry: Entry) -> bool:
+    def __contains__(self, entry: QueuedRequest) -> bool:
         return entry in self.fresh or entry in self.begun
 
-    def heads(self) -> list[Entry]:
+    def heads(self) -> list[QueuedRequest]:
         """The first of those that wait for their first batch, and the first of the others."""
         return [next(iter(part)) for part in (self.fresh, self.begun) if part]
 
-    def head(self) -> Entry:
+    def head(self) -> QueuedRequest:
         """The entry whose turn is next."""
         return min(self.heads(), key=_start) if self.begun else next(iter(self.fresh))
 
-    def pop(self) -> Entry:
+    def pop(self) -> QueuedRequest:
         """Take out the entry whose turn is next."""
         if self.begun:
             entry = self.head()
@@ -70,7 +72,7 @@ class Lane:
             self.rows -= entry.waiting
         return entry
 
-    def add(self, entry: Entry, *, first: bool = False) -> None:
+    def add(self, entry: QueuedRequest, *, first: bool = False) -> None:
         """Put an entry behind the others like it, or before them."""
         part = self.begun if entry.taken else self.fresh
         part[entry] = None
@@ -78,7 +80,7 @@ class Lane:
             part.move_to_end(entry, last=False)
         self.rows += entry.waiting
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: QueuedRequest) -> None:
         """Take out an entry that is there."""
         del (self.begun if entry.taken else self.fresh)[entry]
         self.rows -= entry.waiting
@@ -92,7 +94,7 @@ class FairQueue:
     """
 
     def __init__(
-        self, max_batch_size: int, max_delay: float = 0.0, pace: Callable[[Any], Pace] = lambda _: Pace()
+        self, max_batch_size: int, max_delay: float = 0.0, pace: Callable[[Any], BatchPolicy] = lambda _: BatchPolicy()
     ) -> None:
         self._max_batch_size = max_batch_size
         self._max_delay = max_delay
@@ -100,7 +102,7 @@ class FairQueue:
         self._lanes: dict[Kind, Lane] = {}
         self._clock = 0.0
         self._weight = 0  # of all that wait
-        self._served: tuple[Batch, list[tuple[Entry, int]], int] | None = None
+        self._served: tuple[Batch, list[tuple[QueuedRequest, int]], int] | None = None
         self._seconds: dict[str, float] = {}  # of one image, for each operation
         self.limits: dict[str, int] = {}
         self.depth = 0
@@ -112,7 +114,7 @@ class FairQueue:
         """The most images that a batch of that operation may have."""
         return self.limits.get(operation, self._max_batch_size)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: QueuedRequest) -> None:
         """Queue a request behind those of its kind."""
         lane = self._lanes.get(entry.kind)
         if lane is None:
@@ -122,7 +124,7 @@ class FairQueue:
         self._weight += entry.turn
         self.depth += entry.cost
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: QueuedRequest) -> None:
         """Take out a request whose caller has left; nothing happens if it is not waiting."""
         lane = self._lanes.get(entry.kind)
         if lane is None or entry not in lane:
@@ -178,7 +180,7 @@ class FairQueue:
             measured = min(seconds / images, 2 * known)  # one batch that was held up says little about the next
             self._seconds[batch.kind.operation] = known + (measured - known) * NEWEST
 
-    def clear(self) -> list[Entry]:
+    def clear(self) -> list[QueuedRequest]:
         """Empty the queue; returns what was waiting."""
         entries = [entry for lane in self._lanes.values() for entry in lane]
         self._lanes.clear()
@@ -203,12 +205,12 @@ class FairQueue:
             return 0.0
         return min(entry.arrived for entry in lane.heads()) + self._max_delay - time.monotonic()
 
-    def _room(self, kind: Kind, pace: Pace) -> int:
+    def _room(self, kind: Kind, pace: BatchPolicy) -> int:
         return min(max(1, self.limit(kind.operation) // kind.weight), pace.most)
 
-    def _living(self, lane: Lane, most: int) -> list[Entry]:
+    def _living(self, lane: Lane, most: int) -> list[QueuedRequest]:
         """Take up to so many entries out of a lane; dead entries are dropped."""
-        entries: list[Entry] = []
+        entries: list[QueuedRequest] = []
         while lane and len(entries) < most:
             entry = lane.pop()
             self._weight -= entry.turn
@@ -219,7 +221,7 @@ class FairQueue:
         return entries
 
 
-def turns(entries: Sequence[Entry], waiting: Sequence[int], room: int) -> Sequence[int]:
+def turns(entries: Sequence[QueuedRequest], waiting: Sequence[int], room: int) -> Sequence[int]:
     """How many of `room` rows each entry gets, for as many of the first entries as get any.
 
     First each has its turn; of the rows that are left then, all get equal shares.

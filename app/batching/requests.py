@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
-from app.context import Call
+from app.context import RequestContext
 
 
 class Rows(Protocol):
@@ -27,7 +27,7 @@ class Kind(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class QueuedRequest:
     """One request in the queue, with the future that its caller awaits.
 
     `waits_since` is when its present wait for the device began, at its arrival or at the end of its last batch; None
@@ -38,7 +38,7 @@ class Entry:
 
     kind: Kind
     rows: Any
-    call: Call
+    call: RequestContext
     future: "asyncio.Future[list[Any]]"
     arrived: float = field(default_factory=time.monotonic)
     taken: int = 0
@@ -94,7 +94,7 @@ class Batch:
     """
 
     kind: Kind
-    entries: list[Entry]
+    entries: list[QueuedRequest]
     parts: list[Any]
     rows: int
     dispatch: str
@@ -107,8 +107,8 @@ class Batch:
 
     def halves(self) -> tuple["Batch", "Batch"]:
         """The earlier and the later rows; a part that lies across the middle is cut."""
-        earlier: list[tuple[Entry, Any]] = []
-        later: list[tuple[Entry, Any]] = []
+        earlier: list[tuple[QueuedRequest, Any]] = []
+        later: list[tuple[QueuedRequest, Any]] = []
         left = self.rows // 2
         for entry, part in zip(self.entries, self.parts, strict=True):
             cut = min(left, len(part))
@@ -134,6 +134,6 @@ class Batch:
             entry.answers.append(answer)
             entry.answered += len(part)
 
-    def _of(self, pairs: list[tuple[Entry, Any]]) -> "Batch":
+    def _of(self, pairs: list[tuple[QueuedRequest, Any]]) -> "Batch":
         parts = [part for _, part in pairs]
         return Batch(self.kind, [entry for entry, _ in pairs], parts, sum(map(len, parts)), self.dispatch)

@@ -132,7 +132,7 @@ def train(
 ) -> None:
     """Train a model by gradient ascent on the ELBO; the defaults are a good recipe for MNIST."""
     with told_in_one_line():
-        from app.cli.options import Architecture, Run, use_device
+        from app.cli.options import Architecture, TrainingRun, use_device
         from app.cli.train import run_training
         from model.checkpoint import read_checkpoint
 
@@ -158,7 +158,9 @@ def train(
             seed=seed,
             precision=precision,
         )
-        run_training(Run(data, out, resume, download, trained), architecture, options, use_device(device, threads))
+        run_training(
+            TrainingRun(data, out, resume, download, trained), architecture, options, use_device(device, threads)
+        )
 
 
 @cli.command()
@@ -181,7 +183,7 @@ def evaluate(  # every option of the command is an argument
     """Score a model: both bounds on log p(x) with their certainty, bits per dimension, active units."""
     with told_in_one_line():
         from app.cli.evaluate import run_evaluation
-        from app.cli.options import Scoring, use_device
+        from app.cli.options import EvaluationOptions, use_device
         from app.cli.progress import print_figures
         from model.checkpoint import write_json
 
@@ -191,7 +193,7 @@ def evaluate(  # every option of the command is an argument
             from app.cli.report import require_saveable, save_evaluation
 
             require_saveable(model)
-        scoring = Scoring(samples, binarize, seed, limit, precision)
+        scoring = EvaluationOptions(samples, binarize, seed, limit, precision)
         figures = run_evaluation(model, data, scoring, use_device(device, threads))
         try:
             if json:

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from app.cli.options import Scoring, command, usual_binarize
+from app.cli.options import EvaluationOptions, command, usual_binarize
 from app.cli.progress import evaluation_bar, tell
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.data.arrays import Images, digest
 from model.data.datasets import read_dataset
-from model.evaluation.metrics import Evaluation, Pieces, evaluate
+from model.evaluation.metrics import ChunkSizes, Evaluation, evaluate
 
 
-def run_evaluation(model: Path, data: Path, scoring: Scoring, device: torch.device) -> dict[str, Any]:
+def run_evaluation(model: Path, data: Path, scoring: EvaluationOptions, device: torch.device) -> dict[str, Any]:
     """Score the test split of the data, or all its images where it has none; the figures as JSON holds them."""
     scoring.require_usable()
     checkpoint = read_checkpoint(model, device)
@@ -30,7 +30,7 @@ def run_evaluation(model: Path, data: Path, scoring: Scoring, device: torch.devi
     return figures | about | {"torch": str(torch.__version__), "device": device.type, "seconds": perf_counter() - start}
 
 
-def _evaluate(checkpoint: Checkpoint, images: Images, scoring: Scoring) -> Evaluation:
+def _evaluate(checkpoint: Checkpoint, images: Images, scoring: EvaluationOptions) -> Evaluation:
     vae = checkpoint.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     trained = checkpoint.metrics.get("training", {}).get("options", {}).get("binarize")
     binarize = scoring.binarize or trained or usual_binarize(vae.config.likelihood)
@@ -44,5 +44,5 @@ def _evaluate(checkpoint: Checkpoint, images: Images, scoring: Scoring) -> Evalu
             seed=scoring.seed,
             precision=scoring.precision,
             watch=watch,
-            **Pieces.fitting(vae.config.dimensions, draws)._asdict(),
+            **ChunkSizes.fitting(vae.config.dimensions, draws)._asdict(),
         )

@@ -73,7 +73,7 @@ class Architecture(NamedTuple):
         }
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """The data, the folder of the model, whether to resume or to download, and the model to start from."""
 
     data: Path
@@ -83,7 +83,7 @@ class Run(NamedTuple):
     start: Checkpoint | None
 
 
-class Scoring(NamedTuple):
+class EvaluationOptions(NamedTuple):
     """What is scored and how: `binarize` empty is as in training, `limit` 0 is all images."""
 
     samples: int

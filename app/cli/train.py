@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from app.cli.options import Architecture, Run, command
+from app.cli.options import Architecture, TrainingRun, command
 from app.cli.progress import download_bar, print_epoch, tell, training_bar
 from app.cli.report import portray
 from model.checkpoint import CONFIG, METRICS, WEIGHTS, write_atomically, write_checkpoint, write_json
@@ -24,7 +24,7 @@ MARK = "training.begun"
 """The file that tells, until the first snapshot is kept, whose the folder is."""
 
 
-def run_training(run: Run, architecture: Architecture, options: TrainingOptions, device: torch.device) -> None:
+def run_training(run: TrainingRun, architecture: Architecture, options: TrainingOptions, device: torch.device) -> None:
     """Train in the folder until all epochs are done, then draw pictures and write the card."""
     begun = _begun(run)
     if run.download:
@@ -56,7 +56,7 @@ def _train(out: Path, training: Training, dataset: Dataset) -> None:
         raise
 
 
-def _begun(run: Run) -> bool:
+def _begun(run: TrainingRun) -> bool:
     """Whether there is a training to go on with; no file of another origin is written over."""
     begun = (run.out / SNAPSHOT).exists()
     if begun and not run.resume:
@@ -94,7 +94,7 @@ def _tell_of_the_kl(options: TrainingOptions) -> None:
         tell(f"kl_warmup: the KL never counts in full, {lengths}")
 
 
-def _tell_what_is_next(run: Run) -> None:
+def _tell_what_is_next(run: TrainingRun) -> None:
     model, data = shlex.quote(str(run.out)), shlex.quote(str(run.data))
     tell(f"the model is in {run.out}")
     tell(f"next: vae evaluate --model {model} --data {data} --save")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
-from app.errors import Unusable
+from app.errors import UnprocessableContent
 from app.validation import quoted
 
 PIECE = 2**18
@@ -17,7 +17,10 @@ _STRANGE = re.compile(r"[^A-Za-z0-9+/=_\-\s]", re.ASCII)
 
 
 def decode_base64(text: str, index: int) -> bytes:
-    """The bytes that a text stands for; `Unusable` names image `index` where it is no base64. Takes linear time."""
+    """Decode base64 in linear time.
+
+    `UnprocessableContent` names image `index` where the text is no base64.
+    """
     try:
         return _decoded(text.encode("ascii"))  # what most clients send
     except ValueError:
@@ -34,7 +37,7 @@ def _decode_leniently(text: str, index: int) -> bytes:
     except ValueError:
         strange = _STRANGE.search(data)
         why = f"it has the character {quoted(strange[0])}" if strange else "its length or padding is wrong"
-        raise Unusable(f"images[{index}]: not base64: {why}") from None
+        raise UnprocessableContent(f"images[{index}]: not base64: {why}") from None
 
 
 def _decoded(digits: bytes) -> bytes:

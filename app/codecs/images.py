@@ -16,7 +16,7 @@ from app.codecs.metadata import UPRIGHT, TooManyPieces, Unreadable
 from app.codecs.png import read_png
 from app.codecs.png_reader import SIGNATURE, Png, open_png
 from app.codecs.stripping import Stripped, strip
-from app.errors import DeadlineExceeded, TooLarge, Unusable
+from app.errors import ContentTooLarge, DeadlineExceeded, UnprocessableContent
 from model.data.images import upright
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -50,7 +50,7 @@ MEMORY = 32
 """Bytes that decoding takes for each pixel at the most: a decoder reports that it got no memory as damaged data."""
 
 
-class Picture(NamedTuple):
+class EncodedImage(NamedTuple):
     """An image file, stripped, of which only the header has been read."""
 
     width: int
@@ -75,47 +75,53 @@ def rely_on_own_limits() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def open_image(content: bytes, index: int, max_pixels: int) -> Png | Picture:
+def open_image(content: bytes, index: int, max_pixels: int) -> Png | EncodedImage:
     """An image file of which only the header has been read, and no more is kept than decides its pixels.
 
-    Raises `Unusable` for a file that is no image, and `TooLarge` for one of more than `max_pixels`, of a side longer
-    than `SIDE`, or of more scans, segments, blocks or chunks than an image needs.
+    Raises `UnprocessableContent` for a file that is no image, and `ContentTooLarge` for one of more than `max_pixels`,
+    of a side longer than `SIDE`, or of more scans, segments, blocks or chunks than an image needs.
     """
     try:
         image = open_png(content) if content.startswith(SIGNATURE) else _header_of(strip(content))
     except TooManyPieces as error:
-        raise TooLarge(f"images[{index}]: {error}, which no image file needs") from None
+        raise ContentTooLarge(f"images[{index}]: {error}, which no image file needs") from None
     except MemoryError:
         raise
     except Unreadable as error:
-        raise Unusable(f"images[{index}]: {error}") from None
+        raise UnprocessableContent(f"images[{index}]: {error}") from None
     except Exception:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
         _require_memory(min(max_pixels, _PROBED))
-        raise Unusable(f"images[{index}]: expected {KINDS}, got {len(content)} bytes that are none") from None
+        raise UnprocessableContent(
+            f"images[{index}]: expected {KINDS}, got {len(content)} bytes that are none"
+        ) from None
     if max(image.width, image.height) > SIDE:
-        raise TooLarge(f"images[{index}]: {image.width} x {image.height} has a side of more than {SIDE} pixels")
+        raise ContentTooLarge(f"images[{index}]: {image.width} x {image.height} has a side of more than {SIDE} pixels")
     if image.width * image.height > max_pixels:
-        raise TooLarge(f"images[{index}]: {image.width} x {image.height} is more than the {max_pixels} pixels allowed")
+        raise ContentTooLarge(
+            f"images[{index}]: {image.width} x {image.height} is more than the {max_pixels} pixels allowed"
+        )
     return image
 
 
-def open_images(contents: Sequence[bytes], shape: tuple[int, ...], max_pixels: int) -> list[Png | Picture | np.ndarray]:
+def open_images(
+    contents: Sequence[bytes], shape: tuple[int, ...], max_pixels: int
+) -> list[Png | EncodedImage | np.ndarray]:
     """Each as `open_image` does, and raises; a plain PNG of the model's shape is as quickly read at once.
 
-    Raises `TooLarge` as well for more pixels than all of them may have: `MAX_PIXELS`, and not many more than one image
-    may have where their files are small.
+    Raises `ContentTooLarge` as well for more pixels than all of them may have: `MAX_PIXELS`, and not many more than one
+    image may have where their files are small.
     """
     size = sum(map(len, contents))
     most = max(max_pixels, min(MAX_PIXELS, max_pixels + PIXELS_PER_BYTE * size))
     quick = shape[1] * shape[2] <= max_pixels
-    opened: list[Png | Picture | np.ndarray] = []
+    opened: list[Png | EncodedImage | np.ndarray] = []
     pixels = 0
     for index, content in enumerate(contents):
         array = read_png(content, shape) if quick else None
         image = open_image(content, index, max_pixels) if array is None else array
         pixels += shape[1] * shape[2] if isinstance(image, np.ndarray) else image.width * image.height
         if pixels > most:
-            raise TooLarge(
+            raise ContentTooLarge(
                 f"images[0] to images[{index}] have {pixels} pixels, more than the {most} allowed for {len(contents)} "
                 f"images of {size} bytes together; send fewer in one request"
             )
@@ -124,14 +130,15 @@ def open_images(contents: Sequence[bytes], shape: tuple[int, ...], max_pixels: i
 
 
 def load_images(
-    images: Sequence[Png | Picture | Image.Image | np.ndarray],
+    images: Sequence[Png | EncodedImage | Image.Image | np.ndarray],
     shape: Sequence[int],
     fit: Fit,
     expired: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:
     """Decoded and fitted to the model's [C, H, W], each let go before the next.
 
-    Raises `Unusable`, which names a damaged image, and `DeadlineExceeded` before the next one once `expired`.
+    Raises `UnprocessableContent`, which names a damaged image, and `DeadlineExceeded` before the next image once
+    `expired`.
     """
     loaded = []
     for index, image in enumerate(images):
@@ -158,12 +165,14 @@ def write_npy(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _header_of(file: Stripped) -> Picture:
+def _header_of(file: Stripped) -> EncodedImage:
     with Image.open(io.BytesIO(file.content), formats=_BY_PILLOW) as image:
-        return Picture(image.width, image.height, file.orientation, image.format, file.content)
+        return EncodedImage(image.width, image.height, file.orientation, image.format, file.content)
 
 
-def _load(picture: Png | Picture | Image.Image | np.ndarray, index: int, shape: Sequence[int], fit: Fit) -> np.ndarray:
+def _load(
+    picture: Png | EncodedImage | Image.Image | np.ndarray, index: int, shape: Sequence[int], fit: Fit
+) -> np.ndarray:
     if isinstance(picture, np.ndarray):
         return picture
     channels, height, width = shape
@@ -173,14 +182,16 @@ def _load(picture: Png | Picture | Image.Image | np.ndarray, index: int, shape: 
         raise
     except Exception:  # noqa: BLE001  # as in `open_image`
         _require_memory(picture.width * picture.height)
-        raise Unusable(f"images[{index}]: the {picture.format} data is truncated or damaged") from None
+        raise UnprocessableContent(f"images[{index}]: the {picture.format} data is truncated or damaged") from None
     if fit == "exact" and flat.size != (width, height):
-        raise Unusable(f"images[{index}]: expected {width} x {height} pixels, got {flat.width} x {flat.height}")
+        raise UnprocessableContent(
+            f"images[{index}]: expected {width} x {height} pixels, got {flat.width} x {flat.height}"
+        )
     fitted = np.array(_fitted(flat, (width, height), fit))
     return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
 
 
-def _upright(picture: Png | Picture | Image.Image, channels: int) -> Image.Image:
+def _upright(picture: Png | EncodedImage | Image.Image, channels: int) -> Image.Image:
     if isinstance(picture, Image.Image):
         return upright(picture, channels, UPRIGHT)
     with picture.image() as image:

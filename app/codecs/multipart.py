@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from app.codecs.media_types import MULTIPART, parameters
-from app.errors import Malformed, TooLarge, UnsupportedMedia
+from app.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
 from app.validation import quoted
 
 PADDING = 1024
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 def boundary_of(content_type: str) -> bytes:
-    """The boundary that a Content-Type of multipart/form-data announces; raises `Malformed` where it has none."""
+    """The boundary that a Content-Type of multipart/form-data announces; raises `BadRequest` where it has none."""
     boundary = parameters(content_type).get("boundary", "")
     if not boundary:
         raise _malformed(
@@ -53,8 +53,8 @@ def boundary_of(content_type: str) -> bytes:
 def read_parts(body: bytes, boundary: bytes, max_parts: int) -> list[Part]:
     """The parts of a body in their order. Text before the first and after the last delimiter is ignored.
 
-    Raises `Malformed` for a body that is no multipart, `TooLarge` for more than `max_parts` parts and
-    `UnsupportedMedia` for a part with a transfer encoding.
+    Raises `BadRequest` for a body that is no multipart, `ContentTooLarge` for more than `max_parts` parts and
+    `UnsupportedMediaType` for a part with a transfer encoding.
     """
     delimiter = b"\r\n--" + boundary
     parts: list[Part] = []
@@ -62,7 +62,7 @@ def read_parts(body: bytes, boundary: bytes, max_parts: int) -> list[Part]:
     while not body.startswith(b"--", at):
         start = _next_line(body, at)
         if len(parts) == max_parts:
-            raise TooLarge(f"the body has more parts than the {max_parts} items allowed in one request")
+            raise ContentTooLarge(f"the body has more parts than the {max_parts} items allowed in one request")
         end = _find(body, delimiter, start - 2)  # the line break before a delimiter belongs to it
         if end < 0:
             raise _malformed("its closing boundary is missing")
@@ -114,7 +114,7 @@ def _part(body: bytes, start: int, end: int, number: int) -> Part:
     encoding = fields.get(b"content-transfer-encoding", b"binary").lower()
     if encoding not in _PLAIN:
         came = quoted(encoding.decode("latin-1"))
-        raise UnsupportedMedia(
+        raise UnsupportedMediaType(
             f"part {number}: expected its bytes as they are, got the Content-Transfer-Encoding {came}"
         )
     is_file = any(key.startswith("filename") for key in disposition)  # also filename* and filename*0* (RFC 2231)
@@ -130,5 +130,5 @@ def _fields(head: bytes, number: int) -> dict[bytes, bytes]:
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
-def _malformed(why: str) -> Malformed:
-    return Malformed(f"the body is not {MULTIPART} that can be read: {why}")
+def _malformed(why: str) -> BadRequest:
+    return BadRequest(f"the body is not {MULTIPART} that can be read: {why}")

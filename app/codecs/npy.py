@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.errors import Malformed
+from app.errors import BadRequest
 
 MAGIC = b"\x93NUMPY"
 HEADER_BYTES = 1024
@@ -44,7 +44,7 @@ class Header(NamedTuple):
 
 
 def read_header(body: bytes) -> Header:
-    """The header of an .npy file of version 1, 2 or 3; `Malformed` where it is none that numpy writes, or too long."""
+    """The header of an .npy file of version 1, 2 or 3; `BadRequest` where it is none that numpy writes, or too long."""
     version, width = body[6:8], 2 if body[6:7] == b"\x01" else 4
     start = 8 + width
     length = int.from_bytes(body[8:start], "little")
@@ -60,7 +60,7 @@ def read_header(body: bytes) -> Header:
 
 
 def read_array(body: bytes, header: Header) -> np.ndarray:
-    """A copy of the numbers in native byte order; `Malformed` where they are not as many as the header promises."""
+    """A copy of the numbers in native byte order; `BadRequest` where they are not as many as the header promises."""
     if header.dtype is None or header.dtype.hasobject or not header.dtype.itemsize:
         raise _malformed("plain numbers")
     promised = math.prod(header.shape) * header.dtype.itemsize
@@ -83,5 +83,5 @@ def _dtype(literal: bytes) -> np.dtype | None:
         raise _malformed("a data type that numpy knows") from None
 
 
-def _malformed(expected: str) -> Malformed:
-    return Malformed(f"the body is not an .npy file that can be read: expected {expected}")
+def _malformed(expected: str) -> BadRequest:
+    return BadRequest(f"the body is not an .npy file that can be read: expected {expected}")

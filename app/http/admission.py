@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from app.context import Call
-from app.errors import TooLarge, Unauthorised, Unavailable, Unusable
+from app.context import RequestContext
+from app.errors import ContentTooLarge, Unauthorized, Unavailable, UnprocessableContent
 from app.settings import Settings
 from app.validation import quoted
 
@@ -37,25 +37,25 @@ def is_open(path: str) -> bool:
     return path in OPEN or path.startswith("/docs/")
 
 
-class Guest(Protocol):
+class InFlightRequest(Protocol):
     """A request that is inside."""
 
     def cut(self) -> None:
         """Answer it at once: there is no more time for it."""
 
 
-class Door:
+class AdmissionController:
     """Knows who is inside and the bytes `held` for them, and lets nobody in while `draining`.
 
     `reserved` are the bytes of memory that requests take besides their bodies.
     `patience` is the seconds a request may take.
 
-    `connections` tells how many are open, `require_room` raises `Overloaded` where the queue is full; both are set by
+    `connections` tells how many are open, `require_room` raises `QueueFull` where the queue is full; both are set by
     whoever knows. `spare` callers are asked to come again on another line, so that another worker is given it.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.guests: set[Guest] = set()
+        self.guests: set[InFlightRequest] = set()
         self.held = self.reserved = 0
         self.draining = False
         self.spare = 0
@@ -84,7 +84,7 @@ class Door:
             guest.cut()
         return len(guests)
 
-    def admit(self, path: str, headers: Mapping[bytes, bytes], call: Call) -> None:
+    def admit(self, path: str, headers: Mapping[bytes, bytes], call: RequestContext) -> None:
         """Refuse what should not come in, by the `ServiceError` that says why; a shorter deadline is taken over.
 
         `headers` are those of ASGI by their names.
@@ -116,7 +116,7 @@ class Door:
         if self.held > (most := BODIES * self._max_body_bytes):
             raise Unavailable(f"the bodies under way are more than {most} bytes together")
 
-    def reserve(self, call: Call, size: int) -> None:
+    def reserve(self, call: RequestContext, size: int) -> None:
         """Count so many bytes of memory for a request, in place of those before; refuse them where all take too much.
 
         What is refused stays counted until the request has ended.
@@ -132,7 +132,7 @@ class Door:
     def require_size(self, size: int) -> None:
         """Refuse a body of more bytes than the limit."""
         if size > (limit := self._max_body_bytes):
-            raise TooLarge(f"the body is larger than the {limit} bytes allowed")
+            raise ContentTooLarge(f"the body is larger than the {limit} bytes allowed")
 
     def without_keys(self, text: str) -> str:
         """What a caller wrote, as it may be logged."""
@@ -143,7 +143,7 @@ class Door:
     def _require_key(self, sent: bytes | None) -> None:
         if sent is None or not self._knows(sent.decode("latin-1")):
             came = "none" if sent is None else "another"
-            raise Unauthorised(f"expected a key known here as 'Authorization: Bearer KEY', got {came}")
+            raise Unauthorized(f"expected a key known here as 'Authorization: Bearer KEY', got {came}")
 
     def _knows(self, authorization: str) -> bool:
         """Whether the bearer is one of the keys; each is compared, in constant time."""
@@ -156,5 +156,5 @@ def _seconds(text: str) -> float:
     value = float(text) if len(text) <= MAX_NUMBER and _SECONDS.fullmatch(text) else 0.0
     if not 0 < value <= MAX_TIMEOUT:
         expected = f"expected seconds, a number above 0 and up to {MAX_TIMEOUT:g} such as 2.5"
-        raise Unusable(f"X-Request-Timeout: {expected}, got {quoted(text)}")
+        raise UnprocessableContent(f"X-Request-Timeout: {expected}, got {quoted(text)}")
     return value

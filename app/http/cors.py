@@ -5,12 +5,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from app.context import accepted_id
-from app.errors import Malformed
+from app.errors import BadRequest
 from app.http.problems import problem
 from app.validation import quoted
 
 
-class CrossOrigin(CORSMiddleware):
+class CorsMiddleware(CORSMiddleware):
     """Starlette's middleware, whose refusals name the header that is wrong."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
@@ -18,7 +18,7 @@ class CrossOrigin(CORSMiddleware):
         request_id = accepted_id(request_headers.get("x-request-id", ""))
         response = super().preflight_response(request_headers)
         if response.status_code >= 400:
-            refused = problem(Malformed("; ".join(self._wrong(request_headers))), request_id)
+            refused = problem(BadRequest("; ".join(self._wrong(request_headers))), request_id)
             own = {"content-type", "content-length"}
             refused.headers.update({name: value for name, value in response.headers.items() if name not in own})
             response = refused

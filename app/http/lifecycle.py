@@ -15,9 +15,9 @@ from urllib.parse import quote
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.context import Call, accepted_id
-from app.errors import DeadlineExceeded, ServiceError, Unauthorised, Unavailable
-from app.http.admission import Door, is_open
+from app.context import RequestContext, accepted_id
+from app.errors import DeadlineExceeded, ServiceError, Unauthorized, Unavailable
+from app.http.admission import AdmissionController, is_open
 from app.http.problems import problem
 from app.http.protocol.request_head import require_few_parameters, require_one_key
 from app.observability.metrics import ENDPOINTS, Metrics
@@ -35,10 +35,10 @@ LONGEST_PATH = 200
 """Characters of an unknown path that are logged."""
 
 
-class Edge:
+class LifecycleMiddleware:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, door: Door, metrics: Metrics, tracing: Tracing) -> None:
+    def __init__(self, app: ASGIApp, door: AdmissionController, metrics: Metrics, tracing: Tracing) -> None:
         self.app = app
         self.door = door
         self.metrics = metrics
@@ -48,7 +48,7 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = Exchange(self, scope, receive, send)
+        exchange = RequestLifecycle(self, scope, receive, send)
         if is_open(scope["path"]):
             await exchange.run_open()
             return
@@ -62,10 +62,10 @@ class Edge:
             exchange.account()
 
 
-class Exchange:
+class RequestLifecycle:
     """One request and its answer."""
 
-    def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, edge: LifecycleMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self.edge, self.scope, self._receive, self._send = edge, scope, receive, send
         self.headers: dict[bytes, bytes] = dict(scope["headers"])  # ten times as fast to look up as starlette's
         self.started = time.monotonic()
@@ -76,7 +76,7 @@ class Exchange:
         self.alarm: asyncio.TimerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None
         request_id = accepted_id(self.headers.get(b"x-request-id", b"").decode("latin-1"))
-        self.call = Call(request_id, self.started + edge.door.patience)
+        self.call = RequestContext(request_id, self.started + edge.door.patience)
         scope.setdefault("state", {})["call"] = self.call
         if edge.tracing.follows():
             self.call.laps = []
@@ -227,7 +227,7 @@ class Exchange:
             "bytes_in": self.received,
             **stages,
         }
-        if self.scope["path"] not in ENDPOINTS and status != Unauthorised.status:  # a wrong key may be in it
+        if self.scope["path"] not in ENDPOINTS and status != Unauthorized.status:  # a wrong key may be in it
             fields["path"] = self.strange_path()
         return fields
 

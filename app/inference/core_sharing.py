@@ -11,7 +11,7 @@ def places(workers: int) -> MutableSequence[int]:
     return shared
 
 
-class Neighbours:
+class CoreUsage:
     """The others, as the worker in one of the `places` sees them; by itself a process has none."""
 
     def __init__(self, places: MutableSequence[int] | None = None, own: int = 0) -> None:

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from app.batching.executor import OutOfMemory
-from app.batching.policy import QUICK, Pace
-from app.inference.core_sharing import Neighbours
+from app.batching.policy import QUICK, BatchPolicy
+from app.inference.core_sharing import CoreUsage
 from app.inference.device_errors import diagnose, release
-from app.inference.loaded_model import Served, Work
+from app.inference.loaded_model import BatchKey, LoadedModel
 from app.observability.metrics import Metrics
 from app.resources import cores, largest_batch, threads
 from app.runtimes.batch_invariance import keeps_rows_apart, program_keeps_rows_apart
-from app.runtimes.cuda_graphs import Recording
-from app.runtimes.onnx_program import Program
-from app.runtimes.operations import OPERATIONS, Stack
-from app.runtimes.selection import Networks, networks
+from app.runtimes.cuda_graphs import CudaGraph
+from app.runtimes.onnx_program import OnnxOperation
+from app.runtimes.operations import OPERATIONS, RowBatch
+from app.runtimes.selection import CompiledNetworks, networks
 from app.settings import Settings
 from model.device import keep_float32, networks_in
 from model.vae import VAE
@@ -50,7 +50,7 @@ class TorchDevice:
         self._clock = time.thread_time if by_itself else time.monotonic
         self._resolution = time.get_clock_info("thread_time" if by_itself else "monotonic").resolution
         self.precision = settings.precision
-        self.neighbours = Neighbours()
+        self.neighbours = CoreUsage()
         self.largest = largest_batch(settings, gpu=self.is_gpu)
         self._settings = settings
         self._metrics = metrics
@@ -67,25 +67,25 @@ class TorchDevice:
         """Bytes that torch holds of the GPU's memory."""
         return torch.cuda.memory_reserved(self.place) if self.is_gpu else 0
 
-    def networks(self, vae: VAE) -> Networks:
+    def networks(self, vae: VAE) -> CompiledNetworks:
         """The VAE as the device computes it; raises as `runtime.networks` does, and `OutOfMemory`."""
         made = partial(networks, vae, self._settings, self.place, self._threads, self._most_threads)
         return self.safely(made)
 
-    def pace(self, work: Work) -> Pace:
+    def pace(self, work: BatchKey) -> BatchPolicy:
         """What its warm-up has shown."""
-        return work.served.paces.get((work.operation, work.exact), Pace())
+        return work.served.paces.get((work.operation, work.exact), BatchPolicy())
 
-    def stack(self, work: Work, parts: Sequence[Stack]) -> Stack:
+    def stack(self, work: BatchKey, parts: Sequence[RowBatch]) -> RowBatch:
         """The parts as one batch, padded with zeros to a shape that was warmed."""
-        batch = Stack.join(parts)
+        batch = RowBatch.join(parts)
         if work.by_row:
             return batch
         shape = next(shape for shape in work.served.shapes(work) if shape >= len(batch))
         self._metrics.padding.inc(shape - len(batch))
         return batch.padded(shape) if shape > len(batch) else batch
 
-    def infer(self, work: Work, batch: Stack, *, alone: bool) -> Stack:
+    def infer(self, work: BatchKey, batch: RowBatch, *, alone: bool) -> RowBatch:
         """The batch through the networks."""
         program = work.served.programs.get(work.operation)
         compute = partial(self._by, program) if program else partial(self._through, work, alone=alone)
@@ -105,7 +105,7 @@ class TorchDevice:
 
     # What follows is for the warm-up.
 
-    def timed(self, work: Work, batch: Stack) -> tuple[Stack, float]:
+    def timed(self, work: BatchKey, batch: RowBatch) -> tuple[RowBatch, float]:
         """The batch through the networks, and the seconds that it took: at least one step of the clock."""
         start = self._clock()
         answers = self.infer(work, batch, alone=False)
@@ -120,7 +120,7 @@ class TorchDevice:
             return QUICK
         return HOP if max(seconds.values()) <= HOP else 0.0
 
-    def apart(self, served: Served, sizes: Sequence[int], until: float) -> Sequence[int]:
+    def apart(self, served: LoadedModel, sizes: Sequence[int], until: float) -> Sequence[int]:
         """The `sizes`, if exact rows have the same bits in batches of all of them; else none: they must go one by one.
 
         None as well where that is not known `until` then, in seconds of `time.monotonic`.
@@ -130,7 +130,7 @@ class TorchDevice:
         except OutOfMemory:
             return []  # nobody knows; how large a batch may be is found out next
 
-    def record(self, work: Work, batch: Stack) -> None:
+    def record(self, work: BatchKey, batch: RowBatch) -> None:
         """Record how a GPU computes batches of this shape."""
         operation = self._operation(work)
 
@@ -141,11 +141,11 @@ class TorchDevice:
         recordings = work.served.recordings
         beside = next(iter(recordings.values()), None)
         recordings[work.operation, work.exact, work.weight, len(batch)] = self.safely(
-            partial(Recording, compute, batch, self.place, beside)
+            partial(CudaGraph, compute, batch, self.place, beside)
         )
 
     @torch.inference_mode()
-    def _apart(self, served: Served, sizes: Sequence[int], until: float) -> Sequence[int]:
+    def _apart(self, served: LoadedModel, sizes: Sequence[int], until: float) -> Sequence[int]:
         if served.programs:
             kept = (program_keeps_rows_apart(each, served.config, sizes, until) for each in served.programs.values())
             if all(kept):
@@ -155,23 +155,23 @@ class TorchDevice:
         with networks_in(self.precision, self.place):
             return sizes if keeps_rows_apart(exact, sizes, alone, self.place, until) else []
 
-    def _by(self, program: Program, batch: Stack) -> Stack:
+    def _by(self, program: OnnxOperation, batch: RowBatch) -> RowBatch:
         with self.neighbours.computing():
-            return Stack(program(*batch.columns))
+            return RowBatch(program(*batch.columns))
 
     @torch.inference_mode()
-    def _through(self, work: Work, batch: Stack, *, alone: bool) -> Stack:
+    def _through(self, work: BatchKey, batch: RowBatch, *, alone: bool) -> RowBatch:
         alone = alone and self.neighbours.idle
         pieces = [batch[row : row + 1] for row in range(len(batch))] if work.by_row else [batch]
         compute = work.recorded(len(pieces[0])) or partial(self._launched, self._operation(work, alone=alone))
         with self.neighbours.computing(), networks_in(self.precision, self.place):
-            return Stack.join([compute(piece) for piece in pieces])
+            return RowBatch.join([compute(piece) for piece in pieces])
 
-    def _launched(self, operation: Callable[..., tuple[Tensor, ...]], batch: Stack) -> Stack:
+    def _launched(self, operation: Callable[..., tuple[Tensor, ...]], batch: RowBatch) -> RowBatch:
         there = [torch.from_numpy(column).to(self.place, non_blocking=True) for column in batch.columns]
-        return Stack(tuple(column.cpu().numpy() for column in operation(*there)))
+        return RowBatch(tuple(column.cpu().numpy() for column in operation(*there)))
 
-    def _operation(self, work: Work, *, alone: bool = False) -> Callable[..., tuple[Tensor, ...]]:
+    def _operation(self, work: BatchKey, *, alone: bool = False) -> Callable[..., tuple[Tensor, ...]]:
         return partial(OPERATIONS[work.operation], work.served.vae(work, alone=alone))
 
 

@@ -8,7 +8,7 @@ from app.batching.batcher import Batcher
 from app.batching.futures import apart
 from app.errors import Unavailable
 from app.inference.device import TorchDevice
-from app.inference.loaded_model import Served
+from app.inference.loaded_model import LoadedModel
 from app.inference.memory import trim
 from app.inference.warmup import WarmUp
 from app.observability.metrics import Metrics
@@ -50,7 +50,7 @@ class Engine:
         return self._warm and self._batcher.ready
 
     def require_room(self, images: int = 1) -> None:
-        """Raises `Overloaded` where the queue has no room for so many, before anything is read or drawn."""
+        """Raises `QueueFull` where the queue has no room for so many, before anything is read or drawn."""
         self._batcher.require_room(images)
 
     def start(self) -> None:
@@ -92,13 +92,13 @@ class Engine:
             log.critical("the model does not get warm; only a restart helps", exc_info=True)
             await self._batcher.close()
 
-    async def _warm_up(self, served: Served) -> dict[str, int]:
+    async def _warm_up(self, served: LoadedModel) -> dict[str, int]:
         return await WarmUp(self.device, self._batcher, served, self._workers).run()
 
-    def _load(self, checkpoint: Checkpoint) -> Served:
+    def _load(self, checkpoint: Checkpoint) -> LoadedModel:
         networks, sizes = self.device.networks(checkpoint.vae), shapes(self.device.largest)
         trim()  # of what was needed to load them
-        return Served(checkpoint, networks, self._batcher, shapes=sizes, always_exact=self._always_exact)
+        return LoadedModel(checkpoint, networks, self._batcher, shapes=sizes, always_exact=self._always_exact)
 
     def _tell_model(self) -> None:
         self._metrics.tell_model(self.served.model, str(self.device))

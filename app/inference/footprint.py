@@ -6,7 +6,7 @@ Pixels count twice, since they are joined from the parts of several batches, and
 from math import prod
 from typing import NamedTuple
 
-from app.errors import TooLarge
+from app.errors import ContentTooLarge
 from model.config import VAEConfig
 
 FLOAT = 4
@@ -25,7 +25,9 @@ class Footprint(NamedTuple):
     draw: int = 0
 
     def require(self, count: int, draws: int, limit: int, name: str) -> int:
-        """The bytes of `count` items with so many `draws` each; a `TooLarge` tells how many would fit into `limit`.
+        """Return the bytes of `count` items with so many `draws` each.
+
+        `ContentTooLarge` tells how many items would fit into `limit`.
 
         `name` is the part of the request that has the items.
         """
@@ -36,7 +38,9 @@ class Footprint(NamedTuple):
         fit = f"at most {limit // each} fit" if each <= limit else "not even one fits"
         if draws and (fewer := (limit // count - self.item) // self.draw) > 0:
             fit = f"at most {fewer} draws each fit"
-        raise TooLarge(f"{name}: {count} images{more} take {size} bytes of memory; {fit} into the {limit} allowed")
+        raise ContentTooLarge(
+            f"{name}: {count} images{more} take {size} bytes of memory; {fit} into the {limit} allowed"
+        )
 
 
 def of_encode(config: VAEConfig, *, as_json: bool) -> Footprint:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from app.batching.batcher import Batcher
-from app.batching.policy import Pace
-from app.context import Call
+from app.batching.policy import BatchPolicy
+from app.context import RequestContext
 from app.inference.footprint import footprints
-from app.runtimes.cuda_graphs import Recording
-from app.runtimes.operations import Stack
-from app.runtimes.selection import Networks
+from app.runtimes.cuda_graphs import CudaGraph
+from app.runtimes.operations import RowBatch
+from app.runtimes.selection import CompiledNetworks
 from model.checkpoint import Checkpoint
 from model.elbo import ELBO, Bounds
 from model.gaussian import DiagonalGaussian
@@ -25,7 +25,7 @@ from model.vae import VAE
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class BatchKey:
     """What to do with a batch, and by which weights.
 
     Of `exact` work a row has the same bits whoever shares its batch, `by_row` because each is computed by itself;
@@ -33,17 +33,17 @@ class Work:
     """
 
     operation: str
-    served: "Served"
+    served: "LoadedModel"
     exact: bool = False
     by_row: bool = False
     weight: int = 1
 
-    def recorded(self, rows: int) -> "Recording | None":
+    def recorded(self, rows: int) -> "CudaGraph | None":
         """How a batch of so many rows is computed on a GPU, once the warm-up has recorded it."""
         return self.served.recordings.get((self.operation, self.exact, self.weight, rows))
 
 
-class Served:
+class LoadedModel:
     """Encode, decode, reconstruct and score by one checkpoint, for many callers at once.
 
     Batches have one of the `sizes`; the warm-up may leave the smaller ones. It finds `paces`, of each operation whether
@@ -55,7 +55,7 @@ class Served:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        networks: Networks,
+        networks: CompiledNetworks,
         batcher: Batcher,
         *,
         shapes: Sequence[int],
@@ -67,37 +67,37 @@ class Served:
         self.footprints = footprints(self.config)
         self.model = checkpoint.identity
         self.reference = checkpoint.reference
-        self.paces: dict[tuple[str, bool], Pace] = {}
+        self.paces: dict[tuple[str, bool], BatchPolicy] = {}
         self.apart: Sequence[int] = ()
         self.programs = dict(networks.programs)
-        self.recordings: dict[tuple[str, bool, int, int], Recording] = {}
+        self.recordings: dict[tuple[str, bool, int, int], CudaGraph] = {}
         self.sizes = shapes
         self._batcher = batcher
         self._always_exact = always_exact
 
-    def measured(self, work: Work, seconds: dict[int, float], quick: float, longest: float = math.inf) -> None:
-        """Keep how long batches of some work took, by their number of rows; `quick` and `longest` are as in `Pace`."""
-        pace = Pace.of_rows(seconds[1], quick, longest) if work.by_row else Pace.of_shapes(seconds, quick)
+    def measured(self, work: BatchKey, seconds: dict[int, float], quick: float, longest: float = math.inf) -> None:
+        """Keep the seconds of batches by their number of rows; `quick` and `longest` are as in `BatchPolicy`."""
+        pace = BatchPolicy.of_rows(seconds[1], quick, longest) if work.by_row else BatchPolicy.of_shapes(seconds, quick)
         self.paces[work.operation, work.exact] = pace
 
-    async def encode(self, pixels: np.ndarray, call: Call, *, exact: bool = False) -> Sequence[np.ndarray]:
+    async def encode(self, pixels: np.ndarray, call: RequestContext, *, exact: bool = False) -> Sequence[np.ndarray]:
         """The mean and the logvar of q(z|x) for uint8 pixels [N, C, H, W]: float32 [N, *latent]."""
         return (await self._submit(self.work("encode", exact=exact), call, pixels)).columns
 
-    async def posterior(self, pixels: np.ndarray, call: Call, *, exact: bool = False) -> DiagonalGaussian:
+    async def posterior(self, pixels: np.ndarray, call: RequestContext, *, exact: bool = False) -> DiagonalGaussian:
         """The same as a distribution, to take draws from; on the CPU."""
         return DiagonalGaussian(*map(torch.from_numpy, await self.encode(pixels, call, exact=exact)))
 
-    async def decode(self, latents: np.ndarray | Tensor, call: Call, *, exact: bool = False) -> np.ndarray:
+    async def decode(self, latents: np.ndarray | Tensor, call: RequestContext, *, exact: bool = False) -> np.ndarray:
         """The mean image of p(x|z) for float32 latents [N, *latent]: uint8 [N, C, H, W]."""
         return _only(await self._submit(self.work("decode", exact=exact), call, latents))
 
-    async def reconstruct(self, pixels: np.ndarray, noise: Tensor | None, call: Call) -> np.ndarray:
+    async def reconstruct(self, pixels: np.ndarray, noise: Tensor | None, call: RequestContext) -> np.ndarray:
         """The mean image, uint8 [N, C, H, W], at the posterior mean or at the draw of `noise` [N, *latent]."""
         at = np.zeros((len(pixels), *self.config.latent_shape), np.float32) if noise is None else noise
         return _only(await self._submit(self.work("reconstruct", exact=noise is not None), call, pixels, at))
 
-    async def score(self, pixels: np.ndarray, noise: Tensor, call: Call) -> Bounds:
+    async def score(self, pixels: np.ndarray, noise: Tensor, call: RequestContext) -> Bounds:
         """Both bounds on log p(x), [N] nats, by the draws of `noise` [N, K, *latent]."""
         answer = await self._submit(self.scoring(noise.shape[1]), call, pixels, noise)
         total, reconstruction, kl, log_likelihood = map(torch.from_numpy, answer.columns)
@@ -108,26 +108,26 @@ class Served:
         """Whether no answer depends on who shares its batch."""
         return self._always_exact or self._alike
 
-    def work(self, operation: str, *, exact: bool = False) -> Work:
+    def work(self, operation: str, *, exact: bool = False) -> BatchKey:
         """An operation by these weights; whether `exact` or not, where that makes no difference."""
         exact = (exact or self._always_exact) and not self._alike
-        return Work(operation, self, exact, by_row=exact and not self.apart)
+        return BatchKey(operation, self, exact, by_row=exact and not self.apart)
 
-    def shapes(self, work: Work) -> Sequence[int]:
+    def shapes(self, work: BatchKey) -> Sequence[int]:
         """How many rows a batch of that work can have, least first."""
         if work.by_row:
             return [1]
         return self.apart if work.exact else self.sizes
 
-    def works(self, operation: str) -> list[Work]:
+    def works(self, operation: str) -> list[BatchKey]:
         """All ways in which it may be asked for."""
         return list(dict.fromkeys(self.work(operation, exact=exact) for exact in (False, True)))
 
-    def scoring(self, draws: int = 1) -> Work:
+    def scoring(self, draws: int = 1) -> BatchKey:
         """To score by so many draws, always row by row: of each row the draws are a batch already."""
-        return Work("score", self, exact=True, by_row=True, weight=draws)
+        return BatchKey("score", self, exact=True, by_row=True, weight=draws)
 
-    def vae(self, work: Work, *, alone: bool) -> VAE:
+    def vae(self, work: BatchKey, *, alone: bool) -> VAE:
         """The networks for a batch of that work, which may be one row `alone`."""
         batches = self.networks.exact if work.exact else self.networks.swift
         lone = self.networks.alone
@@ -138,11 +138,11 @@ class Served:
         """Whether all work is exact: by the same networks, with the same bits in all batches."""
         return self.networks.swift is self.networks.exact and self.apart == self.sizes
 
-    async def _submit(self, work: Work, call: Call, *columns: np.ndarray | Tensor) -> Stack:
-        rows = Stack(tuple(map(np.asarray, columns)))
-        return Stack.join(await self._batcher.submit(work, rows, call))
+    async def _submit(self, work: BatchKey, call: RequestContext, *columns: np.ndarray | Tensor) -> RowBatch:
+        rows = RowBatch(tuple(map(np.asarray, columns)))
+        return RowBatch.join(await self._batcher.submit(work, rows, call))
 
 
-def _only(answer: Stack) -> np.ndarray:
+def _only(answer: RowBatch) -> np.ndarray:
     (pixels,) = answer.columns
     return pixels

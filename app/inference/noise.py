@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class Draws:
+class Noise:
     """Standard normal noise, the same for the same seed on every machine; fewer rows are the beginning of more."""
 
     def __init__(self, seed: int | None) -> None:

@@ -10,17 +10,17 @@ from functools import partial
 
 from app.batching.executor import OutOfMemory
 from app.batching.futures import apart
-from app.errors import NotReloaded, ServiceError
+from app.errors import ReloadFailed, ServiceError
 from app.inference.engine import Engine
 from app.observability.metrics import Metrics
 from app.settings import Settings
-from app.single_flight import Joined
+from app.single_flight import SingleFlight
 from model.checkpoint import CheckpointError, read_checkpoint
 
 log = logging.getLogger(__name__)
 
 
-class Reloading:
+class ModelReloader:
     """Reloads, one at a time, each carried through whether or not its caller still waits for it.
 
     Those who ask while one is under way share the next one. `tell_others` lets the other workers of the service follow,
@@ -33,12 +33,12 @@ class Reloading:
         self._metrics = metrics
         self.tell_others: Callable[[], object] = lambda: None
         self._others = False
-        self._runs = Joined(self._run)
+        self._runs = SingleFlight(self._run)
 
     def begin(self, *, others: bool = False) -> asyncio.Task[None]:
         """Load, verify, warm and swap, in the reload to come; then tell other workers too.
 
-        It raises `NotReloaded` for a folder without a usable model, `Unavailable` where the device takes no work.
+        It raises `ReloadFailed` for a folder without a usable model, `Unavailable` where the device takes no work.
         """
         self._others = self._others or others
         return self._runs.begin()
@@ -65,6 +65,6 @@ class Reloading:
             await self._engine.replace(checkpoint)
         except (CheckpointError, OutOfMemory) as failure:
             said = str(failure).replace(str(self._folder), self._folder.name)
-            raise NotReloaded(f"{said}; {before} goes on serving") from failure
+            raise ReloadFailed(f"{said}; {before} goes on serving") from failure
         self._metrics.reloads["done"].inc()
         log.info("reloaded: %s serves after %s", self._engine.served.model, before)

@@ -16,9 +16,9 @@ from app.batching.batcher import Batcher
 from app.batching.executor import OutOfMemory
 from app.batching.futures import apart
 from app.inference.device import TOGETHER, TorchDevice
-from app.inference.loaded_model import Served, Work
+from app.inference.loaded_model import BatchKey, LoadedModel
 from app.inference.memory import available, peak, reset_peak, resident, trim
-from app.runtimes.operations import Stack, examples
+from app.runtimes.operations import RowBatch, examples
 from model.checkpoint import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ PROGRESS = 2.0
 class WarmUp:
     """The warm-up of one model on the device of `batcher`, in one of as many `workers` as share the memory."""
 
-    def __init__(self, device: TorchDevice, batcher: Batcher, served: Served, workers: int) -> None:
+    def __init__(self, device: TorchDevice, batcher: Batcher, served: LoadedModel, workers: int) -> None:
         self._device, self._batcher, self._served = device, batcher, served
         self._rows = examples(served.config, device.largest)
         self._limits: dict[str, int] = {}
@@ -95,7 +95,7 @@ class WarmUp:
             trial = partial(device.apart, served, [min(TOGETHER, device.largest)], until)
             served.apart = await self._batcher.perform(trial)
         elif served.networks.runtime != "torch":
-            seconds = await self._grow(Work("reconstruct", served, exact=True), served.sizes)
+            seconds = await self._grow(BatchKey("reconstruct", served, exact=True), served.sizes)
             if served.networks.swift is served.networks.exact:
                 served.sizes = [*seconds]  # all that may be compared, so that all requests share batches
             if sizes := self._comparable(seconds):
@@ -112,7 +112,7 @@ class WarmUp:
             sizes.pop()
         return sizes
 
-    async def _measure(self, work: Work) -> dict[int, float]:
+    async def _measure(self, work: BatchKey) -> dict[int, float]:
         """The seconds of batches of each size, the least of up to `TURNS` times."""
         seconds = await self._grow(work, self._served.shapes(work))
         for _ in range(2, TURNS):
@@ -121,7 +121,7 @@ class WarmUp:
                     await self._try(work, size, seconds)
         return seconds
 
-    async def _grow(self, work: Work, sizes: Sequence[int]) -> dict[int, float]:
+    async def _grow(self, work: BatchKey, sizes: Sequence[int]) -> dict[int, float]:
         """The seconds of batches of rising size, up to the largest that is worth its time and memory."""
         seconds: dict[int, float] = {}
         if self._left <= 0:
@@ -156,7 +156,7 @@ class WarmUp:
             return f"one of {size} would take about {more / MIB:.0f} MiB more, of {allowed / MIB:.0f} MiB allowed"
         return ""
 
-    async def _try(self, work: Work, size: int, seconds: dict[int, float]) -> bool:
+    async def _try(self, work: BatchKey, size: int, seconds: dict[int, float]) -> bool:
         """Add a measurement to `seconds`; false where the device has no memory for it, or raises for a first size."""
         try:
             took = await self._timed(work, self._rows[work.operation][:size])
@@ -171,7 +171,7 @@ class WarmUp:
         self._tell("%s, batch of %d: %.0f ms", work.operation, size, took * 1000)
         return True
 
-    async def _timed(self, work: Work, batch: Stack) -> float:
+    async def _timed(self, work: BatchKey, batch: RowBatch) -> float:
         """The seconds that a batch takes, recorded on a GPU if its shape is new."""
         if self._device.is_gpu and not work.recorded(len(batch)):
             await self._batcher.perform(partial(self._device.record, work, batch))
@@ -210,6 +210,6 @@ def _gains(seconds: Mapping[int, float]) -> bool:
     return seconds[size] * smaller[-1] < GAIN * seconds[smaller[-1]] * size
 
 
-def _one_draw(served: Served) -> Stack:
+def _one_draw(served: LoadedModel) -> RowBatch:
     pixels, noise = examples(served.config, 1)["reconstruct"].columns
-    return Stack((pixels, noise[:, None]))
+    return RowBatch((pixels, noise[:, None]))

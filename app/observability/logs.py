@@ -37,7 +37,7 @@ ATOMIC = 4096
 _OF_A_REQUEST = ("path", "ms", "request_id")
 
 
-class Line(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """A line for people; what it is about a request, if it is, comes behind."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
@@ -128,7 +128,7 @@ _FORMATTERS: dict[str, dict[str, object]] = {
         "rename_fields": {"levelname": "level", "name": "logger"},
         "reserved_attrs": [*RESERVED_ATTRS, "color_message"],  # uvicorn's second copy of its message
     },
-    "text": {"()": Line, "fmt": "%(asctime)s %(levelname)-8s %(name)s  %(message)s"},
+    "text": {"()": TextFormatter, "fmt": "%(asctime)s %(levelname)-8s %(name)s  %(message)s"},
 }
 
 

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from app.context import STAGES
 from app.observability.logs import dropped_lines
-from app.observability.process_metrics import Processes
+from app.observability.process_metrics import ProcessGroupCollector
 
 OPERATIONS = ("encode", "decode", "reconstruct", "score")
 ENDPOINTS = (
@@ -42,7 +42,7 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _ITEMS = tuple(2**power for power in range(13))
 
 
-class Children(dict[Any, _Family], Generic[_Family]):
+class LabelledMetrics(dict[Any, _Family], Generic[_Family]):
     """The children of a family by their label, or the tuple of their labels; each is looked up once.
 
     Those that are `known` beforehand are there from the start, at zero.
@@ -71,28 +71,28 @@ class Metrics(Collector):
         self._told = self._sources()
         self._model: Gauge | None = None
         requests = self._counter("requests", "Answered requests.", "endpoint", "status")
-        self.requests = Children(requests, product(ENDPOINTS, STATUSES))
+        self.requests = LabelledMetrics(requests, product(ENDPOINTS, STATUSES))
         text = "From the first byte in to the last out."
         self.request_seconds = self._seconds("request_seconds", text, "endpoint", ENDPOINTS)
         self.stage_seconds = self._seconds("stage_seconds", "What a request spent in a stage.", "stage", STAGES)
         batches = self._counter("batches", "Batches on the device.", "operation", "dispatch")
-        self.batches = Children(batches, product(OPERATIONS, DISPATCHES))
+        self.batches = LabelledMetrics(batches, product(OPERATIONS, DISPATCHES))
         size = Histogram("vae_batch_size", "Images in a batch.", ("operation",), buckets=_ITEMS, registry=self.registry)
-        self.batch_size = Children(size, OPERATIONS)
+        self.batch_size = LabelledMetrics(size, OPERATIONS)
         self.device_seconds = self._seconds("device_seconds", "One batch on the device.", "operation", OPERATIONS)
         self.padding = self._counter("padding_items", "Rows added to reach a warmed batch shape.")
         self.queue_items = self._gauge("queue_items", "Images that wait for the device.", of_all="livesum")
         self.rejected = self._counter("rejected_requests", "Requests refused by a full queue.")
         refused = self._counter("protocol_errors", "Requests refused because they break HTTP or its limits.", "status")
-        self._refused = Children(refused, PROTOCOL_ERRORS)
+        self._refused = LabelledMetrics(refused, PROTOCOL_ERRORS)
         dropped = self._counter("dropped_requests", "Requests whose caller no longer waits.", "why")
-        self.dropped = Children(dropped, DROPS)
+        self.dropped = LabelledMetrics(dropped, DROPS)
         full = self._counter("out_of_memory", "Batches that the device had no room for.", "operation")
-        self.out_of_memory = Children(full, OPERATIONS)
+        self.out_of_memory = LabelledMetrics(full, OPERATIONS)
         text = "Images that a batch may have since the device ran out of memory; else 0."
-        self.batch_limit = Children(self._gauge("batch_limit_items", text, "operation"), OPERATIONS)
+        self.batch_limit = LabelledMetrics(self._gauge("batch_limit_items", text, "operation"), OPERATIONS)
         reloads = self._counter("reloads", "Times that the model was asked to be loaded anew.", "outcome")
-        self.reloads = Children(reloads, RELOADS)
+        self.reloads = LabelledMetrics(reloads, RELOADS)
         self.ready = self._gauge("ready", "1 while every worker takes work.", of_all="livemin")
         self.workers = self._gauge("workers", "Processes that take work.", of_all="livesum")
         self.device_memory = self._gauge(
@@ -108,9 +108,9 @@ class Metrics(Collector):
     def _gauge(self, name: str, text: str, *labels: str, of_all: _OfAll = "livemax") -> Gauge:
         return Gauge(f"vae_{name}", text, labels, registry=self.registry, multiprocess_mode=of_all)
 
-    def _seconds(self, name: str, text: str, label: str, known: Sequence[str]) -> Children[Histogram]:
+    def _seconds(self, name: str, text: str, label: str, known: Sequence[str]) -> LabelledMetrics[Histogram]:
         family = Histogram(f"vae_{name}", text, (label,), buckets=_SECONDS, registry=self.registry)
-        return Children(family, known)
+        return LabelledMetrics(family, known)
 
     def tell_model(self, model: str, device: str) -> None:
         """Name the model that is served from now on."""
@@ -142,7 +142,7 @@ class Metrics(Collector):
 
     def _sources(self) -> tuple[Collector, ...]:
         if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            return _OfAllWorkers(folder), Processes()
+            return _OfAllWorkers(folder), ProcessGroupCollector()
         return self.registry, ProcessCollector(registry=None)
 
 

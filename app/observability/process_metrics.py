@@ -12,7 +12,7 @@ _OF_ONE = ("process_start_time_seconds", "process_max_fds")
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
-class Processes(Collector):
+class ProcessGroupCollector(Collector):
     """The metrics of `ProcessCollector`, summed over the parent of this process and all its children."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ import time
 
 from opentelemetry import trace
 
-from app.context import Call
+from app.context import RequestContext
 
 _NAMES = {"infer": "device"}
 
@@ -22,7 +22,7 @@ class Tracing:
         """Whether the current request has a span that is recorded."""
         return trace.get_current_span().is_recording()
 
-    def tell(self, call: Call) -> None:
+    def tell(self, call: RequestContext) -> None:
         """A span for each lap of a call that is followed, once; its id and its model go with the request's own span."""
         if call.laps is None:
             return

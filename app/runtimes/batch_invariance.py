@@ -12,7 +12,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from app.runtimes.onnx_program import LATENTS, PIXELS, Program
+from app.runtimes.onnx_program import LATENTS, PIXELS, OnnxOperation
 from model.config import VAEConfig
 from model.vae import VAE
 
@@ -36,7 +36,9 @@ def keeps_rows_apart(vae: VAE, sizes: Sequence[int], lone: VAE, device: torch.de
     return _keeps_apart(partial(_told, vae), partial(_told, lone), columns, sizes, until)
 
 
-def program_keeps_rows_apart(program: Program, config: VAEConfig, sizes: Sequence[int], until: float = inf) -> bool:
+def program_keeps_rows_apart(
+    program: OnnxOperation, config: VAEConfig, sizes: Sequence[int], until: float = inf
+) -> bool:
     """Whether a program gives each row of batches of these sizes the same; tried likewise."""
     generator, rows = torch.Generator().manual_seed(0), max(sizes)
     known = {

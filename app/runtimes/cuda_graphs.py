@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.runtimes.operations import Stack
+from app.runtimes.operations import RowBatch
 
 
-class Recording:
+class CudaGraph:
     """One operation on batches of the shape of `example`, in the memory of one `beside` that never works meanwhile."""
 
     _stream: torch.cuda.Stream
@@ -22,7 +22,7 @@ class Recording:
     def __init__(
         self,
         operation: Callable[..., tuple[Tensor, ...]],
-        example: Stack,
+        example: RowBatch,
         device: torch.device,
         beside: Self | None = None,
     ) -> None:
@@ -41,7 +41,7 @@ class Recording:
         self._got = tuple(torch.empty_like(answer, device="cpu").pin_memory() for answer in self._answers)
 
     @torch.inference_mode()
-    def __call__(self, batch: Stack) -> Stack:
+    def __call__(self, batch: RowBatch) -> RowBatch:
         """The batch's answers; for one caller at a time."""
         with torch.cuda.device(self._device):
             for sent, there, column in zip(self._sent, self._there, batch.columns, strict=True):
@@ -51,4 +51,4 @@ class Recording:
             for got, answer in zip(self._got, self._answers, strict=True):
                 got.copy_(answer, non_blocking=True)
             torch.cuda.current_stream().synchronize()
-        return Stack(tuple(got.numpy().copy() for got in self._got))
+        return RowBatch(tuple(got.numpy().copy() for got in self._got))

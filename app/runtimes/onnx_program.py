@@ -18,7 +18,7 @@ from model.vae import VAE
 PIXELS, LATENTS = "pixels", "latents"
 
 
-class Program:
+class OnnxOperation:
     """One operation of a VAE on so many threads, with weights of its own."""
 
     def __init__(self, operation: str, vae: VAE, threads: int) -> None:
@@ -43,9 +43,9 @@ class Program:
         return tuple(self._session.run(outputs, dict(zip(self.takes, columns, strict=True))))
 
 
-def programs(vae: VAE, threads: int) -> dict[str, Program]:
+def programs(vae: VAE, threads: int) -> dict[str, OnnxOperation]:
     """One for each operation that has one."""
-    return {operation: Program(operation, vae, threads) for operation in _FORMULAS}
+    return {operation: OnnxOperation(operation, vae, threads) for operation in _FORMULAS}
 
 
 def _encode(graph: Graph, vae: VAE) -> dict[str, str]:

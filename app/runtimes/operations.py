@@ -17,7 +17,7 @@ from model.vae import VAE
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class RowBatch:
     """Columns of equal length, cut and joined together: pixels, latents, noise, whatever an operation takes."""
 
     columns: tuple[np.ndarray, ...]
@@ -29,15 +29,17 @@ class Stack:
         return type(self)(tuple(column[rows] for column in self.columns))
 
     @classmethod
-    def join(cls, stacks: Sequence["Stack"]) -> "Stack":
+    def join(cls, stacks: Sequence["RowBatch"]) -> "RowBatch":
         """The rows of all stacks, in order."""
         if len(stacks) == 1:
             return stacks[0]
         return cls(tuple(np.concatenate(columns) for columns in zip(*(s.columns for s in stacks), strict=True)))
 
-    def padded(self, rows: int) -> "Stack":
+    def padded(self, rows: int) -> "RowBatch":
         """The stack with zeros after it, `rows` in all."""
-        return Stack.join([self, Stack(tuple(np.zeros((rows - len(c), *c.shape[1:]), c.dtype) for c in self.columns))])
+        return RowBatch.join(
+            [self, RowBatch(tuple(np.zeros((rows - len(c), *c.shape[1:]), c.dtype) for c in self.columns))]
+        )
 
 
 MOST_DRAWS = 64
@@ -74,11 +76,11 @@ OPERATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 }
 
 
-def examples(config: VAEConfig, rows: int) -> dict[str, Stack]:
+def examples(config: VAEConfig, rows: int) -> dict[str, RowBatch]:
     """A stack of zeros for each operation that is computed in batches."""
     pixels = np.zeros((rows, *config.image_shape), np.uint8)
     noise = np.zeros((rows, *config.latent_shape), np.float32)
-    return {"encode": Stack((pixels,)), "decode": Stack((noise,)), "reconstruct": Stack((pixels, noise))}
+    return {"encode": RowBatch((pixels,)), "decode": RowBatch((noise,)), "reconstruct": RowBatch((pixels, noise))}
 
 
 def shapes(largest: int) -> list[int]:

@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import nn
 
-from app.runtimes.onnx_program import Program, programs
+from app.runtimes.onnx_program import OnnxOperation, programs
 from app.runtimes.sessions import MnnNetwork, OnnxNetwork
 from app.runtimes.verification import differing
 from app.settings import Settings
@@ -36,7 +36,7 @@ Network = Callable[[nn.Sequential, tuple[int, ...], int], nn.Module]
 
 
 @dataclass(frozen=True, slots=True)
-class Networks:
+class CompiledNetworks:
     """One VAE as it computes each kind of work, by the `runtime` of that name.
 
     `exact` is for batches whose rows are held to the bit, `swift` for all other batches, `alone` for one row that has
@@ -48,10 +48,10 @@ class Networks:
     exact: VAE
     swift: VAE
     alone: VAE
-    programs: Mapping[str, Program] = field(default_factory=dict)
+    programs: Mapping[str, OnnxOperation] = field(default_factory=dict)
 
 
-def networks(vae: VAE, settings: Settings, device: torch.device, threads: int, most_threads: int) -> Networks:
+def networks(vae: VAE, settings: Settings, device: torch.device, threads: int, most_threads: int) -> CompiledNetworks:
     """The VAE ready for the device, its batches on so many `threads`, one row alone on up to `most_threads`.
 
     Raises `CheckpointError` for networks that are too large, `ValueError` as `choose_runtime` does.
@@ -59,16 +59,16 @@ def networks(vae: VAE, settings: Settings, device: torch.device, threads: int, m
     runtime = choose_runtime(settings, device, vae)
     if runtime == "torch":
         moved = _on_device(vae, device, settings.precision)
-        return Networks(runtime, moved, moved, moved)
+        return CompiledNetworks(runtime, moved, moved, moved)
     exact = compiled(vae, threads)
     swift = compiled(vae, threads, MnnNetwork) if runtime == "mnn" else exact
     laborious = is_laborious(vae)
     alone = compiled(vae, most_threads) if most_threads > threads and laborious else exact
     steps_count = runtime == "onnxruntime" and not laborious and _bytes(vae) <= COPIED
-    return Networks(runtime, exact, swift, alone, _verified_programs(vae, threads) if steps_count else {})
+    return CompiledNetworks(runtime, exact, swift, alone, _verified_programs(vae, threads) if steps_count else {})
 
 
-def _verified_programs(vae: VAE, threads: int) -> dict[str, Program]:
+def _verified_programs(vae: VAE, threads: int) -> dict[str, OnnxOperation]:
     """The programs of a VAE; none if torch gives other results than one of them."""
     made = programs(vae, threads)
     if wrong := list(differing(vae, made)):

@@ -19,7 +19,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from app.runtimes.onnx_graph import INPUT, OUTPUT, onnx_model
-from app.runtimes.thread_affinity import Helped
+from app.runtimes.thread_affinity import PinnedSession
 
 QUIET = 4
 """Of ONNX Runtime's own log, what is fatal alone: all else that befalls a batch it raises as well."""
@@ -58,7 +58,7 @@ def session(model: ModelProto, threads: int) -> Any:
     if sys.platform != "linux":
         return start(model.SerializeToString())
     with _in_memory(model.SerializeToString()) as file:  # of a model that comes as bytes a session keeps them for good
-        return Helped(partial(start, _path(file))) if threads > 1 else start(_path(file))
+        return PinnedSession(partial(start, _path(file))) if threads > 1 else start(_path(file))
 
 
 class MnnNetwork(nn.Module):

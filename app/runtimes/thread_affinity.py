@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Helped:
+class PinnedSession:
     """A session of ONNX Runtime with the threads that it starts, where `start` starts it."""
 
     def __init__(self, start: Callable[[], Any]) -> None:

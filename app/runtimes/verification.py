@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from app.runtimes.onnx_program import LATENTS, PIXELS, Program
+from app.runtimes.onnx_program import LATENTS, PIXELS, OnnxOperation
 from app.runtimes.operations import OPERATIONS
 from model.vae import VAE
 
@@ -20,7 +20,7 @@ TOLERANCE = 1e-3
 
 
 @torch.inference_mode()
-def differing(vae: VAE, programs: Mapping[str, Program]) -> Iterator[str]:
+def differing(vae: VAE, programs: Mapping[str, OnnxOperation]) -> Iterator[str]:
     """The operations whose programs give other results than `vae` by torch: other numbers, or pixels 2 levels apart."""
     generator = np.random.default_rng(0)
     columns = {

@@ -18,7 +18,7 @@ PAUSE = 0.5
 """Seconds to wait where the process may open no more files; those who come wait as well."""
 
 
-class Reception:
+class Listener:
     """A port that is held from the start, and listened on once it is open.
 
     `port` is its number, a free one where 0 was asked for. Raises `OSError` where somebody else has it.

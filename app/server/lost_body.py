@@ -18,7 +18,7 @@ LENGTH_DIGITS = 20
 """Digits of a Content-Length that is one, as 2**64 has them; Python refuses to convert thousands."""
 
 
-class LostBody:
+class LostBodyMiddleware:
     """ASGI middleware for a replica behind proxies that buffer requests, as HAProxy's `http-buffer-request` does.
 
     Bodies arrive in the order of their requests. So one is lost if it has not begun to arrive when that of a request

@@ -14,7 +14,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from app.main import create_app
 from app.observability.logs import configure_logging
 from app.resources import largest_batch
-from app.server.lost_body import LostBody
+from app.server.lost_body import LostBodyMiddleware
 from app.settings import Settings
 
 BODY_MARGIN_S = 1.0
@@ -24,7 +24,7 @@ BODY_SILENCE_S = 3.0
 """Seconds after which a body that has not begun to arrive from Ray's proxy is lost if no other has either."""
 
 
-class Scale(BaseModel, extra="forbid"):
+class RayOptions(BaseModel, extra="forbid"):
     """What `serve run app.server.ray:service` takes as NAME=VALUE."""
 
     min_replicas: PositiveInt = Field(1, description="replicas at rest")
@@ -52,11 +52,11 @@ def build() -> FastAPI:
     settings = Settings()
     configure_logging(settings)
     app = create_app(settings)
-    app.add_middleware(LostBody, margin_s=BODY_MARGIN_S, silence_s=BODY_SILENCE_S)
+    app.add_middleware(LostBodyMiddleware, margin_s=BODY_MARGIN_S, silence_s=BODY_SILENCE_S)
     return app
 
 
-def service(scale: Scale) -> serve.Application:
+def service(scale: RayOptions) -> serve.Application:
     """The deployment: a replica takes two batches' worth of requests, one on the device and one on its way."""
     settings = Settings()
     batch = largest_batch(settings, gpu=scale.gpus > 0)

@@ -19,10 +19,10 @@ from types import FrameType
 
 import uvicorn
 
-from app.http.protocol.connection import Connection
+from app.http.protocol.connection import HttpConnection
 from app.http.protocol.pool import ConnectionPool
 from app.main import create_app
-from app.server.listener import Reception
+from app.server.listener import Listener
 from app.server.startup import ignore_signals, release_signals
 from app.settings import Settings
 
@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
 
     linger = 10.0
 
-    def __init__(self, settings: Settings, reception: Reception | None = None) -> None:
+    def __init__(self, settings: Settings, reception: Listener | None = None) -> None:
         self.reception = reception
         self.app = create_app(settings)
         self.door = self.app.state.door
@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
             connection.close()
 
     def _protocol(self) -> asyncio.Protocol:
-        return Connection(self.config, self.server_state, self.lifespan.state, self.pool)
+        return HttpConnection(self.config, self.server_state, self.lifespan.state, self.pool)
 
     def handle_reload(self) -> None:
         """Load the model's folder anew, unless the house is being emptied."""
@@ -167,7 +167,7 @@ def serve(settings: Settings) -> None:
 
     Raises `OSError` for a port that is taken.
     """
-    run(Server(settings, Reception(settings.host, settings.port)))
+    run(Server(settings, Listener(settings.host, settings.port)))
 
 
 def run(server: Server) -> None:

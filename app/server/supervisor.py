@@ -20,9 +20,9 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from app.inference.core_sharing import places
 from app.resources import resolve
-from app.server.listener import Reception
+from app.server.listener import Listener
 from app.server.startup import ignore_signals, release_signals
-from app.server.worker_process import Child, pause
+from app.server.worker_process import WorkerProcess, pause
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,17 +52,17 @@ def serve(settings: Settings) -> None:
 
         serve_alone(settings)
         return
-    reception = Reception(settings.host, settings.port)
-    sys.exit(asyncio.run(Workers(settings, reception).run()))
+    reception = Listener(settings.host, settings.port)
+    sys.exit(asyncio.run(Supervisor(settings, reception).run()))
 
 
-class Workers:
+class Supervisor:
     """The parent: a place for each worker, and in it one after another."""
 
-    def __init__(self, settings: Settings, reception: Reception) -> None:
+    def __init__(self, settings: Settings, reception: Listener) -> None:
         self._settings = settings
         self._reception = reception
-        self._children: dict[int, Child] = {}
+        self._children: dict[int, WorkerProcess] = {}
         self._lobby: deque[socket.socket] = deque()
         self._places = places(settings.workers)
         self._whole = False
@@ -131,7 +131,7 @@ class Workers:
         failures = 0
         while not self._ending.is_set():
             try:
-                child = Child(self._settings, number, self._places)
+                child = WorkerProcess(self._settings, number, self._places)
             except OSError as failure:
                 failures += 1
                 seconds = pause(failures + 1)
@@ -142,7 +142,7 @@ class Workers:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), seconds)
 
-    async def _accompany(self, child: Child, failures: int) -> int:
+    async def _accompany(self, child: WorkerProcess, failures: int) -> int:
         """From the start of a worker to its end; how often in a row one of its number has died before it was warm."""
         self._children[child.number] = child
         while word := await child.hear():
@@ -183,15 +183,15 @@ class Workers:
             for child in takers:
                 child.share(fair)
 
-    def _warm(self) -> list[Child]:
+    def _warm(self) -> list[WorkerProcess]:
         return [child for child in self._children.values() if child.warm]
 
-    def _tell_all(self, word: str, but: Child | None = None) -> None:
+    def _tell_all(self, word: str, but: WorkerProcess | None = None) -> None:
         for child in self._children.values():
             if child is not but:
                 child.say(word)
 
-    def _heed(self, child: Child, word: str, rest: str = "") -> None:
+    def _heed(self, child: WorkerProcess, word: str, rest: str = "") -> None:
         match word:
             case "inside":
                 child.count(*map(int, rest.split()))
@@ -211,7 +211,7 @@ class Workers:
             case "failed":
                 child.failure = rest
 
-    def _judge(self, child: Child, code: int, cold: int) -> None:
+    def _judge(self, child: WorkerProcess, code: int, cold: int) -> None:
         if self._ending.is_set():
             self._code = self._code or int(child.warm and code != 0)
         elif self._whole or (cold < ATTEMPTS and not child.failure):
@@ -227,7 +227,9 @@ class Workers:
 
     def _show_in(self) -> None:
         """Give connections to whom has the fewest; where nobody takes any, no more are taken in."""
-        while self._lobby and (child := min(filter(Child.has_room, self._warm()), key=Child.burden, default=None)):
+        while self._lobby and (
+            child := min(filter(WorkerProcess.has_room, self._warm()), key=WorkerProcess.burden, default=None)
+        ):
             if child.take(self._lobby[0]):
                 self._lobby.popleft().close()
         self._reception.hold() if self._lobby else self._reception.go_on()

@@ -22,7 +22,7 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import values
 
-from app.inference.core_sharing import Neighbours
+from app.inference.core_sharing import CoreUsage
 from app.observability.logs import configure_logging
 from app.server.channel import Channel
 from app.server.listener import PAUSE
@@ -36,7 +36,7 @@ AT_ONCE = 0.001
 """Seconds in which connections that go together are told together."""
 
 
-class Connections(set[Any]):
+class ObservedSet(set[Any]):
     """Open connections, as uvicorn keeps them; `gone` is called for each that has been closed."""
 
     def __init__(self, gone: Callable[[], None]) -> None:
@@ -55,14 +55,14 @@ class Worker(Server):
     linger = 0.0  # the others answer the probes
     orphaned = dismissed = False
 
-    def __init__(self, settings: Settings, channel: Channel, passed: socket.socket, neighbours: Neighbours) -> None:
+    def __init__(self, settings: Settings, channel: Channel, passed: socket.socket, neighbours: CoreUsage) -> None:
         super().__init__(settings)
         self.app.state.engine.device.neighbours = neighbours
         passed.setblocking(False)
         self._channel, self._passed = channel, passed
         self._taken = 0
         self._telling = self._paused = False
-        self.server_state.connections = Connections(self._tell_soon)
+        self.server_state.connections = ObservedSet(self._tell_soon)
         self._inner = self.app.router.lifespan_context
         self.app.router.lifespan_context = self._lifespan
         self.app.state.reloading.tell_others = partial(channel.send, "reloaded")
@@ -176,7 +176,7 @@ def work(
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
     channel = Channel(messages)
     try:
-        worker = Worker(settings, channel, passed, Neighbours(places, number))
+        worker = Worker(settings, channel, passed, CoreUsage(places, number))
     except (ValueError, CheckpointError, OSError) as error:
         channel.send(f"failed {error}")
         sys.exit(2)

@@ -34,7 +34,7 @@ def pause(failures: int) -> float:
     return min(2.0 ** max(0, failures - 1) - 1, LONGEST_PAUSE)
 
 
-class Child:
+class WorkerProcess:
     """`warm` since it said so, `failure` what it could not start with, `draining` and `done` on its way out.
 
     It has so many `connections`. `silent` counts the seconds since its last word; once `dismissed` it is given nothing

@@ -15,7 +15,7 @@ from model.vae import VAE
 
 
 @dataclass(frozen=True, slots=True)
-class Fidelity:
+class ReconstructionQuality:
     """`error` is the root mean square of reconstruction minus image, in [0, 1]; `divergence` the mean KL in nats."""
 
     error: float
@@ -23,7 +23,7 @@ class Fidelity:
 
 
 @torch.inference_mode()
-def compare_inputs(vae: VAE, images: Images, draws: int = 8, seed: int = 0) -> dict[str, Fidelity]:
+def compare_inputs(vae: VAE, images: Images, draws: int = 8, seed: int = 0) -> dict[str, ReconstructionQuality]:
     """How well each way to encode uint8 images [N, C, H, W] does, over `draws` binarisations of each."""
     device, generator = next(vae.parameters()).device, torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
@@ -35,7 +35,7 @@ def compare_inputs(vae: VAE, images: Images, draws: int = 8, seed: int = 0) -> d
             divergences = torch.stack([p.kl_to(q) for p in drawn]).mean(0).sum()
             sums[name] = sums.get(name, torch.zeros(2)) + torch.stack([squares, divergences]).cpu()
     means = {name: (both / len(images)).tolist() for name, both in sums.items()}
-    return {name: Fidelity(square**0.5, divergence) for name, (square, divergence) in means.items()}
+    return {name: ReconstructionQuality(square**0.5, divergence) for name, (square, divergence) in means.items()}
 
 
 def _inputs(levels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

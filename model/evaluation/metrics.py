@@ -46,14 +46,14 @@ class Evaluation:
     precision: str
 
 
-class Pieces(NamedTuple):
+class ChunkSizes(NamedTuple):
     """What is in memory at once: `chunk` draws for each of `batch_size` images."""
 
     batch_size: int
     chunk: int
 
     @classmethod
-    def fitting(cls, dimensions: int, draws: int) -> "Pieces":
+    def fitting(cls, dimensions: int, draws: int) -> "ChunkSizes":
         """50 images of MNIST with as many draws, and no more values of larger ones."""
         images = max(1, 50 * draws * 28 * 28 // dimensions)
         batch_size = min(50, images)

@@ -18,32 +18,32 @@ from model.gaussian import DiagonalGaussian
 from model.vae import VAE
 
 
-class Ascent(NamedTuple):
+class ObjectiveValue(NamedTuple):
     """What is climbed, [B] nats, and the ELBO by the same draws."""
 
     objective: Tensor
     elbo: ELBO
 
 
-Objective = Callable[[VAE, Tensor, Tensor, float], Ascent]
+Objective = Callable[[VAE, Tensor, Tensor, float], ObjectiveValue]
 """Of the VAE, x [B, C, H, W], noise [K, B, *latent] and beta."""
 
 
-def ascend_elbo(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> Ascent:
+def ascend_elbo(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
     """The ELBO by the draws that `noise` leads to, its KL weighed by `beta`."""
     q = vae.posterior(x)
     reconstruction, kl = vae.likelihood(q.at(noise)).log_prob(x).mean(0), q.kl_to_standard()
-    return Ascent(reconstruction - beta * kl, ELBO(reconstruction - kl, reconstruction, kl))
+    return ObjectiveValue(reconstruction - beta * kl, ELBO(reconstruction - kl, reconstruction, kl))
 
 
-def ascend_iwae(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> Ascent:
+def ascend_iwae(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
     """The importance-weighted bound by the draws that `noise` leads to."""
     q = vae.posterior(x)
     log_weights, bound = _weigh(vae, x, q, q, q.at(noise), beta)
-    return Ascent(log_weights.logsumexp(0) - log(len(noise)), bound)
+    return ObjectiveValue(log_weights.logsumexp(0) - log(len(noise)), bound)
 
 
-def ascend_dreg(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> Ascent:
+def ascend_dreg(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
     """The importance-weighted bound with the doubly reparameterised gradient."""
     q = vae.posterior(x)
     z = q.at(noise)
@@ -53,7 +53,7 @@ def ascend_dreg(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> Ascent:
         z.register_hook(  # type: ignore[no-untyped-call]  # torch's decorator hides its type
             lambda gradient: gradient * rest.reshape(rest.shape + (1,) * (z.dim() - rest.dim()))
         )
-    return Ascent(log_weights.logsumexp(0) - log(len(noise)), bound)
+    return ObjectiveValue(log_weights.logsumexp(0) - log(len(noise)), bound)
 
 
 OBJECTIVES: dict[str, Objective] = {"elbo": ascend_elbo, "iwae": ascend_iwae, "dreg": ascend_dreg}

@@ -32,7 +32,7 @@ class TrainingError(ValueError):
     """A training that cannot go on; the message says where it stopped and what to try."""
 
 
-class Means(NamedTuple):
+class ElboMeans(NamedTuple):
     """The ELBO and its two terms, nats per image."""
 
     elbo: float
@@ -213,5 +213,5 @@ class Training:
         return torch.randn(shape, generator=generator, device=generator.device)
 
 
-def _means(sums: Tensor, count: int) -> Means:
-    return Means(*(sums / count).tolist())
+def _means(sums: Tensor, count: int) -> ElboMeans:
+    return ElboMeans(*(sums / count).tolist())

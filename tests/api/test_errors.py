@@ -7,14 +7,14 @@ import pytest
 
 from app.api.responses import problem
 from app.codecs.png import write_png
-from app.errors import Overloaded, ServiceError
+from app.errors import QueueFull, ServiceError
 from tests.support.image_files import header_of_png
 
 pytestmark = pytest.mark.anyio
 
 
 def test_a_problem_has_all_that_rfc_9457_asks_for_and_the_plain_error():
-    answer = problem(Overloaded("full", retry_after=7), "an-id")
+    answer = problem(QueueFull("full", retry_after=7), "an-id")
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
     assert answer.headers["content-type"] == "application/problem+json"
     assert json.loads(answer.body) == {

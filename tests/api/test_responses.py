@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.requests import Request
 
-from app.api.responses import IMAGES, JSON, NPY, NUMBERS, PNG, Accepts
+from app.api.responses import IMAGES, JSON, NPY, NUMBERS, PNG, ContentNegotiator
 from app.codecs.grid import bands
 from app.codecs.png import write_png
 from app.errors import NotAcceptable
@@ -48,7 +48,7 @@ def request(*accept: str) -> Request:
     ],
 )
 def test_the_answer_is_of_the_offered_type_that_the_caller_likes_best(accept, media):
-    assert Accepts(*IMAGES)(request(*accept)) == media
+    assert ContentNegotiator(*IMAGES)(request(*accept)) == media
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_the_answer_is_of_the_offered_type_that_the_caller_likes_best(accept, me
 )
 def test_what_accepts_no_offered_type_is_not_acceptable(accept):
     with pytest.raises(NotAcceptable, match="application/json or application/x-npy"):
-        Accepts(*NUMBERS)(request(accept))
+        ContentNegotiator(*NUMBERS)(request(accept))
 
 
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from([*'*/,;= ."q01-x', "image", "png", "application", "json", "nan"]), max_size=30))
 def test_no_accept_header_leads_to_more_than_a_refusal(pieces):
     with contextlib.suppress(NotAcceptable):
-        assert Accepts(*IMAGES)(request("".join(pieces))) in IMAGES
+        assert ContentNegotiator(*IMAGES)(request("".join(pieces))) in IMAGES
 
 
 def pixels_of_png(content: bytes) -> np.ndarray:

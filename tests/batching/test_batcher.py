@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.context import Call
-from app.errors import Overloaded
+from app.context import RequestContext
+from app.errors import QueueFull
 from tests.support.apps import until
 from tests.support.fake_device import ENCODE, Kind, Tenfold, house
 
@@ -139,7 +139,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
         first = await it.occupy()
         tasks = it.tasks([1, 2], [3])
         await it.waits(3)
-        with pytest.raises(Overloaded, match="holds 3 of 4 images, no room for 2 more") as refused:
+        with pytest.raises(QueueFull, match="holds 3 of 4 images, no room for 2 more") as refused:
             await it.ask(4, 5)
         assert int(refused.value.headers["Retry-After"]) >= 1
         assert it.count("rejected_requests_total") == 1
@@ -153,9 +153,9 @@ async def test_who_asks_for_little_does_not_go_before_one_who_was_refused_room_f
         first = await it.occupy()
         tasks = it.tasks(*([n] for n in range(31)))
         await it.waits(31)
-        with pytest.raises(Overloaded, match="no room for 9 more"):
+        with pytest.raises(QueueFull, match="no room for 9 more"):
             await it.ask(*range(9))
-        with pytest.raises(Overloaded, match="no room for 4 more"):
+        with pytest.raises(QueueFull, match="no room for 4 more"):
             await it.ask(1)  # there is room for one, but an eighth of the queue is kept for him who was refused
         for task in tasks[:3]:
             task.cancel()
@@ -175,7 +175,7 @@ async def test_the_time_to_come_back_is_computed_from_what_the_device_does():
         it.device.free.clear()
         tasks = it.tasks(range(40))
         await it.waits(36)
-        with pytest.raises(Overloaded) as refused:
+        with pytest.raises(QueueFull) as refused:
             await it.ask(*range(5))
         assert int(refused.value.headers["Retry-After"]) >= 36 * 0.25
         it.device.free.set()
@@ -200,7 +200,7 @@ async def test_weight_counts_in_the_queue_and_in_the_batch():
         first = await it.occupy()
         (task,) = it.tasks([1, 2, 3], kind=Kind("score", 3))
         await it.waits(9)
-        with pytest.raises(Overloaded):
+        with pytest.raises(QueueFull):
             await it.ask(4, kind=Kind("score", 3))
         it.device.free.set()
         await asyncio.gather(first, task)
@@ -226,7 +226,7 @@ async def test_a_window_ends():
 
 async def test_a_call_is_told_what_each_stage_took():
     async with house() as it:
-        call = Call("id", time.monotonic() + 60)
+        call = RequestContext("id", time.monotonic() + 60)
         await it.batcher.submit(ENCODE, [1], call)
         assert set(call.seconds) == {"queue", "batch", "infer"}
         assert min(call.seconds.values()) >= 0
@@ -239,7 +239,7 @@ async def test_every_wait_of_a_divided_request_is_told_as_time_in_the_queue():
             return super().infer(kind, batch, alone=alone)
 
     async with house(device=Steady()) as it:
-        call = Call("id", time.monotonic() + 60, laps=[])
+        call = RequestContext("id", time.monotonic() + 60, laps=[])
         others = it.tasks(range(40), range(40), kind=Kind("decode"))
         began = time.monotonic()
         await it.batcher.submit(ENCODE, range(12), call)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.batching.executor import DeviceLost
-from app.context import Call
+from app.context import RequestContext
 from app.errors import DeadlineExceeded, ServiceError, Unavailable
 from tests.support.apps import until
 from tests.support.fake_device import ENCODE, FAULTS, Kind, Tenfold, house
@@ -232,7 +232,7 @@ async def test_a_device_that_does_not_know_its_pace_ends_the_service_and_leaves_
 async def test_the_time_in_the_queue_of_a_request_that_ends_there_is_told():
     async with house() as it:
         first = await it.occupy()
-        call = Call("id", time.monotonic() + 0.05)
+        call = RequestContext("id", time.monotonic() + 0.05)
         with pytest.raises(DeadlineExceeded):
             await it.batcher.submit(ENCODE, [1], call)
         assert call.seconds["queue"] >= 0.05

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.batching.policy import Pace
+from app.batching.policy import BatchPolicy
 from app.batching.queue import LONGEST, FairQueue, shares
-from app.batching.requests import Entry
-from app.context import Call
+from app.batching.requests import QueuedRequest
+from app.context import RequestContext
 
 
 class Kind(NamedTuple):
@@ -24,10 +24,10 @@ class Kind(NamedTuple):
 
 
 KINDS = (Kind("encode"), Kind("decode"), Kind("score", 3))
-Ask = Callable[..., Entry]
+Ask = Callable[..., QueuedRequest]
 examples = settings(max_examples=150)
 counts = st.integers(1, 40)
-paces = st.sampled_from([Pace(), Pace(3), Pace.of_shapes({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0})])
+paces = st.sampled_from([BatchPolicy(), BatchPolicy(3), BatchPolicy.of_shapes({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0})])
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def ask() -> Iterator[Ask]:
     """`ask(rows)` is a request for so many rows: 0, 1, 2, ..."""
     loop = asyncio.new_event_loop()
 
-    def make(rows: int, kind: Kind = KINDS[0], seconds: float = 1000) -> Entry:
-        return Entry(kind, range(rows), Call("id", time.monotonic() + seconds), loop.create_future())
+    def make(rows: int, kind: Kind = KINDS[0], seconds: float = 1000) -> QueuedRequest:
+        return QueuedRequest(kind, range(rows), RequestContext("id", time.monotonic() + seconds), loop.create_future())
 
     yield make
     loop.close()
@@ -200,10 +200,10 @@ def test_a_kind_of_long_batches_gets_as_much_time_as_one_of_short_batches_and_no
 
 def test_a_large_request_among_many_kinds_takes_no_turn_of_each_kind_for_each_of_its_batches(ask):
     """64 clients that ask for single rows of 64 kinds, and one that asks for 130 rows: it waits for some rounds."""
-    queue, weights = FairQueue(64, pace=lambda _: Pace(16)), count()
+    queue, weights = FairQueue(64, pace=lambda _: BatchPolicy(16)), count()
     large, round_of_all = ask(130, Kind("large")), sum(0.00025 * weight for weight in range(1, 65))
 
-    def another() -> Entry:
+    def another() -> QueuedRequest:
         return ask(1, Kind("score", 1 + next(weights) % 64))
 
     for entry in [large, *(another() for _ in range(64))]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.codecs.base64_text import PIECE, decode_base64
-from app.errors import Unusable
+from app.errors import UnprocessableContent
 
 WRITERS = {
     "standard": lambda content: base64.b64encode(content).decode(),
@@ -61,13 +61,13 @@ def test_base64_of_any_length_around_a_piece_comes_back(writer, more):
     ],
 )
 def test_what_is_no_base64_is_refused_with_the_reason(text, told):
-    with pytest.raises(Unusable, match=rf"images\[3\]: not base64: {told}"):
+    with pytest.raises(UnprocessableContent, match=rf"images\[3\]: not base64: {told}"):
         decode_base64(text, 3)
 
 
 @given(st.text())
 def test_any_text_is_bytes_or_refused(text):
-    with suppress(Unusable):
+    with suppress(UnprocessableContent):
         assert len(decode_base64(text, 0)) <= len(text)
 
 
@@ -77,7 +77,7 @@ def test_the_time_to_decode_or_refuse_is_linear(unit):
         text, best = unit * (size // len(unit)), float("inf")
         for _ in range(3):
             start = time.process_time()
-            with suppress(Unusable):
+            with suppress(UnprocessableContent):
                 decode_base64(text, 0)
             best = min(best, time.process_time() - start)
         return best

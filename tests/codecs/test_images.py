@@ -22,7 +22,7 @@ from app.codecs.images import (
     rely_on_own_limits,
 )
 from app.codecs.png import write_png
-from app.errors import DeadlineExceeded, TooLarge, Unusable
+from app.errors import ContentTooLarge, DeadlineExceeded, UnprocessableContent
 from tests.support.image_files import header_of_png, stored
 
 FITS = ("resize", "pad", "crop", "exact")
@@ -54,7 +54,7 @@ def test_a_damaged_picture_is_a_picture_or_refused(content, data, fit):
     damaged = bytearray(content[: data.draw(st.integers(0, len(content)))])
     for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=4)) if damaged else ():
         damaged[place] ^= 1 << data.draw(st.integers(0, 7))
-    with contextlib.suppress(Unusable, TooLarge):
+    with contextlib.suppress(UnprocessableContent, ContentTooLarge):
         assert load(bytes(damaged), (3, 9, 11), fit).shape == (3, 9, 11)
 
 
@@ -67,21 +67,21 @@ def own_limit():
 @pytest.mark.usefixtures("own_limit")
 @pytest.mark.parametrize("side", [4097, 12_000, 20_000])
 def test_too_many_pixels_are_refused_before_any_is_decoded(side):
-    with pytest.raises(TooLarge, match="pixels allowed"):
+    with pytest.raises(ContentTooLarge, match="pixels allowed"):
         open_image(header_of_png(side, side), 0, LIMIT)
     assert open_image(header_of_png(4096, 4096), 0, LIMIT)[:2] == (4096, 4096)
 
 
 def test_a_picture_of_the_models_size_is_refused_as_well_where_that_is_too_large():
     content, shape = write_png(np.zeros((1, 9, 11), np.uint8)), (1, 9, 11)
-    with pytest.raises(TooLarge, match="11 x 9 is more than the 98 pixels allowed"):
+    with pytest.raises(ContentTooLarge, match="11 x 9 is more than the 98 pixels allowed"):
         open_images([content], shape, 98)
     assert len(open_images([content], shape, 99)) == 1
 
 
 def test_a_picture_without_its_data_is_unusable_and_named():
     good, bad = (open_image(content, 0, LIMIT) for content in (FILES[0], header_of_png(11, 9)))
-    with pytest.raises(Unusable, match=r"images\[1\]: the PNG data is truncated or damaged"):
+    with pytest.raises(UnprocessableContent, match=r"images\[1\]: the PNG data is truncated or damaged"):
         load_images([good, bad], (3, 9, 11), "resize")
 
 
@@ -163,7 +163,7 @@ def test_each_fit_does_what_it_is_called():
     assert (resized[:, [0, -1]] == 0).all()
     assert (padded[[0, 1, -2, -1]] == 0).all()
     assert (padded[2:6, 3:5] == 255).all()
-    with pytest.raises(Unusable, match="expected 8 x 8 pixels, got 16 x 8"):
+    with pytest.raises(UnprocessableContent, match="expected 8 x 8 pixels, got 16 x 8"):
         load(content, (1, 8, 8), "exact")
 
 
@@ -174,7 +174,7 @@ def test_the_narrowest_picture_is_fitted(size, fit):
 
 
 def test_what_is_no_picture_is_refused_without_being_repeated():
-    with pytest.raises(Unusable) as refused:
+    with pytest.raises(UnprocessableContent) as refused:
         open_image(b"hunter2 is no picture", 3, LIMIT)
     assert refused.value.detail.startswith("images[3]: expected PNG")
     assert "hunter2" not in refused.value.detail
@@ -190,7 +190,7 @@ def test_exif_beyond_all_measure_is_not_looked_at():
 def test_small_files_have_few_more_pixels_together_than_one_image_may_have():
     blank = stored(Image.new("RGB", (2048, 2048)), "WEBP", lossless=True)
     assert len(open_images([blank] * 4, (1, 8, 8), LIMIT)) == 4
-    with pytest.raises(TooLarge, match=r"images\[0\] to images\[4\] have 20971520 pixels, more than the"):
+    with pytest.raises(ContentTooLarge, match=r"images\[0\] to images\[4\] have 20971520 pixels, more than the"):
         open_images([blank] * 16, (1, 8, 8), LIMIT)
     large = blank + bytes(2048 * 2048 // PIXELS_PER_BYTE)  # as many bytes as another file of these pixels may have
     assert len(open_images([large] * 16, (1, 8, 8), LIMIT)) == 16
@@ -198,7 +198,7 @@ def test_small_files_have_few_more_pixels_together_than_one_image_may_have():
 
 def test_plain_files_of_the_models_shape_are_counted_as_well():
     blank = stored(Image.new("L", (2048, 2048)), optimize=True)
-    with pytest.raises(TooLarge, match="more than the"):
+    with pytest.raises(ContentTooLarge, match="more than the"):
         open_images([blank] * 9, (1, 2048, 2048), 2**22)
 
 
@@ -207,7 +207,7 @@ def test_one_image_may_always_have_as_many_pixels_as_the_settings_allow(limit):
     side = int(limit**0.5)
     assert len(open_images([header_of_png(side, side)], (1, 8, 8), limit)) == 1
     many = [header_of_png(side, side) + bytes(2**20)] * (MAX_PIXELS // limit + 1)
-    with pytest.raises(TooLarge):
+    with pytest.raises(ContentTooLarge):
         open_images(many * 2, (1, 8, 8), limit)
 
 
@@ -238,6 +238,8 @@ def test_pillow_does_not_warn_about_a_clients_file_and_still_tells_what_it_depre
 
 @pytest.mark.parametrize("size", [(1, SIDE + 1), (SIDE + 1, 1)])
 def test_a_side_that_is_too_long_is_too_large_however_few_the_pixels(size):
-    with pytest.raises(TooLarge, match=rf"images\[4\]: {size[0]} x {size[1]} has a side of more than {SIDE} pixels"):
+    with pytest.raises(
+        ContentTooLarge, match=rf"images\[4\]: {size[0]} x {size[1]} has a side of more than {SIDE} pixels"
+    ):
         open_image(header_of_png(*size), 4, LIMIT)
     assert load(stored(Image.new("1", (1, SIDE))), (1, 8, 8), "resize").shape == (1, 8, 8)

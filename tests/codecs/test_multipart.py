@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.codecs.multipart import HEADER_BYTES, HEADER_FIELDS, PADDING, WINDOW, Part, boundary_of, read_parts
-from app.errors import Malformed, ServiceError, TooLarge, UnsupportedMedia
+from app.errors import BadRequest, ContentTooLarge, ServiceError, UnsupportedMediaType
 
 FILE = b'Content-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
 NAMES = st.text(
@@ -90,7 +90,7 @@ def test_the_boundary_is_that_of_the_content_type(kind, boundary):
     ],
 )
 def test_a_boundary_that_rfc_2046_does_not_allow_is_malformed(kind, told):
-    with pytest.raises(Malformed, match=told):
+    with pytest.raises(BadRequest, match=told):
         boundary_of(kind)
 
 
@@ -141,28 +141,32 @@ def test_a_boundary_is_found_wherever_a_search_begins(shift):
 @pytest.mark.parametrize(
     ("body", "kind", "told"),
     [
-        (b"", Malformed, "no line of it begins with the boundary"),
-        (b"--cut", Malformed, "closing boundary is missing"),
-        (b"--cut\r\n", Malformed, "closing boundary is missing"),
-        (b"--cut\r\n" + FILE + b"one\r\n--cut", Malformed, "closing boundary is missing"),
-        (b"--cut\r\n" + FILE + b"one\r\n--cut-", Malformed, "closing boundary is missing"),
-        (b"--cut\n" + FILE + b"one\r\n--cut--", Malformed, "expected a line break after a boundary"),
-        (b"--cutter\r\n" + FILE + b"one\r\n--cut--", Malformed, "expected a line break after a boundary"),
+        (b"", BadRequest, "no line of it begins with the boundary"),
+        (b"--cut", BadRequest, "closing boundary is missing"),
+        (b"--cut\r\n", BadRequest, "closing boundary is missing"),
+        (b"--cut\r\n" + FILE + b"one\r\n--cut", BadRequest, "closing boundary is missing"),
+        (b"--cut\r\n" + FILE + b"one\r\n--cut-", BadRequest, "closing boundary is missing"),
+        (b"--cut\n" + FILE + b"one\r\n--cut--", BadRequest, "expected a line break after a boundary"),
+        (b"--cutter\r\n" + FILE + b"one\r\n--cut--", BadRequest, "expected a line break after a boundary"),
         (
             b"--cut" + b" " * (PADDING + 1) + b"\r\n" + FILE + b"one\r\n--cut--",
-            Malformed,
+            BadRequest,
             "line break after a boundary",
         ),
-        (b"--cut\r\n--cut--\r\n", Malformed, "part 1: expected at most 8192 bytes of header fields"),
-        (b"--cut\r\nno: end\r\n--cut--\r\n", Malformed, "part 1: expected at most 8192 bytes of header fields"),
-        (b"--cut\r\nno colon\r\n\r\n\r\n--cut--\r\n", Malformed, "part 1: expected a Content-Disposition"),
-        (body_of(b"1", head=b"Content-Disposition: form-data\r\n\r\n"), Malformed, "part 1: expected a Content-Dispos"),
-        (body_of(b"1", head=b"a: " + b"b" * HEADER_BYTES + b"\r\n" + FILE), Malformed, "at most 8192 bytes"),
-        (body_of(b"1", head=b"a:b\r\n" * HEADER_FIELDS + FILE), Malformed, "at most 16 header fields, got more"),
-        (body_of(*[b""] * 10), TooLarge, "more parts than the 9 items"),
+        (b"--cut\r\n--cut--\r\n", BadRequest, "part 1: expected at most 8192 bytes of header fields"),
+        (b"--cut\r\nno: end\r\n--cut--\r\n", BadRequest, "part 1: expected at most 8192 bytes of header fields"),
+        (b"--cut\r\nno colon\r\n\r\n\r\n--cut--\r\n", BadRequest, "part 1: expected a Content-Disposition"),
+        (
+            body_of(b"1", head=b"Content-Disposition: form-data\r\n\r\n"),
+            BadRequest,
+            "part 1: expected a Content-Dispos",
+        ),
+        (body_of(b"1", head=b"a: " + b"b" * HEADER_BYTES + b"\r\n" + FILE), BadRequest, "at most 8192 bytes"),
+        (body_of(b"1", head=b"a:b\r\n" * HEADER_FIELDS + FILE), BadRequest, "at most 16 header fields, got more"),
+        (body_of(*[b""] * 10), ContentTooLarge, "more parts than the 9 items"),
         (
             body_of(b"1", head=b"Content-Transfer-Encoding: base64\r\n" + FILE),
-            UnsupportedMedia,
+            UnsupportedMediaType,
             "part 1: expected its bytes as they are, got the Content-Transfer-Encoding 'base64'",
         ),
     ],

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from app.codecs.images import write_npy
 from app.codecs.npy import HEADER_BYTES, Header, read_array, read_header
-from app.errors import Malformed
+from app.errors import BadRequest
 
 
 def read_npy(body: bytes) -> np.ndarray:
@@ -73,7 +73,7 @@ def described(shape: str, descr: str = "'|u1'") -> str:
     ],
 )
 def test_an_npy_file_that_lies_is_malformed(body):
-    with pytest.raises(Malformed):
+    with pytest.raises(BadRequest):
         read_npy(body)
 
 
@@ -104,12 +104,12 @@ def test_a_header_is_read_as_any_writer_of_npy_writes_it(header, expected):
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 @pytest.mark.parametrize("size", [HEADER_BYTES, 60_000])
 def test_a_header_that_would_be_slow_to_evaluate_is_malformed(unit, version, size):
-    with pytest.raises(Malformed, match=r"\.npy"):
+    with pytest.raises(BadRequest, match=r"\.npy"):
         read_header(npy(unit * (size // len(unit)), version=version))
 
 
 def test_a_header_is_refused_by_its_announced_length_alone():
-    with pytest.raises(Malformed, match="a header of at most 1024 bytes"):
+    with pytest.raises(BadRequest, match="a header of at most 1024 bytes"):
         read_header(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + b"{")
 
 
@@ -120,14 +120,14 @@ def test_a_header_is_refused_by_its_announced_length_alone():
     )
 )
 def test_any_header_is_read_or_malformed(text):
-    with contextlib.suppress(Malformed):
+    with contextlib.suppress(BadRequest):
         assert len(read_header(npy(text)).shape) >= 0
 
 
 def test_an_npy_file_never_reaches_pickle():
     stream = io.BytesIO()
     np.save(stream, np.array([{"an": "object"}]), allow_pickle=True)
-    with pytest.raises(Malformed):
+    with pytest.raises(BadRequest):
         read_npy(stream.getvalue())
 
 
@@ -138,5 +138,5 @@ def test_a_damaged_npy_file_is_an_array_or_malformed(data):
     for place in data.draw(st.lists(st.integers(0, 140), min_size=1, max_size=4)):
         damaged[place] = data.draw(st.integers(0, 255))
     kept = bytes(damaged[: data.draw(st.integers(100, len(damaged)))])
-    with contextlib.suppress(Malformed):
+    with contextlib.suppress(BadRequest):
         assert read_npy(kept).nbytes <= len(kept)

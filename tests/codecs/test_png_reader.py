@@ -13,7 +13,7 @@ from app.codecs.images import load_images, open_image, open_images
 from app.codecs.metadata import PIECES
 from app.codecs.png import write_png
 from app.codecs.png_reader import DENSE, open_png
-from app.errors import TooLarge, Unusable
+from app.errors import ContentTooLarge, UnprocessableContent
 from model.data.images import upright
 from tests.support.image_files import SAMPLES, chunk, drawn_rows, png, stored
 
@@ -108,7 +108,7 @@ def test_data_that_end_before_the_last_row_are_damaged_though_their_stream_is_wh
         bits = depth * SAMPLES[colour]
         for rows in (drawn_rows(*size, bits, interlaced), drawn_rows(*size, bits, interlaced, values=1)):
             content = png(*size, depth, colour, rows[:-1], interlaced, before)
-            with pytest.raises(Unusable, match=r"images\[0\]: the PNG data is truncated or damaged"):
+            with pytest.raises(UnprocessableContent, match=r"images\[0\]: the PNG data is truncated or damaged"):
                 load(content, 1, size)
             assert load(png(*size, depth, colour, rows, interlaced, before), 1, size).shape == (1, *size[::-1])
 
@@ -120,7 +120,7 @@ def test_a_plain_file_that_ends_after_3_of_28_rows_is_damaged():
         content = (
             b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 3)) + chunk(b"IEND")
         )
-        with pytest.raises(Unusable, match=r"images\[0\]: the PNG data is truncated or damaged"):
+        with pytest.raises(UnprocessableContent, match=r"images\[0\]: the PNG data is truncated or damaged"):
             load(content, 1, (28, 28))
 
 
@@ -202,7 +202,7 @@ def test_more_chunks_than_an_image_needs_are_too_large_and_fewer_are_read():
     whole, piece = stored(NOISE), chunk(b"aaAa")
     assert open_image(whole[:33] + piece * (PIECES // 2) + whole[33:], 0, LIMIT).width == 11
     for at in (33, len(whole) - 12):
-        with pytest.raises(TooLarge, match=rf"images\[3\]: more than {PIECES} chunks"):
+        with pytest.raises(ContentTooLarge, match=rf"images\[3\]: more than {PIECES} chunks"):
             open_image(whole[:at] + piece * PIECES + whole[at:], 3, LIMIT)
     assert open_image(whole + piece * PIECES, 0, LIMIT).width == 11  # after the end they are none of it
 
@@ -227,7 +227,7 @@ def test_more_chunks_than_an_image_needs_are_too_large_and_fewer_are_read():
 )
 def test_a_damaged_header_is_unusable_and_named(broken):
     content = b"\x89PNG\r\n\x1a\n" + broken + chunk(b"IDAT", zlib.compress(bytes(90))) + chunk(b"IEND")
-    with pytest.raises(Unusable, match=r"images\[2\]: the header of the PNG is damaged"):
+    with pytest.raises(UnprocessableContent, match=r"images\[2\]: the header of the PNG is damaged"):
         open_image(content, 2, LIMIT)
 
 
@@ -257,7 +257,7 @@ def test_many_blocks_that_hold_nothing_are_damaged_and_fewer_are_read():
     head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0))
     few, many = (head + chunk(b"IDAT", empty_blocks(size)) + chunk(b"IEND") for size in (2**16, DENSE + 2**16))
     assert not load(few, 1, (28, 28)).any()
-    with pytest.raises(Unusable, match=r"images\[0\]: the PNG data is truncated or damaged"):
+    with pytest.raises(UnprocessableContent, match=r"images\[0\]: the PNG data is truncated or damaged"):
         load(many, 1, (28, 28))
 
 

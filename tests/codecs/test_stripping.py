@@ -14,7 +14,7 @@ from PIL import Image
 from app.codecs.images import load_images, open_image, open_images
 from app.codecs.metadata import PIECES, TooManyPieces, Unreadable
 from app.codecs.stripping import SCANS, TABLES, strip
-from app.errors import TooLarge, Unusable
+from app.errors import ContentTooLarge, UnprocessableContent
 from model.data.images import upright
 from tests.support.image_files import stored
 
@@ -127,7 +127,7 @@ def test_stray_bytes_between_segments_of_a_jpeg_are_skipped_at_once(junk):
 
 
 def test_a_jpeg_of_nothing_but_fill_bytes_is_unusable():
-    with pytest.raises(Unusable, match=r"images\[0\]: the JPEG data is truncated or damaged"):
+    with pytest.raises(UnprocessableContent, match=r"images\[0\]: the JPEG data is truncated or damaged"):
         open_image(b"\xff\xd8" + b"\xff" * 2**22, 0, LIMIT)
 
 
@@ -156,7 +156,7 @@ def test_many_scans_are_too_large_whatever_stands_between_them(filler):
     bomb = with_scans(SCANS)
     scans = bomb.index(b"\xff\xda")
     for start in (20, bomb.rindex(b"\xff\xc4", 0, scans)):
-        with pytest.raises(TooLarge, match=rf"images\[3\]: more than {SCANS} scans"):
+        with pytest.raises(ContentTooLarge, match=rf"images\[3\]: more than {SCANS} scans"):
             open_image(bomb[:start] + filler + bomb[start:], 3, LIMIT)
     assert np.array_equal(load(with_scans(9)), by_pillow(with_scans(9)))
 
@@ -182,14 +182,16 @@ def test_more_pieces_than_an_image_needs_are_too_large_and_fewer_are_read(conten
     if not what:
         assert load(content).shape == (3, 29, 31)
         return
-    with pytest.raises(TooLarge, match=rf"images\[3\]: {what}"):
+    with pytest.raises(ContentTooLarge, match=rf"images\[3\]: {what}"):
         open_image(content, 3, LIMIT)
 
 
 @pytest.mark.parametrize("marker", [0xC9, 0xCA, 0xCC])
 def test_a_jpeg_of_arithmetic_coding_is_unusable(marker):
     content = JPEG.replace(b"\xff\xc0", bytes([0xFF, marker]), 1)
-    with pytest.raises(Unusable, match="expected a JPEG with Huffman coding, got one with arithmetic coding"):
+    with pytest.raises(
+        UnprocessableContent, match="expected a JPEG with Huffman coding, got one with arithmetic coding"
+    ):
         open_image(content, 0, LIMIT)
 
 
@@ -217,21 +219,21 @@ def test_unknown_chunks_and_metadata_of_a_webp_are_left_out():
     for file in (content, more):
         assert len(strip(file).content) <= len(plain) + 18
         assert np.array_equal(load(file), load(plain))
-    with pytest.raises(TooLarge, match=rf"images\[0\]: more than {PIECES} chunks"):
+    with pytest.raises(ContentTooLarge, match=rf"images\[0\]: more than {PIECES} chunks"):
         open_image(riff(content[12:] + b"ABCD\0\0\0\0" * PIECES), 0, LIMIT)
 
 
 @pytest.mark.parametrize("colours", [257, 65_536, 2**32 - 1])
 def test_a_bmp_of_more_colours_than_a_pixel_can_have_is_unusable(colours):
     content = stored(IMAGES["P"], "BMP")
-    with pytest.raises(Unusable, match=f"expected a BMP of at most 256 colours, got {colours}"):
+    with pytest.raises(UnprocessableContent, match=f"expected a BMP of at most 256 colours, got {colours}"):
         open_image(content[:46] + struct.pack("<I", colours) + content[50:], 0, LIMIT)
 
 
 @pytest.mark.parametrize("compression", [1, 2])
 def test_a_bmp_of_run_lengths_is_unusable(compression):
     content = stored(IMAGES["P"], "BMP")
-    with pytest.raises(Unusable, match="expected a BMP without run lengths"):
+    with pytest.raises(UnprocessableContent, match="expected a BMP without run lengths"):
         open_image(content[:30] + struct.pack("<I", compression) + content[34:], 0, LIMIT)
 
 
@@ -239,7 +241,9 @@ def test_a_bmp_of_run_lengths_is_unusable(compression):
 def test_a_file_that_ends_early_is_damaged(form):
     content = stored(NOISE, form)
     for kept in (len(content) // 3, len(content) // 2, len(content) - 100):
-        with pytest.raises(Unusable, match=r"images\[0\]: (the \w+ data is truncated or damaged|expected PNG)"):
+        with pytest.raises(
+            UnprocessableContent, match=r"images\[0\]: (the \w+ data is truncated or damaged|expected PNG)"
+        ):
             load(content[:kept])
 
 
@@ -248,7 +252,7 @@ def test_a_gif_whose_data_end_by_the_rules_before_the_last_row_is_damaged():
     bits = np.concatenate([[code >> bit & 1 for bit in range(9)] for code in codes])
     data = np.packbits(bits, bitorder="little").tobytes()
     image = GIF[:GIF_START] + b"," + struct.pack("<HHHHBB", 0, 0, 31, 29, 0, 8) + bytes([len(data)]) + data + b"\0;"
-    with pytest.raises(Unusable, match=r"images\[0\]: the GIF data is truncated or damaged"):
+    with pytest.raises(UnprocessableContent, match=r"images\[0\]: the GIF data is truncated or damaged"):
         load(image)
 
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from app.http.protocol.connection import Connection
+from app.http.protocol.connection import HttpConnection
 from app.http.protocol.request_reader import LONGEST_HEAD, LONGEST_LINE, MAX_HEADER_FIELDS
 from tests.support.apps import until
 from tests.support.live_server import serving
@@ -29,14 +29,14 @@ def anyio_backend():
 
 
 @asynccontextmanager
-async def connected(app: ASGIApp) -> AsyncIterator[tuple[socket.socket, Connection]]:
+async def connected(app: ASGIApp) -> AsyncIterator[tuple[socket.socket, HttpConnection]]:
     """The caller's end of a connection to the application, and the service's; who waits there does so in a thread."""
     near, far = socket.socketpair()
     near.settimeout(30)
     config = Config(app, log_config=None, lifespan="off")
     config.load()
     loop = asyncio.get_running_loop()
-    protocol = Connection(config, ServerState(), {})
+    protocol = HttpConnection(config, ServerState(), {})
     await loop.connect_accepted_socket(lambda: protocol, far)
     with near:
         yield near, protocol
@@ -230,13 +230,13 @@ async def test_who_takes_nothing_of_his_answer_is_let_go_and_who_takes_it_slowly
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
         await send({"type": "http.response.body", "body": bytes(size)})
 
-    monkeypatch.setattr(Connection, "patience", 0.2)
+    monkeypatch.setattr(HttpConnection, "patience", 0.2)
     async with connected(long) as (caller, connection):
         caller.sendall(ASK % b"/")
         async with asyncio.timeout(30):
             while not connection.transport.is_closing():  # noqa: ASYNC110  # a transport sets no asyncio.Event
                 await asyncio.sleep(0.01)
-    monkeypatch.setattr(Connection, "patience", 0.5)
+    monkeypatch.setattr(HttpConnection, "patience", 0.5)
     async with connected(long) as (caller, _):
         caller.sendall(ASK % b"/")
         heard = 0
@@ -263,7 +263,7 @@ async def test_a_long_body_is_no_head_however_it_is_divided():
     "half", [b"", b"G", b"GET / HTTP/1.1\r\nHost: vae\r\na: "], ids=["nothing", "a letter", "half a head"]
 )
 async def test_who_does_not_come_to_the_end_of_a_head_is_let_go(first, half, monkeypatch):
-    monkeypatch.setattr(Connection, "patience", 0.2)
+    monkeypatch.setattr(HttpConnection, "patience", 0.2)
     async with connected(greeting) as (caller, connection):
         connection.timeout_keep_alive = 0.2
         if first:
@@ -281,7 +281,7 @@ async def test_who_says_a_head_letter_by_letter_is_let_go(monkeypatch):
             caller.sendall(b"G")
             await asyncio.sleep(0.001)
 
-    monkeypatch.setattr(Connection, "patience", 0.2)
+    monkeypatch.setattr(HttpConnection, "patience", 0.2)
     async with connected(greeting) as (caller, _), asyncio.timeout(30):
         with pytest.raises(ConnectionError):
             await say_on()
@@ -292,7 +292,7 @@ async def test_who_waits_for_his_answer_or_says_a_long_body_is_not_let_go(monkey
         await asyncio.sleep(0.5)
         await greeting(scope, receive, send)
 
-    monkeypatch.setattr(Connection, "patience", 0.1)
+    monkeypatch.setattr(HttpConnection, "patience", 0.1)
     async with connected(slow) as (caller, _):
         caller.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nContent-Length: 20\r\n\r\n")
         for _ in range(20):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from app.api.payloads import codec
 from app.codecs.images import write_npy
 from app.codecs.png import write_png
-from app.context import Call
+from app.context import RequestContext
 from app.errors import DeadlineExceeded
 from app.main import create_app
 from app.settings import Settings
@@ -114,7 +114,7 @@ async def test_codec_work_is_told_when_its_request_has_ended(ends):
             time.sleep(0.001)
         told.set()
 
-    call = Call("id", time.monotonic() + (60 if ends == "by cancellation" else 0.1))
+    call = RequestContext("id", time.monotonic() + (60 if ends == "by cancellation" else 0.1))
     task = asyncio.create_task(codec(call, 2**30, work))
     await until(begun.is_set)
     if ends == "by cancellation":

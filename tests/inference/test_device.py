@@ -8,7 +8,7 @@ from app.batching.policy import QUICK
 from app.inference.device import HOP, TorchDevice, choose_device
 from app.inference.engine import Engine
 from app.observability.metrics import Metrics
-from app.runtimes.operations import Stack
+from app.runtimes.operations import RowBatch
 from app.settings import Settings
 from model.checkpoint import read_checkpoint
 
@@ -26,7 +26,7 @@ def test_every_warmed_shape_fits_a_batch_of_any_size(digits_model):
     engine = Engine(read_checkpoint(digits_model), settings, Metrics())
     rows = np.zeros((48, 1, 8, 8), np.uint8)
     work = engine.served.work("encode")
-    shapes = [len(engine.device.stack(work, [Stack((rows[:n],))])) for n in range(1, 49)]
+    shapes = [len(engine.device.stack(work, [RowBatch((rows[:n],))])) for n in range(1, 49)]
     assert set(shapes) == {1, 2, 4, 8, 16, 32, 48}
 
 

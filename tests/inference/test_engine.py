@@ -12,11 +12,11 @@ import torch
 from torch.testing import assert_close
 
 from app.batching.policy import QUICK
-from app.context import Call
-from app.inference.core_sharing import Neighbours
+from app.context import RequestContext
+from app.inference.core_sharing import CoreUsage
 from app.inference.engine import Engine
 from app.observability.metrics import Metrics
-from app.runtimes.operations import Stack
+from app.runtimes.operations import RowBatch
 from app.settings import Settings
 from model.checkpoint import read_checkpoint
 from model.elbo import bounds
@@ -26,8 +26,8 @@ from tests.support.models import DIGITS, build
 pytestmark = pytest.mark.anyio
 
 
-def call() -> Call:
-    return Call("id", time.monotonic() + 60)
+def call() -> RequestContext:
+    return RequestContext("id", time.monotonic() + 60)
 
 
 @asynccontextmanager
@@ -148,7 +148,7 @@ async def test_a_batch_invariant_engine_is_exact_in_everything(digits_model, dev
 async def test_padding_fills_a_warmed_shape_and_does_not_leak(engine, pixels, size, exact):
     work = engine.served.work("encode", exact=exact)
     taken = min(size, engine.device.pace(work).most)
-    padded = engine.device.stack(work, [Stack((pixels[:taken],))])
+    padded = engine.device.stack(work, [RowBatch((pixels[:taken],))])
     assert len(padded) == (taken if work.by_row else min(n for n in engine.served.shapes(work) if n >= taken))
     assert np.array_equal(padded.columns[0][:taken], pixels[:taken])
     assert not padded.columns[0][taken:].any()
@@ -157,8 +157,8 @@ async def test_padding_fills_a_warmed_shape_and_does_not_leak(engine, pixels, si
 
 
 def test_stacks_are_cut_and_joined_as_lists_are():
-    stack = Stack((np.arange(10), np.arange(20).reshape(10, 2)))
-    again = Stack.join([stack[:3], stack[3:4], stack[4:]])
+    stack = RowBatch((np.arange(10), np.arange(20).reshape(10, 2)))
+    again = RowBatch.join([stack[:3], stack[3:4], stack[4:]])
     assert len(again) == 10
     assert all(np.array_equal(a, b) for a, b in zip(again.columns, stack.columns, strict=True))
 
@@ -244,8 +244,8 @@ async def test_one_row_has_the_networks_for_who_is_alone_and_a_batch_has_those_f
         x = torch.from_numpy(pixels) / 255
         assert_close((await served.posterior(pixels[:1], call())).mean, other.posterior(x[:1]).mean)
         assert_close((await served.posterior(pixels, call())).mean, served.networks.swift.posterior(x).mean)
-        engine.device.neighbours = Neighbours([0, 1])  # one who computes
+        engine.device.neighbours = CoreUsage([0, 1])  # one who computes
         assert_close((await served.posterior(pixels[:1], call())).mean, served.networks.swift.posterior(x[:1]).mean)
-        engine.device.neighbours = Neighbours()
+        engine.device.neighbours = CoreUsage()
         both = await asyncio.gather(*(served.posterior(pixels[n : n + 1], call()) for n in range(2)))
         assert_close(torch.cat([q.mean for q in both]), served.networks.swift.posterior(x[:2]).mean)

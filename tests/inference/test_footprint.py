@@ -15,8 +15,8 @@ from app.api import responses as answers
 from app.codecs.images import write_npy
 from app.codecs.media_types import JSON, NPY
 from app.codecs.png import write_png
-from app.context import Call
-from app.errors import DeadlineExceeded, TooLarge
+from app.context import RequestContext
+from app.errors import ContentTooLarge, DeadlineExceeded
 from app.http.admission import AT_ONCE
 from app.inference.footprint import Footprint, of_decode, of_encode, of_reconstruct, of_score
 from app.main import create_app
@@ -43,7 +43,7 @@ def test_a_refusal_tells_the_most_that_would_do(footprint, count, draws, kibibyt
     limit = kibibytes * 1024
     try:
         assert footprint.require(count, draws, limit, "images") <= limit
-    except TooLarge as refusal:
+    except ContentTooLarge as refusal:
         told = refusal.detail
         assert told.startswith(f"images: {count} images")
         assert f"into the {limit} allowed" in told
@@ -169,7 +169,7 @@ async def test_a_response_counts_until_the_client_has_read_it(tmp_path):
 @pytest.mark.parametrize("media", [JSON, NPY, answers.PNG])
 async def test_large_responses_are_those_of_small_ones(media, digits):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 128, 128), np.uint8)
-    call = Call("id", time.monotonic() + 60)
+    call = RequestContext("id", time.monotonic() + 60)
     whole = (await answers.images(call, media, pixels, 5)).body
     if media == NPY:
         assert whole == write_npy(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
@@ -191,7 +191,7 @@ async def test_a_response_whose_time_is_over_is_written_no_further(media):
             asyncio.get_running_loop().set_default_executor(pool)
             start = time.monotonic()
             try:
-                await answers.images(Call("id", start + patience), media, pixels, None)
+                await answers.images(RequestContext("id", start + patience), media, pixels, None)
             except DeadlineExceeded:
                 assert patience < 1
         seconds.append(time.monotonic() - start)  # until the thread is done

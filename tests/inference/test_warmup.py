@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.context import Call
+from app.context import RequestContext
 from app.errors import Unavailable
 from app.inference.engine import Engine
 from app.inference.memory import available, peak, reset_peak, resident
@@ -121,7 +121,7 @@ async def test_a_reload_during_the_first_warm_up_is_served_after_it_by_its_own_l
         assert engine.ready
         assert engine.served.model == small.identity
         paces = dict(engine.served.paces)
-        answer = await engine.served.posterior(digits[:9], Call("id", time.monotonic() + 60))
+        answer = await engine.served.posterior(digits[:9], RequestContext("id", time.monotonic() + 60))
         assert answer.mean.shape == (9, 4)
         assert (engine.served.model, engine.served.paces) == (small.identity, paces)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from test_engine import call, running_engine
 
-from app.runtimes.cuda_graphs import Recording
-from app.runtimes.operations import OPERATIONS, Stack, examples, shapes
+from app.runtimes.cuda_graphs import CudaGraph
+from app.runtimes.operations import OPERATIONS, RowBatch, examples, shapes
 from app.runtimes.selection import networks
 from app.settings import Settings
 from model.checkpoint import read_checkpoint
@@ -22,9 +22,9 @@ def gpu(device) -> torch.device:
     return torch.device(device)
 
 
-def noisy(example: Stack) -> Stack:
+def noisy(example: RowBatch) -> RowBatch:
     draw = np.random.default_rng(0)
-    return Stack(
+    return RowBatch(
         tuple(
             draw.integers(0, 256, column.shape, np.uint8)
             if column.dtype == np.uint8
@@ -42,7 +42,7 @@ def test_a_replay_answers_what_the_operation_does_step_by_step(config, operation
     first = None
     for rows in (16, 1, 5):
         example = examples(config, rows)[operation]
-        recording = first = Recording(lambda *there: OPERATIONS[operation](vae, *there), example, gpu, first)
+        recording = first = CudaGraph(lambda *there: OPERATIONS[operation](vae, *there), example, gpu, first)
         batch = noisy(example)
         there = [torch.from_numpy(column).to(gpu) for column in batch.columns]
         expected = [answer.cpu().numpy() for answer in OPERATIONS[operation](vae, *there)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_config import configs
 
 from app.runtimes.batch_invariance import program_keeps_rows_apart
-from app.runtimes.onnx_program import Program, programs
+from app.runtimes.onnx_program import OnnxOperation, programs
 from app.runtimes.operations import OPERATIONS, shapes
 from app.runtimes.selection import networks
 from app.settings import Settings
@@ -29,7 +29,7 @@ def columns(config, rows: int) -> dict[str, tuple[np.ndarray, ...]]:
 def test_of_every_architecture_a_program_answers_what_the_mathematics_does(config, rows):
     vae = build(config)
     for operation, given_ in columns(config, rows).items():
-        answer = Program(operation, vae, 1)(*given_)
+        answer = OnnxOperation(operation, vae, 1)(*given_)
         with torch.inference_mode():
             expected = [a.numpy() for a in OPERATIONS[operation](vae, *map(torch.from_numpy, given_))]
         assert [(a.shape, a.dtype) for a in answer] == [(a.shape, a.dtype) for a in expected]
@@ -43,7 +43,7 @@ def test_of_every_architecture_a_program_answers_what_the_mathematics_does(confi
 def test_arrays_that_lie_otherwise_in_memory_are_read_as_they_are():
     vae = build(COLOUR)
     (pixels,) = columns(COLOUR, 6)["encode"]
-    program = Program("encode", vae, 1)
+    program = OnnxOperation("encode", vae, 1)
     turned = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     for other in (turned, np.repeat(pixels, 2, axis=0)[::2]):
         assert not other.flags.c_contiguous
@@ -57,7 +57,7 @@ def test_programs_keep_the_rows_of_a_batch_apart(config, largest):
         assert program_keeps_rows_apart(program, config, shapes(largest))
 
 
-class Nudged(Program):
+class Nudged(OnnxOperation):
     """A program whose last number is off by its last bit in batches of `size`, before it is rounded to a level."""
 
     size = 0
@@ -88,4 +88,4 @@ def test_what_is_too_large_or_computed_otherwise_has_no_programs(monkeypatch):
 
 def test_a_program_that_is_given_too_little_says_so():
     with pytest.raises(ValueError, match="shorter"):
-        Program("reconstruct", build(DIGITS), 1)(columns(DIGITS, 1)["decode"][0])
+        OnnxOperation("reconstruct", build(DIGITS), 1)(columns(DIGITS, 1)["decode"][0])

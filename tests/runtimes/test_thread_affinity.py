@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from app.runtimes.onnx_graph import INPUT, onnx_model
 from app.runtimes.sessions import session
-from app.runtimes.thread_affinity import Helped
+from app.runtimes.thread_affinity import PinnedSession
 from tests.support.models import COLOUR, build
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads have numbers and cores on Linux")
@@ -33,11 +33,11 @@ def graph() -> ModelProto:
 
 
 @pytest.fixture
-def helped(graph) -> Helped:
+def helped(graph) -> PinnedSession:
     return session(graph, 2)
 
 
-def places(helped: Helped) -> list[set[int]]:
+def places(helped: PinnedSession) -> list[set[int]]:
     return [os.sched_getaffinity(helper) for helper in helped.helpers]
 
 
@@ -66,7 +66,7 @@ def test_helpers_who_are_gone_spoil_no_answer(graph):
         helper.start()
         return session(graph, 1)
 
-    helped = Helped(start)
+    helped = PinnedSession(start)
     end.set()
     helper.join()
     assert len(helped.helpers) == 1

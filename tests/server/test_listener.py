@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.server.listener import Reception
+from app.server.listener import Listener
 
 pytestmark = pytest.mark.anyio
 
 
 @contextmanager
-def reception(host: str = "127.0.0.1", port: int = 0) -> Iterator[Reception]:
-    held = Reception(host, port)
+def reception(host: str = "127.0.0.1", port: int = 0) -> Iterator[Listener]:
+    held = Listener(host, port)
     try:
         yield held
     finally:
@@ -71,20 +71,20 @@ async def test_nobody_takes_a_port_that_another_holds(given, listening):
         if listening:
             held.open(given.append)
         with pytest.raises(OSError, match=f"127.0.0.1 port {held.port}: Address already in use"):
-            Reception("127.0.0.1", held.port)
+            Listener("127.0.0.1", held.port)
 
 
 def test_a_port_that_a_stranger_has_cannot_be_held():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(OSError, match="Address already in use"):
-            Reception("127.0.0.1", port)
+            Listener("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("host", ["256.1.1.1", "no.such.invalid", "x" * 70])
 def test_a_host_that_is_none_is_told(host):
     with pytest.raises(OSError, match=f"host: expected an address of this machine or a name for one, got '{host}'"):
-        Reception(host, 0)
+        Listener(host, 0)
 
 
 async def test_what_is_left_of_closed_connections_does_not_keep_a_port(given):
@@ -180,4 +180,4 @@ def test_the_address_to_open_is_one_that_works_on_this_machine(host, shown):
 
 def test_no_host_is_not_all_hosts():
     with pytest.raises(OSError, match="host: expected an address of this machine or a name for one, got ''"):
-        Reception("", 0)
+        Listener("", 0)

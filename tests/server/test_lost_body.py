@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.main import create_app
-from app.server.lost_body import LostBody
+from app.server.lost_body import LostBodyMiddleware
 from app.settings import Settings
 from tests.support.apps import running
 from tests.support.in_thread_server import on_a_socket
@@ -26,7 +26,7 @@ CHUNK = b"%x\r\n%b\r\n"
 
 def application(model, silence_s):
     app = create_app(Settings(model=model, device="cpu", threads=1, request_timeout_s=30))
-    app.add_middleware(LostBody, margin_s=0.2, silence_s=silence_s)
+    app.add_middleware(LostBodyMiddleware, margin_s=0.2, silence_s=silence_s)
     return app
 
 

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.inference.core_sharing import places
-from app.server.worker_process import Child
+from app.server.worker_process import WorkerProcess
 from app.settings import Settings
 from tests.support.apps import until
 
 pytestmark = pytest.mark.anyio
 
 
-async def until_it_says(child: Child, word: str) -> None:
+async def until_it_says(child: WorkerProcess, word: str) -> None:
     """Hear it until then; its last word is none."""
     async with asyncio.timeout(60):
         while (said := await child.hear()) != word:
@@ -24,9 +24,9 @@ async def until_it_says(child: Child, word: str) -> None:
 
 
 @pytest.fixture
-async def child(digits_model, tmp_path, monkeypatch) -> AsyncIterator[Child]:
+async def child(digits_model, tmp_path, monkeypatch) -> AsyncIterator[WorkerProcess]:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    started = Child(Settings(model=digits_model, device="cpu", threads=1), 0, places(1))
+    started = WorkerProcess(Settings(model=digits_model, device="cpu", threads=1), 0, places(1))
     await until_it_says(started, "warm")
     yield started
     started.kill()

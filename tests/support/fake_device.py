@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from app.batching.batcher import Batcher
 from app.batching.executor import DeviceLost, OutOfMemory
-from app.batching.policy import Pace
-from app.context import Call
+from app.batching.policy import BatchPolicy
+from app.context import RequestContext
 from app.observability.metrics import Metrics
 from tests.support.apps import until
 
@@ -85,8 +85,8 @@ class Tenfold:
         self.free = threading.Event()
         self.free.set()
 
-    def pace(self, kind: Kind) -> Pace:
-        return Pace(self.quick, at_once=True) if self.quick else Pace()
+    def pace(self, kind: Kind) -> BatchPolicy:
+        return BatchPolicy(self.quick, at_once=True) if self.quick else BatchPolicy()
 
     def stack(self, kind: Kind, parts: Sequence[Sequence[int]]) -> list[int]:
         return [row for part in parts for row in part]
@@ -116,7 +116,7 @@ class House(NamedTuple):
     metrics: Metrics
 
     async def ask(self, *rows: int, kind: Kind = ENCODE, seconds: float = 60) -> list[int]:
-        parts = await self.batcher.submit(kind, rows, Call("id", time.monotonic() + seconds))
+        parts = await self.batcher.submit(kind, rows, RequestContext("id", time.monotonic() + seconds))
         return [row for part in parts for row in part]
 
     def tasks(self, *requests: Sequence[int], **options: Any) -> list[asyncio.Task[list[int]]]:

@@ -21,7 +21,7 @@ from app.http.protocol.flow_control import ExpectingCycle, ReadingFlow
 from app.http.protocol.pool import ConnectionPool
 from app.http.protocol.request_head import Headers
 from app.http.protocol.request_reader import RequestReader
-from app.http.protocol.transport import Gathering
+from app.http.protocol.transport import CoalescingTransport
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ TURN = 0.002
 """Seconds of parsing after which other connections have their turn."""
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """uvicorn's protocol around a `RequestReader`.
 
     The connection is closed where a head is not complete within `patience` seconds, or the client reads nothing of a
@@ -55,7 +55,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to serve the client."""
-        gathering: Any = Gathering(transport, self.loop, self._stop)
+        gathering: Any = CoalescingTransport(transport, self.loop, self._stop)
         super().connection_made(gathering)
         self.flow = self._flow = ReadingFlow(gathering)
         self._seen = self.cycle

@@ -3,7 +3,14 @@
 import re
 from collections.abc import Mapping
 
-from app.errors import Malformed, MethodNotAllowed, NotImplementedHere, ServiceError, Unusable, VersionNotSupported
+from app.errors import (
+    BadRequest,
+    MethodNotAllowed,
+    NotImplementedByServer,
+    ServiceError,
+    UnprocessableContent,
+    VersionNotSupported,
+)
 from app.validation import LONGEST, quoted
 
 MAX_LENGTH_DIGITS = 20
@@ -33,13 +40,13 @@ def refusal(line: bytes, reason: str) -> ServiceError:
     """
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
-        return Malformed(f"expected a request line 'METHOD TARGET HTTP/1.1' (RFC 9112, 3), got {_quoted(line)}")
+        return BadRequest(f"expected a request line 'METHOD TARGET HTTP/1.1' (RFC 9112, 3), got {_quoted(line)}")
     method, version = match.groups()
     if version not in (b"1.0", b"1.1"):
         return VersionNotSupported(f"expected HTTP/1.1 or HTTP/1.0, got HTTP/{version.decode()}")
     if method not in _METHODS:
-        return NotImplementedHere(f"expected a method such as GET or POST, got {_quoted(method)}")
-    return Malformed(f"expected a request of HTTP/1.1 (RFC 9112): {reason}")
+        return NotImplementedByServer(f"expected a method such as GET or POST, got {_quoted(method)}")
+    return BadRequest(f"expected a request of HTTP/1.1 (RFC 9112): {reason}")
 
 
 def origin_form(method: bytes, target: bytes) -> bytes:
@@ -52,7 +59,7 @@ def origin_form(method: bytes, target: bytes) -> bytes:
     if match := _ABSOLUTE.fullmatch(target):
         rest = match[1] or b""
         return rest if rest.startswith(b"/") else b"/" + rest
-    raise Malformed(f"request target: expected a path or an http URL (RFC 9112, 3.2), got {_quoted(target)}")
+    raise BadRequest(f"request target: expected a path or an http URL (RFC 9112, 3.2), got {_quoted(target)}")
 
 
 def normalized(fields: Headers) -> Headers:
@@ -65,7 +72,7 @@ def combined(headers: Headers) -> dict[bytes, bytes]:
     fields: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in fields and name in ONCE:
-            raise Malformed(f"{ONCE[name]}: expected one such field, got more")
+            raise BadRequest(f"{ONCE[name]}: expected one such field, got more")
         fields[name] = fields[name] + b"," + value if name == b"transfer-encoding" and name in fields else value
     return fields
 
@@ -75,22 +82,22 @@ def require_host(fields: Fields, *, old: bool) -> bytes:
     host = fields.get(b"host")
     if host is None:
         if not old:
-            raise Malformed("Host: HTTP/1.1 expects one (RFC 9112, 3.2), got none")
+            raise BadRequest("Host: HTTP/1.1 expects one (RFC 9112, 3.2), got none")
     elif not _HOST.fullmatch(host):
-        raise Malformed(f"Host: expected a host and perhaps a port, got {_quoted(host)}")
+        raise BadRequest(f"Host: expected a host and perhaps a port, got {_quoted(host)}")
     return host or b""
 
 
 def require_one_key(headers: Headers) -> None:
     """Refuse a request with several keys: a proxy may have checked another one than would be used here."""
     if (count := sum(name == b"authorization" for name, _ in headers)) > 1:
-        raise Malformed(f"Authorization: expected one such header, got {count}")
+        raise BadRequest(f"Authorization: expected one such header, got {count}")
 
 
 def require_few_parameters(query: bytes) -> None:
     """Refuse a query of many parameters before they are parsed."""
     if (count := query.count(b"&") + 1) > MAX_PARAMETERS:
-        raise Unusable(f"query: expected at most {MAX_PARAMETERS} parameters, got {count}")
+        raise UnprocessableContent(f"query: expected at most {MAX_PARAMETERS} parameters, got {count}")
 
 
 def body_length(fields: Fields, *, old: bool) -> int | None:
@@ -99,10 +106,10 @@ def body_length(fields: Fields, *, old: bool) -> int | None:
     if coding is None:
         digits = fields.get(b"content-length", b"0")
         if len(digits) > MAX_LENGTH_DIGITS:
-            raise Malformed(f"Content-Length: expected at most {MAX_LENGTH_DIGITS} digits, got {len(digits)}")
+            raise BadRequest(f"Content-Length: expected at most {MAX_LENGTH_DIGITS} digits, got {len(digits)}")
         return int(digits)
     if old:
-        raise Malformed("Transfer-Encoding: HTTP/1.0 has none (RFC 9112, 6.1)")
+        raise BadRequest("Transfer-Encoding: HTTP/1.0 has none (RFC 9112, 6.1)")
     if coding.lower() != b"chunked":
         _require_chunked(coding)
     return None
@@ -112,9 +119,9 @@ def _require_chunked(coding: bytes) -> None:
     codings = [name.strip(b" \t") for name in coding.lower().split(b",")]
     codings = [name for name in codings if name]  # RFC 9110, 5.6.1: empty elements are ignored
     if not codings or codings[-1] != b"chunked" or codings.count(b"chunked") > 1:
-        raise Malformed(f"Transfer-Encoding: expected chunked (RFC 9112, 6.3), got {_quoted(coding)}")
+        raise BadRequest(f"Transfer-Encoding: expected chunked (RFC 9112, 6.3), got {_quoted(coding)}")
     if len(codings) > 1:
-        raise NotImplementedHere(f"Transfer-Encoding: expected chunked alone, got {_quoted(coding)}")
+        raise NotImplementedByServer(f"Transfer-Encoding: expected chunked alone, got {_quoted(coding)}")
 
 
 def without_upgrade(headers: Headers) -> Headers:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import httptools
 
-from app.errors import HeadTooLarge, Malformed, TargetTooLong
+from app.errors import BadRequest, RequestHeaderFieldsTooLarge, UriTooLong
 from app.http.protocol.request_head import (
     Headers,
     body_length,
@@ -109,9 +109,9 @@ class RequestReader:
             return self._skip_line_ends(data, start)
         length = len(data) - start
         if length > LONGEST_LINE and data.find(b"\r\n", start, start + LONGEST_LINE + 2) < 0:
-            raise TargetTooLong(f"expected a request line of at most {LONGEST_LINE} bytes, got more")
+            raise UriTooLong(f"expected a request line of at most {LONGEST_LINE} bytes, got more")
         if length > LONGEST_HEAD:
-            raise HeadTooLarge(_TOO_LONG)
+            raise RequestHeaderFieldsTooLarge(_TOO_LONG)
         if data[start] not in _TOKEN or _has_bare_line_feed(data, start + max(1, self._searched)):
             raise refusal(bytes(data[start:]).partition(b"\n")[0], "a line ends without a carriage return")
         self._searched = max(0, length - 3)
@@ -122,7 +122,7 @@ class RequestReader:
         length = len(piece) - len(piece.lstrip(b"\r\n"))
         self._skipped += length
         if self._skipped > MAX_LINE_ENDS:
-            raise Malformed("expected a request line, got empty lines")
+            raise BadRequest("expected a request line, got empty lines")
         return length
 
     def _step_body(self, data: Data, start: int) -> int:
@@ -135,9 +135,9 @@ class RequestReader:
         try:
             self._feed(memoryview(data)[start:end])
         except _Unparsable as failure:
-            raise Malformed(f"expected a body in chunks (RFC 9112, 7.1): {failure}") from None
+            raise BadRequest(f"expected a body in chunks (RFC 9112, 7.1): {failure}") from None
         if self._room < 0:
-            raise HeadTooLarge(_TOO_LONG)
+            raise RequestHeaderFieldsTooLarge(_TOO_LONG)
         if self._fields and not self.amid_body:  # what trailers set in the parser must not reach the next request
             self._fields = []
             self._parser = httptools.HttpRequestParser(self)
@@ -181,7 +181,9 @@ class RequestReader:
         if method == b"CONNECT" or target[:1] != b"/" or b"#" in target:
             target = origin_form(method, target)
         if len(self._fields) > MAX_HEADER_FIELDS:
-            raise HeadTooLarge(f"expected at most {MAX_HEADER_FIELDS} header fields, got {len(self._fields)}")
+            raise RequestHeaderFieldsTooLarge(
+                f"expected at most {MAX_HEADER_FIELDS} header fields, got {len(self._fields)}"
+            )
         if parser.should_upgrade():
             return
         headers = normalized(self._fields)

@@ -12,7 +12,7 @@ LINGER = 0.5
 """Seconds in which a client that is still sending can read the last response of a closed connection."""
 
 
-class Gathering:
+class CoalescingTransport:
     """A transport that holds a piece back for what follows it in the same turn of the event loop.
 
     `stop` tells the reader to discard what comes from now on, and returns whether the client may still be sending. Then

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from model.config import VAEConfig
 from model.data.binarisation import binarised
 from model.elbo import bounds
-from model.evaluation.metrics import Pieces, evaluate
+from model.evaluation.metrics import ChunkSizes, evaluate
 from model.vae import VAE
 from tests.support.models import COLOUR, DIGITS, build
 
@@ -88,8 +88,8 @@ def test_the_pixels_that_are_scored_do_not_depend_on_the_batches(digits: np.ndar
 def test_however_large_the_images_no_more_of_their_values_are_in_memory_than_of_mnist(
     dimensions: int, draws: int
 ) -> None:
-    assert Pieces.fitting(28 * 28, draws) == (50, draws)
-    batch_size, chunk = Pieces.fitting(dimensions, draws)
+    assert ChunkSizes.fitting(28 * 28, draws) == (50, draws)
+    batch_size, chunk = ChunkSizes.fitting(dimensions, draws)
     assert batch_size * chunk * dimensions <= max(50 * draws * 28 * 28, dimensions)
     assert 1 <= batch_size <= 50
     assert 1 <= chunk <= draws
