@@ -31,29 +31,30 @@ def accepted_id(claimed: str) -> str:
 
 @dataclass(slots=True)
 class RequestContext:
-    """`deadline` is on the clock of `time.monotonic`, `model` is who answers, `seconds` what each stage has taken.
+    """The state of one request.
 
-    `laps` are kept only where somebody follows the request: one for each time that a stage was gone through.
-    `memory` are the bytes that are counted for the request besides its body.
+    `deadline` is on the clock of `time.monotonic`, `model` names the model that answers, and `stage_seconds` is what
+    each stage has taken. `spans` are kept only where the request is traced: one for each time that a stage ran.
+    `memory` is the bytes that are counted for the request besides its body.
     """
 
     request_id: str
     deadline: float
     model: str = ""
-    seconds: dict[str, float] = field(default_factory=dict)
-    laps: list[StageSpan] | None = None
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    spans: list[StageSpan] | None = None
     memory: int = 0
 
     def expired(self) -> bool:
         """Whether the deadline has passed."""
         return time.monotonic() >= self.deadline
 
-    def spend(self, stage: str, start: float, end: float) -> None:
+    def record_stage(self, stage: str, start: float, end: float) -> None:
         """Add to what a stage has taken."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + end - start
-        if (laps := self.laps) is not None:  # on another thread they may be told just now
-            laps.append(StageSpan(stage, start, end))
+        self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + end - start
+        if (spans := self.spans) is not None:  # on another thread they may be told just now
+            spans.append(StageSpan(stage, start, end))
 
     def server_timing(self) -> str:
         """The Server-Timing header's value, milliseconds."""
-        return ", ".join(f"{stage};dur={self.seconds.get(stage, 0.0) * 1000:.3f}" for stage in STAGES)
+        return ", ".join(f"{stage};dur={self.stage_seconds.get(stage, 0.0) * 1000:.3f}" for stage in STAGES)

@@ -128,4 +128,4 @@ def _codec_pool(threads: int) -> ThreadPoolExecutor:
 
 
 async def _answer(request: Request, failure: Exception) -> Response:
-    return problem(as_service_error(failure), request.state.call.request_id)
+    return problem(as_service_error(failure), request.state.context.request_id)

@@ -23,4 +23,4 @@ async def reload(request: Request) -> Response:
     if not request.app.state.door.locked:
         raise Forbidden("a reload over HTTP wants a key: set VAE_API_KEY or VAE_API_KEY_FILE, or send SIGHUP")
     await asyncio.shield(request.app.state.reloading.begin(others=True))
-    return answers.model(asked.call, request.app.state.engine)
+    return answers.model(asked.context, request.app.state.engine)

@@ -74,7 +74,7 @@ class EndpointRequest:
         if request.scope["query_string"]:
             _require_known(request)
         self.media = accepts(request)
-        self.call: RequestContext = request.state.call
+        self.context: RequestContext = request.state.context
         self.limits: Settings = request.app.state.settings
         self.engine: Engine = request.app.state.engine
 
@@ -83,19 +83,19 @@ class EndpointRequest:
         """The checkpoint that will do the work; `Unavailable` where it takes none."""
         if not self.engine.ready:
             raise Unavailable
-        self.call.model = self.engine.served.model
+        self.context.model = self.engine.served.model
         return self.engine.served
 
     async def pixels(self, fit: Fit, operation: str, draws: int = 0) -> np.ndarray:
         """The images of the body, uint8 [N, C, H, W] of the model's shape, once there is memory for the operation."""
         reserve = partial(self._reserve_for_images, operation, draws)
-        return await read_pixels(self._request, self.call, self.served.config.image_shape, fit, self.limits, reserve)
+        return await read_pixels(self._request, self.context, self.served.config.image_shape, fit, self.limits, reserve)
 
     async def latents(self) -> np.ndarray:
         """The latents of the body, float32 [N, *latent]."""
-        served, reserve = self.served, partial(self._request.app.state.door.reserve, self.call)
+        served, reserve = self.served, partial(self._request.app.state.door.reserve, self.context)
         shape = served.config.latent_shape
-        return await read_latents(self._request, self.call, shape, served.model, self.limits, reserve)
+        return await read_latents(self._request, self.context, shape, served.model, self.limits, reserve)
 
     def reserve(self, name: str, count: int, operation: str, draws: int = 0) -> None:
         """Count the memory of `count` items until the request has ended; `name` is the part of it that has them.
@@ -105,7 +105,7 @@ class EndpointRequest:
         """
         footprint = self.served.footprints[operation, self.media == JSON]
         size = footprint.require(count, draws, self.limits.max_memory_bytes, name)
-        self._request.app.state.door.reserve(self.call, size)
+        self._request.app.state.door.reserve(self.context, size)
 
     def _reserve_for_images(self, operation: str, draws: int, count: int) -> None:
         self.require_items(count, draws or 1)

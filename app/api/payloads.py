@@ -41,26 +41,26 @@ CONTENT_TYPE = 1024
 T = TypeVar("T")
 
 
-async def codec(call: RequestContext, size: int, work: Callable[..., T], *arguments: Any) -> T:
+async def codec(context: RequestContext, size: int, work: Callable[..., T], *arguments: Any) -> T:
     """Do codec work, away from the event loop where it is large, and count its time; raises `DeadlineExceeded`."""
     start = time.monotonic()
     try:
         if size <= INLINE:
             return work(*arguments)
-        async with asyncio.timeout(call.deadline - start):
+        async with asyncio.timeout(context.deadline - start):
             return await asyncio.to_thread(work, *arguments)
     except TimeoutError:
         raise DeadlineExceeded("the images were not read or written within the request's deadline") from None
     except asyncio.CancelledError:
-        call.deadline = start  # a thread that works for it stops after the image that it is at
+        context.deadline = start  # a thread that works for it stops after the image that it is at
         raise
     finally:
-        call.spend("codec", start, time.monotonic())
+        context.record_stage("codec", start, time.monotonic())
 
 
 async def read_pixels(
     request: Request,
-    call: RequestContext,
+    context: RequestContext,
     shape: Sequence[int],
     fit: Fit,
     settings: Settings,
@@ -71,32 +71,32 @@ async def read_pixels(
     `reserve` is told their number before they are decoded, and may raise.
     """
     content_type = _content_type(request)
-    body = await _body(request, call)
+    body = await _body(request, context)
     kind = kind_of(content_type, body)
     if kind == NPY:
         header = read_header(body)
         _check_pictures(header, settings)
         reserve(header.shape[0])
         each = 0 if header.shape[1:3] == tuple(shape[1:]) else EACH
-        return await codec(call, len(body) + each * header.shape[0], _pixels_of_npy, body, header, shape, fit)
+        return await codec(context, len(body) + each * header.shape[0], _pixels_of_npy, body, header, shape, fit)
     if kind == MULTIPART:
         boundary = boundary_of(content_type)
-        files = await codec(call, SMALL_PARTS * len(body), _files_of_parts, body, boundary, settings.max_items)
+        files = await codec(context, SMALL_PARTS * len(body), _files_of_parts, body, boundary, settings.max_items)
     elif kind == JSON:
-        texts = await codec(call, len(body), _texts_of_json, body, settings.max_items)
-        files = await codec(call, len(body) + EACH * len(texts), _files_of_texts, texts)
+        texts = await codec(context, len(body), _texts_of_json, body, settings.max_items)
+        files = await codec(context, len(body) + EACH * len(texts), _files_of_texts, texts)
     elif kind == IMAGE:
         files = [body]
     else:
         raise _unsupported(f"{KINDS}, {MULTIPART}, {JSON} or .npy", content_type)
     del body  # the files are copies of its pieces
     reserve(len(files))
-    return await _decoded(files, call, shape, fit, settings.max_image_pixels)
+    return await _decoded(files, context, shape, fit, settings.max_image_pixels)
 
 
 async def read_latents(
     request: Request,
-    call: RequestContext,
+    context: RequestContext,
     shape: Sequence[int],
     model: str,
     settings: Settings,
@@ -107,15 +107,15 @@ async def read_latents(
     `reserve` is told the bytes of memory that the parsed JSON takes, before it is parsed, and may raise.
     """
     content_type = _content_type(request)
-    body = await _body(request, call)
+    body = await _body(request, context)
     kind = kind_of(content_type, body)
     if kind == JSON:
         reserve(min(PARSED * len(body), settings.max_memory_bytes))
-        return await codec(call, len(body), latents_of_json, body, shape, model, settings.max_items)
+        return await codec(context, len(body), latents_of_json, body, shape, model, settings.max_items)
     if kind == NPY:
         header = read_header(body)
         check_header(header, shape, settings.max_items)
-        return await codec(call, len(body), latents_of_npy, body, header, shape)
+        return await codec(context, len(body), latents_of_npy, body, header, shape)
     raise _unsupported(f"{JSON} or .npy", "an image" if kind == IMAGE else content_type)
 
 
@@ -137,12 +137,12 @@ def _unsupported(expected: str, content_type: str) -> UnsupportedMediaType:
     return UnsupportedMediaType(f"expected {expected}; got {got} and a body that begins like none of these")
 
 
-async def _body(request: Request, call: RequestContext) -> bytes:
+async def _body(request: Request, context: RequestContext) -> bytes:
     pieces = [piece async for piece in request.stream()]
     size = sum(map(len, pieces))
     if not size:
         raise BadRequest("the body is empty")
-    return b"".join(pieces) if size <= JOINED else await codec(call, size, b"".join, pieces)
+    return b"".join(pieces) if size <= JOINED else await codec(context, size, b"".join, pieces)
 
 
 def _files_of_parts(body: bytes, boundary: bytes, max_items: int) -> list[bytes]:
@@ -195,10 +195,10 @@ def _pixels_of_npy(body: bytes, header: Header, shape: Sequence[int], fit: Fit) 
 
 
 async def _decoded(
-    files: list[bytes], call: RequestContext, shape: Sequence[int], fit: Fit, max_pixels: int
+    files: list[bytes], context: RequestContext, shape: Sequence[int], fit: Fit, max_pixels: int
 ) -> np.ndarray:
     each = max(EACH, shape[1] * shape[2] // 4)  # of which some are decoded as they are opened
     size = sum(map(len, files)) + each * len(files)
-    images = await codec(call, size, open_images, files, shape, max_pixels)
+    images = await codec(context, size, open_images, files, shape, max_pixels)
     pixels = sum(image.width * image.height for image in images if not isinstance(image, np.ndarray))
-    return await codec(call, size + pixels, load_images, images, shape, fit, call.expired)
+    return await codec(context, size + pixels, load_images, images, shape, fit, context.expired)

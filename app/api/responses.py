@@ -57,7 +57,7 @@ class LargeResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # as ASGI has it
         body = memoryview(self.body)
-        scope["app"].state.door.reserve(scope["state"]["call"], len(body))  # the pixels that it was made of are gone
+        scope["app"].state.door.reserve(scope["state"]["context"], len(body))  # the pixels that it was made of are gone
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for place in range(0, len(body), PIECE):
             last = place + PIECE >= len(body)
@@ -65,34 +65,34 @@ class LargeResponse(Response):
 
 
 async def images(
-    call: RequestContext, media: str, pixels: np.ndarray, columns: int | None, headers: dict[str, str] | None = None
+    context: RequestContext, media: str, pixels: np.ndarray, columns: int | None, headers: dict[str, str] | None = None
 ) -> Response:
     """Pixels [N, C, H, W] as one PNG, as JSON of many, or as an array [N, H, W, C]."""
-    return _response(await codec(call, pixels.size, _images, call, media, pixels, columns), headers, media)
+    return _response(await codec(context, pixels.size, _images, context, media, pixels, columns), headers, media)
 
 
 async def latents(
-    call: RequestContext, media: str, rows: Sequence[np.ndarray], model: str, headers: dict[str, str] | None = None
+    context: RequestContext, media: str, rows: Sequence[np.ndarray], model: str, headers: dict[str, str] | None = None
 ) -> Response:
     """Mean, logvar and each of L draws [N, *latent] as JSON, or as one array [2 + L, N, *latent]."""
     size = len(rows) * rows[0].nbytes
-    write = partial(latents_json, rows, model, partial(_while_in_time, call)) if media == JSON else None
-    return _response(await codec(call, size, write or partial(_latents_npy, rows)), headers, media)
+    write = partial(latents_json, rows, model, partial(_while_in_time, context)) if media == JSON else None
+    return _response(await codec(context, size, write or partial(_latents_npy, rows)), headers, media)
 
 
-def model(call: RequestContext, engine: Engine) -> Response:
+def model(context: RequestContext, engine: Engine) -> Response:
     """What is served now."""
     served = engine.served
-    call.model = served.model
+    context.model = served.model
     how = (str(engine.device), engine.device.precision, served.networks.runtime)
     told = model_of(served.checkpoint, *how, batch_invariant=served.batch_invariant)
     return Response(dump(told), media_type=JSON)
 
 
-def history(call: RequestContext, engine: Engine) -> Response:
+def history(context: RequestContext, engine: Engine) -> Response:
     """How the model that is served now was trained and evaluated."""
     checkpoint = engine.served.checkpoint
-    call.model = engine.served.model
+    context.model = engine.served.model
     return Response(dump(history_of(checkpoint)), media_type=JSON)
 
 
@@ -118,34 +118,34 @@ def _latents_npy(rows: Sequence[np.ndarray]) -> bytes:
     return write_npy(np.stack(rows))
 
 
-def _images(call: RequestContext, media: str, pixels: np.ndarray, columns: int | None) -> bytes:
+def _images(context: RequestContext, media: str, pixels: np.ndarray, columns: int | None) -> bytes:
     if media == NPY:
-        return _array(call, pixels)
+        return _array(context, pixels)
     if media == JSON:
-        texts = (base64.b64encode(write_png(image)) for image in _while_in_time(call, pixels))
+        texts = (base64.b64encode(write_png(image)) for image in _while_in_time(context, pixels))
         separated = chain.from_iterable((b'","', text) for text in texts)
         next(separated)
         return b"".join((b'{"images":["', *separated, b'"]}'))
     if len(pixels) == 1:
         return write_png(pixels[0])
     shape, rows = bands(pixels, columns)
-    return write_png_bands(shape, _while_in_time(call, rows))
+    return write_png_bands(shape, _while_in_time(context, rows))
 
 
-def _array(call: RequestContext, pixels: np.ndarray) -> bytes:
+def _array(context: RequestContext, pixels: np.ndarray) -> bytes:
     """As `write_npy` writes pixels [N, H, W, C], without a second copy of all."""
     count, channels, height, width = pixels.shape
     stream, at_once = io.BytesIO(), max(1, PIECE // pixels[0].size)
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
     np.lib.format.write_array_header_1_0(stream, header)
-    for start in _while_in_time(call, range(0, count, at_once)):
+    for start in _while_in_time(context, range(0, count, at_once)):
         stream.write(pixels[start : start + at_once].transpose(0, 2, 3, 1).tobytes())
     return stream.getvalue()
 
 
-def _while_in_time(call: RequestContext, items: Iterable[T]) -> Iterator[T]:
+def _while_in_time(context: RequestContext, items: Iterable[T]) -> Iterator[T]:
     """The items; a thread that works on them ends before the next one where the request has no more time."""
     for item in items:
-        if call.expired():
+        if context.expired():
             raise DeadlineExceeded("the response was not written within the request's deadline")
         yield item

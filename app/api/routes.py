@@ -39,12 +39,14 @@ async def encode(request: Request, samples: Samples = None, seed: Seed = None, f
     served = asked.served
     pixels = await asked.pixels(fit, "encode", samples or 0)
     if samples is None:
-        return await answers.latents(asked.call, asked.media, await served.encode(pixels, asked.call), served.model)
-    q = await served.posterior(pixels, asked.call, exact=True)
+        return await answers.latents(
+            asked.context, asked.media, await served.encode(pixels, asked.context), served.model
+        )
+    q = await served.posterior(pixels, asked.context, exact=True)
     draws = Noise(seed)
     z = q.at(draws.normal(len(pixels), samples, *served.config.latent_shape).transpose(0, 1))
     rows = [tensor.numpy() for tensor in (q.mean, q.logvar, *z)]
-    return await answers.latents(asked.call, asked.media, rows, served.model, draws.header)
+    return await answers.latents(asked.context, asked.media, rows, served.model, draws.header)
 
 
 @router.post("/decode", response_class=Response, openapi_extra=LATENTS_BODY, responses={200: IMAGES_ANSWER, **_BODY})
@@ -53,7 +55,7 @@ async def decode(request: Request, columns: Columns = None) -> Response:
     asked = EndpointRequest(request, PICTURES)
     latents = await asked.latents()
     asked.reserve("latents", len(latents), "decode")
-    return await answers.images(asked.call, asked.media, await asked.served.decode(latents, asked.call), columns)
+    return await answers.images(asked.context, asked.media, await asked.served.decode(latents, asked.context), columns)
 
 
 @router.post("/reconstruct", response_class=Response, openapi_extra=IMAGES_BODY, responses={200: DRAWN_ANSWER, **_BODY})
@@ -63,8 +65,8 @@ async def reconstruct(request: Request, columns: Columns = None, seed: Seed = No
     pixels = await asked.pixels(fit, "reconstruct")
     draws = None if seed is None else Noise(seed)
     noise = draws.normal(len(pixels), *asked.served.config.latent_shape) if draws else None
-    drawn = await asked.served.reconstruct(pixels, noise, asked.call)
-    return await answers.images(asked.call, asked.media, drawn, columns, draws.header if draws else None)
+    drawn = await asked.served.reconstruct(pixels, noise, asked.context)
+    return await answers.images(asked.context, asked.media, drawn, columns, draws.header if draws else None)
 
 
 @router.get("/sample", response_class=Response, responses={200: DRAWN_ANSWER, **_QUERY})
@@ -79,8 +81,8 @@ async def sample(
     asked.engine.require_room(n)
     draws = Noise(seed)
     latents = draws.normal(n, *served.config.latent_shape) * temperature
-    decoded = await served.decode(latents, asked.call, exact=True)
-    return await answers.images(asked.call, asked.media, decoded, columns, draws.header)
+    decoded = await served.decode(latents, asked.context, exact=True)
+    return await answers.images(asked.context, asked.media, decoded, columns, draws.header)
 
 
 @router.post("/score", response_model=Scores, openapi_extra=IMAGES_BODY, responses={200: SCORES_ANSWER, **_BODY})
@@ -94,7 +96,7 @@ async def score(request: Request, samples: Samples = None, seed: Seed = None, fi
     pixels = await asked.pixels(fit, "score", samples or 1)
     draws = Noise(seed)
     noise = draws.normal(len(pixels), samples or 1, *served.config.latent_shape)
-    bounds = await served.score(pixels, noise, asked.call)
+    bounds = await served.score(pixels, noise, asked.context)
     content = scores_json(bounds, served.config, served.reference, with_likelihood=samples is not None)
     return Response(content, headers=draws.header, media_type=asked.media)
 
@@ -102,10 +104,10 @@ async def score(request: Request, samples: Samples = None, seed: Seed = None, fi
 @router.get("/model", response_model=Model, responses=problems(401, 406, 413, 422, 503))
 async def model(request: Request) -> Response:
     """What is served: architecture, shapes, likelihood, the weights' digest."""
-    return answers.model(EndpointRequest(request, OBJECT).call, request.app.state.engine)
+    return answers.model(EndpointRequest(request, OBJECT).context, request.app.state.engine)
 
 
 @router.get("/model/history", response_model=History, responses=problems(401, 406, 413, 422, 503))
 async def history(request: Request) -> Response:
     """How the served model was trained and evaluated: options, data, epochs, figures, percentiles of its scores."""
-    return answers.history(EndpointRequest(request, OBJECT).call, request.app.state.engine)
+    return answers.history(EndpointRequest(request, OBJECT).context, request.app.state.engine)

@@ -75,13 +75,13 @@ class Batcher:
         await self._ended.wait()  # in no other thread: all that are shared may be busy, and for long
         self._thread.join()
 
-    async def submit(self, kind: Kind, rows: Rows, call: RequestContext) -> list[Any]:
+    async def submit(self, kind: Kind, rows: Rows, context: RequestContext) -> list[Any]:
         """The answers to the rows, in order, in as many parts as it took batches.
 
-        Raises `QueueFull` at once where the queue has no room, `DeadlineExceeded` when the call's time is over,
+        Raises `QueueFull` where the queue has no room, `DeadlineExceeded` when the deadline of `context` passes,
         `Unavailable` where the device takes no work, `ServiceError` where the request's batch failed.
         """
-        entry = QueuedRequest(kind, rows, call, self._loop.create_future())
+        entry = QueuedRequest(kind, rows, context, self._loop.create_future())
         with self._changed:
             if not self.ready:
                 raise Unavailable
@@ -89,7 +89,7 @@ class Batcher:
             self._queue.add(entry)
         self._pending.add(entry)
         self._plan()
-        late = self._loop.call_later(call.deadline - time.monotonic(), expire, entry.future)
+        late = self._loop.call_later(context.deadline - time.monotonic(), expire, entry.future)
         try:
             return await entry.future
         except (DeadlineExceeded, asyncio.CancelledError) as end:

@@ -122,8 +122,8 @@ class BatchExecutor:
     def _spend(self, piece: Batch, start: float, stacked_at: float, end: float) -> None:
         """Count the time of a piece in each of its requests, which wait again from its end on."""
         for entry in piece.entries:
-            entry.call.spend("batch", start, stacked_at)
-            entry.call.spend("infer", stacked_at, end)
+            entry.context.record_stage("batch", start, stacked_at)
+            entry.context.record_stage("infer", stacked_at, end)
             entry.waits_since = end
 
     def _account(self, piece: Batch, seconds: float, on_device: float) -> None:

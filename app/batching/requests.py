@@ -38,7 +38,7 @@ class QueuedRequest:
 
     kind: Kind
     rows: Any
-    call: RequestContext
+    context: RequestContext
     future: "asyncio.Future[list[Any]]"
     arrived: float = field(default_factory=time.monotonic)
     taken: int = 0
@@ -66,7 +66,7 @@ class QueuedRequest:
     @property
     def dead(self) -> bool:
         """Whether nobody waits for the answer any more, or none will come."""
-        return self.failed or self.future.done() or time.monotonic() >= self.call.deadline
+        return self.failed or self.future.done() or time.monotonic() >= self.context.deadline
 
     @property
     def complete(self) -> bool:
@@ -82,7 +82,7 @@ class QueuedRequest:
     def stop_waiting(self, now: float) -> None:
         """Count the wait that ends now as time in the queue."""
         if self.waits_since is not None:
-            self.call.spend("queue", self.waits_since, now)
+            self.context.record_stage("queue", self.waits_since, now)
             self.waits_since = None
 
 

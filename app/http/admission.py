@@ -84,7 +84,7 @@ class AdmissionController:
             guest.cut()
         return len(guests)
 
-    def admit(self, path: str, headers: Mapping[bytes, bytes], call: RequestContext) -> None:
+    def admit(self, path: str, headers: Mapping[bytes, bytes], context: RequestContext) -> None:
         """Refuse what should not come in, by the `ServiceError` that says why; a shorter deadline is taken over.
 
         `headers` are those of ASGI by their names.
@@ -96,7 +96,7 @@ class AdmissionController:
         if self.draining:
             raise Unavailable("the service is draining")
         if (asked := headers.get(b"x-request-timeout")) is not None:
-            call.deadline += min(0.0, _seconds(asked.decode("latin-1")) - self.patience)
+            context.deadline += min(0.0, _seconds(asked.decode("latin-1")) - self.patience)
         if path in WORK:
             self.require_room()
         if length := headers.get(b"content-length"):
@@ -116,12 +116,12 @@ class AdmissionController:
         if self.held > (most := BODIES * self._max_body_bytes):
             raise Unavailable(f"the bodies under way are more than {most} bytes together")
 
-    def reserve(self, call: RequestContext, size: int) -> None:
+    def reserve(self, context: RequestContext, size: int) -> None:
         """Count so many bytes of memory for a request, in place of those before; refuse them where all take too much.
 
         What is refused stays counted until the request has ended.
         """
-        more, call.memory = size - call.memory, size
+        more, context.memory = size - context.memory, size
         self.reserved += more
         if more > 0:
             one = self._max_memory_bytes

@@ -58,7 +58,7 @@ class LifecycleMiddleware:
         finally:
             self.door.guests.discard(exchange)
             self.door.held -= exchange.received
-            self.door.reserve(exchange.call, 0)
+            self.door.reserve(exchange.context, 0)
             exchange.account()
 
 
@@ -76,10 +76,10 @@ class RequestLifecycle:
         self.alarm: asyncio.TimerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None
         request_id = accepted_id(self.headers.get(b"x-request-id", b"").decode("latin-1"))
-        self.call = RequestContext(request_id, self.started + edge.door.patience)
-        scope.setdefault("state", {})["call"] = self.call
+        self.context = RequestContext(request_id, self.started + edge.door.patience)
+        scope.setdefault("state", {})["context"] = self.context
         if edge.tracing.follows():
-            self.call.laps = []
+            self.context.spans = []
 
     async def run(self) -> None:
         """Let the request in, answer what goes wrong, and stop when the caller leaves."""
@@ -92,7 +92,7 @@ class RequestLifecycle:
         except ServiceError as error:
             await self.fail(error)
         except MemoryError:
-            log.warning("no memory was left for a request", extra={"request_id": self.call.request_id})
+            log.warning("no memory was left for a request", extra={"request_id": self.context.request_id})
             await self.fail(Unavailable("the service has no memory left for this request"))
         except ClientDisconnect:
             self.left = True
@@ -104,7 +104,7 @@ class RequestLifecycle:
             if not (self.left or self.late or self.over) or self.task is None or self.task.uncancel():
                 raise
         except Exception:
-            log.exception("unexpected failure", extra={"request_id": self.call.request_id})
+            log.exception("unexpected failure", extra={"request_id": self.context.request_id})
             await self.fail(ServiceError("an unexpected failure; the log has it under the request id"))
         finally:
             self.unwatch()
@@ -113,7 +113,7 @@ class RequestLifecycle:
         """Raise `ServiceError` for what is refused before the application sees it."""
         if len(self.headers) < len(self.scope["headers"]):
             require_one_key(self.scope["headers"])
-        self.edge.door.admit(self.scope["path"], self.headers, self.call)
+        self.edge.door.admit(self.scope["path"], self.headers, self.context)
         require_few_parameters(self.scope["query_string"])
 
     async def run_open(self) -> None:
@@ -144,36 +144,36 @@ class RequestLifecycle:
             self.status = message["status"]
         elif not message.get("more_body", False):
             self.unwatch()
-            self.edge.tracing.tell(self.call)  # the request's own span ends with the answer
+            self.edge.tracing.tell(self.context)  # the request's own span ends with the answer
         await self._send(message)
 
     def common_headers(self) -> Iterator[tuple[bytes, bytes]]:
         """What every answer has, named in lower case as ASGI wants it."""
-        yield b"x-request-id", self.call.request_id.encode()
+        yield b"x-request-id", self.context.request_id.encode()
         yield b"x-content-type-options", b"nosniff"
         if self.edge.door.parts():
             yield b"connection", b"close"
-        if self.call.model:
-            yield b"x-model", _as_header(self.call.model)
+        if self.context.model:
+            yield b"x-model", _as_header(self.context.model)
             yield b"cache-control", b"no-store"
-        if self.call.seconds:
-            yield b"server-timing", self.call.server_timing().encode()
+        if self.context.stage_seconds:
+            yield b"server-timing", self.context.server_timing().encode()
 
     async def fail(self, error: ServiceError) -> None:
         """Answer a problem, unless an answer has begun."""
         self.unwatch()
         if not self.status:
-            await problem(error, self.call.request_id)(self.scope, self._receive, self.send)
+            await problem(error, self.context.request_id)(self.scope, self._receive, self.send)
 
     def look_later(self) -> None:
         """Look before long how far the request is, at the deadline at the latest."""
-        self.alarm = self.loop.call_later(min(UNWATCHED, self.call.deadline - time.monotonic()), self.look)
+        self.alarm = self.loop.call_later(min(UNWATCHED, self.context.deadline - time.monotonic()), self.look)
 
     def look(self) -> None:
         """The answer takes its time: wait for the caller to leave beside it, or first for the rest of his body."""
         if self.heard:
             self.watcher = asyncio.create_task(self.wait_for_leaving())
-        elif self.call.deadline > time.monotonic():
+        elif self.context.deadline > time.monotonic():
             self.look_later()
         else:
             self.late = True
@@ -204,7 +204,7 @@ class RequestLifecycle:
 
     def account(self) -> None:
         """Count and log the finished request."""
-        self.edge.tracing.tell(self.call)
+        self.edge.tracing.tell(self.context)
         seconds = time.monotonic() - self.started
         path = self.scope["path"]
         endpoint = path if path in ENDPOINTS else "other"
@@ -212,15 +212,15 @@ class RequestLifecycle:
         metrics = self.edge.metrics
         metrics.requests[endpoint, str(status)].inc()
         metrics.request_seconds[endpoint].observe(seconds)
-        for stage, spent in tuple(self.call.seconds.items()):  # the device may still be adding
+        for stage, spent in tuple(self.context.stage_seconds.items()):  # the device may still be adding
             metrics.stage_seconds[stage].observe(spent)
         log.info("%s %s %d", self.scope["method"], endpoint, status, extra=self.fields(seconds, status))
 
     def fields(self, seconds: float, status: int) -> dict[str, Any]:
         """What the log line tells besides its message."""
-        stages = {f"{stage}_ms": round(spent * 1000, 3) for stage, spent in tuple(self.call.seconds.items())}
+        stages = {f"{stage}_ms": round(spent * 1000, 3) for stage, spent in tuple(self.context.stage_seconds.items())}
         fields = {
-            "request_id": self.call.request_id,
+            "request_id": self.context.request_id,
             "method": self.scope["method"],
             "status": status,
             "ms": round(seconds * 1000, 3),

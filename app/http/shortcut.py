@@ -25,7 +25,7 @@ class Shortcut:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # the server leaves the body away
-        straight = scope["type"] == "http" and not scope["query_string"] and scope["state"]["call"].laps is None
+        straight = scope["type"] == "http" and not scope["query_string"] and scope["state"]["context"].spans is None
         endpoint = self._endpoints.get((scope["method"], scope["path"])) if straight else None
         if endpoint is None:
             await self._app(scope, receive, send)

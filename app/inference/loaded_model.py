@@ -80,26 +80,26 @@ class LoadedModel:
         pace = BatchPolicy.of_rows(seconds[1], quick, longest) if work.by_row else BatchPolicy.of_shapes(seconds, quick)
         self.paces[work.operation, work.exact] = pace
 
-    async def encode(self, pixels: np.ndarray, call: RequestContext, *, exact: bool = False) -> Sequence[np.ndarray]:
+    async def encode(self, pixels: np.ndarray, context: RequestContext, *, exact: bool = False) -> Sequence[np.ndarray]:
         """The mean and the logvar of q(z|x) for uint8 pixels [N, C, H, W]: float32 [N, *latent]."""
-        return (await self._submit(self.work("encode", exact=exact), call, pixels)).columns
+        return (await self._submit(self.work("encode", exact=exact), context, pixels)).columns
 
-    async def posterior(self, pixels: np.ndarray, call: RequestContext, *, exact: bool = False) -> DiagonalGaussian:
+    async def posterior(self, pixels: np.ndarray, context: RequestContext, *, exact: bool = False) -> DiagonalGaussian:
         """The same as a distribution, to take draws from; on the CPU."""
-        return DiagonalGaussian(*map(torch.from_numpy, await self.encode(pixels, call, exact=exact)))
+        return DiagonalGaussian(*map(torch.from_numpy, await self.encode(pixels, context, exact=exact)))
 
-    async def decode(self, latents: np.ndarray | Tensor, call: RequestContext, *, exact: bool = False) -> np.ndarray:
+    async def decode(self, latents: np.ndarray | Tensor, context: RequestContext, *, exact: bool = False) -> np.ndarray:
         """The mean image of p(x|z) for float32 latents [N, *latent]: uint8 [N, C, H, W]."""
-        return _only(await self._submit(self.work("decode", exact=exact), call, latents))
+        return _only(await self._submit(self.work("decode", exact=exact), context, latents))
 
-    async def reconstruct(self, pixels: np.ndarray, noise: Tensor | None, call: RequestContext) -> np.ndarray:
+    async def reconstruct(self, pixels: np.ndarray, noise: Tensor | None, context: RequestContext) -> np.ndarray:
         """The mean image, uint8 [N, C, H, W], at the posterior mean or at the draw of `noise` [N, *latent]."""
         at = np.zeros((len(pixels), *self.config.latent_shape), np.float32) if noise is None else noise
-        return _only(await self._submit(self.work("reconstruct", exact=noise is not None), call, pixels, at))
+        return _only(await self._submit(self.work("reconstruct", exact=noise is not None), context, pixels, at))
 
-    async def score(self, pixels: np.ndarray, noise: Tensor, call: RequestContext) -> Bounds:
+    async def score(self, pixels: np.ndarray, noise: Tensor, context: RequestContext) -> Bounds:
         """Both bounds on log p(x), [N] nats, by the draws of `noise` [N, K, *latent]."""
-        answer = await self._submit(self.scoring(noise.shape[1]), call, pixels, noise)
+        answer = await self._submit(self.scoring(noise.shape[1]), context, pixels, noise)
         total, reconstruction, kl, log_likelihood = map(torch.from_numpy, answer.columns)
         return Bounds(ELBO(total, reconstruction, kl), log_likelihood)
 
@@ -138,9 +138,9 @@ class LoadedModel:
         """Whether all work is exact: by the same networks, with the same bits in all batches."""
         return self.networks.swift is self.networks.exact and self.apart == self.sizes
 
-    async def _submit(self, work: BatchKey, call: RequestContext, *columns: np.ndarray | Tensor) -> RowBatch:
+    async def _submit(self, work: BatchKey, context: RequestContext, *columns: np.ndarray | Tensor) -> RowBatch:
         rows = RowBatch(tuple(map(np.asarray, columns)))
-        return RowBatch.join(await self._batcher.submit(work, rows, call))
+        return RowBatch.join(await self._batcher.submit(work, rows, context))
 
 
 def _only(answer: RowBatch) -> np.ndarray:

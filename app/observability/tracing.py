@@ -22,14 +22,14 @@ class Tracing:
         """Whether the current request has a span that is recorded."""
         return trace.get_current_span().is_recording()
 
-    def tell(self, call: RequestContext) -> None:
+    def tell(self, context: RequestContext) -> None:
         """A span for each lap of a call that is followed, once; its id and its model go with the request's own span."""
-        if call.laps is None:
+        if context.spans is None:
             return
-        laps, call.laps = call.laps, None
+        spans, context.spans = context.spans, None
         span = trace.get_current_span()
-        span.set_attributes({"vae.request_id": call.request_id, "vae.model": call.model})
+        span.set_attributes({"vae.request_id": context.request_id, "vae.model": context.model})
         now, epoch = time.monotonic(), time.time_ns()
-        for stage, start, end in laps:
+        for stage, start, end in spans:
             began, ended = (epoch - int((now - moment) * 1e9) for moment in (start, end))
             self._tracer.start_span(_NAMES.get(stage, stage), start_time=began).end(ended)

@@ -226,10 +226,10 @@ async def test_a_window_ends():
 
 async def test_a_call_is_told_what_each_stage_took():
     async with house() as it:
-        call = RequestContext("id", time.monotonic() + 60)
-        await it.batcher.submit(ENCODE, [1], call)
-        assert set(call.seconds) == {"queue", "batch", "infer"}
-        assert min(call.seconds.values()) >= 0
+        context = RequestContext("id", time.monotonic() + 60)
+        await it.batcher.submit(ENCODE, [1], context)
+        assert set(context.stage_seconds) == {"queue", "batch", "infer"}
+        assert min(context.stage_seconds.values()) >= 0
 
 
 async def test_every_wait_of_a_divided_request_is_told_as_time_in_the_queue():
@@ -239,13 +239,13 @@ async def test_every_wait_of_a_divided_request_is_told_as_time_in_the_queue():
             return super().infer(kind, batch, alone=alone)
 
     async with house(device=Steady()) as it:
-        call = RequestContext("id", time.monotonic() + 60, laps=[])
+        context = RequestContext("id", time.monotonic() + 60, spans=[])
         others = it.tasks(range(40), range(40), kind=Kind("decode"))
         began = time.monotonic()
-        await it.batcher.submit(ENCODE, range(12), call)
+        await it.batcher.submit(ENCODE, range(12), context)
         took = time.monotonic() - began
         await asyncio.gather(*others)
-    assert sum(call.seconds.values()) <= took
-    assert sum(call.seconds.values()) >= 0.9 * took
-    assert [lap.stage for lap in call.laps] == ["queue", "batch", "infer"] * 3
-    assert all(earlier.end <= later.start for earlier, later in pairwise(call.laps))
+    assert sum(context.stage_seconds.values()) <= took
+    assert sum(context.stage_seconds.values()) >= 0.9 * took
+    assert [lap.stage for lap in context.spans] == ["queue", "batch", "infer"] * 3
+    assert all(earlier.end <= later.start for earlier, later in pairwise(context.spans))

@@ -232,10 +232,10 @@ async def test_a_device_that_does_not_know_its_pace_ends_the_service_and_leaves_
 async def test_the_time_in_the_queue_of_a_request_that_ends_there_is_told():
     async with house() as it:
         first = await it.occupy()
-        call = RequestContext("id", time.monotonic() + 0.05)
+        context = RequestContext("id", time.monotonic() + 0.05)
         with pytest.raises(DeadlineExceeded):
-            await it.batcher.submit(ENCODE, [1], call)
-        assert call.seconds["queue"] >= 0.05
+            await it.batcher.submit(ENCODE, [1], context)
+        assert context.stage_seconds["queue"] >= 0.05
         it.device.free.set()
         await first
 

@@ -110,12 +110,12 @@ async def test_codec_work_is_told_when_its_request_has_ended(ends):
 
     def work() -> None:
         begun.set()
-        while not call.expired():
+        while not context.expired():
             time.sleep(0.001)
         told.set()
 
-    call = RequestContext("id", time.monotonic() + (60 if ends == "by cancellation" else 0.1))
-    task = asyncio.create_task(codec(call, 2**30, work))
+    context = RequestContext("id", time.monotonic() + (60 if ends == "by cancellation" else 0.1))
+    task = asyncio.create_task(codec(context, 2**30, work))
     await until(begun.is_set)
     if ends == "by cancellation":
         task.cancel()

@@ -26,7 +26,7 @@ from tests.support.models import DIGITS, build
 pytestmark = pytest.mark.anyio
 
 
-def call() -> RequestContext:
+def context() -> RequestContext:
     return RequestContext("id", time.monotonic() + 60)
 
 
@@ -77,20 +77,26 @@ async def test_answers_are_what_the_mathematics_says(engine, folder, pixels, noi
     with torch.inference_mode():
         q, scored = vae.posterior(unit(pixels)), bounds(vae, unit(pixels), 5, noise=noise.transpose(0, 1))
         means = vae.likelihood(q.mean).mean.numpy() * 255
-    answer, score = await engine.served.posterior(pixels, call()), await engine.served.score(pixels, noise, call())
+    answer, score = (
+        await engine.served.posterior(pixels, context()),
+        await engine.served.score(pixels, noise, context()),
+    )
     torch.testing.assert_close((answer.mean, answer.logvar), (q.mean, q.logvar), atol=1e-5, rtol=1e-4)
     for found, expected in zip((*score.elbo, score.log_likelihood), (*scored.elbo, scored.log_likelihood), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
-    for images in (await engine.served.decode(q.mean, call()), await engine.served.reconstruct(pixels, None, call())):
+    for images in (
+        await engine.served.decode(q.mean, context()),
+        await engine.served.reconstruct(pixels, None, context()),
+    ):
         assert images.dtype == np.uint8
         assert np.abs(images - means).max() <= 0.51
 
 
 async def test_an_image_alone_is_the_image_in_a_batch(engine, pixels):
-    together = await engine.served.posterior(pixels, call())
-    alone = [await engine.served.posterior(pixels[row : row + 1], call()) for row in range(len(pixels))]
+    together = await engine.served.posterior(pixels, context())
+    alone = [await engine.served.posterior(pixels[row : row + 1], context()) for row in range(len(pixels))]
     crowd = await asyncio.gather(
-        *(engine.served.posterior(pixels[row : row + 1], call()) for row in range(len(pixels)))
+        *(engine.served.posterior(pixels[row : row + 1], context()) for row in range(len(pixels)))
     )
     for answers in (alone, crowd):
         torch.testing.assert_close(torch.cat([q.mean for q in answers]), together.mean, atol=1e-5, rtol=0)
@@ -100,16 +106,16 @@ async def test_an_image_alone_is_the_image_in_a_batch(engine, pixels):
 async def traffic(engine, pixels) -> None:
     while True:
         sizes = torch.randint(1, 65, (4,)).tolist()
-        await asyncio.gather(*(engine.served.posterior(pixels[:size], call()) for size in sizes))
-        await engine.served.decode(torch.randn(3, *engine.served.config.latent_shape), call(), exact=True)
+        await asyncio.gather(*(engine.served.posterior(pixels[:size], context()) for size in sizes))
+        await engine.served.decode(torch.randn(3, *engine.served.config.latent_shape), context(), exact=True)
 
 
 async def test_exact_work_is_the_same_bit_for_bit_alone_and_under_load(engine, pixels, noise):
     async def everything() -> list[np.ndarray]:
-        q = await engine.served.posterior(pixels, call(), exact=True)
-        score = await engine.served.score(pixels[:9], noise[:9], call())
-        decoded = await engine.served.decode(noise[:, 0], call(), exact=True)
-        drawn = await engine.served.reconstruct(pixels, noise[:, 0], call())
+        q = await engine.served.posterior(pixels, context(), exact=True)
+        score = await engine.served.score(pixels[:9], noise[:9], context())
+        decoded = await engine.served.decode(noise[:, 0], context(), exact=True)
+        drawn = await engine.served.reconstruct(pixels, noise[:, 0], context())
         return [q.mean.numpy(), q.logvar.numpy(), *(e.numpy() for e in score.elbo), decoded, drawn]
 
     alone = await everything()
@@ -119,7 +125,9 @@ async def test_exact_work_is_the_same_bit_for_bit_alone_and_under_load(engine, p
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
     assert all(np.array_equal(a, b) for a, b in zip(alone, loaded, strict=True))
-    singles = [await engine.served.posterior(pixels[row : row + 1], call(), exact=True) for row in range(len(pixels))]
+    singles = [
+        await engine.served.posterior(pixels[row : row + 1], context(), exact=True) for row in range(len(pixels))
+    ]
     assert np.array_equal(alone[0], torch.cat([q.mean for q in singles]).numpy())
 
 
@@ -137,8 +145,8 @@ async def test_exact_work_shares_batches_with_all_other_or_has_its_own_or_none(f
 async def test_a_batch_invariant_engine_is_exact_in_everything(digits_model, device, digits, runtime):
     async with running_engine(digits_model, device, runtime=runtime, batch_invariant=True) as engine:
         assert engine.served.batch_invariant
-        together = await engine.served.posterior(digits[:70], call())
-        alone = [await engine.served.posterior(digits[row : row + 1], call()) for row in range(70)]
+        together = await engine.served.posterior(digits[:70], context())
+        alone = [await engine.served.posterior(digits[row : row + 1], context()) for row in range(70)]
         assert torch.equal(together.mean, torch.cat([q.mean for q in alone]))
         assert torch.equal(together.logvar, torch.cat([q.logvar for q in alone]))
 
@@ -152,7 +160,7 @@ async def test_padding_fills_a_warmed_shape_and_does_not_leak(engine, pixels, si
     assert len(padded) == (taken if work.by_row else min(n for n in engine.served.shapes(work) if n >= taken))
     assert np.array_equal(padded.columns[0][:taken], pixels[:taken])
     assert not padded.columns[0][taken:].any()
-    answer = await engine.served.posterior(pixels[:size], call(), exact=exact)
+    answer = await engine.served.posterior(pixels[:size], context(), exact=exact)
     assert len(answer.mean) == size
 
 
@@ -207,14 +215,14 @@ async def test_in_half_precision_the_networks_round_and_nothing_else_does(folder
         config = full.served.config
         pixels = np.random.default_rng(0).integers(0, 256, (9, *config.image_shape), np.uint8)
         noise = torch.randn(9, 5, *config.latent_shape, generator=torch.Generator().manual_seed(0))
-        exact, rounded = [await engine.served.posterior(pixels, call()) for engine in (full, half)]
+        exact, rounded = [await engine.served.posterior(pixels, context()) for engine in (full, half)]
         assert rounded.mean.dtype == torch.float32
         assert not torch.equal(exact.mean, rounded.mean)
         torch.testing.assert_close(rounded.mean, exact.mean, atol=0.03, rtol=0.03)
         torch.testing.assert_close(rounded.logvar, exact.logvar, atol=0.03, rtol=0.03)
-        bounds = [await engine.served.score(pixels, noise, call()) for engine in (full, half)]
+        bounds = [await engine.served.score(pixels, noise, context()) for engine in (full, half)]
         torch.testing.assert_close(bounds[1].elbo.total, bounds[0].elbo.total, rtol=0.01, atol=1)
-        alone = await half.served.score(pixels[4:5], noise[4:5], call())
+        alone = await half.served.score(pixels[4:5], noise[4:5], context())
         assert torch.equal(alone.log_likelihood, bounds[1].log_likelihood[4:5])
 
 
@@ -223,7 +231,7 @@ async def test_a_model_that_was_replaced_goes_with_its_last_request(digits_model
     async with running_engine(digits_model, device) as engine:
         paces = engine.served.paces
         paces.update({kind: replace(pace, at_once=at_once) for kind, pace in paces.items()})
-        await engine.served.posterior(digits[:9], call())
+        await engine.served.posterior(digits[:9], context())
         gone = weakref.ref(engine.served)
         await engine.replace(read_checkpoint(digits_model))
         await until(lambda: gone() is None)
@@ -242,10 +250,10 @@ async def test_one_row_has_the_networks_for_who_is_alone_and_a_batch_has_those_f
         served.programs.clear()
         pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), np.uint8)
         x = torch.from_numpy(pixels) / 255
-        assert_close((await served.posterior(pixels[:1], call())).mean, other.posterior(x[:1]).mean)
-        assert_close((await served.posterior(pixels, call())).mean, served.networks.swift.posterior(x).mean)
+        assert_close((await served.posterior(pixels[:1], context())).mean, other.posterior(x[:1]).mean)
+        assert_close((await served.posterior(pixels, context())).mean, served.networks.swift.posterior(x).mean)
         engine.device.neighbours = CoreUsage([0, 1])  # one who computes
-        assert_close((await served.posterior(pixels[:1], call())).mean, served.networks.swift.posterior(x[:1]).mean)
+        assert_close((await served.posterior(pixels[:1], context())).mean, served.networks.swift.posterior(x[:1]).mean)
         engine.device.neighbours = CoreUsage()
-        both = await asyncio.gather(*(served.posterior(pixels[n : n + 1], call()) for n in range(2)))
+        both = await asyncio.gather(*(served.posterior(pixels[n : n + 1], context()) for n in range(2)))
         assert_close(torch.cat([q.mean for q in both]), served.networks.swift.posterior(x[:2]).mean)

@@ -169,8 +169,8 @@ async def test_a_response_counts_until_the_client_has_read_it(tmp_path):
 @pytest.mark.parametrize("media", [JSON, NPY, answers.PNG])
 async def test_large_responses_are_those_of_small_ones(media, digits):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 128, 128), np.uint8)
-    call = RequestContext("id", time.monotonic() + 60)
-    whole = (await answers.images(call, media, pixels, 5)).body
+    context = RequestContext("id", time.monotonic() + 60)
+    whole = (await answers.images(context, media, pixels, 5)).body
     if media == NPY:
         assert whole == write_npy(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
         flat = np.load(io.BytesIO(whole))

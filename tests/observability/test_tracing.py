@@ -107,8 +107,8 @@ async def test_who_is_not_followed_keeps_no_laps(digits_model, sampled):
         caller.says(b"")
         await caller.task()
     assert caller.status == 200
-    assert caller.scope["state"]["call"].seconds
-    assert caller.scope["state"]["call"].laps is None
+    assert caller.scope["state"]["context"].stage_seconds
+    assert caller.scope["state"]["context"].spans is None
     assert not exporter.get_finished_spans()
 
 

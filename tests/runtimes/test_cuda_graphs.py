@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_engine import call, running_engine
+from test_engine import context, running_engine
 
 from app.runtimes.cuda_graphs import CudaGraph
 from app.runtimes.operations import OPERATIONS, RowBatch, examples, shapes
@@ -60,11 +60,11 @@ async def test_every_warmed_batch_is_recorded_and_its_memory_goes_with_its_model
         exact = {(operation, True, 1, size) for operation in ("encode", "decode", "reconstruct") for size in [16]}
         other = {(operation, False, 1, size) for operation, *_ in exact for size in shapes(32)}
         assert set(engine.served.recordings) == exact | other | {("score", True, 1, 1)}
-        before = await engine.served.posterior(digits[:9], call())
+        before = await engine.served.posterior(digits[:9], context())
         memory = []
         for _ in range(6):
             await engine.replace(read_checkpoint(digits_model))
             memory.append(engine.device.memory())
         assert memory[-1] < 1.5 * memory[0]
-        after = await engine.served.posterior(digits[:9], call())
+        after = await engine.served.posterior(digits[:9], context())
         assert torch.equal(before.mean, after.mean)
