@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from app.api.responses import problem
 from app.codecs.png import write_png
 from app.errors import QueueFull, ServiceError
+from app.http.problems import problem
 from tests.support.image_files import header_of_png
 
 pytestmark = pytest.mark.anyio

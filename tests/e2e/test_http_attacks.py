@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
-from test_http_conformance import CASES
 
+from tests.e2e.test_http_conformance import CASES
 from tests.support.raw_http import PROBE, ServerProcess, read_response, server_process
 
 GET = b"GET /livez HTTP/1.1\r\nHost: vae\r\n\r\n"

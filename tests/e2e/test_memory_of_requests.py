@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_footprint import LARGE
 
 from app.codecs.png import write_png
 from app.inference.footprint import of_decode, of_encode
 from tests.support.live_server import serving
-from tests.support.models import write
+from tests.support.models import LARGE, write
 
 pytestmark = pytest.mark.anyio
 

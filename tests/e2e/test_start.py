@@ -159,5 +159,5 @@ async def test_on_a_terminal_the_log_is_text_and_the_start_ends_with_the_address
     lines = told.decode().splitlines()
     assert not [line for line in lines if line.startswith("{")]
     (last,) = [line for line in lines if "  open http" in line]
-    assert re.search(r" INFO +app\.\w+  open http://127\.0\.0\.1:\d+$", last)
+    assert re.search(r" INFO +app\.[\w.]+  open http://127\.0\.0\.1:\d+$", last)
     assert "draining" in lines[lines.index(last) + 1]

@@ -3,7 +3,6 @@
 import asyncio
 import time
 import weakref
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from torch.testing import assert_close
 
 from app.batching.policy import QUICK
-from app.context import RequestContext
 from app.inference.core_sharing import CoreUsage
 from app.inference.engine import Engine
 from app.observability.metrics import Metrics
@@ -21,25 +19,10 @@ from app.settings import Settings
 from model.checkpoint import read_checkpoint
 from model.elbo import bounds
 from tests.support.apps import until
+from tests.support.engines import context, running_engine
 from tests.support.models import DIGITS, build
 
 pytestmark = pytest.mark.anyio
-
-
-def context() -> RequestContext:
-    return RequestContext("id", time.monotonic() + 60)
-
-
-@asynccontextmanager
-async def running_engine(folder, device, **options):
-    settings = Settings(model=folder, device=device, threads=1, **options)
-    engine = Engine(read_checkpoint(folder), settings, Metrics())
-    engine.start()
-    try:
-        await until(lambda: engine.ready)
-        yield engine
-    finally:
-        await engine.close()
 
 
 @pytest.fixture(scope="module", params=["digits", "colour"])

@@ -21,15 +21,11 @@ from app.http.admission import AT_ONCE
 from app.inference.footprint import Footprint, of_decode, of_encode, of_reconstruct, of_score
 from app.main import create_app
 from app.settings import Settings
-from model.config import VAEConfig
 from tests.support.apps import running, until
 from tests.support.in_thread_server import on_a_socket
-from tests.support.models import DIGITS, write
+from tests.support.models import DIGITS, LARGE, write
 
 pytestmark = pytest.mark.anyio
-
-LARGE = VAEConfig(image_shape=(3, 256, 256), latent_shape=(4, 16, 16), stride=2, channels=(2, 2, 2, 2), blocks=(0,) * 4)
-"""192 KiB an image, and next to no work."""
 
 counts = st.integers(1, 5000)
 
@@ -134,7 +130,7 @@ async def test_draws_are_refused_by_what_they_take(small, path):
 
 
 async def test_many_large_requests_at_once_are_refused_and_small_ones_are_not(digits_model, device):
-    waiting = {"max_batch_delay_ms": 10_000, "request_timeout_s": 60, "max_memory_bytes": LIMIT}
+    waiting = {"max_batch_size": 1024, "max_batch_delay_ms": 10_000, "request_timeout_s": 60, "max_memory_bytes": LIMIT}
     app = create_app(Settings(model=digits_model, device=device, threads=1, **waiting))
     async with running(app) as client:
         door = app.state.door

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from test_engine import context, running_engine
 
 from app.runtimes.cuda_graphs import CudaGraph
 from app.runtimes.operations import OPERATIONS, RowBatch, examples, shapes
 from app.runtimes.selection import networks
 from app.settings import Settings
 from model.checkpoint import read_checkpoint
+from tests.support.engines import context, running_engine
 from tests.support.models import COLOUR, DIGITS, build
 
 pytestmark = pytest.mark.anyio

@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_config import configs
 from torch import nn
 from torch.testing import assert_close
 
 from app.runtimes.onnx_graph import INPUT, onnx_model
+from tests.support.configs import configs
 from tests.support.models import build
 
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_config import configs
 
 from app.runtimes.batch_invariance import program_keeps_rows_apart
 from app.runtimes.onnx_program import OnnxOperation, programs
 from app.runtimes.operations import OPERATIONS, shapes
 from app.runtimes.selection import networks
 from app.settings import Settings
+from tests.support.configs import configs
 from tests.support.models import COLOUR, DIGITS, build
 
 CPU = torch.device("cpu")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from test_config import configs
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.codecs.images import write_npy
@@ -21,6 +20,7 @@ from model.checkpoint import CheckpointError
 from model.config import VAEConfig
 from model.vae import VAE
 from tests.support.apps import running
+from tests.support.configs import configs
 from tests.support.models import COLOUR, DIGITS, write
 
 pytestmark = pytest.mark.anyio

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_config import configs
 from torch.testing import assert_close
 
 from app.runtimes.selection import compiled
 from app.runtimes.sessions import MnnNetwork, OnnxNetwork
+from tests.support.configs import configs
 from tests.support.models import COLOUR, DIGITS, build
 
 COMPILE = """

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_config import configs
 
 from app.main import create_app
 from app.runtimes.onnx_program import programs
@@ -17,6 +16,7 @@ from app.runtimes.verification import differing
 from app.settings import Settings
 from model.likelihoods import FAMILIES, Bernoulli, DiscretisedLogistic
 from tests.support.apps import running
+from tests.support.configs import configs
 from tests.support.models import COLOUR, DIGITS, build, write
 
 pytestmark = pytest.mark.anyio

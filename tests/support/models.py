@@ -12,6 +12,8 @@ DIGITS = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), stride=2, channels=
 COLOUR = VAEConfig(
     image_shape=(3, 13, 9), latent_shape=(2, 4, 3), stride=2, channels=(6, 6), blocks=(0, 1), likelihood="logistic"
 )
+LARGE = VAEConfig(image_shape=(3, 256, 256), latent_shape=(4, 16, 16), stride=2, channels=(2, 2, 2, 2), blocks=(0,) * 4)
+"""192 KiB an image, and next to no work."""
 
 
 def build(config: VAEConfig, seed: int = 0) -> VAE:

@@ -6,7 +6,6 @@ from itertools import pairwise, product
 import pytest
 import torch
 from hypothesis import given, settings
-from test_config import configs
 from torch import nn
 from torch.nn.functional import conv2d, silu
 from torch.testing import assert_close
@@ -15,6 +14,7 @@ from model.config import VAEConfig
 from model.elbo import bounds
 from model.likelihoods import FAMILIES
 from model.networks.blocks import Downsample, Residual, Upsample
+from tests.support.configs import configs
 from tests.support.models import COLOUR, DIGITS, build
 
 MLP = VAEConfig(image_shape=(1, 5, 7), latent_shape=(3,), hidden=(9, 6), likelihood="gaussian", scale=0.25)

@@ -1,0 +1,27 @@
+"""An engine without HTTP around it."""
+
+import time
+from contextlib import asynccontextmanager
+
+from app.context import RequestContext
+from app.inference.engine import Engine
+from app.observability.metrics import Metrics
+from app.settings import Settings
+from model.checkpoint import read_checkpoint
+from tests.support.apps import until
+
+
+def context() -> RequestContext:
+    return RequestContext("id", time.monotonic() + 60)
+
+
+@asynccontextmanager
+async def running_engine(folder, device, **options):
+    settings = Settings(model=folder, device=device, threads=1, **options)
+    engine = Engine(read_checkpoint(folder), settings, Metrics())
+    engine.start()
+    try:
+        await until(lambda: engine.ready)
+        yield engine
+    finally:
+        await engine.close()
