@@ -36,12 +36,12 @@ SHIPPED = Path("model/checkpoints/mnist")
 POISONED = """
 import sys
 from app.observability.logs import configure_logging
-from app.server.listener import Reception
+from app.server.listener import Listener
 from app.server.server import Server, run
 from app.settings import read_settings
 settings = read_settings(sys.argv[2:])
 configure_logging(settings)
-server = Server(settings, Reception(settings.host, settings.port))
+server = Server(settings, Listener(settings.host, settings.port))
 def poison(module, arguments):
     if (arguments[0] == 1).flatten(1).all(1).any():
         raise RuntimeError("poison")

@@ -128,7 +128,7 @@ BUSY = SERVE.replace(
 import asyncio, time
 from functools import partial
 from app.batching.futures import apart
-from app.server.listener import Reception
+from app.server.listener import Listener
 from app.server.server import Server, run
 class Busy(Server):
     async def startup(self, sockets=None):
@@ -136,7 +136,7 @@ class Busy(Server):
         for _ in range(64):
             asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
         self.reload = asyncio.create_task(apart(partial(time.sleep, 600)))
-run(Busy(settings, Reception(settings.host, settings.port)))
+run(Busy(settings, Listener(settings.host, settings.port)))
 """,
 )
 """The service while all threads that read and write pictures are at work that takes long, and a reload is as well."""
@@ -158,12 +158,12 @@ LOSING = SERVE.replace(
     "serve(settings)",
     """
 from app.batching.executor import DeviceLost
-from app.server.listener import Reception
+from app.server.listener import Listener
 from app.server.server import Server, run
 def lose(module, arguments):
     if arguments[0].min() == 1:
         raise DeviceLost("as after an illegal access")
-server = Server(settings, Reception(settings.host, settings.port))
+server = Server(settings, Listener(settings.host, settings.port))
 server.linger = 0.5
 server.app.state.engine.served.programs.clear()  # in them there is no hook
 server.app.state.engine.served.networks.exact.encoder.register_forward_pre_hook(lose)
