@@ -37,7 +37,7 @@ class Bounds(NamedTuple):
 def elbo(vae: VAE, x: Tensor, samples: int = 1, noise: Tensor | None = None) -> ELBO:
     """The ELBO of x [B, C, H, W] by `samples` draws, or by the draws that `noise` [L, B, *latent] leads to."""
     q = vae.posterior(x)
-    z = q.rsample(samples) if noise is None else q.at(noise)
+    z = q.rsample(samples) if noise is None else q.reparameterize(noise)
     return _from_terms(vae.likelihood(z).log_prob(x).mean(0), q)
 
 
@@ -50,7 +50,7 @@ def bounds(vae: VAE, x: Tensor, samples: int, noise: Tensor | None = None, chunk
     log_sum = torch.full_like(reconstruction, -torch.inf)
     for start in range(0, draws, chunk):
         count = min(chunk, draws - start)
-        z = q.rsample(count) if noise is None else q.at(noise[start : start + count])
+        z = q.rsample(count) if noise is None else q.reparameterize(noise[start : start + count])
         log_p = vae.likelihood(z).log_prob(x)
         log_weights = log_p + prior.log_prob(z) - q.log_prob(z)
         log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))

@@ -31,14 +31,16 @@ class DiagonalGaussian:
         """sigma, [B, *latent], > 0."""
         return torch.exp(0.5 * self.logvar)
 
-    def at(self, noise: Tensor) -> Tensor:
+    def reparameterize(self, noise: Tensor) -> Tensor:
         """The draws mu + sigma * eps that `noise` [..., B, *latent] leads to; zero noise gives the mean."""
         return self.mean + self.std * noise
 
     def rsample(self, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """`samples` reparameterised draws for each row, [L, B, *latent], differentiable in mean and logvar."""
         shape = (samples, *self.mean.shape)
-        return self.at(torch.randn(shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype))
+        return self.reparameterize(
+            torch.randn(shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        )
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) in nats, [..., B] for z of [..., B, *latent]."""

@@ -22,29 +22,29 @@ LEVELS = 256
 
 
 class Likelihood(ABC):
-    """One family of p(x|z), made of what the decoder network gives: `raw` [..., features * C, H, W].
+    """One family of p(x|z), made of what the decoder network gives: `raw` [..., params_per_channel * C, H, W].
 
     `scale` is for the families of one fixed standard deviation. A new family is a subclass with `pixel_log_prob`, its
-    `features` if it needs more than one, and its line in `FAMILIES`.
+    `params_per_channel` if it needs more than one, and its line in `FAMILIES`.
     """
 
-    features: ClassVar[int] = 1
+    params_per_channel: ClassVar[int] = 1
     """How many numbers the decoder gives for each channel of each pixel."""
 
-    log_cell: ClassVar[float] = 0.0
+    log_bin_width: ClassVar[float] = 0.0
     """What turns `log_prob` into the log-mass of an 8-bit level, nats per value: 0 where it already is a mass."""
 
-    meaning: ClassVar[str]
+    description: ClassVar[str]
     """What log p(x|z) is the logarithm of, for people."""
 
     def __init__(self, raw: Tensor, scale: float = 1.0) -> None:
-        self.location, *self.rest = raw.chunk(self.features, dim=-3)
+        self.logits, *self.extra_params = raw.chunk(self.params_per_channel, dim=-3)
         self.scale = scale
 
     @classmethod
     def bits_per_dim(cls, log_p: Number, dimensions: int) -> Number:
         """Log p(x) of `dimensions` values, in nats per image, as bits for each 8-bit value; lower is better."""
-        return -(log_p / dimensions + cls.log_cell) / log(2)
+        return -(log_p / dimensions + cls.log_bin_width) / log(2)
 
     @property
     def mean(self) -> Tensor:
@@ -53,7 +53,7 @@ class Likelihood(ABC):
         In two steps, because torch's own rounds the last few pixels of a tensor otherwise, and which those are depends
         on how many images there are.
         """
-        return torch.exp(logsigmoid(self.location))
+        return torch.exp(logsigmoid(self.logits))
 
     @abstractmethod
     def pixel_log_prob(self, x: Tensor) -> Tensor:
@@ -67,23 +67,23 @@ class Likelihood(ABC):
 class Bernoulli(Likelihood):
     """Binary pixels. A grey x is scored by its expected log-probability over binarisations of mean x."""
 
-    meaning = "the log-probability of binary pixels; a grey pixel stands for the chance that it is 1"
+    description = "the log-probability of binary pixels; a grey pixel stands for the chance that it is 1"
 
     def pixel_log_prob(self, x: Tensor) -> Tensor:
-        return x * self.location - softplus(self.location)
+        return x * self.logits - softplus(self.logits)
 
 
 class Gaussian(Likelihood):
     """Continuous pixels of one fixed standard deviation."""
 
-    meaning = "the log-density of pixels in [0, 1]"
+    description = "the log-density of pixels in [0, 1]"
 
-    log_cell: ClassVar[float] = -log(LEVELS - 1)
+    log_bin_width: ClassVar[float] = -log(LEVELS - 1)
 
     @property
     def log_scale(self) -> Tensor:
         """Log sigma, nats; broadcasts over the pixels."""
-        return self.location.new_tensor(log(self.scale))
+        return self.logits.new_tensor(log(self.scale))
 
     def pixel_log_prob(self, x: Tensor) -> Tensor:
         standardised = (x - self.mean) * torch.exp(-self.log_scale)
@@ -93,11 +93,11 @@ class Gaussian(Likelihood):
 class LearnedGaussian(Gaussian):
     """Continuous pixels whose standard deviation the decoder gives, kept above one grey level."""
 
-    features: ClassVar[int] = 2
+    params_per_channel: ClassVar[int] = 2
 
     @property
     def log_scale(self) -> Tensor:
-        return torch.log(1 / LEVELS + softplus(self.rest[0] - 2))
+        return torch.log(1 / LEVELS + softplus(self.extra_params[0] - 2))
 
 
 class DiscretisedLogistic(Likelihood):
@@ -106,12 +106,12 @@ class DiscretisedLogistic(Likelihood):
     `mean` is the logistic's own, before the rounding to levels.
     """
 
-    meaning = "the log-probability of 8-bit pixels"
+    description = "the log-probability of 8-bit pixels"
 
-    features: ClassVar[int] = 2
+    params_per_channel: ClassVar[int] = 2
 
     def pixel_log_prob(self, x: Tensor) -> Tensor:
-        log_scale = torch.log(1e-3 + softplus(self.rest[0] - 3))
+        log_scale = torch.log(1e-3 + softplus(self.extra_params[0] - 3))
         level = torch.round(x * (LEVELS - 1))
         centre, half = level / (LEVELS - 1), 0.5 / (LEVELS - 1)
         upper = (centre + half - self.mean) * torch.exp(-log_scale)

@@ -44,7 +44,7 @@ async def encode(request: Request, samples: Samples = None, seed: Seed = None, f
         )
     q = await served.posterior(pixels, asked.context, exact=True)
     draws = Noise(seed)
-    z = q.at(draws.normal(len(pixels), samples, *served.config.latent_shape).transpose(0, 1))
+    z = q.reparameterize(draws.normal(len(pixels), samples, *served.config.latent_shape).transpose(0, 1))
     rows = [tensor.numpy() for tensor in (q.mean, q.logvar, *z)]
     return await answers.latents(asked.context, asked.media, rows, served.model, draws.header)
 

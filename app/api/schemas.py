@@ -196,7 +196,8 @@ def model_of(
         "runtime": runtime,
         "batch_invariant": batch_invariant,
         "architecture": config.as_dict(),
-        "scores": FAMILIES[config.likelihood].meaning + (PERCENTILE.format(whose=reference.whose) if reference else ""),
+        "scores": FAMILIES[config.likelihood].description
+        + (PERCENTILE.format(whose=reference.whose) if reference else ""),
     }
 
 

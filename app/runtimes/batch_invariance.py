@@ -72,4 +72,4 @@ def _by_itself(column: Tensor, row: int, size: int) -> Tensor:
 
 def _told(vae: VAE, x: Tensor, z: Tensor) -> Iterable[Tensor]:
     q, p = vae.posterior(x), vae.likelihood(z)
-    return q.mean, q.logvar, q.at(z), p.location, *p.rest, p.mean
+    return q.mean, q.logvar, q.reparameterize(z), p.logits, *p.extra_params, p.mean

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from app.runtimes.onnx_graph import Graph
 from app.runtimes.sessions import session
 from model.likelihoods import LEVELS
-from model.networks.encoder import LOGVAR
+from model.networks.encoder import MAX_ABS_LOGVAR
 from model.vae import VAE
 
 PIXELS, LATENTS = "pixels", "latents"
@@ -67,12 +67,12 @@ def _posterior(graph: Graph, vae: VAE) -> tuple[str, str]:
     x = graph.node("Div", graph.node("Cast", PIXELS, to=TensorProto.FLOAT), graph.number(LEVELS - 1))
     centred = graph.node("Sub", graph.node("Mul", graph.number(2), x), graph.number(1))
     mean, logvar = graph.nodes("Split", 2, graph.network(vae.encoder.network, centred), axis=1)
-    return mean, graph.node("Clip", logvar, graph.number(-LOGVAR), graph.number(LOGVAR))
+    return mean, graph.node("Clip", logvar, graph.number(-MAX_ABS_LOGVAR), graph.number(MAX_ABS_LOGVAR))
 
 
 def _levels(graph: Graph, vae: VAE, z: str) -> dict[str, str]:
     raw = graph.network(vae.decoder.network, z)
-    features = vae.decoder.family.features
+    features = vae.decoder.family.params_per_channel
     location, *_ = graph.nodes("Split", features, raw, axis=1) if features > 1 else [raw]
     mean = graph.node("Sigmoid", location)
     level = graph.node("Round", graph.node("Mul", mean, graph.number(LEVELS - 1)))

@@ -59,7 +59,7 @@ def _decode(vae: VAE, latents: Tensor) -> tuple[Tensor, ...]:
 
 
 def _reconstruct(vae: VAE, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-    return _decode(vae, vae.posterior(_unit(pixels)).at(noise))
+    return _decode(vae, vae.posterior(_unit(pixels)).reparameterize(noise))
 
 
 def _score(vae: VAE, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:

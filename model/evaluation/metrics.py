@@ -2,7 +2,7 @@
 
 log p(x) >= log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)           Burda, Grosse and Salakhutdinov (2016), equation 8
 A_u = Var_x(E_q(u|x)[u]),   unit u is active where A_u > 0.01   the same, section 5.2
-bits per dimension = -(log p(x) / dimensions + log_cell) / ln 2
+bits per dimension = -(log p(x) / dimensions + log_bin_width) / ln 2
 """
 
 from collections.abc import Callable, Iterator

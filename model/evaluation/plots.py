@@ -87,7 +87,7 @@ def prior_samples(vae: VAE, seed: int) -> Tensor:
     """The means of p(x|z) for z of the prior: [R, n, C, H, W]."""
     noise = torch.randn(ROWS * COLUMNS, *vae.config.latent_shape, generator=torch.Generator().manual_seed(seed))
     prior = vae.prior(ROWS * COLUMNS)
-    means = _means(vae, prior.at(noise.to(prior.mean.device)))
+    means = _means(vae, prior.reparameterize(noise.to(prior.mean.device)))
     return means.reshape(ROWS, COLUMNS, *means.shape[1:])
 
 

@@ -17,7 +17,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.family = FAMILIES[config.likelihood]
-        self.network = nn.Sequential(*_stem(config), *_convolutions(config, self.family.features))
+        self.network = nn.Sequential(*_stem(config), *_convolutions(config, self.family.params_per_channel))
 
     def forward(self, z: Tensor) -> Likelihood:
         """p(x|z) for z of [..., *latent], any number of leading dimensions."""
@@ -29,7 +29,7 @@ class Decoder(nn.Module):
 def _stem(config: VAEConfig) -> list[nn.Module]:
     if config.pointwise:
         return [nn.Conv2d(config.latent_shape[0], config.features[0], 1)]
-    raw = FAMILIES[config.likelihood].features
+    raw = FAMILIES[config.likelihood].params_per_channel
     grid = config.features if config.channels else (raw * config.features[0], *config.features[1:])
     widths = [prod(config.latent_shape), *reversed(config.hidden), prod(grid)]
     return [nn.Flatten(), *dense(widths), nn.Unflatten(1, grid)]

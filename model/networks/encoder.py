@@ -9,7 +9,7 @@ from model.config import VAEConfig
 from model.gaussian import DiagonalGaussian
 from model.networks.blocks import Downsample, dense, residuals
 
-LOGVAR = 20.0
+MAX_ABS_LOGVAR = 20.0
 """The bound on |log sigma^2|, far outside of what training leads to: images of any other kind keep finite scores."""
 
 
@@ -23,7 +23,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> DiagonalGaussian:
         """q(z|x) for x of [B, C, H, W] in [0, 1]: mean and logvar [B, *latent]."""
         mean, logvar = self.network(2 * x - 1).to(x.dtype).chunk(2, dim=1)
-        return DiagonalGaussian(mean, logvar.clamp(-LOGVAR, LOGVAR))
+        return DiagonalGaussian(mean, logvar.clamp(-MAX_ABS_LOGVAR, MAX_ABS_LOGVAR))
 
 
 def _convolutions(config: VAEConfig) -> list[nn.Module]:

@@ -32,21 +32,21 @@ Objective = Callable[[VAE, Tensor, Tensor, float], ObjectiveValue]
 def ascend_elbo(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
     """The ELBO by the draws that `noise` leads to, its KL weighed by `beta`."""
     q = vae.posterior(x)
-    reconstruction, kl = vae.likelihood(q.at(noise)).log_prob(x).mean(0), q.kl_to_standard()
+    reconstruction, kl = vae.likelihood(q.reparameterize(noise)).log_prob(x).mean(0), q.kl_to_standard()
     return ObjectiveValue(reconstruction - beta * kl, ELBO(reconstruction - kl, reconstruction, kl))
 
 
 def ascend_iwae(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
     """The importance-weighted bound by the draws that `noise` leads to."""
     q = vae.posterior(x)
-    log_weights, bound = _weigh(vae, x, q, q, q.at(noise), beta)
+    log_weights, bound = _weigh(vae, x, q, q, q.reparameterize(noise), beta)
     return ObjectiveValue(log_weights.logsumexp(0) - log(len(noise)), bound)
 
 
 def ascend_dreg(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
     """The importance-weighted bound with the doubly reparameterised gradient."""
     q = vae.posterior(x)
-    z = q.at(noise)
+    z = q.reparameterize(noise)
     log_weights, bound = _weigh(vae, x, q, DiagonalGaussian(q.mean.detach(), q.logvar.detach()), z, beta)
     if z.requires_grad:  # d objective / d log w_k is v_k already: the rest of the factor comes on the way through z
         rest = 1 - beta + beta * log_weights.detach().softmax(0)

@@ -86,7 +86,7 @@ def start_at_mean(vae: VAE, images: Images) -> None:
     family = vae.decoder.family
     bias = [weight for name, weight in vae.decoder.named_parameters() if name.endswith("bias")][-1]
     with torch.no_grad():
-        bias.view(family.features, -1)[0] = log(share / (1 - share))
+        bias.view(family.params_per_channel, -1)[0] = log(share / (1 - share))
 
 
 class Training:

@@ -29,7 +29,7 @@ def standardise(vae: VAE, x: Tensor, generator: torch.Generator) -> None:
     with torch.no_grad():
         q = vae.posterior(x)
         noise = torch.randn((1, *q.mean.shape), generator=generator, device=q.mean.device)
-        vae.likelihood(q.at(noise))
+        vae.likelihood(q.reparameterize(noise))
     for handle in handles:
         handle.remove()
 

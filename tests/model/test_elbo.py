@@ -20,11 +20,11 @@ SCALE = 0.5
 class LinearGaussian(Gaussian):
     """Pixels of unbounded mean, so that p(x) is a Gaussian known in closed form."""
 
-    meaning = "the log-density of unbounded pixels"
+    description = "the log-density of unbounded pixels"
 
     @property
     def mean(self):
-        return self.location
+        return self.logits
 
 
 @pytest.fixture(params=[DIGITS, COLOUR], ids=["digits", "colour"])

@@ -106,8 +106,8 @@ def test_no_two_latents_share_their_noise(q):
 @pytest.mark.parametrize("leading", [(), (6,), (2, 3)])
 def test_a_draw_is_the_mean_plus_sigma_times_the_noise(q, leading):
     noise = torch.randn(*leading, *q.mean.shape).to(q.mean)
-    assert_close(q.at(noise), q.mean + sigma(q) * noise)
-    assert torch.equal(q.at(torch.zeros_like(noise)), q.mean.expand_as(noise))
+    assert_close(q.reparameterize(noise), q.mean + sigma(q) * noise)
+    assert torch.equal(q.reparameterize(torch.zeros_like(noise)), q.mean.expand_as(noise))
 
 
 def test_a_seed_decides_the_draws_and_leaves_the_global_stream_alone(q, device):
@@ -127,7 +127,7 @@ def test_the_noise_is_drawn_in_the_precision_of_the_posterior(device, dtype):
 
 def test_the_gradient_runs_along_the_path_of_each_draw(q):
     noise = torch.randn(1, *q.mean.shape).to(q.mean)
-    to_mean, to_logvar = torch.autograd.grad(q.at(noise).sum(), [q.mean, q.logvar])
+    to_mean, to_logvar = torch.autograd.grad(q.reparameterize(noise).sum(), [q.mean, q.logvar])
     assert_close(to_mean, torch.ones_like(q.mean))
     assert_close(to_logvar, 0.5 * sigma(q) * noise[0])
 
@@ -147,4 +147,4 @@ def test_a_spatial_latent_is_its_flattened_one(device):
     spatial, flat = DiagonalGaussian(mean, logvar), DiagonalGaussian(mean.flatten(1), logvar.flatten(1))
     assert_close(spatial.log_prob(z), flat.log_prob(z.flatten(1)))
     assert_close(spatial.kl_to_standard(), flat.kl_to_standard())
-    assert_close(spatial.at(noise).flatten(1), flat.at(noise.flatten(1)))
+    assert_close(spatial.reparameterize(noise).flatten(1), flat.reparameterize(noise.flatten(1)))

@@ -33,12 +33,12 @@ def family(request):
 def drawn(family, *leading, shape=(3, 4, 5), device="cpu"):
     """A likelihood of random location (and rest) beside the numbers it is made of."""
     channels, height, width = shape
-    raw = torch.randn(*leading, family.features * channels, height, width, dtype=torch.float64, device=device)
+    raw = torch.randn(*leading, family.params_per_channel * channels, height, width, dtype=torch.float64, device=device)
     return family(raw, SCALE), raw
 
 
 def one_pixel(family, *raw, dtype=torch.float64, scale=SCALE):
-    return family(torch.tensor(raw[: family.features], dtype=dtype).view(1, -1, 1, 1), scale)
+    return family(torch.tensor(raw[: family.params_per_channel], dtype=dtype).view(1, -1, 1, 1), scale)
 
 
 def pixels(*leading, device="cpu"):
@@ -120,21 +120,21 @@ def test_logistic_counts_a_value_as_its_nearest_level(device):
 
 
 @pytest.mark.parametrize("name", ["gaussian", "gaussian-learned", "logistic"])
-def test_log_cell_turns_a_score_into_the_mass_of_an_8_bit_level(name):
+def test_log_bin_width_turns_a_score_into_the_mass_of_an_8_bit_level(name):
     family = FAMILIES[name]
     p = one_pixel(family, 0.1, -0.4, scale=0.08)
-    assert_close((p.log_prob(GREY) + family.log_cell).exp().sum().item(), 1.0, atol=1e-5, rtol=0)
+    assert_close((p.log_prob(GREY) + family.log_bin_width).exp().sum().item(), 1.0, atol=1e-5, rtol=0)
 
 
 def test_a_model_that_knows_nothing_of_its_8_bit_values_pays_8_bits_for_each_and_one_that_is_certain_none(family):
     for mass, bits in ((1 / 256, 8.0), (1 / 2, 1.0), (1.0, 0.0)):
-        score = 12 * (torch.tensor(mass, dtype=torch.float64).log() - family.log_cell)
+        score = 12 * (torch.tensor(mass, dtype=torch.float64).log() - family.log_bin_width)
         assert_close(family.bits_per_dim(score, 12).item(), bits)
         assert_close(family.bits_per_dim(score.item(), 12), bits)
 
 
 def test_the_mean_is_an_image_whatever_the_network_gives(family):
-    p = family(torch.tensor(EXTREMES).view(1, 1, -1, 1).expand(1, family.features, -1, 2), SCALE)
+    p = family(torch.tensor(EXTREMES).view(1, 1, -1, 1).expand(1, family.params_per_channel, -1, 2), SCALE)
     assert p.mean.shape == (1, 1, len(EXTREMES), 2)
     assert ((p.mean >= 0) & (p.mean <= 1)).all()
     assert (p.mean.diff(dim=-2) >= 0).all()
@@ -144,13 +144,15 @@ def test_the_mean_is_an_image_whatever_the_network_gives(family):
 @pytest.mark.parametrize("size", [1, 5, 28])
 def test_the_mean_of_an_image_has_the_same_bits_whoever_shares_its_batch(family, size, device):
     torch.manual_seed(size)
-    raw = 3 * torch.randn(33, family.features, size, size, device=device)
+    raw = 3 * torch.randn(33, family.params_per_channel, size, size, device=device)
     alone = torch.cat([family(row, SCALE).mean for row in raw.split(1)])
     assert torch.equal(family(raw, SCALE).mean, alone)
 
 
 def test_values_and_gradients_are_finite_whatever_the_network_gives(family, device):
-    raw = torch.tensor(list(product(EXTREMES, repeat=family.features)), device=device)[..., None, None].requires_grad_()
+    raw = torch.tensor(list(product(EXTREMES, repeat=family.params_per_channel)), device=device)[
+        ..., None, None
+    ].requires_grad_()
     for level in (0, 1, 127, 254, 255):
         score = family(raw, SCALE).log_prob(torch.full_like(raw[:, :1], level / 255))
         (gradient,) = torch.autograd.grad(score.sum(), raw)
@@ -168,7 +170,7 @@ def test_a_learned_deviation_stays_above_the_256th_part_of_the_range():
 def test_an_image_scores_the_sum_of_its_values(family):
     p, raw = drawn(family, shape=(3, 2, 2))
     x = pixels()[:, :2, :2]
-    parts = raw.unflatten(0, (family.features, 3))
+    parts = raw.unflatten(0, (family.params_per_channel, 3))
     single = [
         family(parts[:, c, i, j].view(-1, 1, 1), SCALE).log_prob(x[c, i, j].view(1, 1, 1))
         for c, i, j in product(range(3), range(2), range(2))
@@ -186,4 +188,4 @@ def test_an_image_scores_the_same_alone_and_among_draws_and_rows(family, device)
 
 
 def test_every_family_says_what_its_score_is_the_logarithm_of(family):
-    assert family.meaning.startswith("the log-")
+    assert family.description.startswith("the log-")

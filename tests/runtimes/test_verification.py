@@ -29,7 +29,7 @@ class Clamped(Bernoulli):
 
     @property
     def mean(self):
-        return self.location.clamp(0, 1)
+        return self.logits.clamp(0, 1)
 
 
 class Inverted(DiscretisedLogistic):

@@ -89,7 +89,7 @@ def test_without_hidden_layers_the_pair_is_affine_and_with_them_it_is_not():
     def bend(config):
         x, z, vae = images(config, 2), latents(config, 2), real(config)
         middle = vae.posterior(x.mean(0, keepdim=True)).mean - vae.posterior(x).mean.mean(0)
-        raw = vae.likelihood(z.mean(0, keepdim=True)).location - vae.likelihood(z).location.mean(0)
+        raw = vae.likelihood(z.mean(0, keepdim=True)).logits - vae.likelihood(z).logits.mean(0)
         return middle.abs().max().item(), raw.abs().max().item()
 
     assert max(bend(AFFINE)) < 1e-12

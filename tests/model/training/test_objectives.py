@@ -75,7 +75,7 @@ def test_dreg_leaves_the_gradient_of_the_decoder_as_it_is(vae):
 def test_dreg_gives_the_encoder_the_gradient_of_its_formula_through_z_alone(vae, beta):
     x, noise = batch(6)
     q = vae.posterior(x)
-    through = q.at(noise)
+    through = q.reparameterize(noise)
     z = through.detach().requires_grad_()
     prior, fixed = DiagonalGaussian.standard(q.mean), DiagonalGaussian(q.mean.detach(), q.logvar.detach())
     log_weights = vae.likelihood(z).log_prob(x) + beta * (prior.log_prob(z) - fixed.log_prob(z))

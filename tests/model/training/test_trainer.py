@@ -156,7 +156,10 @@ def test_the_output_bias_begins_at_the_logit_of_the_mean_pixel(digits: np.ndarra
     start_at_mean(vae, images)
     names = [name for name, _ in vae.decoder.named_parameters() if name.endswith("bias")]
     before, after = untouched.decoder.get_parameter(names[-1]), vae.decoder.get_parameter(names[-1])
-    location, rest = after[: len(after) // vae.decoder.family.features], len(after) // vae.decoder.family.features
+    location, rest = (
+        after[: len(after) // vae.decoder.family.params_per_channel],
+        len(after) // vae.decoder.family.params_per_channel,
+    )
     torch.testing.assert_close(torch.sigmoid(location), torch.full_like(location, images.mean() / 255))
     assert after[rest:].equal(before[rest:])
 
