@@ -26,7 +26,7 @@ from benchmarks.payloads import BULK, bulk, singles
 from benchmarks.rounds import scratch
 from benchmarks.servers import serving
 from model.checkpoint import read_checkpoint
-from model.device import networks_in
+from model.device import autocast
 
 BATCHES = (1, 64, 256, 1024)
 CROWDS = (4, 16)
@@ -51,7 +51,7 @@ def limit(folder: Path, body: bytes, settings: Settings) -> Limit:
     vae = device.networks(codec.vae).swift
 
     def encode(x: Tensor) -> tuple[Tensor, ...]:
-        with networks_in(device.precision, device.place):
+        with autocast(device.precision, device.place):
             return OPERATIONS["encode"](vae, x)
 
     took = {n: spent(_replayed(encode, codec.pixels.expand(n, -1, -1, -1).to(device.place)), 0.5) for n in BATCHES}

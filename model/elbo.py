@@ -1,4 +1,4 @@
-"""The bounds on log p(x), in nats, higher is better.
+"""Evidence lower bound (ELBO) and importance-weighted bound on log p(x), in nats, higher is better.
 
     ELBO(x)  = E_q(z|x)[log p(x|z)] - KL(q(z|x) || p(z))  <=  log p(x)
     E_q[log p(x|z)]  ~  1/L sum_l log p(x|z_l),   z_l = mu + sigma * eps_l
@@ -26,6 +26,11 @@ class ELBO(NamedTuple):
     reconstruction: Tensor
     kl: Tensor
 
+    @classmethod
+    def from_terms(cls, reconstruction: Tensor, kl: Tensor) -> "ELBO":
+        """Return the bound of a mean log p(x|z) and a KL divergence, [B] nats each."""
+        return cls(reconstruction - kl, reconstruction, kl)
+
 
 class Bounds(NamedTuple):
     """Both bounds from the same draws: `log_likelihood` is the importance-weighted one, [B] nats."""
@@ -34,35 +39,54 @@ class Bounds(NamedTuple):
     log_likelihood: Tensor
 
 
+class LogDensities(NamedTuple):
+    """Log-densities of K draws z_k, [K, B] nats each: log p(x|z_k), log p(z_k) and log q(z_k|x)."""
+
+    likelihood: Tensor
+    prior: Tensor
+    posterior: Tensor
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Log importance weights log w_k = log p(x|z_k) p(z_k) / q(z_k|x), [K, B] nats."""
+        return self.likelihood + self.prior - self.posterior
+
+    def tempered_log_weights(self, beta: float) -> Tensor:
+        """Return log p(x|z_k) (p(z_k) / q(z_k|x))^beta, [K, B] nats; `log_weights` up to rounding for beta = 1."""
+        return self.likelihood + beta * (self.prior - self.posterior)
+
+
+def log_densities(vae: VAE, x: Tensor, z: Tensor, q: DiagonalGaussian) -> LogDensities:
+    """Evaluate p(x|z), p(z) and q(z|x) at draws z of [K, B, *latent] for images x of [B, C, H, W]."""
+    prior = DiagonalGaussian.standard(q.mean)
+    return LogDensities(vae.likelihood(z).log_prob(x), prior.log_prob(z), q.log_prob(z))
+
+
 def elbo(vae: VAE, x: Tensor, samples: int = 1, noise: Tensor | None = None) -> ELBO:
-    """The ELBO of x [B, C, H, W] by `samples` draws, or by the draws that `noise` [L, B, *latent] leads to."""
+    """Estimate the ELBO of x [B, C, H, W] with `samples` draws, or with standard normal `noise` [L, B, *latent]."""
     q = vae.posterior(x)
     z = q.rsample(samples) if noise is None else q.reparameterize(noise)
-    return _from_terms(vae.likelihood(z).log_prob(x).mean(0), q)
+    return ELBO.from_terms(vae.likelihood(z).log_prob(x).mean(0), q.kl_to_standard())
 
 
 def bounds(vae: VAE, x: Tensor, samples: int, noise: Tensor | None = None, chunk: int = 64) -> Bounds:
-    """Both bounds of x [B, C, H, W] by `samples` draws (or by `noise`), of which `chunk` are in memory at once."""
+    """Estimate both bounds of x [B, C, H, W] with `samples` draws, or with standard normal `noise` [K, B, *latent].
+
+    At most `chunk` draws are in memory at a time.
+    """
     q = vae.posterior(x)
-    prior = DiagonalGaussian.standard(q.mean)
     draws = len(noise) if noise is not None else samples
     reconstruction = torch.zeros_like(x[:, 0, 0, 0])
     log_sum = torch.full_like(reconstruction, -torch.inf)
     for start in range(0, draws, chunk):
         count = min(chunk, draws - start)
         z = q.rsample(count) if noise is None else q.reparameterize(noise[start : start + count])
-        log_p = vae.likelihood(z).log_prob(x)
-        log_weights = log_p + prior.log_prob(z) - q.log_prob(z)
-        log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
-        reconstruction = reconstruction + log_p.sum(0)
-    return Bounds(_from_terms(reconstruction / draws, q), log_sum - log(draws))
+        densities = log_densities(vae, x, z, q)
+        log_sum = torch.logaddexp(log_sum, densities.log_weights.logsumexp(0))
+        reconstruction = reconstruction + densities.likelihood.sum(0)
+    return Bounds(ELBO.from_terms(reconstruction / draws, q.kl_to_standard()), log_sum - log(draws))
 
 
 def log_likelihood(vae: VAE, x: Tensor, samples: int, chunk: int = 64) -> Tensor:
-    """The importance-weighted bound on log p(x) of x [B, C, H, W] with `samples` draws, [B] nats."""
+    """Estimate the importance-weighted bound on log p(x) of x [B, C, H, W] with `samples` draws, [B] nats."""
     return bounds(vae, x, samples, chunk=chunk).log_likelihood
-
-
-def _from_terms(reconstruction: Tensor, q: DiagonalGaussian) -> ELBO:
-    kl = q.kl_to_standard()
-    return ELBO(reconstruction - kl, reconstruction, kl)

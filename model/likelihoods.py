@@ -1,4 +1,4 @@
-"""p(x|z): what the decoder says of an image, factorised over its pixels.
+"""Likelihood families p(x|z), factorised over the pixels of an image.
 
     log p(x|z) = sum_i log p(x_i|z)
 
@@ -18,24 +18,24 @@ from torch.nn.functional import logsigmoid, softplus
 Number = TypeVar("Number", float, Tensor)
 
 LEVELS = 256
-"""The grey levels of an 8-bit pixel, k / 255 for k from 0 to 255."""
+"""Number of grey levels of an 8-bit pixel; level k stands for the value k / 255."""
 
 
 class Likelihood(ABC):
-    """One family of p(x|z), made of what the decoder network gives: `raw` [..., params_per_channel * C, H, W].
+    """Distribution of an image given a latent, built from the decoder's output [..., params_per_channel * C, H, W].
 
-    `scale` is for the families of one fixed standard deviation. A new family is a subclass with `pixel_log_prob`, its
-    `params_per_channel` if it needs more than one, and its line in `FAMILIES`.
+    `scale` is the standard deviation of families that have a fixed one. A new family is a subclass that defines
+    `pixel_log_prob` and `description`, sets `params_per_channel` if it needs more than one, and is added to `FAMILIES`.
     """
 
     params_per_channel: ClassVar[int] = 1
-    """How many numbers the decoder gives for each channel of each pixel."""
+    """Number of decoder outputs per channel of each pixel."""
 
     log_bin_width: ClassVar[float] = 0.0
-    """What turns `log_prob` into the log-mass of an 8-bit level, nats per value: 0 where it already is a mass."""
+    """Logarithm of the width of one grey level, nats per value, which turns a density into a mass; 0 for a mass."""
 
     description: ClassVar[str]
-    """What log p(x|z) is the logarithm of, for people."""
+    """Text for people: the kind of probability that log p(x|z) is."""
 
     def __init__(self, raw: Tensor, scale: float = 1.0) -> None:
         self.logits, *self.extra_params = raw.chunk(self.params_per_channel, dim=-3)
@@ -43,29 +43,29 @@ class Likelihood(ABC):
 
     @classmethod
     def bits_per_dim(cls, log_p: Number, dimensions: int) -> Number:
-        """Log p(x) of `dimensions` values, in nats per image, as bits for each 8-bit value; lower is better."""
+        """Convert log p(x) of an image with `dimensions` values from nats to bits per 8-bit value; lower is better."""
         return -(log_p / dimensions + cls.log_bin_width) / log(2)
 
     @property
     def mean(self) -> Tensor:
-        """The expected image, [..., C, H, W] in [0, 1]: the sigmoid of what the network gives.
+        """The expected image, [..., C, H, W] in [0, 1]: the sigmoid of the logits.
 
-        In two steps, because torch's own rounds the last few pixels of a tensor otherwise, and which those are depends
-        on how many images there are.
+        `torch.sigmoid` rounds the last elements of a tensor differently from the others, so an image would depend on
+        the size of its batch. `exp(logsigmoid)` does not.
         """
         return torch.exp(logsigmoid(self.logits))
 
     @abstractmethod
     def pixel_log_prob(self, x: Tensor) -> Tensor:
-        """log p(x_i|z) of every value of x, [..., C, H, W] nats."""
+        """Return log p(x_i|z) of each value of x, [..., C, H, W] nats, for x of [B, C, H, W] in [0, 1]."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x|z) for x of [B, C, H, W] in [0, 1]: [..., B] nats per image."""
+        """Return log p(x|z), [..., B] nats per image, for x of [B, C, H, W] in [0, 1]."""
         return self.pixel_log_prob(x).sum((-3, -2, -1))
 
 
 class Bernoulli(Likelihood):
-    """Binary pixels. A grey x is scored by its expected log-probability over binarisations of mean x."""
+    """Likelihood of binary pixels; a grey x gets its expected log-probability over binarisations with mean x."""
 
     description = "the log-probability of binary pixels; a grey pixel stands for the chance that it is 1"
 
@@ -74,7 +74,7 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Continuous pixels of one fixed standard deviation."""
+    """Likelihood of continuous pixels with a fixed standard deviation `scale`."""
 
     description = "the log-density of pixels in [0, 1]"
 
@@ -82,7 +82,7 @@ class Gaussian(Likelihood):
 
     @property
     def log_scale(self) -> Tensor:
-        """Log sigma, nats; broadcasts over the pixels."""
+        """Logarithm of the standard deviation; broadcasts over the pixels."""
         return self.logits.new_tensor(log(self.scale))
 
     def pixel_log_prob(self, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Gaussian(Likelihood):
 
 
 class LearnedGaussian(Gaussian):
-    """Continuous pixels whose standard deviation the decoder gives, kept above one grey level."""
+    """Likelihood of continuous pixels with a standard deviation from the decoder, bounded below by one grey level."""
 
     params_per_channel: ClassVar[int] = 2
 
@@ -101,9 +101,9 @@ class LearnedGaussian(Gaussian):
 
 
 class DiscretisedLogistic(Likelihood):
-    """8-bit pixels: the mass that a logistic gives to each level's cell, the outermost cells reaching to infinity.
+    """Likelihood of 8-bit pixels: the mass of a logistic over the bin of each level; the outer bins are unbounded.
 
-    `mean` is the logistic's own, before the rounding to levels.
+    `mean` is the mean of the continuous logistic distribution, before discretisation.
     """
 
     description = "the log-probability of 8-bit pixels"
@@ -116,7 +116,7 @@ class DiscretisedLogistic(Likelihood):
         centre, half = level / (LEVELS - 1), 0.5 / (LEVELS - 1)
         upper = (centre + half - self.mean) * torch.exp(-log_scale)
         lower = (centre - half - self.mean) * torch.exp(-log_scale)
-        # log(S(u) - S(l)) = log S(u) + log S(-l) + log(1 - exp(l - u)), S the sigmoid: no difference of near equals.
+        # log(S(u) - S(l)) = log S(u) + log S(-l) + log(1 - exp(l - u)) with S the sigmoid avoids cancellation.
         inside = logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
         edge = torch.where(level == 0, logsigmoid(upper), inside)
         return torch.where(level == LEVELS - 1, logsigmoid(-lower), edge)

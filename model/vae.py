@@ -1,4 +1,4 @@
-"""The Variational Autoencoder: the prior p(z) = N(0, I) and the two networks that face each other.
+"""Variational Autoencoder: the prior p(z) = N(0, I), the encoder and the decoder.
 
 Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), section 3.
 """
@@ -14,7 +14,7 @@ from model.networks.encoder import Encoder
 
 
 class VAE(nn.Module):
-    """q(z|x), p(x|z) and p(z) of one architecture."""
+    """Module with the posterior q(z|x), the likelihood p(x|z) and the prior p(z) of one architecture."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -23,16 +23,16 @@ class VAE(nn.Module):
         self.decoder = Decoder(config)
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
-        """q(z|x) for x of [B, C, H, W] in [0, 1]; mean and logvar [B, *latent]."""
+        """Encode x of [B, C, H, W] in [0, 1] as q(z|x), with mean and logvar of [B, *latent]."""
         q: DiagonalGaussian = self.encoder(x)
         return q
 
     def likelihood(self, z: Tensor) -> Likelihood:
-        """p(x|z) for z of [..., *latent]; its mean is [..., C, H, W]."""
+        """Decode z of [..., *latent] as p(x|z), with a mean of [..., C, H, W] in [0, 1]."""
         p: Likelihood = self.decoder(z)
         return p
 
     def prior(self, count: int = 1) -> DiagonalGaussian:
-        """p(z) = N(0, I) for `count` latents, [count, *latent], on the device of the weights."""
+        """Return p(z) = N(0, I) for `count` latents, [count, *latent], with dtype and device of the weights."""
         weight = next(self.parameters())
         return DiagonalGaussian.standard(torch.empty(count, *self.config.latent_shape).to(weight))

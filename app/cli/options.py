@@ -12,7 +12,7 @@ import torch
 from app.inference.device import choose_device
 from model.checkpoint import Checkpoint
 from model.config import VAEConfig
-from model.device import keep_float32
+from model.device import disable_tf32
 from model.training.options import BOUNDS, PRECISIONS, RecipeError, require_between
 
 
@@ -123,7 +123,7 @@ def use_device(name: str, threads: int) -> torch.device:
     require_between("threads", threads, 0, 1024)
     if threads:
         torch.set_num_threads(threads)
-    keep_float32()
+    disable_tf32()
     return choose_device(name)
 
 

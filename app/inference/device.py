@@ -25,7 +25,7 @@ from app.runtimes.onnx_program import OnnxOperation
 from app.runtimes.operations import OPERATIONS, RowBatch
 from app.runtimes.selection import CompiledNetworks, networks
 from app.settings import Settings
-from model.device import keep_float32, networks_in
+from model.device import autocast, disable_tf32
 from model.vae import VAE
 
 TOGETHER = 16
@@ -43,7 +43,7 @@ class TorchDevice:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._threads, self._most_threads = threads(settings), settings.threads or cores()
         torch.set_num_threads(self._threads)
-        keep_float32()  # else an answer depends on the shape of its batch
+        disable_tf32()  # else an answer depends on the shape of its batch
         torch.backends.cudnn.deterministic = True  # else what comes from a seed has other bits each time
         self.place = choose_device(settings.device)
         by_itself = not self.is_gpu and self._threads == 1  # what others take of its core does not count
@@ -135,7 +135,7 @@ class TorchDevice:
         operation = self._operation(work)
 
         def compute(*there: Tensor) -> tuple[Tensor, ...]:
-            with networks_in(self.precision, self.place):  # in here, so that what it makes of the weights is recorded
+            with autocast(self.precision, self.place):  # in here, so that what it makes of the weights is recorded
                 return operation(*there)
 
         recordings = work.served.recordings
@@ -152,7 +152,7 @@ class TorchDevice:
                 return sizes
             served.programs.clear()
         exact, alone = served.networks.exact, served.networks.alone
-        with networks_in(self.precision, self.place):
+        with autocast(self.precision, self.place):
             return sizes if keeps_rows_apart(exact, sizes, alone, self.place, until) else []
 
     def _by(self, program: OnnxOperation, batch: RowBatch) -> RowBatch:
@@ -164,7 +164,7 @@ class TorchDevice:
         alone = alone and self.neighbours.idle
         pieces = [batch[row : row + 1] for row in range(len(batch))] if work.by_row else [batch]
         compute = work.recorded(len(pieces[0])) or partial(self._launched, self._operation(work, alone=alone))
-        with self.neighbours.computing(), networks_in(self.precision, self.place):
+        with self.neighbours.computing(), autocast(self.precision, self.place):
             return RowBatch.join([compute(piece) for piece in pieces])
 
     def _launched(self, operation: Callable[..., tuple[Tensor, ...]], batch: RowBatch) -> RowBatch:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from model.config import VAEConfig
 from model.elbo import bounds
+from model.pixels import to_grey_levels, to_unit_interval
 from model.vae import VAE
 
 
@@ -50,21 +50,21 @@ VALUES = 2**22
 
 
 def _encode(vae: VAE, pixels: Tensor) -> tuple[Tensor, ...]:
-    q = vae.posterior(_unit(pixels))
+    q = vae.posterior(to_unit_interval(pixels))
     return q.mean, q.logvar
 
 
 def _decode(vae: VAE, latents: Tensor) -> tuple[Tensor, ...]:
-    return (_levels(vae.likelihood(latents).mean),)
+    return (to_grey_levels(vae.likelihood(latents).mean),)
 
 
 def _reconstruct(vae: VAE, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-    return _decode(vae, vae.posterior(_unit(pixels)).reparameterize(noise))
+    return _decode(vae, vae.posterior(to_unit_interval(pixels)).reparameterize(noise))
 
 
 def _score(vae: VAE, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
     chunk = max(1, min(MOST_DRAWS, VALUES // (len(pixels) * vae.config.dimensions)))
-    found = bounds(vae, _unit(pixels), noise.shape[1], noise=noise.transpose(0, 1), chunk=chunk)
+    found = bounds(vae, to_unit_interval(pixels), noise.shape[1], noise=noise.transpose(0, 1), chunk=chunk)
     return (*found.elbo, found.log_likelihood)
 
 
@@ -87,11 +87,3 @@ def shapes(largest: int) -> list[int]:
     """How many rows a batch on the device can have: powers of two, and the largest."""
     powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
     return [*powers, largest]
-
-
-def _unit(pixels: Tensor) -> Tensor:
-    return pixels.float() / 255
-
-
-def _levels(mean: Tensor) -> Tensor:
-    return (mean * 255).round().to(torch.uint8)

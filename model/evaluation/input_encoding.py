@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.data.arrays import Images, batches
-from model.data.binarisation import binarised
+from model.pixels import sample_binary, to_unit_interval
 from model.vae import VAE
 
 
@@ -28,10 +28,10 @@ def compare_inputs(vae: VAE, images: Images, draws: int = 8, seed: int = 0) -> d
     device, generator = next(vae.parameters()).device, torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
     for levels in map(torch.tensor, batches(images)):
-        drawn = [vae.posterior(binarised(levels, generator).to(device)) for _ in range(draws)]
+        drawn = [vae.posterior(sample_binary(levels, generator).to(device)) for _ in range(draws)]
         for name, x in _inputs(levels, generator).items():
             q = vae.posterior(x.to(device))
-            squares = ((vae.likelihood(q.mean).mean - levels.to(device) / 255) ** 2).mean((1, 2, 3)).sum()
+            squares = ((vae.likelihood(q.mean).mean - to_unit_interval(levels.to(device))) ** 2).mean((1, 2, 3)).sum()
             divergences = torch.stack([p.kl_to(q) for p in drawn]).mean(0).sum()
             sums[name] = sums.get(name, torch.zeros(2)) + torch.stack([squares, divergences]).cpu()
     means = {name: (both / len(images)).tolist() for name, both in sums.items()}
@@ -39,5 +39,5 @@ def compare_inputs(vae: VAE, images: Images, draws: int = 8, seed: int = 0) -> d
 
 
 def _inputs(levels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    x = levels / 255
-    return {"grey": x, "threshold": (x >= 0.5).float(), "draw": binarised(levels, generator)}
+    x = to_unit_interval(levels)
+    return {"grey": x, "threshold": (x >= 0.5).float(), "draw": sample_binary(levels, generator)}

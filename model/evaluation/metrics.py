@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from model.data.arrays import Images
-from model.data.binarisation import binarised
-from model.device import networks_in
+from model.device import autocast
 from model.elbo import bounds
+from model.pixels import to_pixels
 from model.vae import VAE
 
 ACTIVE = 0.01
@@ -82,7 +82,7 @@ def evaluate(  # what was scored, how well, and in what pieces
     `watch` is told how many images are done. The same arguments give the same figures on the same device.
     """
     device = next(vae.parameters()).device
-    with _drawing_from(seed, device), networks_in(precision, device):
+    with _drawing_from(seed, device), autocast(precision, device):
         scores, variance = _gathered(_batches(vae, _pixels(images, binarize, seed, batch_size), samples, chunk, watch))
     elbo, reconstruction, kl, log_likelihood = scores.mean(0).tolist()
     error = scores[:, 3].std().item() / len(images) ** 0.5 if len(images) > 1 else None
@@ -126,7 +126,7 @@ def _pixels(images: Images, binarize: str, seed: int, batch_size: int) -> Iterat
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(images), batch_size):
         levels = torch.tensor(images[start : start + batch_size])
-        yield binarised(levels, generator) if binarize == "dynamic" else levels / 255
+        yield to_pixels(levels, binarize, generator)
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from model.data.arrays import Images, batches
 from model.elbo import elbo
 from model.elbo_percentiles import Reference, Scores
+from model.pixels import to_unit_interval
 from model.vae import VAE
 
 KEPT = 2**26
@@ -69,5 +70,5 @@ def elbos(vae: VAE, images: Iterable[Images], seed: int = 0) -> Scores:
     totals = []
     for levels in map(torch.tensor, images):
         noise = torch.randn((1, len(levels), *vae.config.latent_shape), generator=generator)
-        totals.append(elbo(vae, levels.to(device) / 255, noise=noise.to(device)).total.cpu())
+        totals.append(elbo(vae, to_unit_interval(levels.to(device)), noise=noise.to(device)).total.cpu())
     return torch.cat(totals).numpy()

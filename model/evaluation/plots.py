@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from model.data.arrays import Images, batch_size
+from model.pixels import to_grey_levels, to_unit_interval
 from model.training.trainer import EpochRecord
 from model.vae import VAE
 
@@ -77,7 +78,9 @@ def reconstructions(vae: VAE, images: Images) -> Tensor:
     count = min(len(images), COLUMNS)
     rows = images[: count * min(ROWS // 2, len(images) // count)]
     means = _means(vae, _latents(vae, rows))
-    originals = torch.cat([_shrunk(torch.tensor(batch).to(means.device) / 255) for batch in _split(vae, rows)])
+    originals = torch.cat(
+        [_shrunk(to_unit_interval(torch.tensor(batch).to(means.device))) for batch in _split(vae, rows)]
+    )
     both = (originals, means)
     return torch.stack([part.reshape(-1, count, *means.shape[1:]) for part in both], dim=1).flatten(0, 1)
 
@@ -109,7 +112,7 @@ def traversal(vae: VAE, images: Images) -> Tensor:
 def _latents(vae: VAE, images: Images) -> Tensor:
     device = next(vae.parameters()).device
     levels = (torch.tensor(batch).to(device) for batch in _split(vae, images))
-    return torch.cat([vae.posterior(batch / 255).mean for batch in levels])
+    return torch.cat([vae.posterior(to_unit_interval(batch)).mean for batch in levels])
 
 
 def _means(vae: VAE, z: Tensor) -> Tensor:
@@ -135,7 +138,7 @@ def _shrunk(pixels: Tensor) -> Tensor:
 
 def _grid(rows: Tensor) -> Images:
     """Rows of images [R, n, C, H, W] side by side, enlarged where they are small, as [height, width, 3]."""
-    levels = (rows.cpu() * 255).round().to(torch.uint8)
+    levels = to_grey_levels(rows.cpu())
     count, columns, _, height, width = levels.shape
     picture = levels.permute(0, 3, 1, 4, 2).reshape(count * height, columns * width, -1)
     enlarged = picture.expand(-1, -1, 3).numpy()

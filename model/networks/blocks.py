@@ -1,4 +1,4 @@
-"""The pieces that encoder and decoder are built from, each the other's mirror."""
+"""Building blocks of the encoder and decoder: residual block, down- and upsampling, linear layers."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ from torch.nn.functional import silu
 
 
 class Residual(nn.Module):
-    """x + f(x) with two 3x3 convolutions, [B, C, H, W] to the same; starts as the identity (He et al. 2016)."""
+    """Residual block x + f(x) of two 3x3 convolutions on [B, C, H, W]; the identity when new (He et al. 2016)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -23,14 +23,14 @@ class Residual(nn.Module):
 
 
 class Downsample(nn.Conv2d):
-    """[B, C, H, W] to [B, C', ceil(H/2), ceil(W/2)]."""
+    """Strided convolution from [B, C, H, W] to [B, C', ceil(H/2), ceil(W/2)]."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(channels, out_channels, 3, stride=2, padding=1)
 
 
 class Upsample(nn.ConvTranspose2d):
-    """[B, C, ceil(H/2), ceil(W/2)] to [B, C', H, W] for H, W of `grid`."""
+    """Transposed convolution from [B, C, ceil(H/2), ceil(W/2)] to [B, C', H, W], with (H, W) given as `grid`."""
 
     def __init__(self, channels: int, out_channels: int, grid: tuple[int, int]) -> None:
         even = (1 - grid[0] % 2, 1 - grid[1] % 2)
@@ -38,12 +38,12 @@ class Upsample(nn.ConvTranspose2d):
 
 
 def residuals(channels: int, count: int) -> list[nn.Module]:
-    """`count` residual blocks of one width."""
+    """Return `count` residual blocks of one width."""
     return [Residual(channels) for _ in range(count)]
 
 
 def dense(widths: Sequence[int]) -> list[nn.Module]:
-    """Fully connected layers from width to width, each preceded by its nonlinearity but the first."""
+    """Return linear layers between successive widths, with a SiLU before each layer except the first."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [nn.SiLU(), nn.Linear(inputs, outputs)]

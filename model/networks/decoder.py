@@ -1,4 +1,4 @@
-"""The decoder network: a latent in, the likelihood p(x|z) of images out (Kingma and Welling 2014, appendix C)."""
+"""Decoder network: maps latents to the likelihood p(x|z) (Kingma and Welling 2014, appendix C)."""
 
 from itertools import pairwise
 from math import prod
@@ -11,7 +11,7 @@ from model.networks.blocks import Upsample, dense, residuals
 
 
 class Decoder(nn.Module):
-    """The encoder's mirror: fully connected layers to the coarsest grid, then residual convolutions to the finest."""
+    """Mirror of the encoder: linear layers to the coarsest resolution, then residual convolutions to the finest."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Decoder(nn.Module):
         self.network = nn.Sequential(*_stem(config), *_convolutions(config, self.family.params_per_channel))
 
     def forward(self, z: Tensor) -> Likelihood:
-        """p(x|z) for z of [..., *latent], any number of leading dimensions."""
+        """Return p(x|z) for z of [..., *latent] with any number of leading dimensions."""
         leading = z.shape[: z.dim() - len(self.config.latent_shape)]
         raw: Tensor = self.network(z.reshape(-1, *self.config.latent_shape)).to(z.dtype)
         return self.family(raw.reshape(*leading, *raw.shape[1:]), self.config.scale)

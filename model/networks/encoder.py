@@ -1,4 +1,4 @@
-"""The encoder network: an image in, its posterior q(z|x) out (Kingma and Welling 2014, equation 9)."""
+"""Encoder network: maps images to the posterior q(z|x) (Kingma and Welling 2014, equation 9)."""
 
 from itertools import pairwise
 from math import prod
@@ -10,18 +10,18 @@ from model.gaussian import DiagonalGaussian
 from model.networks.blocks import Downsample, dense, residuals
 
 MAX_ABS_LOGVAR = 20.0
-"""The bound on |log sigma^2|, far outside of what training leads to: images of any other kind keep finite scores."""
+"""Bound on |log sigma^2|, far beyond the values of trained models; it keeps the scores of unusual images finite."""
 
 
 class Encoder(nn.Module):
-    """Residual convolutions from the finest grid to the coarsest, then fully connected layers to mean and logvar."""
+    """Residual convolutions from the finest to the coarsest resolution, then linear layers to mean and logvar."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.network = nn.Sequential(*_convolutions(config), *_head(config))
 
     def forward(self, x: Tensor) -> DiagonalGaussian:
-        """q(z|x) for x of [B, C, H, W] in [0, 1]: mean and logvar [B, *latent]."""
+        """Return q(z|x) for x of [B, C, H, W] in [0, 1], with mean and logvar of [B, *latent]."""
         mean, logvar = self.network(2 * x - 1).to(x.dtype).chunk(2, dim=1)
         return DiagonalGaussian(mean, logvar.clamp(-MAX_ABS_LOGVAR, MAX_ABS_LOGVAR))
 

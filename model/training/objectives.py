@@ -1,8 +1,9 @@
-"""What a training climbs: each a bound on log p(x) with a gradient of its own, in nats, higher is better.
+"""Training objectives: bounds on log p(x) in nats, higher is better, each with its own gradient estimator.
 
 elbo   E_q[log p(x|z)] - beta KL(q || p)                                     Kingma and Welling (2014), equation 10
 iwae   log 1/K sum_k w_k,   w_k = p(x|z_k) (p(z_k) / q(z_k|x))^beta          Burda et al. (2016), equation 8
-dreg   the same value; in the encoder's gradient log q(z|x) counts only through z, by the normalised weights v_k:
+dreg   the same value; the gradient of the encoder leaves out the direct dependence of log q(z|x) on its parameters and
+       weights each path by the normalised weights v_k:
        sum_k v_k (1 - beta + beta v_k) (d log w_k / d z_k) (d z_k / d phi),   v_k = w_k / sum_j w_j
        with beta = 1, where the factor is v_k^2                                     Tucker et al. (2019), equation 8
 """
@@ -13,57 +14,53 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from model.elbo import ELBO
+from model.elbo import ELBO, LogDensities, log_densities
 from model.gaussian import DiagonalGaussian
 from model.vae import VAE
 
 
 class ObjectiveValue(NamedTuple):
-    """What is climbed, [B] nats, and the ELBO by the same draws."""
+    """Value to maximise, [B] nats, and the ELBO estimated from the same draws."""
 
     objective: Tensor
     elbo: ELBO
 
 
 Objective = Callable[[VAE, Tensor, Tensor, float], ObjectiveValue]
-"""Of the VAE, x [B, C, H, W], noise [K, B, *latent] and beta."""
+"""Function of the VAE, x [B, C, H, W], standard normal noise [K, B, *latent] and beta."""
 
 
-def ascend_elbo(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
-    """The ELBO by the draws that `noise` leads to, its KL weighed by `beta`."""
+def elbo_objective(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
+    """Return the ELBO with the KL divergence weighted by `beta`."""
     q = vae.posterior(x)
-    reconstruction, kl = vae.likelihood(q.reparameterize(noise)).log_prob(x).mean(0), q.kl_to_standard()
-    return ObjectiveValue(reconstruction - beta * kl, ELBO(reconstruction - kl, reconstruction, kl))
+    elbo = ELBO.from_terms(vae.likelihood(q.reparameterize(noise)).log_prob(x).mean(0), q.kl_to_standard())
+    return ObjectiveValue(elbo.reconstruction - beta * elbo.kl, elbo)
 
 
-def ascend_iwae(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
-    """The importance-weighted bound by the draws that `noise` leads to."""
+def iwae_objective(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
+    """Return the importance-weighted bound."""
     q = vae.posterior(x)
-    log_weights, bound = _weigh(vae, x, q, q, q.reparameterize(noise), beta)
-    return ObjectiveValue(log_weights.logsumexp(0) - log(len(noise)), bound)
+    densities = log_densities(vae, x, q.reparameterize(noise), q)
+    return _importance_weighted(densities.tempered_log_weights(beta), densities, q)
 
 
-def ascend_dreg(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
-    """The importance-weighted bound with the doubly reparameterised gradient."""
+def dreg_objective(vae: VAE, x: Tensor, noise: Tensor, beta: float) -> ObjectiveValue:
+    """Return the importance-weighted bound with the doubly reparameterised gradient."""
     q = vae.posterior(x)
     z = q.reparameterize(noise)
-    log_weights, bound = _weigh(vae, x, q, DiagonalGaussian(q.mean.detach(), q.logvar.detach()), z, beta)
-    if z.requires_grad:  # d objective / d log w_k is v_k already: the rest of the factor comes on the way through z
-        rest = 1 - beta + beta * log_weights.detach().softmax(0)
+    densities = log_densities(vae, x, z, DiagonalGaussian(q.mean.detach(), q.logvar.detach()))
+    log_weights = densities.tempered_log_weights(beta)
+    if z.requires_grad:  # d objective / d log w_k is v_k already; the hook on z multiplies by the rest of the factor
+        factor = 1 - beta + beta * log_weights.detach().softmax(0)
         z.register_hook(  # type: ignore[no-untyped-call]  # torch's decorator hides its type
-            lambda gradient: gradient * rest.reshape(rest.shape + (1,) * (z.dim() - rest.dim()))
+            lambda gradient: gradient * factor.reshape(factor.shape + (1,) * (z.dim() - factor.dim()))
         )
-    return ObjectiveValue(log_weights.logsumexp(0) - log(len(noise)), bound)
+    return _importance_weighted(log_weights, densities, q)
 
 
-OBJECTIVES: dict[str, Objective] = {"elbo": ascend_elbo, "iwae": ascend_iwae, "dreg": ascend_dreg}
+OBJECTIVES: dict[str, Objective] = {"elbo": elbo_objective, "iwae": iwae_objective, "dreg": dreg_objective}
 
 
-def _weigh(
-    vae: VAE, x: Tensor, q: DiagonalGaussian, density: DiagonalGaussian, z: Tensor, beta: float
-) -> tuple[Tensor, ELBO]:
-    log_p, kl = vae.likelihood(z).log_prob(x), q.kl_to_standard()
-    prior = DiagonalGaussian.standard(q.mean)
-    log_weights = log_p + beta * (prior.log_prob(z) - density.log_prob(z))
-    reconstruction = log_p.mean(0)
-    return log_weights, ELBO(reconstruction - kl, reconstruction, kl)
+def _importance_weighted(log_weights: Tensor, densities: LogDensities, q: DiagonalGaussian) -> ObjectiveValue:
+    elbo = ELBO.from_terms(densities.likelihood.mean(0), q.kl_to_standard())
+    return ObjectiveValue(log_weights.logsumexp(0) - log(len(log_weights)), elbo)

@@ -19,9 +19,9 @@ from torch import Tensor
 from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.data.arrays import DataError, Images, digest
-from model.data.binarisation import binarised
-from model.device import networks_in
+from model.device import autocast
 from model.elbo import elbo
+from model.pixels import to_pixels
 from model.training.objectives import OBJECTIVES
 from model.training.options import TrainingOptions
 from model.training.weight_norm import normalise, plain_weights, standardise
@@ -171,7 +171,7 @@ class Training:
         self.optimizer.param_groups[0]["lr"] = rate
         noise = self._noise(self.options.samples, len(x), self.generator)
         beta = self.options.kl_weight(self.step / self.steps_per_epoch)
-        with networks_in(self.options.precision, x.device):
+        with autocast(self.options.precision, x.device):
             ascent = OBJECTIVES[self.options.objective](self.vae, x, noise, beta)
         loss = -ascent.objective.mean()
         self.optimizer.zero_grad()
@@ -198,7 +198,7 @@ class Training:
         total = 0.0
         for levels in torch.split(self.heldout, self.options.batch_size):
             x = self._pixels(levels, generator)
-            with networks_in(self.options.precision, x.device):
+            with autocast(self.options.precision, x.device):
                 total += elbo(self.average, x, noise=self._noise(1, len(x), generator)).total.double().sum().item()
         return total / len(self.heldout)
 
@@ -206,7 +206,7 @@ class Training:
         return self._pixels(levels, self.generator).contiguous(memory_format=torch.channels_last)
 
     def _pixels(self, levels: Tensor, generator: torch.Generator) -> Tensor:
-        return binarised(levels, generator) if self.options.binarize == "dynamic" else levels / 255
+        return to_pixels(levels, self.options.binarize, generator)
 
     def _noise(self, samples: int, count: int, generator: torch.Generator) -> Tensor:
         shape = (samples, count, *self.vae.config.latent_shape)

@@ -1,4 +1,4 @@
-"""The bounds on log p(x), against evidence that is known: in closed form, by quadrature, and by counting all images."""
+"""Tests of the bounds against known evidence: closed form, quadrature, and the sum over all binary images."""
 
 from itertools import pairwise, product
 from math import log
@@ -18,7 +18,7 @@ SCALE = 0.5
 
 
 class LinearGaussian(Gaussian):
-    """Pixels of unbounded mean, so that p(x) is a Gaussian known in closed form."""
+    """Gaussian likelihood with an unbounded mean, for which p(x) is a Gaussian in closed form."""
 
     description = "the log-density of unbounded pixels"
 
@@ -66,7 +66,7 @@ def evidence(linear, x):
 
 
 def worsened(linear):
-    """Move the encoder off the true posterior; the KL from where it is to where it was, the same for every image."""
+    """Move the encoder off the true posterior and return the KL between them, the same for every image."""
     where, bias = repeated(linear, 1), linear.encoder.network[1].bias
     true = linear.posterior(where)
     bias += torch.tensor([0.15, -0.2, 0.3, -0.4]).to(bias)
@@ -79,7 +79,7 @@ def repeated(linear, count):
 
 
 def within(values, expected):
-    """Whether the mean of independent estimates agrees with what is expected, by its own standard error."""
+    """Return whether the mean of independent estimates is within SIGMAS standard errors of `expected`."""
     return (values.mean() - expected).abs() < SIGMAS * values.std() / len(values) ** 0.5
 
 
@@ -95,13 +95,13 @@ def test_the_elbo_is_the_mean_reconstruction_minus_the_kl(vae, x, samples):
     assert bound.total.shape == (3,)
 
 
-def test_the_bound_of_several_draws_is_the_average_of_their_bounds(vae, x):
+def test_the_elbo_of_several_draws_is_their_mean(vae, x):
     noise = noise_for(vae, 5, 3)
     single = torch.stack([elbo(vae, x, noise=draw[None]).total for draw in noise])
     assert_close(elbo(vae, x, noise=noise).total, single.mean(0))
 
 
-def test_a_seed_decides_the_draws_and_their_number(vae, x, device):
+def test_a_seed_determines_the_draws(vae, x, device):
     torch.manual_seed(3)
     noise = torch.randn(4, 3, *vae.config.latent_shape, dtype=torch.float64, device=device)
     torch.manual_seed(3)
@@ -110,19 +110,19 @@ def test_a_seed_decides_the_draws_and_their_number(vae, x, device):
     assert_close(bounds(vae, x, samples=4), bounds(vae, x, samples=4, noise=noise))
 
 
-def test_the_bounds_hold_the_elbo_of_the_same_draws_as_many_as_there_is_noise(vae, x):
+def test_bounds_use_the_same_draws_for_the_elbo_and_one_draw_per_noise_row(vae, x):
     noise = noise_for(vae, 7, 3)
     assert_close(bounds(vae, x, samples=1, noise=noise).elbo, elbo(vae, x, noise=noise))
     assert_close(bounds(vae, x, samples=1, noise=noise), bounds(vae, x, samples=7, noise=noise))
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 64])
-def test_the_bounds_are_the_same_whatever_the_chunk(vae, x, chunk):
+def test_the_bounds_are_independent_of_the_chunk_size(vae, x, chunk):
     noise = noise_for(vae, 7, 3)
     assert_close(bounds(vae, x, 7, noise, chunk=chunk), bounds(vae, x, 7, noise, chunk=7))
 
 
-def test_an_image_is_scored_the_same_alone_and_in_a_batch(vae, x):
+def test_the_score_of_an_image_is_independent_of_its_batch(vae, x):
     noise = noise_for(vae, 4, 3)
     together = bounds(vae, x, 4, noise)
     for row in range(3):

@@ -1,4 +1,4 @@
-"""q(z|x): its density, its draws and their gradients, and its distance from the prior."""
+"""Tests of the diagonal Gaussian: density, draws, gradients and KL divergence."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_the_density_agrees_with_torch_distributions(q, leading):
     assert_close(q.log_prob(z), in_torch(q).log_prob(z))
 
 
-def test_the_density_is_finite_however_narrow_or_wide():
+def test_the_density_is_finite_for_extreme_variances():
     logvar = torch.linspace(-80, 80, 33)[:, None]
     q = DiagonalGaussian(torch.zeros_like(logvar), logvar)
     assert q.log_prob(q.rsample(9)).isfinite().all()
@@ -50,7 +50,7 @@ def test_the_kl_agrees_with_torch_distributions(q):
     assert_close(q.kl_to_standard(), kl_divergence(in_torch(q), standard))
 
 
-def test_the_kl_between_any_two_agrees_with_torch_distributions(q):
+def test_the_kl_between_two_gaussians_agrees_with_torch_distributions(q):
     other = DiagonalGaussian(torch.randn_like(q.mean), torch.randn_like(q.logvar))
     assert_close(q.kl_to(other), kl_divergence(in_torch(q), in_torch(other)))
     assert_close(q.kl_to(DiagonalGaussian.standard(q.mean)), q.kl_to_standard())
@@ -81,7 +81,7 @@ def test_the_kl_is_never_negative_in_single_precision(device, width):
     assert (DiagonalGaussian(torch.zeros_like(logvar), logvar).kl_to_standard() >= 0).all()
 
 
-def test_the_prior_is_standard_normal_and_as_its_example(q):
+def test_the_prior_is_standard_normal_with_shape_and_dtype_of_the_argument(q):
     prior = DiagonalGaussian.standard(q.mean)
     assert (prior.mean.dtype, prior.mean.device, prior.mean.shape) == (q.mean.dtype, q.mean.device, q.mean.shape)
     assert_close(prior.log_prob(q.mean), Normal(0, 1).log_prob(q.mean).flatten(1).sum(1))
@@ -95,7 +95,7 @@ def test_the_draws_have_the_mean_and_variance_of_the_posterior(q):
     assert ((z.var(0) / q.logvar.exp() - 1).abs() < SIGMAS * (2 / DRAWS) ** 0.5).all()
 
 
-def test_no_two_latents_share_their_noise(q):
+def test_latents_have_independent_noise(q):
     noise = ((q.rsample(DRAWS) - q.mean) / sigma(q)).detach().flatten(1)
     correlation = noise.T @ noise / DRAWS - torch.eye(noise.shape[1]).to(noise)
     assert correlation.fill_diagonal_(0).abs().max() < SIGMAS / DRAWS**0.5
@@ -110,7 +110,7 @@ def test_a_draw_is_the_mean_plus_sigma_times_the_noise(q, leading):
     assert torch.equal(q.reparameterize(torch.zeros_like(noise)), q.mean.expand_as(noise))
 
 
-def test_a_seed_decides_the_draws_and_leaves_the_global_stream_alone(q, device):
+def test_a_seed_determines_the_draws_without_using_the_global_generator(q, device):
     state = torch.random.get_rng_state()
     first, again, other = (q.rsample(3, torch.Generator(device).manual_seed(seed)) for seed in (7, 7, 8))
     assert torch.equal(first, again)
@@ -125,14 +125,14 @@ def test_the_noise_is_drawn_in_the_precision_of_the_posterior(device, dtype):
     assert torch.equal(noise, noise.float().to(dtype)) == (dtype == torch.float32)
 
 
-def test_the_gradient_runs_along_the_path_of_each_draw(q):
+def test_draws_are_differentiable_in_mean_and_logvar(q):
     noise = torch.randn(1, *q.mean.shape).to(q.mean)
     to_mean, to_logvar = torch.autograd.grad(q.reparameterize(noise).sum(), [q.mean, q.logvar])
     assert_close(to_mean, torch.ones_like(q.mean))
     assert_close(to_logvar, 0.5 * sigma(q) * noise[0])
 
 
-def test_the_gradient_of_an_expectation_is_that_of_its_closed_form(device):
+def test_the_gradient_of_an_expectation_agrees_with_its_closed_form(device):
     """With f(z) = 3 z^2 - 2 z: E[f] = 3 (mu^2 + sigma^2) - 2 mu, so d/dmu = 6 mu - 2 and d/dlogvar = 3 sigma^2."""
     mean, logvar = (torch.full((DRAWS, 1), value, dtype=torch.float64, device=device) for value in (0.7, -0.4))
     q = DiagonalGaussian(mean.requires_grad_(), logvar.requires_grad_())
@@ -142,7 +142,7 @@ def test_the_gradient_of_an_expectation_is_that_of_its_closed_form(device):
         assert (gradient.mean() - expected[0, 0]).abs() < SIGMAS * gradient.std() / DRAWS**0.5
 
 
-def test_a_spatial_latent_is_its_flattened_one(device):
+def test_a_spatial_latent_has_the_density_of_its_flattened_form(device):
     mean, logvar, z, noise = torch.randn(4, 3, 2, 4, 5, dtype=torch.float64, device=device)
     spatial, flat = DiagonalGaussian(mean, logvar), DiagonalGaussian(mean.flatten(1), logvar.flatten(1))
     assert_close(spatial.log_prob(z), flat.log_prob(z.flatten(1)))

@@ -1,4 +1,4 @@
-"""p(x|z): every family is normalised, agrees with torch.distributions, and stays finite at the extremes."""
+"""Tests of the likelihood families: normalisation, torch.distributions as reference, extreme values."""
 
 from itertools import product
 from math import log, pi
@@ -31,7 +31,7 @@ def family(request):
 
 
 def drawn(family, *leading, shape=(3, 4, 5), device="cpu"):
-    """A likelihood of random location (and rest) beside the numbers it is made of."""
+    """A likelihood of random decoder outputs, and these outputs."""
     channels, height, width = shape
     raw = torch.randn(*leading, family.params_per_channel * channels, height, width, dtype=torch.float64, device=device)
     return family(raw, SCALE), raw
@@ -63,7 +63,7 @@ def test_learned_gaussian_agrees_with_torch_distributions(device):
     assert_close(p.log_prob(x), Independent(Normal(location.sigmoid(), 1 / 256 + softplus(spread - 2)), 3).log_prob(x))
 
 
-def test_logistic_is_the_mass_of_torch_distributions_in_each_cell(device):
+def test_logistic_agrees_with_torch_distributions_in_each_bin(device):
     raw = torch.randn(7, 6, 4, 5, dtype=torch.float64, device=device)
     raw[:, 3:] += 3  # wide, since a difference of cumulative masses cancels far from the location
     x = (pixels(7, device=device) * 1.4 - 0.2).clamp(0, 1).mul(255).round() / 255
@@ -77,12 +77,12 @@ def test_logistic_is_the_mass_of_torch_distributions_in_each_cell(device):
     assert_close(FAMILIES["logistic"](raw).log_prob(x), (upper - lower).log().sum((1, 2, 3)))
 
 
-def test_bernoulli_gives_mass_one_to_all_binary_images(device):
+def test_bernoulli_sums_to_one_over_all_binary_images(device):
     p, _ = drawn(FAMILIES["bernoulli"], 5, 1, shape=(1, 2, 2), device=device)
     assert_close(p.log_prob(BINARY.to(device)).exp().sum(-1), torch.ones(5).to(p.mean))
 
 
-def test_a_grey_image_scores_the_expectation_over_its_binarisations(device):
+def test_the_score_of_a_grey_image_is_the_expectation_over_its_binarisations(device):
     p, _ = drawn(FAMILIES["bernoulli"], 5, 1, shape=(1, 2, 2), device=device)
     grey, binary = torch.rand(1, 2, 2).to(p.mean), BINARY.to(device)
     chance = (grey**binary * (1 - grey) ** (1 - binary)).prod(-1).prod(-1).squeeze(-1)
@@ -99,41 +99,41 @@ def test_a_density_integrates_to_one_around_its_mean(name, location):
     assert_close(torch.trapezoid(x * density, x).item(), p.mean.item())
 
 
-def test_bernoulli_has_the_chance_of_a_one_as_its_mean():
+def test_the_mean_of_bernoulli_is_the_probability_of_one():
     p, _ = drawn(FAMILIES["bernoulli"], 1, shape=(1, 1, 1))
     assert_close(p.log_prob(torch.ones_like(p.mean)).exp(), p.mean.flatten())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
-def test_logistic_gives_mass_one_to_the_256_levels_whatever_the_network_gives(device, dtype, tolerance):
+def test_logistic_sums_to_one_over_the_256_levels_for_any_decoder_output(device, dtype, tolerance):
     sweep = torch.linspace(-8, 8, 81, dtype=dtype, device=device).sinh()  # -1490 to 1490, densest around 0
     p = FAMILIES["logistic"](torch.cartesian_prod(sweep, sweep)[:, None, :, None, None])
     mass = p.log_prob(GREY.to(sweep)).double().exp().sum(-1)
     assert_close(mass, torch.ones_like(mass), atol=tolerance, rtol=0)
 
 
-def test_logistic_counts_a_value_as_its_nearest_level(device):
+def test_logistic_rounds_a_value_to_its_nearest_level(device):
     p, _ = drawn(FAMILIES["logistic"], 7, device=device)
     levels = pixels(7, device=device).mul(255).round()
-    beside = levels + 0.98 * (pixels(7, device=device) - 0.5)
-    assert torch.equal(p.log_prob(beside / 255), p.log_prob(levels / 255))
+    nearby = levels + 0.98 * (pixels(7, device=device) - 0.5)
+    assert torch.equal(p.log_prob(nearby / 255), p.log_prob(levels / 255))
 
 
 @pytest.mark.parametrize("name", ["gaussian", "gaussian-learned", "logistic"])
-def test_log_bin_width_turns_a_score_into_the_mass_of_an_8_bit_level(name):
+def test_log_bin_width_converts_a_density_to_the_mass_of_a_level(name):
     family = FAMILIES[name]
     p = one_pixel(family, 0.1, -0.4, scale=0.08)
     assert_close((p.log_prob(GREY) + family.log_bin_width).exp().sum().item(), 1.0, atol=1e-5, rtol=0)
 
 
-def test_a_model_that_knows_nothing_of_its_8_bit_values_pays_8_bits_for_each_and_one_that_is_certain_none(family):
+def test_a_uniform_model_needs_8_bits_per_dimension_and_a_certain_one_0(family):
     for mass, bits in ((1 / 256, 8.0), (1 / 2, 1.0), (1.0, 0.0)):
         score = 12 * (torch.tensor(mass, dtype=torch.float64).log() - family.log_bin_width)
         assert_close(family.bits_per_dim(score, 12).item(), bits)
         assert_close(family.bits_per_dim(score.item(), 12), bits)
 
 
-def test_the_mean_is_an_image_whatever_the_network_gives(family):
+def test_the_mean_is_in_the_unit_interval_for_any_decoder_output(family):
     p = family(torch.tensor(EXTREMES).view(1, 1, -1, 1).expand(1, family.params_per_channel, -1, 2), SCALE)
     assert p.mean.shape == (1, 1, len(EXTREMES), 2)
     assert ((p.mean >= 0) & (p.mean <= 1)).all()
@@ -142,14 +142,14 @@ def test_the_mean_is_an_image_whatever_the_network_gives(family):
 
 
 @pytest.mark.parametrize("size", [1, 5, 28])
-def test_the_mean_of_an_image_has_the_same_bits_whoever_shares_its_batch(family, size, device):
+def test_the_mean_of_an_image_is_bit_identical_in_any_batch(family, size, device):
     torch.manual_seed(size)
     raw = 3 * torch.randn(33, family.params_per_channel, size, size, device=device)
     alone = torch.cat([family(row, SCALE).mean for row in raw.split(1)])
     assert torch.equal(family(raw, SCALE).mean, alone)
 
 
-def test_values_and_gradients_are_finite_whatever_the_network_gives(family, device):
+def test_values_and_gradients_are_finite_for_any_decoder_output(family, device):
     raw = torch.tensor(list(product(EXTREMES, repeat=family.params_per_channel)), device=device)[
         ..., None, None
     ].requires_grad_()
@@ -160,14 +160,14 @@ def test_values_and_gradients_are_finite_whatever_the_network_gives(family, devi
         assert gradient.isfinite().all()
 
 
-def test_a_learned_deviation_stays_above_the_256th_part_of_the_range():
+def test_a_learned_deviation_is_at_least_one_grey_level():
     peak = log(256) - 0.5 * log(2 * pi)
     for spread in EXTREMES:
         p = one_pixel(FAMILIES["gaussian-learned"], 0.0, spread)
         assert p.log_prob(p.mean).item() <= peak + 1e-12
 
 
-def test_an_image_scores_the_sum_of_its_values(family):
+def test_the_score_of_an_image_is_the_sum_over_its_values(family):
     p, raw = drawn(family, shape=(3, 2, 2))
     x = pixels()[:, :2, :2]
     parts = raw.unflatten(0, (family.params_per_channel, 3))
@@ -178,7 +178,7 @@ def test_an_image_scores_the_sum_of_its_values(family):
     assert_close(p.log_prob(x), torch.stack(single).sum())
 
 
-def test_an_image_scores_the_same_alone_and_among_draws_and_rows(family, device):
+def test_the_score_of_an_image_is_independent_of_other_draws_and_rows(family, device):
     p, raw = drawn(family, 2, 3, device=device)
     x = pixels(3, device=device)
     assert p.mean.shape == (2, 3, 3, 4, 5)
@@ -187,5 +187,5 @@ def test_an_image_scores_the_same_alone_and_among_draws_and_rows(family, device)
         assert_close(p.log_prob(x)[draw, row], family(raw[draw, row], SCALE).log_prob(x[row]))
 
 
-def test_every_family_says_what_its_score_is_the_logarithm_of(family):
+def test_every_family_describes_its_score(family):
     assert family.description.startswith("the log-")

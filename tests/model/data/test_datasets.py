@@ -1,14 +1,12 @@
-"""Any folder of pictures becomes images of the model's shape; grey levels become black and white by chance."""
+"""Tests of reading folders of image files as data sets."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from model.data.arrays import DataError
-from model.data.binarisation import binarised
 from model.data.datasets import read_dataset
 
 
@@ -114,18 +112,3 @@ def test_arrays_of_another_shape_than_the_models_are_refused(tmp_path: Path) -> 
     assert read_dataset(tmp_path / "a.npy", (1, 8, 8)).image_shape == (1, 8, 8)
     with pytest.raises(DataError, match=r"expected images of shape \(1, 28, 28\), got \(1, 8, 8\)"):
         read_dataset(tmp_path / "a.npy", (1, 28, 28))
-
-
-def test_binarised_pixels_are_white_as_often_as_they_are_bright(device: str) -> None:
-    levels = torch.arange(0, 256, 51, dtype=torch.uint8, device=device)
-    draws = binarised(levels.expand(20_000, -1), torch.Generator(device).manual_seed(0))
-    assert set(draws.unique().tolist()) == {0.0, 1.0}
-    # the standard deviation of the mean of 20,000 draws is at most 0.0036
-    torch.testing.assert_close(draws.mean(0), levels / 255, atol=0.018, rtol=0)
-
-
-def test_the_seed_decides_the_binarisation() -> None:
-    levels = torch.full((1000,), 128, dtype=torch.uint8)
-    first, again, other = (binarised(levels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert first.equal(again)
-    assert not first.equal(other)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from model.data.binarisation import binarised
 from model.evaluation.input_encoding import compare_inputs
+from model.pixels import sample_binary
 from tests.support.models import DIGITS, build
 
 
@@ -20,7 +20,7 @@ def test_the_figures_are_their_definitions(digits):
     vae, levels = build(DIGITS), torch.tensor(digits[:40])
     found = compare_inputs(vae, digits[:40], draws=1, seed=5)["grey"]
     with torch.inference_mode():
-        p, q = vae.posterior(binarised(levels, torch.Generator().manual_seed(5))), vae.posterior(levels / 255)
+        p, q = vae.posterior(sample_binary(levels, torch.Generator().manual_seed(5))), vae.posterior(levels / 255)
         kl = kl_divergence(*(Independent(Normal(g.mean, g.std), 1) for g in (p, q)))
         error = (vae.likelihood(q.mean).mean - levels / 255).square().mean().sqrt()
     assert found.divergence == pytest.approx(kl.mean().item(), rel=1e-4)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.config import VAEConfig
-from model.data.binarisation import binarised
 from model.elbo import bounds
 from model.evaluation.metrics import ChunkSizes, evaluate
+from model.pixels import sample_binary
 from model.vae import VAE
 from tests.support.models import COLOUR, DIGITS, build
 
@@ -100,7 +100,7 @@ def test_pixels_are_drawn_as_they_are_scored_and_the_same_as_all_at_once(digits:
     vae = build(DIGITS)
     vae.encoder.register_forward_pre_hook(lambda _, inputs: scored.append(inputs[0]))
     evaluate(vae, digits, samples=1, seed=5, batch_size=500)
-    x = binarised(torch.tensor(digits), torch.Generator().manual_seed(5))
+    x = sample_binary(torch.tensor(digits), torch.Generator().manual_seed(5))
     assert torch.cat(scored[::2]).equal(x)  # each batch is encoded twice
     assert scored[0].untyped_storage().nbytes() == scored[0].nbytes
 

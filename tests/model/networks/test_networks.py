@@ -1,4 +1,4 @@
-"""Encoder, decoder and the VAE around them: every architecture fits its shapes, and each is the other's mirror."""
+"""Tests of encoder, decoder and VAE: shapes, symmetry, receptive fields, independence of rows."""
 
 from dataclasses import replace
 from itertools import pairwise, product
@@ -36,19 +36,19 @@ def latents(config, *leading, device="cpu"):
 
 
 def touching(network):
-    """The layers of weights that follow one another with no nonlinearity (nor a residual block) between them."""
+    """Pairs of adjacent weight layers without a nonlinearity or residual block between them."""
     layers = [module for module in network if not isinstance(module, nn.Flatten | nn.Unflatten)]
     return [pair for pair in pairwise(layers) if all(isinstance(layer, WEIGHTS) for layer in pair)]
 
 
 def widths(network, kind):
-    """[in, out] of the layers of a kind, and [out, in] of the transposed ones, as torch keeps their weights."""
+    """(in, out) of layers of one type; (out, in) for transposed layers, the order of torch's weights."""
     return [(layer.weight.shape[1], layer.weight.shape[0]) for layer in network if isinstance(layer, kind)]
 
 
 @settings(max_examples=40)
 @given(configs())
-def test_every_architecture_fits_its_image_and_its_latent(config):
+def test_every_architecture_maps_between_its_image_and_latent_shapes(config):
     vae = build(config)
     q = vae.posterior(images(config, 2).float())
     assert q.mean.shape == q.logvar.shape == (2, *config.latent_shape)
@@ -85,7 +85,7 @@ def test_the_encoder_has_a_nonlinearity_between_any_two_layers_of_weights(blocks
     assert not touching(build(replace(DIGITS, blocks=blocks)).encoder.network)
 
 
-def test_without_hidden_layers_the_pair_is_affine_and_with_them_it_is_not():
+def test_networks_without_hidden_layers_are_affine_and_others_are_not():
     def bend(config):
         x, z, vae = images(config, 2), latents(config, 2), real(config)
         middle = vae.posterior(x.mean(0, keepdim=True)).mean - vae.posterior(x).mean.mean(0)
@@ -96,14 +96,14 @@ def test_without_hidden_layers_the_pair_is_affine_and_with_them_it_is_not():
     assert min(bend(MLP)) > 1e-6
 
 
-def test_black_and_white_are_opposite_inputs_around_mid_grey():
+def test_inputs_are_centred_at_mid_grey():
     vae, x = real(AFFINE), images(AFFINE, 3)
     nn.init.zeros_(vae.encoder.network[1].bias)
     assert_close(vae.posterior(1 - x).mean, -vae.posterior(x).mean)
 
 
 @CONFIGS
-def test_an_image_is_encoded_the_same_alone_and_in_a_batch(config, device):
+def test_the_posterior_of_an_image_is_independent_of_its_batch(config, device):
     vae, x = real(config, device), images(config, 5, device=device)
     together = vae.posterior(x)
     for row in range(5):
@@ -113,7 +113,7 @@ def test_an_image_is_encoded_the_same_alone_and_in_a_batch(config, device):
 
 @CONFIGS
 @pytest.mark.parametrize("leading", [(), (0,), (4,), (2, 3), (2, 1, 3)], ids=str)
-def test_a_latent_is_decoded_the_same_alone_and_in_any_batch(config, leading, device):
+def test_the_image_of_a_latent_is_independent_of_its_batch(config, leading, device):
     vae, z = real(config, device), latents(config, *leading, device=device)
     together = vae.likelihood(z)
     assert together.mean.shape == (*leading, *config.image_shape)
@@ -123,7 +123,7 @@ def test_a_latent_is_decoded_the_same_alone_and_in_any_batch(config, leading, de
 
 
 @CONFIGS
-def test_an_image_unlike_any_other_has_a_finite_posterior_and_finite_scores(config, device):
+def test_extreme_encoder_outputs_have_finite_posteriors_and_scores(config, device):
     vae = build(config).to(device)
     with torch.no_grad():
         [layer for layer in vae.encoder.modules() if isinstance(layer, WEIGHTS)][-1].weight.mul_(1e3)
@@ -134,7 +134,7 @@ def test_an_image_unlike_any_other_has_a_finite_posterior_and_finite_scores(conf
 
 
 @CONFIGS
-def test_every_pixel_reaches_the_latent_and_is_reached_by_it(config, device):
+def test_latents_depend_on_every_pixel_and_every_pixel_on_the_latents(config, device):
     vae, x = real(config, device), images(config, 2, device=device).requires_grad_()
     q, p = vae.posterior(x), vae.likelihood(latents(config, 2, device=device))
     for half in (q.mean, q.logvar):
@@ -145,7 +145,7 @@ def test_every_pixel_reaches_the_latent_and_is_reached_by_it(config, device):
 
 
 @pytest.mark.parametrize("place", [(0, 0), (2, 3), (4, 5)], ids=str)
-def test_a_latent_with_a_place_sees_and_paints_the_neighbourhood_of_its_place_alone(place):
+def test_a_spatial_latent_has_a_local_receptive_field(place):
     config = VAEConfig(image_shape=(1, 5, 6), latent_shape=(2, 5, 6), channels=(4,), blocks=(0,))
     vae, x, z = real(config), images(config, 1).requires_grad_(), latents(config).requires_grad_()
     around = torch.zeros(5, 6, dtype=torch.bool)
@@ -157,7 +157,7 @@ def test_a_latent_with_a_place_sees_and_paints_the_neighbourhood_of_its_place_al
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_decoder_gives_the_family_and_scale_of_its_config(name):
+def test_the_decoder_uses_the_likelihood_and_scale_of_its_config(name):
     config = replace(AFFINE, likelihood=name)
     vae, z, x = real(config), latents(config, 3), images(config, 3)
     p = vae.likelihood(z)
@@ -167,7 +167,7 @@ def test_the_decoder_gives_the_family_and_scale_of_its_config(name):
 
 
 @CONFIGS
-def test_the_prior_is_a_standard_normal_over_the_latents_of_the_weights(config, device):
+def test_the_prior_is_standard_normal_with_dtype_and_device_of_the_weights(config, device):
     vae = real(config, device)
     prior = vae.prior(5)
     assert (prior.mean.shape, prior.mean.dtype) == ((5, *config.latent_shape), torch.float64)
@@ -177,7 +177,7 @@ def test_the_prior_is_a_standard_normal_over_the_latents_of_the_weights(config, 
 
 
 @CONFIGS
-def test_distributions_keep_the_precision_of_their_inputs_under_autocast(config, device):
+def test_distributions_keep_the_dtype_of_their_inputs_under_autocast(config, device):
     vae = build(config).to(device)
     with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
         q = vae.posterior(images(config, 2, device=device).float())
@@ -185,12 +185,12 @@ def test_distributions_keep_the_precision_of_their_inputs_under_autocast(config,
     assert q.mean.dtype == q.logvar.dtype == p.mean.dtype == torch.float32
 
 
-def test_a_residual_block_starts_as_the_identity():
+def test_a_new_residual_block_is_the_identity():
     x = torch.randn(2, 3, 5, 4)
     assert torch.equal(Residual(3)(x), x)
 
 
-def test_a_residual_block_adds_what_two_preactivated_convolutions_give():
+def test_a_residual_block_adds_two_preactivated_convolutions():
     block, x = Residual(3).double(), torch.randn(2, 3, 5, 4, dtype=torch.float64)
     for weight in block.parameters():
         nn.init.normal_(weight)
@@ -198,7 +198,7 @@ def test_a_residual_block_adds_what_two_preactivated_convolutions_give():
     assert_close(block(x), x + conv2d(silu(inner), block.second.weight, block.second.bias, padding=1))
 
 
-def test_downsampling_halves_rounded_up_and_upsampling_restores():
+def test_downsampling_halves_sizes_rounded_up_and_upsampling_restores_them():
     for height, width in product(range(1, 8), repeat=2):
         x = torch.randn(2, 3, height, width)
         coarse = Downsample(3, 5)(x)
