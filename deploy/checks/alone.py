@@ -69,7 +69,7 @@ async def stopped_under_load(report: Report, project: Project, known: Known) -> 
     the service's log tells whether it had been accepted.
     """
     (container,) = project.containers()
-    address = inspect(container)["NetworkSettings"]["CompiledNetworks"][project.network]["IPAddress"]
+    address = inspect(container)["NetworkSettings"]["Networks"][project.network]["IPAddress"]
     async with Traffic(f"http://{address}:8000", known) as traffic:
         await asyncio.to_thread(project, "stop")
     accepted = {line["request_id"] for line in log(container) if line.get("status", 503) != 503}
