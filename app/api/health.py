@@ -7,8 +7,8 @@ from fastapi.responses import RedirectResponse
 
 from app.api.openapi import problems
 from app.api.schemas import Health
-from app.batching.futures import apart
 from app.errors import Unavailable
+from app.inference.threads import run_in_own_thread
 from app.observability.metrics import Metrics
 from app.single_flight import SingleFlight
 
@@ -41,7 +41,7 @@ def shared_exposition(metrics: Metrics) -> SingleFlight[bytes]:
 
     async def render() -> bytes:
         metrics.look()
-        return await apart(metrics.exposition)
+        return await run_in_own_thread(metrics.exposition)
 
     return SingleFlight(render, rest=20)
 

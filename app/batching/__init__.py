@@ -1,1 +1,1 @@
-"""Dynamic batching: requests wait in a queue, and their rows share batches; knows neither tensors nor HTTP."""
+"""Dynamic batching: requests wait in a fair queue and their rows share batches; imports neither torch nor HTTP."""

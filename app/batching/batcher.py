@@ -1,250 +1,250 @@
-"""Many callers, one device: a lone request never waits for company, and a crowd shares batches.
+"""The batcher: many concurrent requests share batches on one device.
 
-A thread takes what has arrived whenever the device is free. What takes less time than the way to that thread is worth
-runs where it was asked for, on the event loop, unless more of it waits. An entry carries its own future; nothing is
-looked up by an id, nothing calls back up. Closing leaves nobody waiting, nor does the death of the device.
+A batch starts as soon as the device is free; a single request never waits for others. A short batch runs inline on the
+event loop, unless a backlog exists or the device thread is at work. All others run on the device thread. Every request
+that was accepted is answered, also if the batcher is closed or the device fails.
 """
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from app.batching.capacity import QueueCapacity
-from app.batching.executor import BatchExecutor, Device, DeviceLost
-from app.batching.futures import Job, expire, fulfil, settle
+from app.batching.executor import BatchRunner, DeviceTask, InlineExecutor, ThreadExecutor, Work, fulfil, settle
 from app.batching.queue import FairQueue
-from app.batching.requests import Batch, Kind, QueuedRequest, Rows
+from app.batching.requests import Batch, BatchKey, QueuedRequest, Rows
 from app.context import RequestContext
-from app.errors import DeadlineExceeded, ServiceError, Unavailable
+from app.errors import DeadlineExceeded, QueueFull, Unavailable
 from app.observability.metrics import OPERATIONS, Metrics
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+RESERVED_QUEUE_SHARE = 1 / 8
+"""Largest part of the queue that is kept free for a large request that was refused."""
+
 
 class Batcher:
-    """The door to one device, and the thread that serves it."""
+    """Queues requests, forms batches, and runs them on one device.
 
-    def __init__(
-        self, device: Device, metrics: Metrics, *, max_batch_size: int, max_queue_items: int, max_delay: float = 0.0
-    ) -> None:
+    A batch has at most `max_batch_size` items, and at most `max_queue_items` wait. `max_delay` is how many seconds a
+    batch that is not full waits for more rows; 0 dispatches at once.
+    """
+
+    def __init__(self, metrics: Metrics, *, max_batch_size: int, max_queue_items: int, max_delay: float = 0.0) -> None:
         self._metrics = metrics
-        self._queue = FairQueue(max_batch_size, max_delay, device.pace)
-        self._device = device
-        self._runner = BatchExecutor(device, self._queue, metrics)
-        self._admission = QueueCapacity(self._queue, self._runner, metrics, max_queue_items)
-        self._pending: set[QueuedRequest] = set()
-        self._jobs: deque[Job] = deque()
-        self._handed: Batch | None = None
-        self._lost: BaseException | None = None
-        self._busy = True  # until the thread is there
-        self._planned = self._closing = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._serve, name="device", daemon=True)
+        self._max_queue_items = max_queue_items
+        self._reserved_items = 0
+        self._queue = FairQueue(max_batch_size, max_delay)
+        self._runner = BatchRunner(self._queue, metrics)
+        self._inline = InlineExecutor(self._runner, self._complete, self._stop)
+        self._thread = ThreadExecutor(self._runner, self._complete, self._stop)
+        self._tasks: deque[DeviceTask] = deque()
+        self._handed_over: Batch | None = None
+        self._in_flight: set[QueuedRequest | DeviceTask] = set()
+        self._busy = True  # until the device thread is started
+        self._started = self._closing = self._dispatch_scheduled = False
+        self._failure: BaseException | None = None
+        self._lock = threading.Lock()  # held for the queue and for the state above
+        self._changed = threading.Condition(self._lock)
 
     @property
     def alive(self) -> bool:
-        """Whether the device thread is at work."""
-        return self._thread.is_alive()
+        """Whether the device thread runs."""
+        return self._started and self._thread.alive
 
     @property
     def ready(self) -> bool:
-        """Whether the device takes work."""
-        return self.alive and not self._closing
+        """Whether requests are accepted."""
+        return self._started and not self._closing
 
     @property
     def idle(self) -> bool:
-        """Whether the device is at nothing, so that the event loop may run a batch itself."""
-        return not (self._busy or self._jobs or self._lost)
+        """Whether the device has nothing to do, so that the event loop may run a batch itself."""
+        return not (self._busy or self._tasks or self._failure)
 
     def start(self) -> None:
-        """Start the device thread; answers will be delivered to the running event loop."""
+        """Start the device thread; results are delivered to the running event loop."""
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        self._thread.start()
+        self._thread.start(self._next_work, self._fail_all)
+        self._started, self._busy = True, False
 
     async def close(self) -> None:
-        """Take no more work, answer what was accepted, stop the thread."""
-        with self._changed:
+        """Refuse new requests, answer those that were accepted, and stop the device thread."""
+        with self._lock:
             self._closing = True
             self._changed.notify()
-        await self._ended.wait()  # in no other thread: all that are shared may be busy, and for long
+        await self._ended.wait()  # an event needs no thread of a pool, which may be busy for long
         self._thread.join()
 
-    async def submit(self, kind: Kind, rows: Rows, context: RequestContext) -> list[Any]:
-        """The answers to the rows, in order, in as many parts as it took batches.
+    async def submit(self, key: BatchKey, rows: Rows, context: RequestContext) -> list[Any]:
+        """Compute rows in batches with other requests of the same key.
 
-        Raises `QueueFull` where the queue has no room, `DeadlineExceeded` when the deadline of `context` passes,
-        `Unavailable` where the device takes no work, `ServiceError` where the request's batch failed.
+        Returns the results in order, in as many parts as it took batches. Raises `QueueFull` if the queue has no room,
+        `DeadlineExceeded` when the deadline of `context` passes, `Unavailable` if no requests are accepted or the
+        device fails, `ServiceError` if the computation fails.
         """
-        entry = QueuedRequest(kind, rows, context, self._loop.create_future())
-        with self._changed:
-            if not self.ready:
+        request = QueuedRequest(key, rows, context, self._loop.create_future())
+        with self._lock:
+            if self._closing:
                 raise Unavailable
-            self.require_room(entry.cost)
-            self._queue.add(entry)
-        self._pending.add(entry)
-        self._plan()
-        late = self._loop.call_later(context.deadline - time.monotonic(), expire, entry.future)
+            self.check_capacity(request.size * key.weight)
+            self._queue.add(request)
+        self._in_flight.add(request)
+        if not self._dispatch_scheduled:
+            self._schedule_dispatch()
+        timer = self._loop.call_later(context.deadline - time.monotonic(), _expire, request.future)
         try:
-            return await entry.future
+            return await request.future
         except (DeadlineExceeded, asyncio.CancelledError) as end:
             self._metrics.dropped["timed_out" if isinstance(end, DeadlineExceeded) else "cancelled"].inc()
             raise
         finally:
-            late.cancel()
-            self._pending.discard(entry)
-            self._forget(entry)
+            timer.cancel()
+            self._in_flight.discard(request)
+            if request.remaining:
+                self._discard(request)
 
-    async def perform(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises, done on the device thread between two batches.
+    async def run_on_device(self, function: Callable[[], T]) -> T:
+        """Run a function on the device thread between two batches, and return or raise what it does.
 
-        Raises `Unavailable` where the device takes no work.
+        Raises `Unavailable` if no requests are accepted or the device fails.
         """
-        job = Job(work, self._loop.create_future())
-        with self._changed:
-            if not self.ready:
+        task = DeviceTask(function, self._loop.create_future())
+        with self._lock:
+            if self._closing:
                 raise Unavailable
-            self._jobs.append(job)
+            self._tasks.append(task)
             self._changed.notify()
-        answer: T = await job.future
-        return answer
+        self._in_flight.add(task)
+        try:
+            result: T = await task.future
+        finally:
+            self._in_flight.discard(task)
+        return result
 
-    def keep_to(self, limits: dict[str, int]) -> None:
-        """Let no batch of these operations have more images than this, and every other as many as the settings say."""
-        with self._changed:
-            self._queue.limits = limits
+    def set_batch_limits(self, limits: dict[str, int]) -> None:
+        """Limit the items in a batch of these operations; all others are limited by `max_batch_size` alone."""
+        with self._lock:
+            self._queue.set_batch_limits(limits)
         for operation in OPERATIONS:
             self._metrics.batch_limit[operation].set(limits.get(operation, 0))
 
-    def require_room(self, images: int = 1) -> None:
-        """Raise `QueueFull`, before any work is done for them, where the queue has no room for so many images."""
-        self._admission.require_room(images)
+    def check_capacity(self, items: int = 1) -> None:
+        """Raise `QueueFull`, with the time after which to retry, if the queue has no room for so many items.
 
-    def _plan(self) -> None:
-        if not self._planned:
-            self._planned = True
-            self._loop.call_soon(self._turn)  # after all that came in this turn of the loop, so that they share a batch
-
-    def _turn(self) -> None:
-        self._planned = False
-        try:
-            with self._changed:
-                batch = self._claim()
-            if batch is None:
-                return
-            self._run(batch, settle)
-        except BaseException as failure:  # noqa: BLE001  # the device thread logs it, fails what waits, and ends
-            with self._changed:
-                self._closing, self._lost = True, failure
-                self._changed.notify()
+        A small request must not overtake a larger one that was just refused: up to `RESERVED_QUEUE_SHARE` of the queue
+        is kept free until a request finds room for as much. Else small requests would fill each gap.
+        """
+        depth, needed = self._queue.depth, max(items, self._reserved_items)
+        if depth + needed <= self._max_queue_items:
+            self._reserved_items = 0
             return
-        self._busy = False
-        if self._queue or self._closing:
-            self._loop.call_soon(self._plan)  # not at once: who came during the batch is heard before the next
+        largest_reserve = int(self._max_queue_items * RESERVED_QUEUE_SHARE)
+        self._reserved_items = max(self._reserved_items, min(items, largest_reserve))
+        self._metrics.rejected.inc()
+        rate = self._runner.items_per_second
+        wait = math.ceil(depth / rate) if rate else 1
+        needed = max(items, self._reserved_items)
+        detail = f"the queue holds {depth} of {self._max_queue_items} images, no room for {needed} more"
+        raise QueueFull(detail, retry_after=max(1, wait))
 
-    def _claim(self) -> Batch | None:
-        """The batch that the event loop runs now; any other work is left to the device thread."""
-        batch = self._due() if self.idle else None
-        if batch:
-            self._busy = True
-            if self._at_once(batch):
-                return batch
-            self._handed = batch
+    def _schedule_dispatch(self) -> None:
+        """Dispatch after all callbacks that are ready now, so that requests which arrive together share a batch."""
+        if not self._dispatch_scheduled:
+            self._dispatch_scheduled = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Run the next batch inline if it is due and short; leave any other work to the device thread."""
+        self._dispatch_scheduled = False
+        try:
+            with self._lock:
+                batch = self._claim_inline_batch()
+        except BaseException as failure:  # noqa: BLE001  # such as a key without a policy
+            self._stop(failure)
+            return
+        if batch is None:
+            return
+        self._inline.execute(batch)
+        if self._queue.depth or self._closing:
+            self._loop.call_soon(self._schedule_dispatch)  # one turn later: the loop first reads what has arrived
+
+    def _claim_inline_batch(self) -> Batch | None:
+        batch = None
+        if not (self._busy or self._tasks or self._failure):
+            batch = self._queue.take(flush=self._closing)
         self._metrics.queue_items.set(self._queue.depth)
+        if batch is not None:
+            self._busy = True
+            # With a backlog the batch runs on the thread, so that the event loop stays responsive.
+            if batch.key.policy.inline and self._queue.depth <= batch.rows * batch.key.weight:
+                return batch
+            self._handed_over = batch
         self._changed.notify()
         return None
 
-    def _due(self) -> Batch | None:
-        return self._queue.take() if self._queue and (self._closing or self._queue.patience() <= 0) else None
+    def _discard(self, request: QueuedRequest) -> None:
+        """Remove a request from the queue that was cancelled, has expired or has failed."""
+        request.end_wait(time.monotonic())
+        with self._lock:
+            self._queue.remove(request)
+            self._metrics.queue_items.set(self._queue.depth)
 
-    def _at_once(self, batch: Batch) -> bool:
-        """Whether the event loop runs it; where more is left than it takes, callers are many, and want to be heard."""
-        return self._device.pace(batch.kind).at_once and self._queue.depth <= batch.rows * batch.kind.weight
+    # The methods below run on the device thread; `_complete` and `_stop` run on the event loop as well.
 
-    def _forget(self, entry: QueuedRequest) -> None:
-        if entry.waiting:
-            entry.stop_waiting(time.monotonic())
-            with self._changed:
-                self._queue.remove(entry)
-                self._metrics.queue_items.set(self._queue.depth)
-
-    # What follows runs on the device thread.
-
-    def _serve(self) -> None:
-        try:
-            while (work := self._next()) is not None:
-                self._perform(work) if isinstance(work, Job) else self._run(work, self._deliver)
-        except BaseException:  # without its device thread the service is not alive, and ends
-            log.critical("the device is lost, or its thread failed; only a restart helps", exc_info=True)
-        finally:
-            self._abandon()
-            self._loop.call_soon_threadsafe(self._ended.set)
-
-    def _next(self) -> Batch | Job | None:
-        with self._changed:
-            self._busy = False
-            while not self._lost and (self._handed or self._jobs or self._queue or not self._closing):
-                if work := self._waiting():
+    def _next_work(self) -> Work | None:
+        """Wait for the next batch or task; None after the device has failed, or all is done after closing."""
+        with self._lock:
+            while not self._failure:
+                if (work := self._take_work()) is not None:
                     self._busy = True
+                    self._metrics.queue_items.set(self._queue.depth)
                     return work
-                self._changed.wait(self._queue.patience() if self._queue and not self._busy else None)
-            if self._lost:
-                raise self._lost
+                if self._closing and not self._busy and not self._queue:
+                    return None
+                waiting = self._queue and not self._busy
+                self._changed.wait(self._queue.seconds_until_dispatch() if waiting else None)
             return None
 
-    def _waiting(self) -> Batch | Job | None:
-        if self._handed:
-            batch, self._handed = self._handed, None
+    def _take_work(self) -> Work | None:
+        if self._handed_over:
+            batch, self._handed_over = self._handed_over, None
             return batch
         if self._busy:
-            return None  # by the event loop, which tells when it is done
-        if self._jobs:
-            return self._jobs[0]  # it stays until it is done, so that a death does not forget it
-        return self._due()
+            return None  # the event loop runs a batch, and notifies at its end
+        return self._tasks.popleft() if self._tasks else self._queue.take(flush=self._closing)
 
-    def _perform(self, job: Job) -> None:
-        try:
-            answer = job.work()
-        except Exception as failure:
-            self._loop.call_soon_threadsafe(fulfil, job.future, None, failure)
-            if isinstance(failure, DeviceLost):
-                raise
-        else:
-            self._loop.call_soon_threadsafe(fulfil, job.future, answer)
-        self._jobs.popleft()
+    def _complete(self, work: Work, seconds: float) -> None:
+        """Charge a batch for its time, and mark the device as free."""
+        with self._lock:
+            self._busy = False
+            if isinstance(work, Batch):
+                self._queue.charge(work, seconds)
 
-    def _run(self, batch: Batch, deliver: Callable[[Sequence[QueuedRequest], ServiceError | None], None]) -> None:
-        """Run a batch and settle its requests; after `DeviceLost`, and what is no `Exception`, `_abandon` does that."""
-        self._metrics.queue_items.set(self._queue.depth)
-        start = time.monotonic()
-        try:
-            for entries, failure in self._runner.run(batch):
-                deliver(entries, failure)
-        except DeviceLost:
-            raise
-        except Exception:
-            log.exception("a batch of %d items to %s failed", batch.rows, batch.kind.operation)
-            for entry in batch.entries:
-                entry.failed = True
-            deliver(batch.entries, ServiceError("the batch of this request failed"))
-        with self._changed:
-            self._queue.spend(time.monotonic() - start)
+    def _stop(self, failure: BaseException) -> None:
+        """Refuse new requests, and end the device thread, which then fails all requests in flight."""
+        log.critical("the device is lost, or its thread failed; only a restart helps", exc_info=failure)
+        with self._lock:
+            self._closing, self._failure = True, failure
+            self._changed.notify()
 
-    def _deliver(self, entries: Sequence[QueuedRequest], failure: ServiceError | None) -> None:
-        if entries:
-            self._loop.call_soon_threadsafe(settle, entries, failure)
-
-    def _abandon(self) -> None:
-        """Fail all that still wait, in the queue or for a batch under way."""
-        with self._changed:
-            self._closing, jobs = True, [*self._jobs]
+    def _fail_all(self) -> None:
+        """Fail all requests and tasks in flight, and report the end of the device thread."""
+        with self._lock:
+            self._closing = True
             self._queue.clear()
-        stopped = Unavailable("the device has stopped")
-        self._loop.call_soon_threadsafe(lambda: settle([*self._pending], stopped))
-        for job in jobs:
-            self._loop.call_soon_threadsafe(fulfil, job.future, None, stopped)
+        self._loop.call_soon_threadsafe(self._fail_in_flight)
+
+    def _fail_in_flight(self) -> None:
+        settle([*self._in_flight], Unavailable("the device has stopped"))
+        self._ended.set()
+
+
+def _expire(future: "asyncio.Future[Any]") -> None:
+    fulfil(future, None, DeadlineExceeded("the answer was not ready within the request's deadline"))

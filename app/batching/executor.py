@@ -1,15 +1,17 @@
-"""Batches on their way through the device; one that fails is taken apart until the row that poisons it stands alone.
+"""Execution of batches, on the event loop or on the device thread.
 
-A poisoned batch fails the request that poisoned it and no other. A device without room for a batch gets smaller ones,
-then and from then on.
+A batch that fails is bisected until the failing row is isolated, so that it fails its own request and no other. After
+an out-of-memory error the batch is halved, and later batches of the operation keep to the size that fitted.
 """
 
+import asyncio
 import logging
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-from app.batching.policy import BatchPolicy
 from app.batching.queue import FairQueue
 from app.batching.requests import Batch, QueuedRequest
 from app.errors import ServiceError, Unavailable
@@ -17,119 +19,222 @@ from app.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-
-SHARE = 0.1
-"""Of the newest batch in the averages that give the rate."""
+NEWEST_WEIGHT = 0.1
+"""Weight of the newest batch in the average throughput."""
 
 
 class OutOfMemory(Exception):
-    """The device has no room for this batch; it may have for a smaller one."""
+    """The device has no memory for this batch. A smaller one may fit."""
 
 
 class DeviceLost(Exception):
-    """The device will not work again in this process."""
+    """The device cannot be used again in this process."""
 
 
-class Device(Protocol):
-    """What runs batches, one at a time; both verbs may raise `OutOfMemory` or `DeviceLost`."""
+class DeviceTask(NamedTuple):
+    """A function that runs on the device thread, and the future of its result."""
 
-    def pace(self, kind: Any) -> BatchPolicy:
-        """How many rows of it make a batch, and whether the event loop can run that itself."""
-
-    def stack(self, kind: Any, parts: Sequence[Any]) -> Any:
-        """One batch out of the parts of several requests."""
-
-    def infer(self, kind: Any, batch: Any, *, alone: bool) -> Any:
-        """The batch's answers, as rows in the same order; `alone` is one row while nobody waits."""
+    function: Callable[[], Any]
+    future: "asyncio.Future[Any]"
 
 
-class Completed(NamedTuple):
-    """Requests that need the device no more: answered in full, or failed."""
-
-    entries: Sequence[QueuedRequest]
-    failure: ServiceError | None = None
+Work = Batch | DeviceTask
+Deliver = Callable[..., object]
+"""Calls a function with arguments on the event loop."""
 
 
-class BatchExecutor:
-    """Runs batches on a device."""
+def fulfil(future: "asyncio.Future[Any]", result: Any, failure: BaseException | None = None) -> None:
+    """Set the result or the failure of a future, unless it is done."""
+    if future.done():
+        return
+    if failure is None:
+        future.set_result(result)
+    else:
+        future.set_exception(failure)
 
-    def __init__(self, device: Device, queue: FairQueue, metrics: Metrics) -> None:
-        self._images = self._seconds = 0.0  # of a recent batch, on average
-        self._device = device
+
+def settle(requests: Iterable[QueuedRequest | DeviceTask], failure: ServiceError | None) -> None:
+    """Give each request its results, or the failure of them all; a device task can only fail here."""
+    for request in requests:
+        if failure is not None:
+            fulfil(request.future, None, failure)
+        elif isinstance(request, QueuedRequest) and not request.future.done():
+            request.future.set_result(request.answers)
+
+
+class BatchRunner:
+    """Runs a batch by its key, isolates failing rows, and counts what was computed."""
+
+    def __init__(self, queue: FairQueue, metrics: Metrics) -> None:
+        self._items = self._seconds = 0.0  # of a recent batch, on average
         self._queue = queue
         self._metrics = metrics
 
     @property
-    def rate(self) -> float:
-        """Images a second in the last batches; 0 while none has taken a measurable time."""
-        return self._images / self._seconds if self._seconds > 0 else 0.0
+    def items_per_second(self) -> float:
+        """The throughput of recent batches; 0 while no batch has taken a measurable time."""
+        return self._items / self._seconds if self._seconds > 0 else 0.0
 
-    def run(self, batch: Batch) -> Iterator[Completed]:
-        """What the batch settles, piece by piece, in the order of its rows; lets `DeviceLost` through."""
-        pieces, room = [batch], batch.rows
-        while pieces:
-            piece = pieces.pop()
-            if piece is not batch:
-                piece = piece.living()  # meanwhile somebody may have left, or failed
-            failure = self._attempt(piece) if 0 < piece.rows <= room else None
+    def run(self, batch: Batch, deliver: Deliver) -> None:
+        """Run a batch, and deliver each request that is complete or has failed; lets `DeviceLost` through."""
+        failure = self._attempt(batch) if batch.rows else None
+        if failure is None:
+            deliver(settle, [request for request in batch.requests if request.answered == request.size], None)
+        else:
+            self._isolate(batch, failure, deliver)
+
+    def _isolate(self, batch: Batch, failure: ServiceError | None, deliver: Deliver) -> None:
+        """Bisect a batch that has failed, until each part is computed or is a single row that fails."""
+        parts, part, max_rows = [], batch, batch.rows
+        while True:
             if isinstance(failure, Unavailable):
-                room = max(1, piece.rows // 2)
-            if failure and piece.rows == 1:
-                piece.entries[0].failed = True
-                yield Completed(piece.entries, failure)
-            elif failure or piece.rows > room:
-                pieces += reversed(piece.halves())
-            elif piece.rows:
-                self._remember(batch, room)
-                yield Completed([entry for entry in piece.entries if entry.complete])
+                max_rows = max(1, part.rows // 2)
+            if failure and part.rows == 1:
+                part.requests[0].fail()
+                deliver(settle, part.requests, failure)
+            elif failure or part.rows > max_rows:
+                parts += reversed(part.bisect())
+            elif part.rows:
+                self._lower_batch_limit(batch, max_rows)
+                deliver(settle, [request for request in part.requests if request.answered == request.size], None)
+            if not parts:
+                return
+            part = parts.pop().without_expired()
+            failure = self._attempt(part) if 0 < part.rows <= max_rows else None
 
-    def _attempt(self, piece: Batch) -> ServiceError | None:
+    def _attempt(self, batch: Batch) -> ServiceError | None:
+        """Compute a batch and give its requests their results; return the failure if there is one."""
         start = stacked_at = time.monotonic()
-        for entry in piece.entries:
-            entry.stop_waiting(start)
+        for request in batch.requests:
+            request.end_wait(start)
         try:
-            stacked = self._device.stack(piece.kind, piece.parts)
-            stacked_at = time.monotonic()
-            answers = self._device.infer(piece.kind, stacked, alone=piece.alone)
+            stacked = batch.key.stack(batch.parts)
+            rows, stacked_at = len(stacked), time.monotonic()
+            results = batch.key.run(stacked, single=batch.single)
             end = time.monotonic()
-            parts = piece.cut(answers, len(stacked))
+            parts = batch.split(results, type(stacked), rows)
         except DeviceLost:
             raise
-        except Exception as failure:  # noqa: BLE001  # whatever the model raises is told to the caller and the log
-            self._spend(piece, start, stacked_at, time.monotonic())
-            return self._told(piece, failure)
-        self._spend(piece, start, stacked_at, end)
-        self._account(piece, end - start, end - stacked_at)
-        piece.hand_out(parts)
+        except Exception as failure:  # noqa: BLE001  # the model may raise anything; the request and the log get it
+            end = time.monotonic()
+            for request in batch.requests:
+                request.record_batch(start, stacked_at, end)
+            return self._to_error(batch, failure)
+        for request, part, count in zip(batch.requests, parts, batch.counts, strict=True):
+            request.complete_rows(part, count, start, stacked_at, end)
+        self._record_metrics(batch, rows, end - start, end - stacked_at)
         return None
 
-    def _told(self, piece: Batch, failure: Exception) -> ServiceError:
-        operation = piece.kind.operation
+    def _to_error(self, batch: Batch, failure: Exception) -> ServiceError:
+        operation = batch.key.operation
         text = "%d items to %s failed with %s: %s"
-        log.warning(text, piece.rows, operation, type(failure).__name__, failure, exc_info=piece.rows == 1)
+        log.warning(text, batch.rows, operation, type(failure).__name__, failure, exc_info=batch.rows == 1)
         if isinstance(failure, OutOfMemory | MemoryError):
             self._metrics.out_of_memory[operation].inc()
             return Unavailable("the device has no memory left for a single item of this request")
-        return ServiceError(f"the model failed on item {piece.entries[0].answered} of this request")
+        return ServiceError(f"the model failed on item {batch.requests[0].answered} of this request")
 
-    def _remember(self, batch: Batch, rows: int) -> None:
-        operation, images = batch.kind.operation, rows * batch.kind.weight
-        if rows < batch.rows and images < self._queue.limit(operation):
-            self._queue.limits[operation] = images
-            self._metrics.batch_limit[operation].set(images)
-            log.warning("after running out of memory the device is given at most %d images to %s", images, operation)
+    def _lower_batch_limit(self, batch: Batch, rows: int) -> None:
+        """Limit the operation to the number of rows that fitted, if that is less than the batch had."""
+        operation, items = batch.key.operation, rows * batch.key.weight
+        if rows < batch.rows and items < self._queue.batch_limit(operation):
+            self._queue.set_batch_limit(operation, items)
+            self._metrics.batch_limit[operation].set(items)
+            log.warning("the device ran out of memory: batches of %s are limited to %d items", operation, items)
 
-    def _spend(self, piece: Batch, start: float, stacked_at: float, end: float) -> None:
-        """Count the time of a piece in each of its requests, which wait again from its end on."""
-        for entry in piece.entries:
-            entry.context.record_stage("batch", start, stacked_at)
-            entry.context.record_stage("infer", stacked_at, end)
-            entry.waits_since = end
+    def _record_metrics(self, batch: Batch, padded_rows: int, seconds: float, device_seconds: float) -> None:
+        operation = batch.key.operation
+        self._metrics.batches[operation, batch.trigger].inc()
+        self._metrics.batch_size[operation].observe(batch.rows)
+        self._metrics.device_seconds[operation].observe(device_seconds)
+        if padded_rows > batch.rows:
+            self._metrics.padding.inc(padded_rows - batch.rows)
+        self._items += (batch.rows * batch.key.weight - self._items) * NEWEST_WEIGHT
+        self._seconds += (seconds - self._seconds) * NEWEST_WEIGHT
 
-    def _account(self, piece: Batch, seconds: float, on_device: float) -> None:
-        operation = piece.kind.operation
-        self._metrics.batches[operation, piece.dispatch].inc()
-        self._metrics.batch_size[operation].observe(piece.rows)
-        self._metrics.device_seconds[operation].observe(on_device)
-        self._images += (piece.rows * piece.kind.weight - self._images) * SHARE
-        self._seconds += (seconds - self._seconds) * SHARE
+
+class Executor(ABC):
+    """Runs one batch or device task at a time, and settles all that is in it.
+
+    `completed` is called after each, whatever happened, with the seconds that it took. `failed` is called if the device
+    cannot be used again.
+    """
+
+    def __init__(
+        self,
+        runner: BatchRunner,
+        completed: Callable[[Work, float], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._runner = runner
+        self._completed = completed
+        self._failed = failed
+
+    @abstractmethod
+    def deliver(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function on the event loop."""
+
+    def execute(self, work: Work) -> None:
+        """Run a batch or a task. An `Exception` fails its requests, anything else and `DeviceLost` the device."""
+        start = time.monotonic()
+        try:
+            if isinstance(work, Batch):
+                self._runner.run(work, self.deliver)
+            else:
+                self.deliver(fulfil, work.future, work.function())
+        except Exception as failure:  # noqa: BLE001  # a batch may fail in any way
+            self._fail(work, failure)
+        except BaseException as failure:  # noqa: BLE001  # such as SystemExit in native code: the process restarts
+            self._failed(failure)
+        finally:
+            self._completed(work, time.monotonic() - start)
+
+    def _fail(self, work: Work, failure: Exception) -> None:
+        if isinstance(work, DeviceTask):
+            self.deliver(fulfil, work.future, None, failure)
+        elif not isinstance(failure, DeviceLost):
+            log.error("a batch of %d items to %s failed", work.rows, work.key.operation, exc_info=failure)
+            for request in work.requests:
+                request.fail()
+            self.deliver(settle, work.requests, ServiceError("the batch of this request failed"))
+        if isinstance(failure, DeviceLost):
+            self._failed(failure)
+
+
+class InlineExecutor(Executor):
+    """Runs batches on the event loop: for a short batch, two switches of threads would take longer."""
+
+    def deliver(self, function: Callable[..., object], *arguments: Any) -> None:
+        function(*arguments)
+
+
+class ThreadExecutor(Executor):
+    """Runs batches and tasks on the device thread, which takes the next one by itself until there are no more."""
+
+    def start(self, next_work: Callable[[], Work | None], ended: Callable[[], None]) -> None:
+        """Start the thread, whose results go to the running event loop. `ended` is called at its end, on the thread."""
+        self._loop = asyncio.get_running_loop()
+        self._next_work, self._ended = next_work, ended
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def join(self) -> None:
+        """Wait for the end of the thread."""
+        self._thread.join()
+
+    def deliver(self, function: Callable[..., object], *arguments: Any) -> None:
+        self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _run(self) -> None:
+        try:
+            while (work := self._next_work()) is not None:
+                self.execute(work)
+        except BaseException as failure:  # noqa: BLE001  # without its device thread the service is not alive, and ends
+            self._failed(failure)
+        finally:
+            self._ended()

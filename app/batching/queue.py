@@ -1,248 +1,249 @@
-"""The queue before the device: counted in images, fair in time of the device; knows no thread.
+"""The queue before the device: limited in items, and fair in device time; knows no thread.
 
-Requests whose rows can share a batch wait in one lane. The time of the device is divided between requests by weighted
-fair queueing (Demers, Keshav and Shenker, 1989). Each request has a virtual time: a batch advances it by the request's
+Requests with equal keys wait in one `KeyQueue`. The time of the device is divided between requests by weighted fair
+queueing (Demers, Keshav and Shenker, 1989). Each request has a virtual time: a batch advances it by the request's
 part of the batch's seconds, over the weight of the request. The clock of the queue advances by the seconds of each
-batch over the weight of all that wait, and a new request starts at that clock: it has no credit for the time before,
-and however many requests arrive, one that waits gets its share. The next batch is of the lane whose first request
-would end its turn at the least virtual time; the rest of the batch is filled from the same lane.
+batch over the weight of all requests that wait, and a new request starts at that clock: it has no credit for the time
+before, and however many requests arrive, one that waits gets its share. The next batch is of the key whose first
+request would end its turn at the least virtual time. The rest of the batch is filled with requests of the same key.
 """
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
-from typing import Any
 
-from app.batching.policy import BatchPolicy
-from app.batching.requests import Batch, Kind, QueuedRequest
+from app.batching.requests import Batch, BatchKey, DispatchTrigger, QueuedRequest
 
-TICK = 1e-6
-"""Seconds that a batch is charged at least: while the system's clock stands still, lanes take turns."""
+MIN_CHARGE_SECONDS = 1e-6
+"""Least time that a batch is charged with. While the system's clock stands still, keys take turns."""
 
-LONGEST = 0.05
-"""Seconds of one row that count at most when the next lane is chosen: rows of seconds would miss their deadlines."""
+MAX_ROW_SECONDS = 0.05
+"""Longest time of one row that counts when the next key is chosen. Else rows of seconds would miss their deadlines."""
 
-NEWEST = 0.1
-"""Weight of the newest batch in the average time of an image."""
+NEWEST_WEIGHT = 0.1
+"""Weight of the newest batch in the average time of an item."""
 
-_start = attrgetter("start")
+_virtual_start = attrgetter("virtual_start")
 
 
-class Lane:
-    """The waiting entries of one kind: those that wait for their first batch, and those that were served in part.
+class KeyQueue:
+    """The requests of one key: those that wait for their first batch, and those that were computed in part.
 
-    Each of the two is in order of arrival or of the last turn; `rows` is how many rows wait in all.
+    Each of the two is in order of arrival or of the last turn. `rows` is how many rows wait in all.
     """
 
-    __slots__ = ("begun", "fresh", "rows")
+    __slots__ = ("rows", "started", "unstarted")
 
     def __init__(self) -> None:
-        self.fresh: OrderedDict[QueuedRequest, None] = (
-            OrderedDict()
-        )  # unlike a deque it removes any entry in constant time
-        self.begun: OrderedDict[QueuedRequest, None] = OrderedDict()
+        self.unstarted: OrderedDict[QueuedRequest, None] = OrderedDict()  # removes any request in constant time
+        self.started: OrderedDict[QueuedRequest, None] = OrderedDict()
         self.rows = 0
 
     def __bool__(self) -> bool:
-        return bool(self.fresh or self.begun)
+        return bool(self.unstarted or self.started)
 
     def __iter__(self) -> Iterator[QueuedRequest]:
-        yield from self.fresh
-        yield from self.begun
+        yield from self.unstarted
+        yield from self.started
 
-    def __contains__(self, entry: QueuedRequest) -> bool:
-        return entry in self.fresh or entry in self.begun
+    def __contains__(self, request: QueuedRequest) -> bool:
+        return request in self.unstarted or request in self.started
 
     def heads(self) -> list[QueuedRequest]:
-        """The first of those that wait for their first batch, and the first of the others."""
-        return [next(iter(part)) for part in (self.fresh, self.begun) if part]
+        """Return the first request that waits for its first batch, and the first of the others."""
+        return [next(iter(part)) for part in (self.unstarted, self.started) if part]
 
     def head(self) -> QueuedRequest:
-        """The entry whose turn is next."""
-        return min(self.heads(), key=_start) if self.begun else next(iter(self.fresh))
+        """Return the request whose turn is next."""
+        return min(self.heads(), key=_virtual_start) if self.started else next(iter(self.unstarted))
 
     def pop(self) -> QueuedRequest:
-        """Take out the entry whose turn is next."""
-        if self.begun:
-            entry = self.head()
-            self.remove(entry)
+        """Remove and return the request whose turn is next."""
+        if self.started:
+            request = self.head()
+            self.remove(request)
         else:
-            entry, _ = self.fresh.popitem(last=False)
-            self.rows -= entry.waiting
-        return entry
+            request, _ = self.unstarted.popitem(last=False)
+            self.rows -= request.remaining
+        return request
 
-    def add(self, entry: QueuedRequest, *, first: bool = False) -> None:
-        """Put an entry behind the others like it, or before them."""
-        part = self.begun if entry.taken else self.fresh
-        part[entry] = None
+    def add(self, request: QueuedRequest, *, first: bool = False) -> None:
+        """Add a request behind the others like it, or before them."""
+        part = self.unstarted if request.remaining == request.size else self.started
+        part[request] = None
         if first:
-            part.move_to_end(entry, last=False)
-        self.rows += entry.waiting
+            part.move_to_end(request, last=False)
+        self.rows += request.remaining
 
-    def remove(self, entry: QueuedRequest) -> None:
-        """Take out an entry that is there."""
-        del (self.begun if entry.taken else self.fresh)[entry]
-        self.rows -= entry.waiting
+    def remove(self, request: QueuedRequest) -> None:
+        """Remove a request that is in the queue."""
+        del (self.unstarted if request in self.unstarted else self.started)[request]
+        self.rows -= request.remaining
 
 
 class FairQueue:
-    """Entries in order of arrival, a lane for each kind of work; `depth` is what waits, in images.
+    """All requests that wait, a queue for each key; `depth` is their cost in items.
 
-    `limits` holds the operations whose batches must stay below `max_batch_size`, in images; `pace` tells how many rows
-    of a kind should go together. After each batch `spend` charges its requests for the time that it took.
+    `max_delay` is how many seconds a batch that is not full waits for more rows. After each batch, `charge` advances
+    the virtual times by the time that the batch took.
     """
 
-    def __init__(
-        self, max_batch_size: int, max_delay: float = 0.0, pace: Callable[[Any], BatchPolicy] = lambda _: BatchPolicy()
-    ) -> None:
+    def __init__(self, max_batch_size: int, max_delay: float = 0.0) -> None:
         self._max_batch_size = max_batch_size
         self._max_delay = max_delay
-        self._pace = pace
-        self._lanes: dict[Kind, Lane] = {}
+        self._partial_trigger = DispatchTrigger.TIMEOUT if max_delay else DispatchTrigger.IDLE
+        self._queues: dict[BatchKey, KeyQueue] = {}
         self._clock = 0.0
-        self._weight = 0  # of all that wait
-        self._served: tuple[Batch, list[tuple[QueuedRequest, int]], int] | None = None
-        self._seconds: dict[str, float] = {}  # of one image, for each operation
-        self.limits: dict[str, int] = {}
+        self._total_turns = 0
+        self._item_seconds: dict[str, float] = {}  # for each operation, on average
+        self._limits: dict[str, int] = {}
         self.depth = 0
 
     def __bool__(self) -> bool:
-        return bool(self._lanes)
+        return bool(self._queues)
 
-    def limit(self, operation: str) -> int:
-        """The most images that a batch of that operation may have."""
-        return self.limits.get(operation, self._max_batch_size)
+    def batch_limit(self, operation: str) -> int:
+        """Return the most items that a batch of the operation may have."""
+        return self._limits.get(operation, self._max_batch_size)
 
-    def add(self, entry: QueuedRequest) -> None:
-        """Queue a request behind those of its kind."""
-        lane = self._lanes.get(entry.kind)
-        if lane is None:
-            lane = self._lanes[entry.kind] = Lane()
-        entry.start = self._clock
-        lane.add(entry)
-        self._weight += entry.turn
-        self.depth += entry.cost
+    def set_batch_limit(self, operation: str, items: int) -> None:
+        """Limit the batches of one operation."""
+        self._limits[operation] = items
 
-    def remove(self, entry: QueuedRequest) -> None:
-        """Take out a request whose caller has left; nothing happens if it is not waiting."""
-        lane = self._lanes.get(entry.kind)
-        if lane is None or entry not in lane:
+    def set_batch_limits(self, limits: dict[str, int]) -> None:
+        """Limit the batches of these operations, and lift the limits of all others."""
+        self._limits = dict(limits)
+
+    def add(self, request: QueuedRequest) -> None:
+        """Add a request behind those with the same key."""
+        queue = self._queues.get(request.key)
+        if queue is None:
+            queue = self._queues[request.key] = KeyQueue()
+        request.virtual_start = self._clock
+        queue.unstarted[request] = None
+        queue.rows += request.size
+        self._total_turns += request.turn
+        self.depth += request.size * request.key.weight
+
+    def remove(self, request: QueuedRequest) -> None:
+        """Remove a request that was cancelled or has expired. A request that does not wait is ignored."""
+        queue = self._queues.get(request.key)
+        if queue is None or request not in queue:
             return
-        lane.remove(entry)
-        self._weight -= entry.turn
-        self.depth -= entry.cost
-        if not lane:
-            del self._lanes[entry.kind]
+        queue.remove(request)
+        self._total_turns -= request.turn
+        self.depth -= request.cost
+        if not queue:
+            del self._queues[request.key]
 
-    def patience(self) -> float:
-        """Seconds that the next batch may still wait for company; 0 or less when it must go."""
-        return min(map(self._patience, self._lanes)) if self._max_delay else 0.0
+    def seconds_until_dispatch(self) -> float:
+        """Return how long the next batch may still wait for more rows; 0 or less if a batch is due."""
+        return min(map(self._seconds_until_due, self._queues)) if self._max_delay else 0.0
 
-    def take(self) -> Batch:
-        """The next batch; without entries where all are dead."""
-        kind = self._next()
-        pace, lane = self._pace(kind), self._lanes[kind]
-        room, weight = self._room(kind, pace), self._weight
-        dispatch = "full" if lane.rows >= room else "window" if self._max_delay else "free"
-        entries = self._living(lane, room)
-        waiting = [entry.waiting for entry in entries]
-        rows = pace.rows(min(room, sum(waiting)))
-        given = turns(entries, waiting, rows)
-        for entry in reversed(entries[len(given) :]):
-            lane.add(entry, first=True)
-            self._weight += entry.turn
-        del entries[len(given) :]
-        parts = [entry.take(count) for entry, count in zip(entries, given, strict=True)]
-        self.depth -= rows * kind.weight
-        del self._lanes[kind]
-        divided = [(entry, count) for entry, count, most in zip(entries, given, waiting, strict=False) if count < most]
-        for entry, _ in divided:
-            lane.add(entry)
-            self._weight += entry.turn
-        if lane:
-            self._lanes[kind] = lane  # behind its equals
-        batch = Batch(kind, entries, parts, rows, dispatch, alone=rows == 1 and not self._lanes)
-        self._served = batch, divided, weight
-        return batch
+    def take(self, *, flush: bool = False) -> Batch | None:
+        """Take the next batch that is due, or with `flush` any batch; its requests may all be expired."""
+        if not self._queues or (self._max_delay and not flush and self.seconds_until_dispatch() > 0):
+            return None
+        key = next(iter(self._queues)) if len(self._queues) == 1 else self._next_key()
+        queue = self._queues.pop(key)
+        max_rows, turns = self._max_rows(key), self._total_turns
+        trigger = DispatchTrigger.FULL if queue.rows >= max_rows else self._partial_trigger
+        requests = self._pop_unexpired(queue, max_rows)
+        waiting = [request.remaining for request in requests]
+        rows = key.policy.rows(min(max_rows, sum(waiting)))
+        counts = waiting if rows >= sum(waiting) else allocate_rows(requests, waiting, rows)
+        for request in reversed(requests[len(counts) :]):
+            queue.add(request, first=True)
+            self._total_turns += request.turn
+        requests = requests[: len(counts)]
+        parts = [request.take(count) for request, count in zip(requests, counts, strict=True)]
+        self.depth -= rows * key.weight
+        for request in requests:
+            if request.remaining:
+                queue.add(request)
+                self._total_turns += request.turn
+        if queue:
+            self._queues[key] = queue  # last among keys with the same virtual time
+        return Batch(key, requests, parts, counts, rows, trigger, turns, rows == 1 and not self._queues)
 
-    def spend(self, seconds: float) -> None:
-        """Charge the requests of the batch that was taken last for the time that the batch took of the device."""
-        if self._served is None:
+    def charge(self, batch: Batch, seconds: float) -> None:
+        """Charge the requests of a batch for the time that the batch took of the device."""
+        seconds = max(seconds, MIN_CHARGE_SECONDS)
+        self._clock += seconds / batch.total_turns
+        if not batch.rows:
             return
-        (batch, divided, weight), self._served = self._served, None
-        seconds = max(seconds, TICK)
-        for entry, count in divided:  # the others need the device no more
-            entry.start += seconds * (count / batch.rows) / entry.turn
-        self._clock += seconds / weight
-        if images := batch.rows * batch.kind.weight:
-            known = self._seconds.setdefault(batch.kind.operation, seconds / images)
-            measured = min(seconds / images, 2 * known)  # one batch that was held up says little about the next
-            self._seconds[batch.kind.operation] = known + (measured - known) * NEWEST
+        for request, count in zip(batch.requests, batch.counts, strict=True):
+            if request.remaining:  # the others need the device no more
+                request.virtual_start += seconds * (count / batch.rows) / request.turn
+        operation, measured = batch.key.operation, seconds / (batch.rows * batch.key.weight)
+        known = self._item_seconds.get(operation, measured)
+        # One batch that was delayed tells little about the next, so its weight is bounded.
+        self._item_seconds[operation] = known + (min(measured, 2 * known) - known) * NEWEST_WEIGHT
 
     def clear(self) -> list[QueuedRequest]:
-        """Empty the queue; returns what was waiting."""
-        entries = [entry for lane in self._lanes.values() for entry in lane]
-        self._lanes.clear()
-        self.depth = self._weight = 0
-        return entries
+        """Empty the queue and return the requests that waited."""
+        requests = [request for queue in self._queues.values() for request in queue]
+        self._queues.clear()
+        self.depth = self._total_turns = 0
+        return requests
 
-    def _next(self) -> Kind:
-        """The kind of the next batch, one of those that must go; among equals the one that has waited longest."""
-        if len(self._lanes) == 1:
-            return next(iter(self._lanes))
-        due = [kind for kind in self._lanes if self._patience(kind) <= 0] if self._max_delay else self._lanes
-        return min(due or self._lanes, key=self._end)
+    def _next_key(self) -> BatchKey:
+        """Choose the key of the next batch among those that are due; among equals the one that has waited longest."""
+        due = [key for key in self._queues if self._seconds_until_due(key) <= 0] if self._max_delay else self._queues
+        return min(due or self._queues, key=self._virtual_end)
 
-    def _end(self, kind: Kind) -> float:
-        """The virtual time at which the next turn of a kind would end."""
-        row = self._seconds.get(kind.operation, 0.0) * kind.weight
-        return self._lanes[kind].head().start + min(row, LONGEST)
+    def _virtual_end(self, key: BatchKey) -> float:
+        """Return the virtual time at which the next turn of a key would end."""
+        row_seconds = self._item_seconds.get(key.operation, 0.0) * key.weight
+        return self._queues[key].head().virtual_start + min(row_seconds, MAX_ROW_SECONDS)
 
-    def _patience(self, kind: Kind) -> float:
-        lane = self._lanes[kind]
-        if lane.rows >= self._room(kind, self._pace(kind)):
+    def _seconds_until_due(self, key: BatchKey) -> float:
+        queue = self._queues[key]
+        if queue.rows >= self._max_rows(key):
             return 0.0
-        return min(entry.arrived for entry in lane.heads()) + self._max_delay - time.monotonic()
+        return min(request.arrived for request in queue.heads()) + self._max_delay - time.monotonic()
 
-    def _room(self, kind: Kind, pace: BatchPolicy) -> int:
-        return min(max(1, self.limit(kind.operation) // kind.weight), pace.most)
+    def _max_rows(self, key: BatchKey) -> int:
+        limit = self._limits.get(key.operation, self._max_batch_size)
+        return min(max(1, limit // key.weight), key.policy.max_rows)
 
-    def _living(self, lane: Lane, most: int) -> list[QueuedRequest]:
-        """Take up to so many entries out of a lane; dead entries are dropped."""
-        entries: list[QueuedRequest] = []
-        while lane and len(entries) < most:
-            entry = lane.pop()
-            self._weight -= entry.turn
-            if entry.dead:
-                self.depth -= entry.cost
+    def _pop_unexpired(self, queue: KeyQueue, most: int) -> list[QueuedRequest]:
+        """Remove up to `most` requests from a queue, and drop those that have expired."""
+        requests: list[QueuedRequest] = []
+        while (queue.unstarted or queue.started) and len(requests) < most:
+            request = queue.pop()
+            self._total_turns -= request.turn
+            if request.expired:
+                self.depth -= request.cost
             else:
-                entries.append(entry)
-        return entries
+                requests.append(request)
+        return requests
 
 
-def turns(entries: Sequence[QueuedRequest], waiting: Sequence[int], room: int) -> Sequence[int]:
-    """How many of `room` rows each entry gets, for as many of the first entries as get any.
+def allocate_rows(requests: Sequence[QueuedRequest], waiting: Sequence[int], rows: int) -> Sequence[int]:
+    """Divide the rows of a batch between requests; the result ends with the last request that gets any.
 
-    First each has its turn; of the rows that are left then, all get equal shares.
+    First each request gets its turn. The rows that are left then are divided into equal shares.
     """
-    if room >= sum(waiting):
-        return waiting
     given: list[int] = []
-    for entry, most in zip(entries, waiting, strict=True):
-        if room <= 0:
+    for request, most in zip(requests, waiting, strict=True):
+        if rows <= 0:
             return given
-        given.append(min(most, entry.turn, room))
-        room -= given[-1]
-    more = shares([most - count for most, count in zip(waiting, given, strict=True)], room)
+        given.append(min(most, request.turn, rows))
+        rows -= given[-1]
+    more = fair_shares([most - count for most, count in zip(waiting, given, strict=True)], rows)
     return [count + extra for count, extra in zip(given, more, strict=True)]
 
 
-def shares(waiting: Sequence[int], room: int) -> list[int]:
-    """Equal shares of `room` rows for requests with so many waiting; what the small ones leave goes to the larger."""
+def fair_shares(waiting: Sequence[int], rows: int) -> list[int]:
+    """Divide `rows` into equal shares for requests with so many waiting rows.
+
+    A request with fewer waiting rows than its share leaves the rest to the larger requests.
+    """
     given = [0] * len(waiting)
     smallest_first = sorted(range(len(waiting)), key=waiting.__getitem__)
     for place, index in enumerate(smallest_first):
-        given[index] = min(waiting[index], room // (len(waiting) - place))
-        room -= given[index]
+        given[index] = min(waiting[index], rows // (len(waiting) - place))
+        rows -= given[index]
     return given

@@ -3,137 +3,180 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol, Self
 
+from app.batching.policy import BatchPolicy
 from app.context import RequestContext
 
 
+class DispatchTrigger(StrEnum):
+    """Why a batch was dispatched: the device was idle, the batch was full, or its time window ended."""
+
+    IDLE = "idle"
+    FULL = "full"
+    TIMEOUT = "timeout"
+
+
 class Rows(Protocol):
-    """What one request brings, and what it gets: a stack that can be counted and cut."""
+    """The input of one request, or its results: a sequence that can be counted and sliced."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, rows: slice, /) -> Self: ...
 
 
-class Kind(Protocol):
-    """Rows of equal kinds can share a batch. `weight` is what one row costs the device, in images."""
+class BatchKey(Protocol):
+    """What requests of one batch have in common, and how the batch is computed.
+
+    Requests with equal keys share batches. `weight` is the number of items that one row counts as. `stack` and `run`
+    may raise `OutOfMemory` or `DeviceLost`.
+    """
 
     @property
     def operation(self) -> str: ...
     @property
     def weight(self) -> int: ...
+    @property
+    def policy(self) -> BatchPolicy: ...
     def __hash__(self) -> int: ...
 
+    def stack(self, parts: Sequence[Any]) -> Any:
+        """Join the parts of several requests into one batch, padded where the device needs that."""
 
-@dataclass(slots=True, eq=False)
+    def run(self, batch: Any, *, single: bool) -> Any:
+        """Compute the batch: rows of the same type, number and order. `single` is one row while no other waits."""
+
+
 class QueuedRequest:
-    """One request in the queue, with the future that its caller awaits.
+    """One request in the queue, with the future that its coroutine awaits.
 
-    `waits_since` is when its present wait for the device began, at its arrival or at the end of its last batch; None
-    while a batch computes rows of it. `start` is its virtual time in the queue. `turn` is how many rows it gets in a
-    turn, 1 + log2(rows), and its weight when the time of the device is divided: a large request gets more than a
-    request of one row, and much less than as many of them would.
+    `remaining` rows are in no batch yet, and `answered` rows have their results. `waits_since` is the begin of the
+    present wait for the device, None while a batch computes rows of the request. `virtual_start` is the virtual time of
+    the request in the queue. `turn` is the number of rows that it gets in one turn, 1 + log2(rows), and its weight when
+    the time of the device is divided: a large request gets more than a request of one row, and much less than as many
+    requests of one row would. The queue and the executor update these fields.
     """
 
-    kind: Kind
-    rows: Any
-    context: RequestContext
-    future: "asyncio.Future[list[Any]]"
-    arrived: float = field(default_factory=time.monotonic)
-    taken: int = 0
-    answered: int = 0
-    failed: bool = False
-    answers: list[Any] = field(default_factory=list)
-    waits_since: float | None = None
-    start: float = 0.0
-    turn: int = 1
+    __slots__ = (
+        "answered",
+        "answers",
+        "arrived",
+        "context",
+        "failed",
+        "future",
+        "key",
+        "remaining",
+        "rows",
+        "size",
+        "turn",
+        "virtual_start",
+        "waits_since",
+    )
 
-    def __post_init__(self) -> None:
-        self.waits_since = self.arrived
-        self.turn = max(1, len(self.rows).bit_length())
-
-    @property
-    def waiting(self) -> int:
-        """Rows that no batch has taken yet."""
-        return len(self.rows) - self.taken
+    def __init__(self, key: BatchKey, rows: Any, context: RequestContext, future: "asyncio.Future[list[Any]]") -> None:
+        self.key = key
+        self.rows = rows
+        self.context = context
+        self.future = future
+        self.size = self.remaining = len(rows)
+        self.turn = max(1, self.size.bit_length())
+        self.answered = 0
+        self.answers: list[Any] = []
+        self.failed = False
+        self.virtual_start = 0.0
+        self.arrived = time.monotonic()
+        self.waits_since: float | None = self.arrived
 
     @property
     def cost(self) -> int:
-        """What the waiting rows will cost, in images."""
-        return self.waiting * self.kind.weight
+        """The number of items that the remaining rows count as."""
+        return self.remaining * self.key.weight
 
     @property
-    def dead(self) -> bool:
-        """Whether nobody waits for the answer any more, or none will come."""
+    def expired(self) -> bool:
+        """Whether no result is needed any more: the request has failed, was cancelled, or is past its deadline."""
         return self.failed or self.future.done() or time.monotonic() >= self.context.deadline
 
-    @property
-    def complete(self) -> bool:
-        """Whether every row has its answer."""
-        return self.answered == len(self.rows)
-
     def take(self, count: int) -> Any:
-        """The next rows, for a batch that is about to run."""
-        part = self.rows[self.taken : self.taken + count]
-        self.taken += count
-        return part
+        """Take the next rows, for a batch that is about to run."""
+        start = self.size - self.remaining
+        self.remaining -= count
+        return self.rows if count == self.size else self.rows[start : start + count]
 
-    def stop_waiting(self, now: float) -> None:
-        """Count the wait that ends now as time in the queue."""
+    def end_wait(self, now: float) -> None:
+        """Record the present wait as time in the queue."""
         if self.waits_since is not None:
             self.context.record_stage("queue", self.waits_since, now)
             self.waits_since = None
 
+    def record_batch(self, start: float, stacked: float, end: float) -> None:
+        """Record the stages of a batch that has run: from `start`, stacked at `stacked`, until `end`."""
+        self.context.record_stage("batch", start, stacked)
+        self.context.record_stage("infer", stacked, end)
+        self.waits_since = end
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Parts of entries that go to the device together, `rows` in all.
+    def complete_rows(self, results: Any, count: int, start: float, stacked: float, end: float) -> None:
+        """Keep the results of `count` rows, and record the stages of their batch."""
+        self.context.record_stage("batch", start, stacked)
+        self.context.record_stage("infer", stacked, end)
+        self.waits_since = end
+        self.answers.append(results)
+        self.answered += count
 
-    `dispatch` says why now: free, full or window. `alone` is one row that leaves nobody waiting.
+    def fail(self) -> None:
+        """Leave the request out of all further batches."""
+        self.failed = True
+
+
+class Batch(NamedTuple):
+    """Parts of requests that are computed together, `rows` in all.
+
+    `counts` is the number of rows in each part. `total_turns` is the sum of the turns of all requests that waited when
+    the batch was taken. `single` is one row while no other request waits.
     """
 
-    kind: Kind
-    entries: list[QueuedRequest]
-    parts: list[Any]
+    key: BatchKey
+    requests: Sequence[QueuedRequest]
+    parts: Sequence[Any]
+    counts: Sequence[int]
     rows: int
-    dispatch: str
-    alone: bool = False
+    trigger: DispatchTrigger
+    total_turns: int
+    single: bool = False
 
-    def living(self) -> "Batch":
-        """The batch without the parts that nobody waits for any more."""
-        pairs = [(entry, part) for entry, part in zip(self.entries, self.parts, strict=True) if not entry.dead]
-        return self._of(pairs)
+    def without_expired(self) -> "Batch":
+        """Return the batch without the parts of expired requests."""
+        parts = zip(self.requests, self.parts, self.counts, strict=True)
+        return self._of([each for each in parts if not each[0].expired])
 
-    def halves(self) -> tuple["Batch", "Batch"]:
-        """The earlier and the later rows; a part that lies across the middle is cut."""
-        earlier: list[tuple[QueuedRequest, Any]] = []
-        later: list[tuple[QueuedRequest, Any]] = []
+    def bisect(self) -> tuple["Batch", "Batch"]:
+        """Return the first and the second half of the rows; a part that lies across the middle is cut."""
+        first: list[tuple[QueuedRequest, Any, int]] = []
+        second: list[tuple[QueuedRequest, Any, int]] = []
         left = self.rows // 2
-        for entry, part in zip(self.entries, self.parts, strict=True):
-            cut = min(left, len(part))
-            earlier += [(entry, part[:cut])] if cut else []
-            later += [(entry, part[cut:])] if cut < len(part) else []
+        for request, part, count in zip(self.requests, self.parts, self.counts, strict=True):
+            cut = min(left, count)
+            first += [(request, part[:cut], cut)] if cut else []
+            second += [(request, part[cut:], count - cut)] if cut < count else []
             left -= cut
-        return self._of(earlier), self._of(later)
+        return self._of(first), self._of(second)
 
-    def cut(self, answers: Any, rows: int) -> list[Any]:
-        """The answers to each part; raises `ValueError` or `TypeError` for what is not a stack of so many rows."""
-        if len(answers) != rows:
-            msg = f"expected answers to {rows} rows from the device, got {len(answers)}"
-            raise ValueError(msg)
-        cut, start = [], 0
-        for part in self.parts:
-            cut.append(answers[start : start + len(part)])
-            start += len(part)
-        return cut
+    def split(self, results: Any, expected: type[Any], rows: int) -> list[Any]:
+        """Return the results of each part; results of padding are left out.
 
-    def hand_out(self, answers: Sequence[Any]) -> None:
-        """Give each entry the answers to its part, as `cut` returns them."""
-        for entry, part, answer in zip(self.entries, self.parts, answers, strict=True):
-            entry.answers.append(answer)
-            entry.answered += len(part)
+        Raises `TypeError` unless the results are so many rows of the expected type.
+        """
+        if type(results) is not expected or len(results) != rows:
+            msg = f"expected {rows} rows from the device as {expected.__name__}, got {type(results).__name__}"
+            raise TypeError(msg)
+        if len(self.counts) == 1 and rows == self.rows:
+            return [results]
+        parts, start = [], 0
+        for count in self.counts:
+            parts.append(results[start : start + count])
+            start += count
+        return parts
 
-    def _of(self, pairs: list[tuple[QueuedRequest, Any]]) -> "Batch":
-        parts = [part for _, part in pairs]
-        return Batch(self.kind, [entry for entry, _ in pairs], parts, sum(map(len, parts)), self.dispatch)
+    def _of(self, parts: Sequence[tuple[QueuedRequest, Any, int]]) -> "Batch":
+        requests, rows, counts = zip(*parts, strict=True) if parts else ((), (), ())
+        return self._replace(requests=requests, parts=rows, counts=counts, rows=sum(counts), single=False)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from app.batching.executor import OutOfMemory
-from app.batching.policy import QUICK, BatchPolicy
+from app.batching.policy import CPU_INLINE_SECONDS, BatchPolicy
+from app.batching.rows import RowBatch
 from app.inference.core_sharing import CoreUsage
 from app.inference.device_errors import diagnose, release
 from app.inference.loaded_model import BatchKey, LoadedModel
@@ -22,7 +23,7 @@ from app.resources import cores, largest_batch, threads
 from app.runtimes.batch_invariance import keeps_rows_apart, program_keeps_rows_apart
 from app.runtimes.cuda_graphs import CudaGraph
 from app.runtimes.onnx_program import OnnxOperation
-from app.runtimes.operations import OPERATIONS, RowBatch
+from app.runtimes.operations import OPERATIONS
 from app.runtimes.selection import CompiledNetworks, networks
 from app.settings import Settings
 from model.device import autocast, disable_tf32
@@ -82,7 +83,6 @@ class TorchDevice:
         if work.by_row:
             return batch
         shape = next(shape for shape in work.served.shapes(work) if shape >= len(batch))
-        self._metrics.padding.inc(shape - len(batch))
         return batch.padded(shape) if shape > len(batch) else batch
 
     def infer(self, work: BatchKey, batch: RowBatch, *, alone: bool) -> RowBatch:
@@ -117,7 +117,7 @@ class TorchDevice:
         On a GPU it runs all or none: there a large batch takes little longer than a small one.
         """
         if not self.is_gpu:
-            return QUICK
+            return CPU_INLINE_SECONDS
         return HOP if max(seconds.values()) <= HOP else 0.0
 
     def apart(self, served: LoadedModel, sizes: Sequence[int], until: float) -> Sequence[int]:

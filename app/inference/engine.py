@@ -5,11 +5,11 @@ import logging
 from functools import partial
 
 from app.batching.batcher import Batcher
-from app.batching.futures import apart
 from app.errors import Unavailable
 from app.inference.device import TorchDevice
 from app.inference.loaded_model import LoadedModel
 from app.inference.memory import trim
+from app.inference.threads import run_in_own_thread
 from app.inference.warmup import WarmUp
 from app.observability.metrics import Metrics
 from app.runtimes.operations import shapes
@@ -30,7 +30,6 @@ class Engine:
         self._warm = False
         self._replacing = asyncio.Lock()
         self._batcher = Batcher(
-            self.device,
             metrics,
             max_batch_size=self.device.largest,
             max_queue_items=settings.max_queue_items,
@@ -51,7 +50,7 @@ class Engine:
 
     def require_room(self, images: int = 1) -> None:
         """Raises `QueueFull` where the queue has no room for so many, before anything is read or drawn."""
-        self._batcher.require_room(images)
+        self._batcher.check_capacity(images)
 
     def start(self) -> None:
         """Start the device and warm it up; needs a running event loop."""
@@ -78,15 +77,15 @@ class Engine:
         async with self._replacing:
             if not await self.warmed():
                 raise Unavailable
-            coming = await apart(partial(self._load, checkpoint))
+            coming = await run_in_own_thread(partial(self._load, checkpoint))
             limits = await self._warm_up(coming)
             self.served = coming  # requests under way keep the old one, and with the last of them it goes
-            self._batcher.keep_to(limits)
+            self._batcher.set_batch_limits(limits)
             self._tell_model()
 
     async def _open(self) -> None:
         try:
-            self._batcher.keep_to(await self._warm_up(self.served))
+            self._batcher.set_batch_limits(await self._warm_up(self.served))
             self._warm = True
         except Exception:
             log.critical("the model does not get warm; only a restart helps", exc_info=True)
@@ -98,7 +97,9 @@ class Engine:
     def _load(self, checkpoint: Checkpoint) -> LoadedModel:
         networks, sizes = self.device.networks(checkpoint.vae), shapes(self.device.largest)
         trim()  # of what was needed to load them
-        return LoadedModel(checkpoint, networks, self._batcher, shapes=sizes, always_exact=self._always_exact)
+        return LoadedModel(
+            checkpoint, networks, self._batcher, self.device, shapes=sizes, always_exact=self._always_exact
+        )
 
     def _tell_model(self) -> None:
         self._metrics.tell_model(self.served.model, str(self.device))

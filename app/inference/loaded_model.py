@@ -6,6 +6,7 @@ A request that is under way when another checkpoint takes over is answered by th
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,15 +14,18 @@ from torch import Tensor
 
 from app.batching.batcher import Batcher
 from app.batching.policy import BatchPolicy
+from app.batching.rows import RowBatch
 from app.context import RequestContext
 from app.inference.footprint import footprints
 from app.runtimes.cuda_graphs import CudaGraph
-from app.runtimes.operations import RowBatch
 from app.runtimes.selection import CompiledNetworks
 from model.checkpoint import Checkpoint
 from model.elbo import ELBO, Bounds
 from model.gaussian import DiagonalGaussian
 from model.vae import VAE
+
+if TYPE_CHECKING:
+    from app.inference.device import TorchDevice
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,19 @@ class BatchKey:
     exact: bool = False
     by_row: bool = False
     weight: int = 1
+
+    @property
+    def policy(self) -> BatchPolicy:
+        """The size of batches that the warm-up has found best."""
+        return self.served.device.pace(self)
+
+    def stack(self, parts: Sequence[RowBatch]) -> RowBatch:
+        """Join the parts, padded to a size that was warmed up."""
+        return self.served.device.stack(self, parts)
+
+    def run(self, batch: RowBatch, *, single: bool) -> RowBatch:
+        """Compute the batch on the device."""
+        return self.served.device.infer(self, batch, alone=single)
 
     def recorded(self, rows: int) -> "CudaGraph | None":
         """How a batch of so many rows is computed on a GPU, once the warm-up has recorded it."""
@@ -57,6 +74,7 @@ class LoadedModel:
         checkpoint: Checkpoint,
         networks: CompiledNetworks,
         batcher: Batcher,
+        device: "TorchDevice",
         *,
         shapes: Sequence[int],
         always_exact: bool,
@@ -73,11 +91,16 @@ class LoadedModel:
         self.recordings: dict[tuple[str, bool, int, int], CudaGraph] = {}
         self.sizes = shapes
         self._batcher = batcher
+        self.device = device
         self._always_exact = always_exact
 
     def measured(self, work: BatchKey, seconds: dict[int, float], quick: float, longest: float = math.inf) -> None:
         """Keep the seconds of batches by their number of rows; `quick` and `longest` are as in `BatchPolicy`."""
-        pace = BatchPolicy.of_rows(seconds[1], quick, longest) if work.by_row else BatchPolicy.of_shapes(seconds, quick)
+        pace = (
+            BatchPolicy.from_row_timing(seconds[1], quick, longest)
+            if work.by_row
+            else BatchPolicy.from_batch_timings(seconds, quick)
+        )
         self.paces[work.operation, work.exact] = pace
 
     async def encode(self, pixels: np.ndarray, context: RequestContext, *, exact: bool = False) -> Sequence[np.ndarray]:

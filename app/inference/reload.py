@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 
 from app.batching.executor import OutOfMemory
-from app.batching.futures import apart
 from app.errors import ReloadFailed, ServiceError
 from app.inference.engine import Engine
+from app.inference.threads import run_in_own_thread
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.single_flight import SingleFlight
@@ -59,7 +59,7 @@ class ModelReloader:
         await self._engine.warmed()
         before = self._engine.served.model
         try:
-            checkpoint = await apart(partial(read_checkpoint, self._folder))
+            checkpoint = await run_in_own_thread(partial(read_checkpoint, self._folder))
             for warning in checkpoint.warnings:
                 log.warning(warning)
             await self._engine.replace(checkpoint)

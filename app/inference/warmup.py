@@ -14,11 +14,12 @@ import numpy as np
 
 from app.batching.batcher import Batcher
 from app.batching.executor import OutOfMemory
-from app.batching.futures import apart
+from app.batching.rows import RowBatch
 from app.inference.device import TOGETHER, TorchDevice
 from app.inference.loaded_model import BatchKey, LoadedModel
 from app.inference.memory import available, peak, reset_peak, resident, trim
-from app.runtimes.operations import RowBatch, examples
+from app.inference.threads import run_in_own_thread
+from app.runtimes.operations import examples
 from model.checkpoint import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class WarmUp:
                 seconds = await self._measure(work)
                 served.measured(work, seconds, self._device.quick(seconds), LONGEST)
                 self._sizes[operation] = max(*seconds, self._sizes.get(operation, 0))
-        await self._batcher.perform(trim)
+        await self._batcher.run_on_device(trim)
         self._tell_end()
         return self._limits
 
@@ -93,7 +94,7 @@ class WarmUp:
         served, device, until = self._served, self._device, time.monotonic() + BUDGET
         if device.is_gpu:
             trial = partial(device.apart, served, [min(TOGETHER, device.largest)], until)
-            served.apart = await self._batcher.perform(trial)
+            served.apart = await self._batcher.run_on_device(trial)
         elif served.networks.runtime != "torch":
             seconds = await self._grow(BatchKey("reconstruct", served, exact=True), served.sizes)
             if served.networks.swift is served.networks.exact:
@@ -101,7 +102,7 @@ class WarmUp:
             if sizes := self._comparable(seconds):
                 self._tell("comparing each row of batches of up to %d with the row alone", max(sizes))
                 # In a thread of its own: the device may be serving the model before this one.
-                served.apart = await apart(partial(device.apart, served, sizes, until))
+                served.apart = await run_in_own_thread(partial(device.apart, served, sizes, until))
             else:
                 log.info("warm-up: no time to compare rows in batches with rows alone; seeded rows go one by one")
 
@@ -174,8 +175,8 @@ class WarmUp:
     async def _timed(self, work: BatchKey, batch: RowBatch) -> float:
         """The seconds that a batch takes, recorded on a GPU if its shape is new."""
         if self._device.is_gpu and not work.recorded(len(batch)):
-            await self._batcher.perform(partial(self._device.record, work, batch))
-        answers, seconds = await self._batcher.perform(partial(self._device.timed, work, batch))
+            await self._batcher.run_on_device(partial(self._device.record, work, batch))
+        answers, seconds = await self._batcher.run_on_device(partial(self._device.timed, work, batch))
         self._spent += seconds
         if not all(np.isfinite(column).all() for column in answers.columns):
             raise CheckpointError(f"{work.served.model}: {work.operation} gives numbers that are not finite")

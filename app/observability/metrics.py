@@ -31,7 +31,7 @@ ENDPOINTS = (
     "other",
 )
 STATUSES = tuple(map(str, (200, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 499, 500, 503, 504)))
-DISPATCHES = ("free", "full", "window")
+DISPATCHES = ("idle", "full", "timeout")
 PROTOCOL_ERRORS = ("400", "405", "414", "431", "501", "505")
 DROPS = ("timed_out", "cancelled")
 RELOADS = ("done", "failed")

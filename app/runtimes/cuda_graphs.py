@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.runtimes.operations import RowBatch
+from app.batching.rows import RowBatch
 
 
 class CudaGraph:

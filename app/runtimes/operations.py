@@ -3,44 +3,16 @@
 Columns are arrays until the device gets them: arrays are cut and joined with less ado than tensors.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor
 
+from app.batching.rows import RowBatch
 from model.config import VAEConfig
 from model.elbo import bounds
 from model.pixels import to_grey_levels, to_unit_interval
 from model.vae import VAE
-
-
-@dataclass(frozen=True, slots=True)
-class RowBatch:
-    """Columns of equal length, cut and joined together: pixels, latents, noise, whatever an operation takes."""
-
-    columns: tuple[np.ndarray, ...]
-
-    def __len__(self) -> int:
-        return len(self.columns[0])
-
-    def __getitem__(self, rows: slice) -> Self:
-        return type(self)(tuple(column[rows] for column in self.columns))
-
-    @classmethod
-    def join(cls, stacks: Sequence["RowBatch"]) -> "RowBatch":
-        """The rows of all stacks, in order."""
-        if len(stacks) == 1:
-            return stacks[0]
-        return cls(tuple(np.concatenate(columns) for columns in zip(*(s.columns for s in stacks), strict=True)))
-
-    def padded(self, rows: int) -> "RowBatch":
-        """The stack with zeros after it, `rows` in all."""
-        return RowBatch.join(
-            [self, RowBatch(tuple(np.zeros((rows - len(c), *c.shape[1:]), c.dtype) for c in self.columns))]
-        )
-
 
 MOST_DRAWS = 64
 """Draws that are scored at once, where the images are small."""

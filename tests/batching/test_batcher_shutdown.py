@@ -1,4 +1,4 @@
-"""How a request ends before its time: late, left, failed, or with the device; nobody waits in vain."""
+"""Requests that end early: past their deadline, cancelled, failed, or on a lost device; each one is answered."""
 
 import asyncio
 import threading
@@ -11,244 +11,237 @@ from app.batching.executor import DeviceLost
 from app.context import RequestContext
 from app.errors import DeadlineExceeded, ServiceError, Unavailable
 from tests.support.apps import until
-from tests.support.fake_device import ENCODE, FAULTS, Kind, Tenfold, house
+from tests.support.fake_device import FAULTS, FakeDevice, FakeKey, running_batcher
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_deadline_that_passes_in_the_queue_spares_the_device_the_work():
-    async with house() as it:
-        first = await it.occupy()
+async def test_a_request_whose_deadline_passes_in_the_queue_is_not_computed():
+    async with running_batcher() as harness:
+        first = await harness.block_device()
         with pytest.raises(DeadlineExceeded):
-            await it.ask(1, seconds=0.05)
-        assert it.count("dropped_requests_total", why="timed_out") == 1
-        await it.waits(0)
-        it.device.free.set()
-        assert [await first, await it.ask(2)] == [[0], [20]]
-        assert it.device.batches == [[0], [2]]
+            await harness.submit(1, seconds=0.05)
+        assert harness.metric("dropped_requests_total", why="timed_out") == 1
+        await harness.queue_holds(0)
+        harness.device.unblocked.set()
+        assert [await first, await harness.submit(2)] == [[0], [20]]
+        assert harness.device.batches == [[0], [2]]
 
 
-async def test_a_deadline_that_passes_on_the_device_is_told_while_the_device_works_on():
-    async with house() as it:
-        it.device.free.clear()
+async def test_a_deadline_that_passes_during_a_batch_fails_the_request_at_once():
+    async with running_batcher() as harness:
+        harness.device.unblocked.clear()
         with pytest.raises(DeadlineExceeded):
-            await it.ask(1, seconds=0.05)
-        it.device.free.set()
-        assert await it.ask(2) == [20]
+            await harness.submit(1, seconds=0.05)
+        harness.device.unblocked.set()
+        assert await harness.submit(2) == [20]
 
 
-async def test_who_leaves_is_forgotten_before_the_device_works_for_him():
-    async with house() as it:
-        first = await it.occupy()
-        leaver, stayer = it.tasks([1], [2])
-        await it.waits(2)
-        leaver.cancel()
+async def test_a_cancelled_request_is_not_computed():
+    async with running_batcher() as harness:
+        first = await harness.block_device()
+        cancelled, other = harness.tasks([1], [2])
+        await harness.queue_holds(2)
+        cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await leaver
-        assert it.count("queue_items") == 1
-        assert it.count("dropped_requests_total", why="cancelled") == 1
-        it.device.free.set()
-        assert [await first, await stayer] == [[0], [20]]
-        assert it.device.batches == [[0], [2]]
+            await cancelled
+        assert harness.metric("queue_items") == 1
+        assert harness.metric("dropped_requests_total", why="cancelled") == 1
+        harness.device.unblocked.set()
+        assert [await first, await other] == [[0], [20]]
+        assert harness.device.batches == [[0], [2]]
 
 
-async def test_the_rest_of_a_large_request_is_forgotten_when_its_caller_leaves():
-    async with house() as it:
-        it.device.free.clear()
-        (task,) = it.tasks(range(50))
-        await it.waits(46)
+async def test_the_rest_of_a_cancelled_large_request_is_not_computed():
+    async with running_batcher() as harness:
+        harness.device.unblocked.clear()
+        (task,) = harness.tasks(range(50))
+        await harness.queue_holds(46)
         task.cancel()
-        await it.waits(0)
-        it.device.free.set()
-        assert await it.ask(99) == [990]
-        assert it.device.batches == [[0, 1, 2, 3], [99]]
+        await harness.queue_holds(0)
+        harness.device.unblocked.set()
+        assert await harness.submit(99) == [990]
+        assert harness.device.batches == [[0, 1, 2, 3], [99]]
 
 
-async def test_closing_answers_everything_accepted_and_takes_nothing_more():
-    async with house() as it:
-        first = await it.occupy()
-        tasks = it.tasks([1], range(2, 12), [12], kind=Kind("decode"))
-        await it.waits(12)
-        closing = asyncio.create_task(it.batcher.close())
-        await until(lambda: not it.batcher.ready)
+async def test_closing_answers_accepted_requests_and_refuses_new_ones():
+    async with running_batcher() as harness:
+        first = await harness.block_device()
+        tasks = harness.tasks([1], range(2, 12), [12], operation="decode")
+        await harness.queue_holds(12)
+        closing = asyncio.create_task(harness.batcher.close())
+        await until(lambda: not harness.batcher.ready)
         with pytest.raises(Unavailable) as refused:
-            await it.ask(13)
+            await harness.submit(13)
         assert refused.value.headers["Retry-After"]
-        it.device.free.set()
+        harness.device.unblocked.set()
         await closing
         assert [await first, *[await task for task in tasks]] == [[0], [10], [n * 10 for n in range(2, 12)], [120]]
-        assert not it.batcher.alive
+        assert not harness.batcher.alive
 
 
-async def test_closing_does_not_wait_for_a_window():
-    async with house(max_delay=1000) as it:
-        (task,) = it.tasks([1])
-        await it.waits(1)
-        await it.batcher.close()
+async def test_closing_does_not_wait_for_the_batch_delay():
+    async with running_batcher(max_delay=1000) as harness:
+        (task,) = harness.tasks([1])
+        await harness.queue_holds(1)
+        await harness.batcher.close()
         assert await task == [10]
 
 
-async def test_closing_needs_none_of_the_threads_that_others_share():
+async def test_closing_needs_no_thread_of_the_default_executor():
     free, loop = threading.Event(), asyncio.get_running_loop()
-    async with house() as it:
+    async with running_batcher() as harness:
         loop.set_default_executor(ThreadPoolExecutor(1))
         work = loop.run_in_executor(None, free.wait)
         try:
             async with asyncio.timeout(10):
-                await it.batcher.close()
+                await harness.batcher.close()
         finally:
             free.set()
             await work
-    assert not it.batcher.alive
+    assert not harness.batcher.alive
 
 
-async def test_the_death_of_the_device_is_told_to_all_who_wait_and_to_those_who_watch():
-    async with house() as it:
-        first = await it.occupy()
-        tasks = it.tasks([-2], [1], range(20), kind=Kind("decode"))
-        others = it.tasks([2])
-        await it.waits(23)
-        it.device.free.set()
+async def test_the_end_of_the_device_thread_fails_all_requests_and_readiness():
+    async with running_batcher() as harness:
+        first = await harness.block_device()
+        tasks = harness.tasks([-2], [1], range(20), operation="decode")
+        others = harness.tasks([2])
+        await harness.queue_holds(23)
+        harness.device.unblocked.set()
         async with asyncio.timeout(30):
             failures = await asyncio.gather(*tasks, *others, return_exceptions=True)
         assert {type(failure) for failure in failures} == {Unavailable}
         assert await first == [0]
-        await until(lambda: not it.batcher.alive)
-        assert not it.batcher.ready
+        await until(lambda: not harness.batcher.alive)
+        assert not harness.batcher.ready
         with pytest.raises(Unavailable):
-            await it.ask(3)
+            await harness.submit(3)
 
 
-async def test_a_device_that_is_lost_to_quick_work_is_lost_to_all():
-    async with house(quick=2) as it:
+async def test_a_device_lost_during_an_inline_batch_fails_all_requests():
+    async with running_batcher(inline_rows=2) as harness:
         async with asyncio.timeout(30):
-            failures = await asyncio.gather(*it.tasks([-3, 1, 2], [4]), return_exceptions=True)
+            failures = await asyncio.gather(*harness.tasks([-3, 1, 2], [4]), return_exceptions=True)
         assert [type(failure) for failure in failures] == [Unavailable, Unavailable]
-        await until(lambda: not it.batcher.alive)
+        await until(lambda: not harness.batcher.alive)
         with pytest.raises(Unavailable):
-            await it.ask(5)
+            await harness.submit(5)
 
 
-async def test_a_job_for_the_device_thread_is_done_between_two_batches():
-    async with house() as it:
-        first = await it.occupy()
-        tasks = it.tasks([1], kind=Kind("decode"))
-        await it.waits(1)
-        job = asyncio.create_task(it.batcher.perform(lambda: list(it.device.batches)))
+async def test_a_device_task_runs_between_two_batches():
+    async with running_batcher() as harness:
+        first = await harness.block_device()
+        tasks = harness.tasks([1], operation="decode")
+        await harness.queue_holds(1)
+        task = asyncio.create_task(harness.batcher.run_on_device(lambda: list(harness.device.batches)))
         await asyncio.sleep(0)
-        it.device.free.set()
-        assert await job == [[0]]
+        harness.device.unblocked.set()
+        assert await task == [[0]]
         assert await asyncio.gather(first, *tasks) == [[0], [10]]
 
 
-async def test_a_job_that_fails_fails_its_caller_alone():
-    async with house() as it:
+async def test_a_device_task_that_fails_affects_no_batch():
+    async with running_batcher() as harness:
         with pytest.raises(ZeroDivisionError):
-            await it.batcher.perform(lambda: 1 / 0)
-        assert await it.ask(1) == [10]
-        await it.batcher.close()
+            await harness.batcher.run_on_device(lambda: 1 / 0)
+        assert await harness.submit(1) == [10]
+        await harness.batcher.close()
         with pytest.raises(Unavailable):
-            await it.batcher.perform(lambda: 1)
+            await harness.batcher.run_on_device(lambda: 1)
 
 
 @pytest.mark.parametrize("death", [DeviceLost, SystemExit])
-async def test_jobs_do_not_outlive_the_device(death):
+async def test_device_tasks_fail_when_the_device_is_lost(death):
     def lost() -> None:
         raise death
 
-    async with house() as it:
-        first = await it.occupy()
-        jobs = [asyncio.create_task(it.batcher.perform(job)) for job in (lost, lambda: 1)]
+    async with running_batcher() as harness:
+        first = await harness.block_device()
+        tasks = [asyncio.create_task(harness.batcher.run_on_device(task)) for task in (lost, lambda: 1)]
         await asyncio.sleep(0)
-        it.device.free.set()
+        harness.device.unblocked.set()
         async with asyncio.timeout(30):
-            failures = await asyncio.gather(*jobs, return_exceptions=True)
+            failures = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(failure) for failure in failures] == [
             DeviceLost if death is DeviceLost else Unavailable,
             Unavailable,
         ]
         assert await first == [0]
-        await until(lambda: not it.batcher.alive)
+        await until(lambda: not harness.batcher.alive)
 
 
 @pytest.mark.parametrize("row", [row for row in FAULTS if row > -20], ids=lambda row: FAULTS[row].__name__)
-@pytest.mark.parametrize("quick", [0, 4], ids=["thread", "event loop"])
-async def test_a_wrong_answer_of_the_device_fails_its_request_alone_and_the_service_goes_on(row, quick):
-    async with house(quick=quick) as it, asyncio.timeout(30):
-        failure, *answers = await asyncio.gather(*it.tasks([row], [1], [2, 3]), return_exceptions=True)
+@pytest.mark.parametrize("inline_rows", [0, 4], ids=["thread", "event loop"])
+async def test_an_invalid_result_fails_its_own_request_only(row, inline_rows):
+    async with running_batcher(inline_rows=inline_rows) as harness, asyncio.timeout(30):
+        failure, *answers = await asyncio.gather(*harness.tasks([row], [1], [2, 3]), return_exceptions=True)
         assert isinstance(failure, ServiceError)
         assert answers == [[10], [20, 30]]
-        assert await asyncio.gather(*it.tasks([4], range(9))) == [[40], [10 * n for n in range(9)]]
-        assert it.batcher.ready
-        assert it.count("queue_items") == 0
+        assert await asyncio.gather(*harness.tasks([4], range(9))) == [[40], [10 * n for n in range(9)]]
+        assert harness.batcher.ready
+        assert harness.metric("queue_items") == 0
 
 
 @pytest.mark.parametrize("row", [-2, *(row for row in FAULTS if row < -20)])
-@pytest.mark.parametrize("quick", [0, 4], ids=["thread", "event loop"])
-async def test_what_is_raised_besides_exceptions_ends_the_device_and_every_request_is_answered(row, quick):
-    async with house(quick=quick) as it, asyncio.timeout(30):
-        requests = it.tasks([row], [1], range(9)), it.tasks([2], kind=Kind("decode"))
-        job = asyncio.create_task(it.batcher.perform(lambda: it.device.infer(ENCODE, [row])))
-        failures = await asyncio.gather(*(task for tasks in requests for task in tasks), job, return_exceptions=True)
+@pytest.mark.parametrize("inline_rows", [0, 4], ids=["thread", "event loop"])
+async def test_a_base_exception_ends_the_device_thread_and_fails_all_requests(row, inline_rows):
+    async with running_batcher(inline_rows=inline_rows) as harness, asyncio.timeout(30):
+        requests = harness.tasks([row], [1], range(9)), harness.tasks([2], operation="decode")
+        task = asyncio.create_task(harness.batcher.run_on_device(lambda: harness.device.run([row])))
+        failures = await asyncio.gather(*(task for tasks in requests for task in tasks), task, return_exceptions=True)
         assert {type(failure) for failure in failures} == {Unavailable}
-        await until(lambda: not it.batcher.alive)
-        assert not it.batcher.ready
+        await until(lambda: not harness.batcher.alive)
+        assert not harness.batcher.ready
         with pytest.raises(Unavailable):
-            await it.ask(3)
+            await harness.submit(3)
 
 
-@pytest.mark.parametrize("quick", [0, 4], ids=["thread", "event loop"])
-async def test_a_fault_of_the_batcher_itself_fails_the_batch_and_the_service_goes_on(quick, caplog):
-    class Uncounted(Kind):
-        """A kind of an operation that no metric knows by a name it can take."""
-
-        @property
-        def operation(self):
-            return ("encode", "twice")
-
-    async with house(quick=quick) as it, asyncio.timeout(30):
+@pytest.mark.parametrize("inline_rows", [0, 4], ids=["thread", "event loop"])
+async def test_an_internal_error_fails_the_batch_and_later_batches_run(inline_rows, caplog):
+    async with running_batcher(inline_rows=inline_rows) as harness, asyncio.timeout(30):
         with pytest.raises(ServiceError):
-            await it.ask(1, 2, kind=Uncounted())
-        assert await it.ask(3) == [30]
-        assert it.batcher.ready
+            await harness.submit(1, 2, operation=("an operation", "that no metric has"))
+        assert await harness.submit(3) == [30]
+        assert harness.batcher.ready
 
 
-@pytest.mark.parametrize("quick", [0, 4], ids=["thread", "event loop"])
-async def test_a_device_that_does_not_know_its_pace_ends_the_service_and_leaves_no_request_waiting(quick):
-    class Lost(Tenfold):
-        def pace(self, kind):
-            if kind.operation == "decode":
-                raise LookupError(kind.operation)
-            return super().pace(kind)
+@pytest.mark.parametrize("inline_rows", [0, 4], ids=["thread", "event loop"])
+async def test_a_key_without_a_policy_stops_the_batcher_and_fails_all_requests(inline_rows):
+    class Lost(FakeDevice):
+        def policy_of(self, operation):
+            if operation == "decode":
+                raise LookupError(operation)
+            return super().policy_of(operation)
 
-    async with house(device=Lost(quick)) as it, asyncio.timeout(30):
-        assert await it.ask(1) == [10]
+    async with running_batcher(device=Lost(inline_rows)) as harness, asyncio.timeout(30):
+        assert await harness.submit(1) == [10]
         with pytest.raises(Unavailable):
-            await it.ask(2, kind=Kind("decode"))
-        await until(lambda: not it.batcher.alive)
-        assert not it.batcher.ready
+            await harness.submit(2, operation="decode")
+        await until(lambda: not harness.batcher.alive)
+        assert not harness.batcher.ready
 
 
-async def test_the_time_in_the_queue_of_a_request_that_ends_there_is_told():
-    async with house() as it:
-        first = await it.occupy()
+async def test_a_request_that_expires_in_the_queue_records_its_time_there():
+    async with running_batcher() as harness:
+        first = await harness.block_device()
         context = RequestContext("id", time.monotonic() + 0.05)
         with pytest.raises(DeadlineExceeded):
-            await it.batcher.submit(ENCODE, [1], context)
+            await harness.batcher.submit(FakeKey(harness.device), [1], context)
         assert context.stage_seconds["queue"] >= 0.05
-        it.device.free.set()
+        harness.device.unblocked.set()
         await first
 
 
-async def test_thousands_of_requests_that_leave_at_once_are_forgotten_at_once():
-    async with house(max_queue_items=8192) as it:
-        first = await it.occupy()
-        tasks = it.tasks(*([1] for _ in range(8192)))
-        await it.waits(8192)
+async def test_thousands_of_cancelled_requests_leave_the_queue_at_once():
+    async with running_batcher(max_queue_items=8192) as harness:
+        first = await harness.block_device()
+        tasks = harness.tasks(*([1] for _ in range(8192)))
+        await harness.queue_holds(8192)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        assert it.count("queue_items") == 0
-        it.device.free.set()
+        assert harness.metric("queue_items") == 0
+        harness.device.unblocked.set()
         assert await first == [0]
-        assert it.device.batches == [[0]]
+        assert harness.device.batches == [[0]]

@@ -5,7 +5,7 @@ from functools import cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.batching.policy import QUICK, WORTH_A_BATCH, BatchPolicy
+from app.batching.policy import CPU_INLINE_SECONDS, MIN_INLINE_ROWS, BatchPolicy
 
 examples = settings(max_examples=200)
 shapes = st.integers(1, 40).map(lambda largest: sorted({*(n for n in (1, 2, 4, 8, 16, 32) if n < largest), largest}))
@@ -20,55 +20,61 @@ def padded(seconds: dict[int, float], rows: int) -> float:
 
 @examples
 @given(measured, st.integers(0, 60))
-def test_rows_that_wait_are_done_as_soon_as_by_any_division_into_batches(seconds, waiting):
+def test_batch_sizes_minimize_the_time_until_all_rows_are_done(seconds, waiting):
     @cache
     def soonest(rows: int) -> float:
         return min((padded(seconds, n) + soonest(rows - n) for n in range(1, rows + 1)), default=0.0)
 
-    pace, rows, total = BatchPolicy.of_shapes(seconds), min(waiting, max(seconds)), 0.0
+    policy, rows, total = BatchPolicy.from_batch_timings(seconds), min(waiting, max(seconds)), 0.0
     while rows:
-        batch = pace.rows(rows)
+        batch = policy.rows(rows)
         assert 1 <= batch <= rows
         total, rows = total + padded(seconds, batch), rows - batch
     assert total <= soonest(min(waiting, max(seconds))) * (1 + 1e-9)
 
 
-def test_where_a_row_costs_the_same_in_any_batch_no_batch_is_filled_up_with_nothing():
-    pace = BatchPolicy.of_shapes({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0})
-    assert [pace.rows(n) for n in (1, 3, 5, 7, 8, 9)] == [1, 2, 4, 4, 8, 8]
+def test_no_batch_is_padded_if_time_is_proportional_to_rows():
+    policy = BatchPolicy.from_batch_timings({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0})
+    assert [policy.rows(n) for n in (1, 3, 5, 7, 8, 9)] == [1, 2, 4, 4, 8, 8]
 
 
-def test_where_a_batch_costs_the_same_however_many_rows_it_has_all_go_together():
-    pace = BatchPolicy.of_shapes({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0})
-    assert [pace.rows(n) for n in range(1, 10)] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
+def test_all_rows_share_a_batch_if_time_does_not_depend_on_rows():
+    policy = BatchPolicy.from_batch_timings({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0})
+    assert [policy.rows(n) for n in range(1, 10)] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
 
 
 @examples
 @given(measured)
-def test_the_event_loop_runs_only_what_is_quick_and_worth_a_batch(seconds):
-    pace = BatchPolicy.of_shapes(seconds, quick=0.1)
-    if pace.at_once:
-        assert pace.most >= WORTH_A_BATCH
-        assert seconds[pace.most] <= 0.1
+def test_a_policy_is_inline_only_for_short_batches_of_enough_rows(seconds):
+    policy = BatchPolicy.from_batch_timings(seconds, inline_limit=0.1)
+    if policy.inline:
+        assert policy.max_rows >= MIN_INLINE_ROWS
+        assert seconds[policy.max_rows] <= 0.1
     else:
-        assert all(seconds[rows] > 0.1 for rows in seconds if rows >= WORTH_A_BATCH)
+        assert all(seconds[rows] > 0.1 for rows in seconds if rows >= MIN_INLINE_ROWS)
 
 
-def test_rows_one_by_one_are_as_many_as_half_of_the_time_is_enough_for():
-    assert BatchPolicy.of_rows(QUICK / 11, QUICK) == BatchPolicy(5, at_once=True)
-    assert BatchPolicy.of_rows(QUICK / 5, QUICK) == BatchPolicy.of_rows(QUICK / 11) == BatchPolicy()
+def test_inline_batches_of_single_rows_take_half_of_the_inline_limit():
+    assert BatchPolicy.from_row_timing(CPU_INLINE_SECONDS / 11, CPU_INLINE_SECONDS) == BatchPolicy(5, inline=True)
+    assert (
+        BatchPolicy.from_row_timing(CPU_INLINE_SECONDS / 5, CPU_INLINE_SECONDS)
+        == BatchPolicy.from_row_timing(CPU_INLINE_SECONDS / 11)
+        == BatchPolicy()
+    )
 
 
 @examples
 @given(st.floats(0, 100), st.floats(0, 1))
-def test_rows_one_by_one_have_a_pace_whatever_the_clock_has_measured(seconds, quick):
-    pace = BatchPolicy.of_rows(seconds, quick)
-    assert pace.rows(1) == 1
-    assert pace.most >= WORTH_A_BATCH
+def test_any_timing_of_single_rows_gives_a_valid_policy(seconds, quick):
+    policy = BatchPolicy.from_row_timing(seconds, quick)
+    assert policy.rows(1) == 1
+    assert policy.max_rows >= MIN_INLINE_ROWS
 
 
 @examples
 @given(shapes, st.integers(0, 7))
-def test_a_clock_that_has_measured_nothing_for_some_shapes_gives_a_pace(sizes, measured_as_zero):
-    pace = BatchPolicy.of_shapes({size: 0.0 if n < measured_as_zero else 0.015 for n, size in enumerate(sizes)}, QUICK)
-    assert all(1 <= pace.rows(waiting) <= waiting for waiting in range(1, 50))
+def test_sizes_that_were_measured_as_zero_seconds_give_a_valid_policy(sizes, measured_as_zero):
+    policy = BatchPolicy.from_batch_timings(
+        {size: 0.0 if n < measured_as_zero else 0.015 for n, size in enumerate(sizes)}, CPU_INLINE_SECONDS
+    )
+    assert all(1 <= policy.rows(waiting) <= waiting for waiting in range(1, 50))

@@ -127,7 +127,7 @@ BUSY = SERVE.replace(
     """
 import asyncio, time
 from functools import partial
-from app.batching.futures import apart
+from app.inference.threads import run_in_own_thread
 from app.server.listener import Listener
 from app.server.server import Server, run
 class Busy(Server):
@@ -135,7 +135,7 @@ class Busy(Server):
         await super().startup(sockets)
         for _ in range(64):
             asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
-        self.reload = asyncio.create_task(apart(partial(time.sleep, 600)))
+        self.reload = asyncio.create_task(run_in_own_thread(partial(time.sleep, 600)))
 run(Busy(settings, Listener(settings.host, settings.port)))
 """,
 )

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from app.batching.policy import QUICK
+from app.batching.policy import CPU_INLINE_SECONDS
+from app.batching.rows import RowBatch
 from app.inference.device import HOP, TorchDevice, choose_device
 from app.inference.engine import Engine
 from app.observability.metrics import Metrics
-from app.runtimes.operations import RowBatch
 from app.settings import Settings
 from model.checkpoint import read_checkpoint
 
@@ -33,4 +33,6 @@ def test_every_warmed_shape_fits_a_batch_of_any_size(digits_model):
 def test_a_gpu_leaves_all_its_batches_to_the_event_loop_or_none(device):
     there = TorchDevice(Settings(device=device), Metrics())
     quick, slow = {1: HOP / 4, 256: HOP / 2}, {1: HOP / 4, 256: 2 * HOP}
-    assert (there.quick(quick), there.quick(slow)) == ((HOP, 0) if there.is_gpu else (QUICK, QUICK))
+    assert (there.quick(quick), there.quick(slow)) == (
+        (HOP, 0) if there.is_gpu else (CPU_INLINE_SECONDS, CPU_INLINE_SECONDS)
+    )

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from app.batching.policy import QUICK
+from app.batching.policy import CPU_INLINE_SECONDS
+from app.batching.rows import RowBatch
 from app.inference.core_sharing import CoreUsage
 from app.inference.engine import Engine
 from app.observability.metrics import Metrics
-from app.runtimes.operations import RowBatch
 from app.settings import Settings
 from model.checkpoint import read_checkpoint
 from model.elbo import bounds
@@ -37,7 +37,7 @@ async def engine(request, folder, device):
     async with running_engine(folder, device, runtime=runtime) as ready:
         if request.param == "thread":
             paces = ready.served.paces
-            paces.update({kind: replace(pace, at_once=False) for kind, pace in paces.items()})
+            paces.update({kind: replace(pace, inline=False) for kind, pace in paces.items()})
         yield ready
 
 
@@ -138,7 +138,7 @@ async def test_a_batch_invariant_engine_is_exact_in_everything(digits_model, dev
 @pytest.mark.parametrize("size", [1, 3, 5, 33, 64])
 async def test_padding_fills_a_warmed_shape_and_does_not_leak(engine, pixels, size, exact):
     work = engine.served.work("encode", exact=exact)
-    taken = min(size, engine.device.pace(work).most)
+    taken = min(size, engine.device.pace(work).max_rows)
     padded = engine.device.stack(work, [RowBatch((pixels[:taken],))])
     assert len(padded) == (taken if work.by_row else min(n for n in engine.served.shapes(work) if n >= taken))
     assert np.array_equal(padded.columns[0][:taken], pixels[:taken])
@@ -157,19 +157,23 @@ def test_stacks_are_cut_and_joined_as_lists_are():
 async def test_a_model_that_is_quick_on_a_cpu_is_left_to_the_event_loop_and_a_slow_one_is_not(digits_model, device):
     async with running_engine(digits_model, device) as engine:
         served = engine.served
-        assert engine.device.pace(served.work("encode")).at_once or device != "cpu"
-        assert not engine.device.pace(served.scoring()).at_once
-        served.measured(served.work("encode"), {1: 0.5 * QUICK, 2: 0.9 * QUICK, 4: 1.5 * QUICK}, QUICK)
-        assert not engine.device.pace(served.work("encode")).at_once
+        assert engine.device.pace(served.work("encode")).inline or device != "cpu"
+        assert not engine.device.pace(served.scoring()).inline
+        served.measured(
+            served.work("encode"),
+            {1: 0.5 * CPU_INLINE_SECONDS, 2: 0.9 * CPU_INLINE_SECONDS, 4: 1.5 * CPU_INLINE_SECONDS},
+            CPU_INLINE_SECONDS,
+        )
+        assert not engine.device.pace(served.work("encode")).inline
 
 
 async def test_what_others_take_of_the_core_meanwhile_is_not_held_against_a_batch(digits_model):
     engine = Engine(read_checkpoint(digits_model), Settings(device="cpu", threads=1, max_batch_size=4), Metrics())
     engine.served.programs.clear()
-    engine.served.networks.exact.encoder.register_forward_pre_hook(lambda *_: time.sleep(2 * QUICK))
+    engine.served.networks.exact.encoder.register_forward_pre_hook(lambda *_: time.sleep(2 * CPU_INLINE_SECONDS))
     engine.start()
     assert await engine.warmed()
-    assert engine.device.pace(engine.served.work("encode")).at_once
+    assert engine.device.pace(engine.served.work("encode")).inline
     await engine.close()
 
 
@@ -181,7 +185,7 @@ async def test_a_moment_in_which_all_is_slow_is_held_against_no_size_of_batch(di
     def stumble(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
         if seen or len(inputs[0]) == 4:  # the batch of four that is met first, and three more that come after it
             seen.append(len(inputs[0]))
-        until = time.thread_time() + (2 * QUICK if 1 <= len(seen) <= 4 else 0)
+        until = time.thread_time() + (2 * CPU_INLINE_SECONDS if 1 <= len(seen) <= 4 else 0)
         while time.thread_time() < until:
             pass
 
@@ -189,7 +193,7 @@ async def test_a_moment_in_which_all_is_slow_is_held_against_no_size_of_batch(di
     engine.start()
     assert await engine.warmed()
     assert seen.count(4) >= 2
-    assert engine.device.pace(engine.served.work("encode")).at_once
+    assert engine.device.pace(engine.served.work("encode")).inline
     await engine.close()
 
 
@@ -213,7 +217,7 @@ async def test_in_half_precision_the_networks_round_and_nothing_else_does(folder
 async def test_a_model_that_was_replaced_goes_with_its_last_request(digits_model, device, digits, at_once):
     async with running_engine(digits_model, device) as engine:
         paces = engine.served.paces
-        paces.update({kind: replace(pace, at_once=at_once) for kind, pace in paces.items()})
+        paces.update({kind: replace(pace, inline=at_once) for kind, pace in paces.items()})
         await engine.served.posterior(digits[:9], context())
         gone = weakref.ref(engine.served)
         await engine.replace(read_checkpoint(digits_model))

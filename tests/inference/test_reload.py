@@ -261,7 +261,7 @@ async def test_a_reload_is_carried_through_though_its_caller_has_left(app, folde
 
 async def test_a_limit_that_the_old_model_met_does_not_bind_the_new_one(app, folder):
     async with running(app) as client:
-        app.state.engine._batcher.keep_to({"encode": 2})
+        app.state.engine._batcher.set_batch_limits({"encode": 2})
         assert 'vae_batch_limit_items{operation="encode"} 2.0' in (await client.get("/metrics")).text
         put(folder, 1)
         await reload(client)

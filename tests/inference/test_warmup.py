@@ -86,7 +86,7 @@ async def test_of_a_model_of_large_feature_maps_no_batch_is_tried_that_takes_mor
     assert re.search(
         "one of [0-9]+ (would take about [0-9]+ MiB more, of [0-9]+ MiB allowed|is no faster)", caplog.text
     )
-    assert engine.device.pace(engine.served.work("decode")).most < 64
+    assert engine.device.pace(engine.served.work("decode")).max_rows < 64
     await engine.close()
 
 
@@ -94,7 +94,7 @@ async def test_a_model_that_is_quick_has_batches_of_all_sizes(digits_model):
     async with started(read_checkpoint(digits_model)) as engine:
         assert await engine.warmed()
         assert engine.served.sizes == engine.served.apart == [1, 2, 4, 8, 16, 32, 64]
-        assert engine.device.pace(engine.served.work("encode")).most in (4, 8, 16, 32, 64)
+        assert engine.device.pace(engine.served.work("encode")).max_rows in (4, 8, 16, 32, 64)
 
 
 async def test_rows_one_by_one_make_no_batch_that_takes_long(slow):
@@ -102,7 +102,7 @@ async def test_rows_one_by_one_make_no_batch_that_takes_long(slow):
         assert await engine.warmed()
         exact, score = engine.served.work("decode", exact=True), engine.served.scoring()
         assert exact.by_row
-        assert 1 <= engine.device.pace(score).most <= engine.device.pace(exact).most < 1000
+        assert 1 <= engine.device.pace(score).max_rows <= engine.device.pace(exact).max_rows < 1000
 
 
 def test_rows_that_cannot_be_compared_in_time_are_not_known_to_be_kept_apart():

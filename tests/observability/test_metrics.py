@@ -78,7 +78,7 @@ async def test_requests_and_batches_are_counted_where_they_happened(digits_model
     app = create_app(Settings(model=digits_model, device=device, threads=1, max_batch_size=4))
     async with running(app) as client:
         paces = app.state.engine.served.paces
-        paces.update({kind: replace(pace, first=()) for kind, pace in paces.items()})  # whatever the warm-up has shown
+        paces.update({kind: replace(pace, split=()) for kind, pace in paces.items()})  # whatever the warm-up has shown
         for path, content in (("/encode", images(7)), ("/reconstruct", images(3)), ("/encode", b"broken")):
             await client.post(path, content=content, headers=NPY)
         await client.get("/sample?n=5")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from app.batching.rows import RowBatch
 from app.runtimes.cuda_graphs import CudaGraph
-from app.runtimes.operations import OPERATIONS, RowBatch, examples, shapes
+from app.runtimes.operations import OPERATIONS, examples, shapes
 from app.runtimes.selection import networks
 from app.settings import Settings
 from model.checkpoint import read_checkpoint

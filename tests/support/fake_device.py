@@ -1,10 +1,11 @@
-"""A device that multiplies by ten, and a house around it: the substitute behind the laws of batching."""
+"""A fake device that multiplies by ten, and a harness with a batcher in front of it."""
 
 import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from app.batching.batcher import Batcher
@@ -15,31 +16,23 @@ from app.observability.metrics import Metrics
 from tests.support.apps import until
 
 
-class Kind(NamedTuple):
-    operation: str = "encode"
-    weight: int = 1
-
-
-ENCODE = Kind()
-
-
-def no_answer(batch: list[int]) -> None:
+def no_result(batch: list[int]) -> None:
     return None
 
 
-def short_answer(batch: list[int]) -> list[int]:
+def short_result(batch: list[int]) -> list[int]:
     return [10 * row for row in batch[1:]]
 
 
-def long_answer(batch: list[int]) -> list[int]:
+def long_result(batch: list[int]) -> list[int]:
     return [10 * row for row in [*batch, 0]]
 
 
-def number_as_answer(batch: list[int]) -> int:
+def number_as_result(batch: list[int]) -> int:
     return len(batch)
 
 
-def mapping_as_answer(batch: list[int]) -> dict[int, int]:
+def mapping_as_result(batch: list[int]) -> dict[int, int]:
     return dict(enumerate(batch))
 
 
@@ -56,46 +49,42 @@ def cancelled(batch: list[int]) -> None:
 
 
 FAULTS: dict[int, Callable[[list[int]], Any]] = {
-    -11: no_answer,
-    -12: short_answer,
-    -13: long_answer,
-    -14: number_as_answer,
-    -15: mapping_as_answer,
+    -11: no_result,
+    -12: short_result,
+    -13: long_result,
+    -14: number_as_result,
+    -15: mapping_as_result,
     -16: out_of_host_memory,
     -21: interrupted,
     -22: cancelled,
 }
-"""What the device does with a batch in which such a row is: up to -20 it goes on afterwards, below that it ends."""
+"""What the device does with a batch that holds such a row. Rows above -20 fail; those below end the device thread."""
 
 
-class Tenfold:
-    """A device that multiplies by ten, and that can be held back; it fails on -1, dies of -2 and is lost at -3.
+class FakeDevice:
+    """A device that multiplies by ten and can be blocked. It raises on -1, exits on -2 and is lost at -3.
 
-    At each row of `FAULTS` it misbehaves in another way.
-
-    It has room for `room` rows at once, and `quick` of them take no time worth a thread.
+    A row of `FAULTS` causes another fault. `capacity` is the number of rows that fit into memory, and batches of up to
+    `inline_rows` rows run inline.
     """
 
-    def __init__(self, quick: int = 0) -> None:
-        self.room = 1_000_000
-        self.quick = quick
+    def __init__(self, inline_rows: int = 0) -> None:
+        self.capacity = 1_000_000
+        self.policy = BatchPolicy(inline_rows, inline=True) if inline_rows else BatchPolicy()
         self.batches: list[list[int]] = []
         self.threads: list[str] = []
-        self.alone: list[bool] = []
-        self.free = threading.Event()
-        self.free.set()
+        self.single: list[bool] = []
+        self.unblocked = threading.Event()
+        self.unblocked.set()
 
-    def pace(self, kind: Kind) -> BatchPolicy:
-        return BatchPolicy(self.quick, at_once=True) if self.quick else BatchPolicy()
+    def policy_of(self, operation: str) -> BatchPolicy:
+        return self.policy
 
-    def stack(self, kind: Kind, parts: Sequence[Sequence[int]]) -> list[int]:
-        return [row for part in parts for row in part]
-
-    def infer(self, kind: Kind, batch: list[int], *, alone: bool = False) -> Any:
+    def run(self, batch: list[int], *, single: bool = False) -> Any:
         self.batches.append(batch)
-        self.alone.append(alone)
+        self.single.append(single)
         self.threads.append(threading.current_thread().name)
-        assert self.free.wait(30)
+        assert self.unblocked.wait(30)
         if -1 in batch:
             raise ValueError("hunter2")
         if -2 in batch:
@@ -105,52 +94,71 @@ class Tenfold:
         for row, fault in FAULTS.items():
             if row in batch:
                 return fault(batch)
-        if len(batch) > self.room:
+        if len(batch) > self.capacity:
             raise OutOfMemory(f"no room for {len(batch)} rows")
         return [10 * row for row in batch]
 
 
-class House(NamedTuple):
+@dataclass(frozen=True)
+class FakeKey:
+    """A batch key of the fake device."""
+
+    device: FakeDevice
+    operation: Any = "encode"
+    weight: int = 1
+
+    @property
+    def policy(self) -> BatchPolicy:
+        return self.device.policy_of(self.operation)
+
+    def stack(self, parts: Sequence[Sequence[int]]) -> list[int]:
+        return [row for part in parts for row in part]
+
+    def run(self, batch: list[int], *, single: bool) -> Any:
+        return self.device.run(batch, single=single)
+
+
+class BatcherHarness(NamedTuple):
     batcher: Batcher
-    device: Tenfold
+    device: FakeDevice
     metrics: Metrics
 
-    async def ask(self, *rows: int, kind: Kind = ENCODE, seconds: float = 60) -> list[int]:
-        parts = await self.batcher.submit(kind, rows, RequestContext("id", time.monotonic() + seconds))
+    async def submit(self, *rows: int, seconds: float = 60, **key: Any) -> list[int]:
+        context = RequestContext("id", time.monotonic() + seconds)
+        parts = await self.batcher.submit(FakeKey(self.device, **key), rows, context)
         return [row for part in parts for row in part]
 
     def tasks(self, *requests: Sequence[int], **options: Any) -> list[asyncio.Task[list[int]]]:
-        return [asyncio.create_task(self.ask(*rows, **options)) for rows in requests]
+        return [asyncio.create_task(self.submit(*rows, **options)) for rows in requests]
 
-    def count(self, name: str, **labels: str) -> float | None:
+    def metric(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(f"vae_{name}", labels)
 
-    async def waits(self, depth: int) -> None:
-        await until(lambda: self.count("queue_items") == depth)
+    async def queue_holds(self, items: int) -> None:
+        await until(lambda: self.metric("queue_items") == items)
 
-    async def occupy(self) -> asyncio.Task[list[int]]:
-        """Give the device one row, and hold it there."""
-        self.device.free.clear()
+    async def block_device(self) -> asyncio.Task[list[int]]:
+        """Give the device one row, and block the device in that batch."""
+        self.device.unblocked.clear()
         (first,) = self.tasks([0])
         await until(lambda: [0] in self.device.batches)
         return first
 
 
 @asynccontextmanager
-async def house(
+async def running_batcher(
     max_batch_size: int = 4,
     max_queue_items: int = 100,
     max_delay: float = 0,
-    quick: int = 0,
-    device: Tenfold | None = None,
-) -> AsyncIterator[House]:
-    device, metrics = device or Tenfold(quick), Metrics()
+    inline_rows: int = 0,
+    device: FakeDevice | None = None,
+) -> AsyncIterator[BatcherHarness]:
+    device, metrics = device or FakeDevice(inline_rows), Metrics()
     limits = {"max_batch_size": max_batch_size, "max_queue_items": max_queue_items, "max_delay": max_delay}
-    batcher = Batcher(device, metrics, **limits)
+    batcher = Batcher(metrics, **limits)
     batcher.start()
     try:
-        await until(lambda: batcher.idle)
-        yield House(batcher, device, metrics)
+        yield BatcherHarness(batcher, device, metrics)
     finally:
-        device.free.set()
+        device.unblocked.set()
         await batcher.close()
