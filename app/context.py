@@ -1,10 +1,37 @@
-"""One request on its way through the house: its id, its deadline, and where its time went."""
+"""Request context: id, deadline and stage times of one request; and the names of endpoints, operations and stages."""
 
 import re
 import time
 from dataclasses import dataclass, field
+from enum import StrEnum
 from random import getrandbits
 from typing import NamedTuple
+
+
+class Endpoint(StrEnum):
+    """Paths of the endpoints that are limited, counted and logged under their names."""
+
+    ENCODE = "/encode"
+    DECODE = "/decode"
+    RECONSTRUCT = "/reconstruct"
+    SAMPLE = "/sample"
+    SCORE = "/score"
+    MODEL = "/model"
+    HISTORY = "/model/history"
+    RELOAD = "/admin/reload"
+
+
+class Operation(StrEnum):
+    """Operations of a model that batches compute."""
+
+    ENCODE = "encode"
+    DECODE = "decode"
+    RECONSTRUCT = "reconstruct"
+    SCORE = "score"
+
+
+MODEL_PATHS = frozenset((Endpoint.ENCODE, Endpoint.DECODE, Endpoint.RECONSTRUCT, Endpoint.SAMPLE, Endpoint.SCORE))
+"""Endpoints whose requests wait in the queue of the model."""
 
 STAGES = ("queue", "batch", "infer", "codec")
 
@@ -12,7 +39,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class StageSpan(NamedTuple):
-    """A stretch of one stage, from `start` to `end`, in seconds on the clock of `time.monotonic`."""
+    """One run of a stage, from `start` to `end`, in seconds on the clock of `time.monotonic`."""
 
     stage: str
     start: float
@@ -20,12 +47,12 @@ class StageSpan(NamedTuple):
 
 
 def new_id() -> str:
-    """An id for a request that brings none."""
+    """Return a random id for a request that has none."""
     return f"{getrandbits(128):032x}"
 
 
 def accepted_id(claimed: str) -> str:
-    """The id that a client claims for its request, where it is harmless in a log; else a new one."""
+    """Return the id in a client's header if it is safe to log, otherwise a new one."""
     return claimed if _REQUEST_ID.fullmatch(claimed) else new_id()
 
 
@@ -33,9 +60,9 @@ def accepted_id(claimed: str) -> str:
 class RequestContext:
     """The state of one request.
 
-    `deadline` is on the clock of `time.monotonic`, `model` names the model that answers, and `stage_seconds` is what
-    each stage has taken. `spans` are kept only where the request is traced: one for each time that a stage ran.
-    `memory` is the bytes that are counted for the request besides its body.
+    `deadline` is on the clock of `time.monotonic`, `model` is the identity of the model that computes the response, and
+    `stage_seconds` are the sums of `record_stage`. `spans` is a list only in a request that is traced. `memory` is the
+    number of bytes reserved for the request besides its body.
     """
 
     request_id: str
@@ -46,15 +73,15 @@ class RequestContext:
     memory: int = 0
 
     def expired(self) -> bool:
-        """Whether the deadline has passed."""
+        """Return whether the deadline has passed."""
         return time.monotonic() >= self.deadline
 
     def record_stage(self, stage: str, start: float, end: float) -> None:
-        """Add to what a stage has taken."""
+        """Add the time of one run of a stage."""
         self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + end - start
-        if (spans := self.spans) is not None:  # on another thread they may be told just now
+        if (spans := self.spans) is not None:  # read once: the event loop may export and clear them meanwhile
             spans.append(StageSpan(stage, start, end))
 
     def server_timing(self) -> str:
-        """The Server-Timing header's value, milliseconds."""
+        """Return the value of the Server-Timing header, in milliseconds."""
         return ", ".join(f"{stage};dur={self.stage_seconds.get(stage, 0.0) * 1000:.3f}" for stage in STAGES)

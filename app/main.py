@@ -1,10 +1,11 @@
-"""The only module that builds: settings, metrics, checkpoint, engine, and the FastAPI application around them."""
+"""Application factory: builds the services bottom-up, and the FastAPI application around them."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from threading import Barrier
 
@@ -15,16 +16,19 @@ from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
 
-from app.api import admin, routes
-from app.api import health as probes
-from app.api import openapi as contract
-from app.codecs.images import rely_on_own_limits
+from app.api import admin, health, openapi, routes
+from app.api.services import Services
+from app.codecs.images import configure_pillow_limits
 from app.errors import ServiceError
-from app.http.admission import AdmissionController, is_open
+from app.http.admission import AdmissionController, is_public
+from app.http.auth import ApiKeys
+from app.http.budget import MemoryBudget
 from app.http.cors import CorsMiddleware
 from app.http.lifecycle import LifecycleMiddleware
 from app.http.problems import as_service_error, problem
 from app.http.shortcut import Shortcut
+from app.http.state import ServiceState
+from app.inference.core_sharing import CoreUsage
 from app.inference.engine import Engine
 from app.inference.reload import ModelReloader
 from app.observability.metrics import Metrics
@@ -40,37 +44,40 @@ _DESCRIPTION = """Images to latents, latents to images, images to their reconstr
 Every log-probability is in nats, higher is better. Errors are `application/problem+json`."""
 
 
-def create_app(settings: Settings | None = None, tracer_provider: TracerProvider | None = None) -> FastAPI:
-    """The service around the model that the settings name; `tracer_provider` stands in for the environment's.
+@dataclass(frozen=True, slots=True)
+class ProcessGroup:
+    """What a worker shares with the other workers of the service; the defaults are those of a single process.
 
-    Raises `model.checkpoint.CheckpointError` for a folder without a usable model, `ValueError` for a device that is
-    not there.
+    `model_reloaded` is called after a reload that the other workers should follow.
     """
-    settings = settings or Settings()
-    rely_on_own_limits()
-    metrics, door = Metrics(), AdmissionController(settings)
-    checkpoint = read_checkpoint(settings.model)
-    for warning in checkpoint.warnings:
-        log.warning(warning)
-    engine = Engine(checkpoint, settings, metrics)
-    door.require_room = engine.require_room
 
-    def look() -> None:
-        ready = engine.ready and not door.draining
-        metrics.ready.set(ready)
-        metrics.workers.set(ready)
-        metrics.device_memory.set(engine.device.memory())
-        metrics.count_dropped_log_lines()
+    core_usage: CoreUsage | None = None
+    model_reloaded: Callable[[], None] | None = None
 
-    metrics.look = look
+
+def create_app(
+    settings: Settings | None = None,
+    tracer_provider: TracerProvider | None = None,
+    *,
+    state: ServiceState | None = None,
+    group: ProcessGroup | None = None,
+) -> FastAPI:
+    """Build the service of the model that the settings name.
+
+    `tracer_provider` replaces the one of OpenTelemetry's environment variables. A server that limits connections passes
+    the `state` with its connections. Raises `model.checkpoint.CheckpointError` for a folder without a usable model,
+    `ValueError` for a device that does not exist.
+    """
+    configure_pillow_limits()
+    services = build_services(settings or Settings(), state or ServiceState(), group or ProcessGroup())
     app = FastAPIOffline(
         title="VAE service",
         description=_DESCRIPTION,
         version=version("vae-service"),
         lifespan=_lifespan,
-        license_info=contract.LICENSE,
-        openapi_tags=contract.TAGS,
-        servers=contract.SERVERS,
+        license_info=openapi.LICENSE,
+        openapi_tags=openapi.TAGS,
+        servers=openapi.SERVERS,
         generate_unique_id_function=lambda route: route.name,
         redoc_url=None,
         static_url="/docs/static",
@@ -78,39 +85,69 @@ def create_app(settings: Settings | None = None, tracer_provider: TracerProvider
         telemetry={
             "auto_configure": tracer_provider is None,
             "tracer_provider": tracer_provider,
-            "exclude": lambda scope: is_open(scope["path"]),
+            "exclude": lambda scope: is_public(scope["path"]),
             "operation_spans": False,
             "metrics": False,  # Prometheus has them
             "logs": False,
         },
     )
-    app.state.settings, app.state.metrics, app.state.door = settings, metrics, door
-    app.state.engine, app.state.reloading = engine, ModelReloader(engine, settings, metrics)
-    app.state.exposition = probes.shared_exposition(metrics)
-    lock = [Depends(HTTPBearer(auto_error=False))] if door.locked else []
-    app.include_router(routes.router, dependencies=lock)
-    app.include_router(admin.router, dependencies=lock, include_in_schema=bool(lock))
-    app.include_router(probes.router)
+    app.state.services = services
+    requires_key = bool(services.api_keys)
+    security = [Depends(HTTPBearer(auto_error=False))] if requires_key else []
+    app.include_router(routes.router, dependencies=security)
+    app.include_router(admin.router, dependencies=security, include_in_schema=requires_key)
+    app.include_router(health.router)
     app.add_middleware(Shortcut, routes=[*routes.router.routes, *admin.router.routes])
-    app.add_middleware(LifecycleMiddleware, door=door, metrics=metrics, tracing=Tracing(tracer_provider))
-    if settings.cors_origins:
+    app.add_middleware(
+        LifecycleMiddleware,
+        request_timeout=services.settings.request_timeout_s,
+        state=services.state,
+        api_keys=services.api_keys,
+        admission=services.admission,
+        budget=services.budget,
+        metrics=services.metrics,
+        tracing=Tracing(tracer_provider),
+    )
+    if services.settings.cors_origins:
         app.add_middleware(
             CorsMiddleware,
-            allow_origins=settings.cors_origins,
+            allow_origins=services.settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "X-Model", "X-Seed", "Server-Timing", "Retry-After"],
         )
-    app.add_exception_handler(ServiceError, _answer)
-    app.add_exception_handler(RequestValidationError, _answer)
-    app.add_exception_handler(HTTPException, _answer)
-    contract.describe(app, lambda: engine.served.checkpoint)
+    app.add_exception_handler(ServiceError, _problem_response)
+    app.add_exception_handler(RequestValidationError, _problem_response)
+    app.add_exception_handler(HTTPException, _problem_response)
+    openapi.describe(app, lambda: services.engine.served.checkpoint)
     return app
+
+
+def build_services(settings: Settings, state: ServiceState, group: ProcessGroup) -> Services:
+    """Build the objects of the service, each from those that it needs."""
+    limits, metrics = settings.limits, Metrics()
+    api_keys, budget = ApiKeys(settings.keys()), MemoryBudget(limits)
+    checkpoint = read_checkpoint(settings.model)
+    for warning in checkpoint.warnings:
+        log.warning(warning)
+    engine = Engine(checkpoint, settings, metrics, group.core_usage)
+    return Services(
+        settings=settings,
+        metrics=metrics,
+        state=state,
+        api_keys=api_keys,
+        budget=budget,
+        engine=engine,
+        admission=AdmissionController(limits, state, api_keys, engine.require_room),
+        reloader=ModelReloader(engine, settings, metrics, group.model_reloaded),
+        exposition=health.shared_exposition(metrics, engine, state),
+    )
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    engine, settings = app.state.engine, app.state.settings
+    services: Services = app.state.services
+    engine, settings = services.engine, services.settings
     asyncio.get_running_loop().set_default_executor(_codec_pool(codec_threads(settings)))
     chosen = {"settings": settings.model_dump(mode="json")}
     log.info("serving %s on %s", engine.served.model, engine.device, extra=chosen)
@@ -120,12 +157,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _codec_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads for codec work, all of them started: where memory is lacking later, none could be started any more."""
-    pool, together = ThreadPoolExecutor(threads, "codec"), Barrier(threads)
+    """Return a pool for codec work with all threads started: later there may be no memory to start one."""
+    pool, all_started = ThreadPoolExecutor(threads, "codec"), Barrier(threads)
     for _ in range(threads):
-        pool.submit(together.wait)
+        pool.submit(all_started.wait)
     return pool
 
 
-async def _answer(request: Request, failure: Exception) -> Response:
-    return problem(as_service_error(failure), request.state.context.request_id)
+async def _problem_response(request: Request, failure: Exception) -> Response:
+    error = as_service_error(failure)
+    if error is None:
+        raise failure
+    return problem(error, request.state.context.request_id)

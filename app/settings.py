@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +20,18 @@ Count = Annotated[int, Field(ge=1)]
 Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lambda name: str(name).lower())]
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one request and of all requests together."""
+
+    max_items: int
+    max_body_bytes: int
+    max_memory_bytes: int
+    max_image_pixels: int
+    max_connections: int
+    request_timeout_s: float
 
 
 class SettingsError(ValueError):
@@ -127,6 +140,11 @@ class Settings(BaseSettings):
                 msg = f"cors_origins: expected * or origins such as https://lab.example, got {origin!r}"
                 raise ValueError(msg)
         return self
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that apply to requests."""
+        return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})
 
     def keys(self) -> tuple[bytes, ...]:
         """The keys that callers may send, from both sources; none means that the service is open."""

@@ -8,6 +8,7 @@ from app.api import responses as answers
 from app.api.dependencies import OBJECT, EndpointRequest
 from app.api.openapi import problems
 from app.api.schemas import Model
+from app.api.services import Services
 from app.errors import Forbidden
 
 router = APIRouter(tags=["operations"])
@@ -20,7 +21,8 @@ async def reload(request: Request) -> Response:
     Of several workers one answers, and the others follow.
     """
     asked = EndpointRequest(request, OBJECT)
-    if not request.app.state.door.locked:
+    services: Services = request.app.state.services
+    if not services.api_keys:
         raise Forbidden("a reload over HTTP wants a key: set VAE_API_KEY or VAE_API_KEY_FILE, or send SIGHUP")
-    await asyncio.shield(request.app.state.reloading.begin(others=True))
-    return answers.model(asked.context, request.app.state.engine)
+    await asyncio.shield(services.reloader.begin(others=True))
+    return answers.model(asked.context, services.engine)

@@ -13,13 +13,12 @@ from pydantic import BeforeValidator
 
 from app.api.payloads import read_latents, read_pixels
 from app.api.responses import IMAGES, NUMBERS, ContentNegotiator
+from app.api.services import Services
 from app.codecs.images import Fit
 from app.codecs.media_types import JSON
 from app.context import RequestContext
 from app.errors import ContentTooLarge, Unavailable, UnprocessableContent
-from app.inference.engine import Engine
 from app.inference.loaded_model import LoadedModel
-from app.settings import Settings
 from app.validation import quoted
 
 LATENTS, PICTURES, OBJECT = ContentNegotiator(*NUMBERS), ContentNegotiator(*IMAGES), ContentNegotiator(JSON)
@@ -75,8 +74,10 @@ class EndpointRequest:
             _require_known(request)
         self.media = accepts(request)
         self.context: RequestContext = request.state.context
-        self.limits: Settings = request.app.state.settings
-        self.engine: Engine = request.app.state.engine
+        services: Services = request.app.state.services
+        self.limits = services.settings.limits
+        self.engine = services.engine
+        self._budget = services.budget
 
     @cached_property
     def served(self) -> LoadedModel:
@@ -93,7 +94,7 @@ class EndpointRequest:
 
     async def latents(self) -> np.ndarray:
         """The latents of the body, float32 [N, *latent]."""
-        served, reserve = self.served, partial(self._request.app.state.door.reserve, self.context)
+        served, reserve = self.served, partial(self._budget.reserve, self.context)
         shape = served.config.latent_shape
         return await read_latents(self._request, self.context, shape, served.model, self.limits, reserve)
 
@@ -105,7 +106,7 @@ class EndpointRequest:
         """
         footprint = self.served.footprints[operation, self.media == JSON]
         size = footprint.require(count, draws, self.limits.max_memory_bytes, name)
-        self._request.app.state.door.reserve(self.context, size)
+        self._budget.reserve(self.context, size)
 
     def _reserve_for_images(self, operation: str, draws: int, count: int) -> None:
         self.require_items(count, draws or 1)

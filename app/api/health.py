@@ -1,4 +1,4 @@
-"""The endpoints for those who run the service: is it alive, is it ready, what does it measure."""
+"""Health probes and metrics, for operators."""
 
 import asyncio
 
@@ -7,7 +7,10 @@ from fastapi.responses import RedirectResponse
 
 from app.api.openapi import problems
 from app.api.schemas import Health
+from app.api.services import Services, update_gauges
 from app.errors import Unavailable
+from app.http.state import ServiceState
+from app.inference.engine import Engine
 from app.inference.threads import run_in_own_thread
 from app.observability.metrics import Metrics
 from app.single_flight import SingleFlight
@@ -17,30 +20,32 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/livez", responses=problems(503))
 async def livez(request: Request) -> Health:
-    """Alive: no restart would help."""
-    if not request.app.state.engine.alive:
+    """Liveness: 503 means that the process has to be restarted."""
+    services: Services = request.app.state.services
+    if not services.engine.alive:
         raise Unavailable("the device thread has stopped; a restart is needed")
     return Health(status="alive")
 
 
 @router.get("/readyz", responses=problems(503))
 async def readyz(request: Request) -> Health:
-    """Ready: the weights are loaded, every batch shape is warmed, the device is at work, nothing is draining."""
-    if request.app.state.door.draining:
+    """Readiness: the model is loaded and warm, the device works, and the service is not draining."""
+    services: Services = request.app.state.services
+    if services.state.draining:
         raise Unavailable("the service is draining")
-    if not request.app.state.engine.ready:
+    if not services.engine.ready:
         raise Unavailable("the model is warming up, or its device has stopped")
     return Health(status="ready")
 
 
-def shared_exposition(metrics: Metrics) -> SingleFlight[bytes]:
-    """The text of /metrics, rendered in a thread; concurrent scrapes share a rendering.
+def shared_exposition(metrics: Metrics, engine: Engine, state: ServiceState) -> SingleFlight[bytes]:
+    """Render the text of /metrics in a thread; concurrent scrapes share a rendering.
 
-    It takes some 10 ms of the interpreter, so scrapes without end get a twentieth of the time and no more.
+    A rendering takes some 10 ms of the interpreter. `rest` limits the renderings to a twentieth of the time.
     """
 
     async def render() -> bytes:
-        metrics.look()
+        update_gauges(metrics, engine, state)
         return await run_in_own_thread(metrics.exposition)
 
     return SingleFlight(render, rest=20)
@@ -48,12 +53,13 @@ def shared_exposition(metrics: Metrics) -> SingleFlight[bytes]:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **problems()})
 async def metrics(request: Request) -> Response:
-    """What Prometheus reads."""
-    exposition = await asyncio.shield(request.app.state.exposition.begin())
+    """Metrics in the text format of Prometheus."""
+    services: Services = request.app.state.services
+    exposition = await asyncio.shield(services.exposition.begin())
     return Response(exposition, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/", include_in_schema=False)
 async def root() -> RedirectResponse:
-    """A person's first visit ends at the documentation."""
+    """Redirect to the documentation."""
     return RedirectResponse("docs")

@@ -17,7 +17,7 @@ from app.codecs.multipart import Part, boundary_of, read_parts
 from app.codecs.npy import Header, read_array, read_header
 from app.context import RequestContext
 from app.errors import BadRequest, ContentTooLarge, DeadlineExceeded, UnprocessableContent, UnsupportedMediaType
-from app.settings import Settings
+from app.settings import Limits
 from app.validation import parsed, quoted, require_items
 
 INLINE = 2**16
@@ -63,7 +63,7 @@ async def read_pixels(
     context: RequestContext,
     shape: Sequence[int],
     fit: Fit,
-    settings: Settings,
+    limits: Limits,
     reserve: Callable[[int], None],
 ) -> np.ndarray:
     """The images of a request as pixels uint8 [N, C, H, W] of the model's shape.
@@ -75,15 +75,15 @@ async def read_pixels(
     kind = kind_of(content_type, body)
     if kind == NPY:
         header = read_header(body)
-        _check_pictures(header, settings)
+        _check_pictures(header, limits)
         reserve(header.shape[0])
         each = 0 if header.shape[1:3] == tuple(shape[1:]) else EACH
         return await codec(context, len(body) + each * header.shape[0], _pixels_of_npy, body, header, shape, fit)
     if kind == MULTIPART:
         boundary = boundary_of(content_type)
-        files = await codec(context, SMALL_PARTS * len(body), _files_of_parts, body, boundary, settings.max_items)
+        files = await codec(context, SMALL_PARTS * len(body), _files_of_parts, body, boundary, limits.max_items)
     elif kind == JSON:
-        texts = await codec(context, len(body), _texts_of_json, body, settings.max_items)
+        texts = await codec(context, len(body), _texts_of_json, body, limits.max_items)
         files = await codec(context, len(body) + EACH * len(texts), _files_of_texts, texts)
     elif kind == IMAGE:
         files = [body]
@@ -91,7 +91,7 @@ async def read_pixels(
         raise _unsupported(f"{KINDS}, {MULTIPART}, {JSON} or .npy", content_type)
     del body  # the files are copies of its pieces
     reserve(len(files))
-    return await _decoded(files, context, shape, fit, settings.max_image_pixels)
+    return await _decoded(files, context, shape, fit, limits.max_image_pixels)
 
 
 async def read_latents(
@@ -99,7 +99,7 @@ async def read_latents(
     context: RequestContext,
     shape: Sequence[int],
     model: str,
-    settings: Settings,
+    limits: Limits,
     reserve: Callable[[int], None],
 ) -> np.ndarray:
     """The latents of a request, float32 [N, *latent], for the model of that name and digest.
@@ -110,11 +110,11 @@ async def read_latents(
     body = await _body(request, context)
     kind = kind_of(content_type, body)
     if kind == JSON:
-        reserve(min(PARSED * len(body), settings.max_memory_bytes))
-        return await codec(context, len(body), latents_of_json, body, shape, model, settings.max_items)
+        reserve(min(PARSED * len(body), limits.max_memory_bytes))
+        return await codec(context, len(body), latents_of_json, body, shape, model, limits.max_items)
     if kind == NPY:
         header = read_header(body)
-        check_header(header, shape, settings.max_items)
+        check_header(header, shape, limits.max_items)
         return await codec(context, len(body), latents_of_npy, body, header, shape)
     raise _unsupported(f"{JSON} or .npy", "an image" if kind == IMAGE else content_type)
 
@@ -173,7 +173,7 @@ def _files_of_texts(texts: list[str]) -> list[bytes]:
     return [decode_base64(text, index) for index, text in enumerate(texts)]
 
 
-def _check_pictures(header: Header, settings: Settings) -> None:
+def _check_pictures(header: Header, limits: Limits) -> None:
     """Refuse an .npy body by its header.
 
     Raises `UnprocessableContent` for another type or shape, `ContentTooLarge` for too many images or too large ones.
@@ -184,9 +184,9 @@ def _check_pictures(header: Header, settings: Settings) -> None:
         raise UnprocessableContent(
             f"expected a uint8 array [N, H, W] or [N, H, W, C] with N of at least 1, C of 1 or 3, got {header}"
         )
-    require_items(shape[0], settings.max_items)
-    if shape[1] * shape[2] > settings.max_image_pixels:
-        most = settings.max_image_pixels
+    require_items(shape[0], limits.max_items)
+    if shape[1] * shape[2] > limits.max_image_pixels:
+        most = limits.max_image_pixels
         raise ContentTooLarge(f"images of {shape[2]} x {shape[1]}: more than the {most} pixels allowed")
 
 

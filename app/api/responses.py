@@ -57,7 +57,9 @@ class LargeResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # as ASGI has it
         body = memoryview(self.body)
-        scope["app"].state.door.reserve(scope["state"]["context"], len(body))  # the pixels that it was made of are gone
+        scope["app"].state.services.budget.reserve(
+            scope["state"]["context"], len(body)
+        )  # the pixels that it was made of are gone
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for place in range(0, len(body), PIECE):
             last = place + PIECE >= len(body)

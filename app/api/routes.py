@@ -104,10 +104,10 @@ async def score(request: Request, samples: Samples = None, seed: Seed = None, fi
 @router.get("/model", response_model=Model, responses=problems(401, 406, 413, 422, 503))
 async def model(request: Request) -> Response:
     """What is served: architecture, shapes, likelihood, the weights' digest."""
-    return answers.model(EndpointRequest(request, OBJECT).context, request.app.state.engine)
+    return answers.model(EndpointRequest(request, OBJECT).context, request.app.state.services.engine)
 
 
 @router.get("/model/history", response_model=History, responses=problems(401, 406, 413, 422, 503))
 async def history(request: Request) -> Response:
     """How the served model was trained and evaluated: options, data, epochs, figures, percentiles of its scores."""
-    return answers.history(EndpointRequest(request, OBJECT).context, request.app.state.engine)
+    return answers.history(EndpointRequest(request, OBJECT).context, request.app.state.services.engine)

@@ -64,11 +64,11 @@ class EncodedImage(NamedTuple):
         return Image.open(io.BytesIO(self.content), formats=_BY_PILLOW)
 
 
-def rely_on_own_limits() -> None:
-    """Let Pillow import what it needs, open images of any size, which `open_image` refuses, and ignore its warnings.
+def configure_pillow_limits() -> None:
+    """Configure Pillow for the whole process: import its codecs, and switch off its size limit and its warnings.
 
-    Pillow warns about what is odd in a client's file, which is no news to an operator, and what warns often fills a
-    registry. What it deprecates is told to developers by other warnings, which stay.
+    `open_image` has a limit of its own. Pillow's UserWarnings describe odd files of clients, which no operator can act
+    on, and Python keeps each distinct one in memory. Deprecation warnings stay on.
     """
     Image.preinit()
     Image.MAX_IMAGE_PIXELS = None

@@ -1,12 +1,11 @@
-"""Where a request enters and leaves: its id, deadline, disconnect, timing, metrics and log line.
+"""Request lifecycle: request id, deadline, disconnect detection, response headers, metrics and the access log line.
 
-Pure ASGI, so that a caller who leaves is noticed: the work for him is cancelled, wherever it is.
+This is pure ASGI middleware. It cancels the task of a request whose client disconnects or whose deadline passes.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
 from functools import lru_cache
 from string import punctuation
 from typing import Any
@@ -15,32 +14,55 @@ from urllib.parse import quote
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.context import RequestContext, accepted_id
+from app.context import Endpoint, RequestContext, accepted_id, new_id
 from app.errors import DeadlineExceeded, ServiceError, Unauthorized, Unavailable
-from app.http.admission import AdmissionController, is_open
-from app.http.problems import problem
+from app.http.admission import AdmissionController, is_public
+from app.http.auth import ApiKeys
+from app.http.budget import MemoryBudget
+from app.http.problems import as_service_error, problem
 from app.http.protocol.request_head import require_few_parameters, require_one_key
-from app.observability.metrics import ENDPOINTS, Metrics
+from app.http.state import ServiceState
+from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
 
 log = logging.getLogger("app.access")
 
-UNWATCHED = 0.05
-"""Seconds until somebody looks how far a request is; most are answered by then, and looking costs."""
+DISCONNECT_CHECK_DELAY = 0.05
+"""Seconds until disconnect detection starts. Most requests finish sooner, and detection needs a task."""
 
-LEFT = 499
-"""The status under which a caller who left is counted; he does not see it."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status under which a request is counted and logged whose client disconnected before the response."""
 
-LONGEST_PATH = 200
-"""Characters of an unknown path that are logged."""
+MAX_LOGGED_PATH = 200
+"""Characters of an unknown path in the access log."""
+
+_ENDPOINTS: dict[str, str] = {endpoint.value: endpoint.value for endpoint in Endpoint}
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+_NO_STORE = (b"cache-control", b"no-store")
+_CLOSE = (b"connection", b"close")
 
 
 class LifecycleMiddleware:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, door: AdmissionController, metrics: Metrics, tracing: Tracing) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        request_timeout: float,
+        state: ServiceState,
+        api_keys: ApiKeys,
+        admission: AdmissionController,
+        budget: MemoryBudget,
+        metrics: Metrics,
+        tracing: Tracing,
+    ) -> None:
         self.app = app
-        self.door = door
+        self.request_timeout = request_timeout
+        self.state = state
+        self.api_keys = api_keys
+        self.admission = admission
+        self.budget = budget
         self.metrics = metrics
         self.tracing = tracing
 
@@ -48,196 +70,211 @@ class LifecycleMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = RequestLifecycle(self, scope, receive, send)
-        if is_open(scope["path"]):
-            await exchange.run_open()
-            return
-        self.door.guests.add(exchange)
-        try:
-            await exchange.run()
-        finally:
-            self.door.guests.discard(exchange)
-            self.door.held -= exchange.received
-            self.door.reserve(exchange.context, 0)
-            exchange.account()
+        request = RequestLifecycle(self, scope, receive, send)
+        if request.endpoint is None and is_public(scope["path"]):
+            await request.run_public()
+        else:
+            await request.run()
 
 
 class RequestLifecycle:
-    """One request and its answer."""
+    """One request from its head to the end of its response."""
 
-    def __init__(self, edge: LifecycleMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
-        self.edge, self.scope, self._receive, self._send = edge, scope, receive, send
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])  # ten times as fast to look up as starlette's
-        self.started = time.monotonic()
-        self.status = 0
-        self.left = self.late = self.over = False
-        self.heard = scope["method"] in ("GET", "HEAD")
-        self.received = 0
-        self.alarm: asyncio.TimerHandle | None = None
-        self.watcher: asyncio.Task[None] | None = None
-        request_id = accepted_id(self.headers.get(b"x-request-id", b"").decode("latin-1"))
-        self.context = RequestContext(request_id, self.started + edge.door.patience)
+    def __init__(self, middleware: LifecycleMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self._middleware, self._scope, self._receive, self._send = middleware, scope, receive, send
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._started = time.monotonic()
+        self._status = self._received = 0
+        self._client_disconnected = self._deadline_passed = self._cancelled = False
+        self._body_complete = scope["method"] in ("GET", "HEAD")
+        self._task: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._disconnect_task: asyncio.Task[None] | None = None
+        claimed = self._headers.get(b"x-request-id")
+        request_id = new_id() if claimed is None else accepted_id(claimed.decode("latin-1"))
+        spans: list[Any] | None = [] if middleware.tracing.follows() else None
+        self.endpoint = _ENDPOINTS.get(scope["path"])
+        self.context = RequestContext(request_id, self._started + middleware.request_timeout, spans=spans)
         scope.setdefault("state", {})["context"] = self.context
-        if edge.tracing.follows():
-            self.context.spans = []
+
+    async def run_public(self) -> None:
+        """Answer a request of an operator, which is neither limited nor counted."""
+        try:
+            require_few_parameters(self._scope["query_string"])
+            await self._middleware.app(self._scope, self._receive, self.send)
+        except ServiceError as error:
+            await self._fail(error)
 
     async def run(self) -> None:
-        """Let the request in, answer what goes wrong, and stop when the caller leaves."""
-        self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
+        """Admit the request, let the application answer it, and account for it."""
+        in_flight = self._middleware.state.in_flight
+        in_flight.add(self)
+        self._task = asyncio.current_task()
         try:
-            self.admit()
-            if self.heard:
-                self.look_later()
-            await self.edge.app(self.scope, self.receive, self.send)
-        except ServiceError as error:
-            await self.fail(error)
-        except MemoryError:
-            log.warning("no memory was left for a request", extra={"request_id": self.context.request_id})
-            await self.fail(Unavailable("the service has no memory left for this request"))
-        except ClientDisconnect:
-            self.left = True
-        except asyncio.CancelledError:
-            if self.late:
-                await self.fail(DeadlineExceeded("the body did not arrive within the request's deadline"))
-            elif not self.left:
-                await self.fail(Unavailable("the service has no more time for this request"))
-            if not (self.left or self.late or self.over) or self.task is None or self.task.uncancel():
+            self._admit()
+            if self._body_complete:
+                self._schedule_check()
+            await self._middleware.app(self._scope, self.receive, self.send)
+        except BaseException as failure:
+            if not await self._handle(failure):
                 raise
-        except Exception:
-            log.exception("unexpected failure", extra={"request_id": self.context.request_id})
-            await self.fail(ServiceError("an unexpected failure; the log has it under the request id"))
         finally:
-            self.unwatch()
-
-    def admit(self) -> None:
-        """Raise `ServiceError` for what is refused before the application sees it."""
-        if len(self.headers) < len(self.scope["headers"]):
-            require_one_key(self.scope["headers"])
-        self.edge.door.admit(self.scope["path"], self.headers, self.context)
-        require_few_parameters(self.scope["query_string"])
-
-    async def run_open(self) -> None:
-        """Answer a request that is neither counted nor refused."""
-        try:
-            require_few_parameters(self.scope["query_string"])
-        except ServiceError as error:
-            await self.fail(error)
-        else:
-            await self.edge.app(self.scope, self._receive, self.send)
+            self._stop_watching()
+            in_flight.discard(self)
+            self._record()
 
     async def receive(self) -> Message:
-        """The next part of the body, counted; who asks for it is stopped at the deadline if it does not come."""
-        if self.alarm is None:
-            self.look_later()
+        """Receive the next piece of the body, and count its bytes."""
+        if self._timer is None:
+            self._schedule_check()
         message = await self._receive()
-        size = len(message.get("body", b""))
-        self.received += size
-        self.edge.door.hold(size, self.received)
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            self.heard = True
+        if size := len(message.get("body", b"")):
+            self._received += size
+            self._middleware.budget.count_body(size, self._received)
+        if not message.get("more_body", False) and message["type"] == "http.request":
+            self._body_complete = True
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass the answer on, with the headers that every answer has."""
+        """Send a part of the response, with the headers that every response has."""
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *self.common_headers()]
-            self.status = message["status"]
+            message["headers"] = [*message["headers"], *self._response_headers()]
+            self._status = message["status"]
         elif not message.get("more_body", False):
-            self.unwatch()
-            self.edge.tracing.tell(self.context)  # the request's own span ends with the answer
+            self._stop_watching()
+            if self.context.spans is not None:
+                self._middleware.tracing.tell(self.context)  # before the span of the request ends
         await self._send(message)
 
-    def common_headers(self) -> Iterator[tuple[bytes, bytes]]:
-        """What every answer has, named in lower case as ASGI wants it."""
-        yield b"x-request-id", self.context.request_id.encode()
-        yield b"x-content-type-options", b"nosniff"
-        if self.edge.door.parts():
-            yield b"connection", b"close"
-        if self.context.model:
-            yield b"x-model", _as_header(self.context.model)
-            yield b"cache-control", b"no-store"
-        if self.context.stage_seconds:
-            yield b"server-timing", self.context.server_timing().encode()
+    def cancel(self) -> None:
+        """Cancel the request because the service shuts down."""
+        self._cancelled = True
+        self._cancel_task()
 
-    async def fail(self, error: ServiceError) -> None:
-        """Answer a problem, unless an answer has begun."""
-        self.unwatch()
-        if not self.status:
-            await problem(error, self.context.request_id)(self.scope, self._receive, self.send)
+    def _admit(self) -> None:
+        scope = self._scope
+        if len(self._headers) < len(scope["headers"]):
+            require_one_key(scope["headers"])
+        self._middleware.admission.admit(scope["path"], self._headers, self.context)
+        if scope["query_string"]:
+            require_few_parameters(scope["query_string"])
 
-    def look_later(self) -> None:
-        """Look before long how far the request is, at the deadline at the latest."""
-        self.alarm = self.loop.call_later(min(UNWATCHED, self.context.deadline - time.monotonic()), self.look)
+    def _response_headers(self) -> list[tuple[bytes, bytes]]:
+        context, state = self.context, self._middleware.state
+        headers = [(b"x-request-id", context.request_id.encode()), _NO_SNIFFING]
+        if state.draining or (state.connections_to_shed and self._task and state.claim_shed()):
+            headers.append(_CLOSE)
+        if context.model:
+            headers += ((b"x-model", _as_header(context.model)), _NO_STORE)
+        if context.stage_seconds:
+            headers.append((b"server-timing", context.server_timing().encode()))
+        return headers
 
-    def look(self) -> None:
-        """The answer takes its time: wait for the caller to leave beside it, or first for the rest of his body."""
-        if self.heard:
-            self.watcher = asyncio.create_task(self.wait_for_leaving())
+    async def _handle(self, failure: BaseException) -> bool:
+        """Answer a failed request; returns whether the failure needs no other treatment."""
+        match failure:
+            case ClientDisconnect():
+                self._client_disconnected = True
+            case asyncio.CancelledError():
+                return await self._handle_cancellation()
+            case MemoryError():
+                log.warning("no memory was left for a request", extra={"request_id": self.context.request_id})
+                await self._fail(Unavailable("the service has no memory left for this request"))
+            case Exception():
+                await self._fail(self._as_service_error(failure))
+            case _:
+                return False
+        return True
+
+    async def _handle_cancellation(self) -> bool:
+        """Answer a request whose task was cancelled; returns whether this object has cancelled it."""
+        if self._deadline_passed:
+            await self._fail(DeadlineExceeded("the body did not arrive within the request's deadline"))
+        elif not self._client_disconnected:
+            await self._fail(Unavailable("the service is shutting down"))
+        cancelled_here = self._client_disconnected or self._deadline_passed or self._cancelled
+        return cancelled_here and self._task is not None and not self._task.uncancel()
+
+    def _as_service_error(self, failure: Exception) -> ServiceError:
+        error = as_service_error(failure)
+        if error is None:
+            log.error("unexpected failure", extra={"request_id": self.context.request_id}, exc_info=failure)
+            error = ServiceError("an unexpected failure; the log has it under the request id")
+        return error
+
+    async def _fail(self, error: ServiceError) -> None:
+        """Send problem details, unless a response has started."""
+        self._stop_watching()
+        if not self._status:
+            await problem(error, self.context.request_id)(self._scope, self._receive, self.send)
+
+    def _schedule_check(self) -> None:
+        """Check the progress of the request soon, and at its deadline at the latest."""
+        delay = min(DISCONNECT_CHECK_DELAY, self.context.deadline - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._check)
+
+    def _check(self) -> None:
+        """Watch for a disconnect once the body is complete; until then enforce the deadline."""
+        if self._body_complete:
+            self._disconnect_task = asyncio.create_task(self._wait_for_disconnect())
         elif self.context.deadline > time.monotonic():
-            self.look_later()
+            self._schedule_check()
         else:
-            self.late = True
-            self.stop()
+            self._deadline_passed = True
+            self._cancel_task()
 
-    async def wait_for_leaving(self) -> None:
-        """Return when the connection is gone, having cancelled the work for it."""
+    async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.left = True
-        self.stop()
+        self._client_disconnected = True
+        self._cancel_task()
 
-    def cut(self) -> None:
-        """The service ends before the work does."""
-        self.over = True
-        self.stop()
+    def _cancel_task(self) -> None:
+        """Cancel the work for the request, unless it is being cancelled already."""
+        if self._task is not None and not self._task.cancelling():
+            self._task.cancel()
 
-    def stop(self) -> None:
-        """Cancel the work, wherever it is, for whatever comes first."""
-        if self.task is not None and not self.task.cancelling():
-            self.task.cancel()
+    def _stop_watching(self) -> None:
+        """End the deadline check and disconnect detection."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._disconnect_task is not None:
+            self._disconnect_task.cancel()
 
-    def unwatch(self) -> None:
-        """The answer is on its way, or will not be: neither leaving nor the deadline matters any more."""
-        for waiting in (self.alarm, self.watcher):
-            if waiting is not None:
-                waiting.cancel()
-
-    def account(self) -> None:
-        """Count and log the finished request."""
-        self.edge.tracing.tell(self.context)
-        seconds = time.monotonic() - self.started
-        path = self.scope["path"]
-        endpoint = path if path in ENDPOINTS else "other"
-        status = LEFT if self.left else self.status
-        metrics = self.edge.metrics
+    def _record(self) -> None:
+        """Release what the request has used, count it, and write its line of the access log."""
+        middleware, context = self._middleware, self.context
+        middleware.budget.release(context, self._received)
+        if context.spans is not None:
+            middleware.tracing.tell(context)
+        seconds = time.monotonic() - self._started
+        endpoint = self.endpoint or "other"
+        status = CLIENT_CLOSED_REQUEST if self._client_disconnected else self._status
+        metrics = middleware.metrics
         metrics.requests[endpoint, str(status)].inc()
         metrics.request_seconds[endpoint].observe(seconds)
-        for stage, spent in tuple(self.context.stage_seconds.items()):  # the device may still be adding
+        stages = tuple(context.stage_seconds.items())  # a copy: the device may still add to it
+        for stage, spent in stages:
             metrics.stage_seconds[stage].observe(spent)
-        log.info("%s %s %d", self.scope["method"], endpoint, status, extra=self.fields(seconds, status))
-
-    def fields(self, seconds: float, status: int) -> dict[str, Any]:
-        """What the log line tells besides its message."""
-        stages = {f"{stage}_ms": round(spent * 1000, 3) for stage, spent in tuple(self.context.stage_seconds.items())}
         fields = {
-            "request_id": self.context.request_id,
-            "method": self.scope["method"],
+            "request_id": context.request_id,
+            "method": self._scope["method"],
             "status": status,
             "ms": round(seconds * 1000, 3),
-            "bytes_in": self.received,
-            **stages,
+            "bytes_in": self._received,
+            **{f"{stage}_ms": round(spent * 1000, 3) for stage, spent in stages},
         }
-        if self.scope["path"] not in ENDPOINTS and status != Unauthorized.status:  # a wrong key may be in it
-            fields["path"] = self.strange_path()
-        return fields
+        if self.endpoint is None and status != Unauthorized.status:  # the path may contain a wrong key
+            fields["path"] = self._redacted_path()
+        log.info("%s %s %d", self._scope["method"], endpoint, status, extra=fields)
 
-    def strange_path(self) -> str:
-        """The path that is no endpoint, as URLs have it, so that it breaks no line, and without any key."""
-        path = self.edge.door.without_keys(self.scope["path"])
-        return quote(path[:LONGEST_PATH])[:LONGEST_PATH]
+    def _redacted_path(self) -> str:
+        """Return an unknown path, percent-encoded so that it breaks no line, and without any key."""
+        path = self._middleware.api_keys.redact(self._scope["path"])
+        return quote(path[:MAX_LOGGED_PATH])[:MAX_LOGGED_PATH]
 
 
 @lru_cache(maxsize=4)
 def _as_header(model: str) -> bytes:
-    """A model's name, which is a folder's, and may be in any script: percent-encoded but for plain ASCII."""
+    """Return a model's name as a header value: any character but visible ASCII is percent-encoded."""
     return quote(model, safe=punctuation.replace("%", "")).encode()

@@ -1,4 +1,4 @@
-"""RFC 9457 problem details: how every error reaches a client, whatever the dialect of the request."""
+"""Problem details (RFC 9457): the response to every request that fails, whatever its dialect."""
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,7 +26,7 @@ class Problem(BaseModel):
 
 
 def problem(error: ServiceError, request_id: str) -> Response:
-    """RFC 9457 problem details."""
+    """Return the response for an error."""
     body = Problem(
         type=error.urn(),
         title=error.title,
@@ -38,8 +38,8 @@ def problem(error: ServiceError, request_id: str) -> Response:
     return Response(dump(body.model_dump()), error.status, error.headers, PROBLEM)
 
 
-def as_service_error(failure: Exception) -> ServiceError:
-    """Map an exception of FastAPI or Starlette to the error that is answered; raise any other exception again."""
+def as_service_error(failure: Exception) -> ServiceError | None:
+    """Map an exception of FastAPI or Starlette to the error that is answered; None for an unexpected exception."""
     if isinstance(failure, ServiceError):
         return failure
     if isinstance(failure, RequestValidationError):
@@ -50,4 +50,4 @@ def as_service_error(failure: Exception) -> ServiceError:
         allowed = (failure.headers or {}).get("Allow", "")
         allowed = "GET, HEAD" if allowed == "GET" else allowed  # the shortcut makes a GET of a HEAD
         return MethodNotAllowed(f"this path takes {allowed} and no other method", headers={"Allow": allowed})
-    raise failure
+    return None

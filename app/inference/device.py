@@ -41,7 +41,7 @@ T = TypeVar("T")
 class TorchDevice:
     """The device, as the batcher has use for it (`runner.Device`), and the warm-up; `neighbours` share its cores."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, neighbours: CoreUsage | None = None) -> None:
         self._threads, self._most_threads = threads(settings), settings.threads or cores()
         torch.set_num_threads(self._threads)
         disable_tf32()  # else an answer depends on the shape of its batch
@@ -51,7 +51,7 @@ class TorchDevice:
         self._clock = time.thread_time if by_itself else time.monotonic
         self._resolution = time.get_clock_info("thread_time" if by_itself else "monotonic").resolution
         self.precision = settings.precision
-        self.neighbours = CoreUsage()
+        self.neighbours = neighbours or CoreUsage()
         self.largest = largest_batch(settings, gpu=self.is_gpu)
         self._settings = settings
         self._metrics = metrics

@@ -6,6 +6,7 @@ from functools import partial
 
 from app.batching.batcher import Batcher
 from app.errors import Unavailable
+from app.inference.core_sharing import CoreUsage
 from app.inference.device import TorchDevice
 from app.inference.loaded_model import LoadedModel
 from app.inference.memory import trim
@@ -22,8 +23,10 @@ log = logging.getLogger(__name__)
 class Engine:
     """A device, and on it the checkpoint that new requests are served by."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: Settings, metrics: Metrics) -> None:
-        self.device = TorchDevice(settings, metrics)
+    def __init__(
+        self, checkpoint: Checkpoint, settings: Settings, metrics: Metrics, core_usage: CoreUsage | None = None
+    ) -> None:
+        self.device = TorchDevice(settings, metrics, core_usage)
         self._always_exact = settings.batch_invariant
         self._metrics = metrics
         self._workers = settings.workers

@@ -23,15 +23,17 @@ log = logging.getLogger(__name__)
 class ModelReloader:
     """Reloads, one at a time, each carried through whether or not its caller still waits for it.
 
-    Those who ask while one is under way share the next one. `tell_others` lets the other workers of the service follow,
+    Those who ask while one is under way share the next one. `on_reloaded` lets the other workers of the service follow,
     where there are any.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, metrics: Metrics, on_reloaded: Callable[[], None] | None = None
+    ) -> None:
         self._engine = engine
         self._folder = settings.model
         self._metrics = metrics
-        self.tell_others: Callable[[], object] = lambda: None
+        self._on_reloaded = on_reloaded
         self._others = False
         self._runs = SingleFlight(self._run)
 
@@ -52,8 +54,8 @@ class ModelReloader:
             told = isinstance(failure, ServiceError)
             log.error("not reloaded: %s", failure, exc_info=None if told else failure)  # noqa: TRY400  # as it says
             raise
-        if others:
-            self.tell_others()
+        if others and self._on_reloaded is not None:
+            self._on_reloaded()
 
     async def _reload(self) -> None:
         await self._engine.warmed()

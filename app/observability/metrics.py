@@ -4,7 +4,7 @@ Several workers count together, in the files of `PROMETHEUS_MULTIPROC_DIR`: each
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any, Generic, Literal, TypeVar
 
@@ -14,22 +14,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from app.context import STAGES
+from app.context import STAGES, Endpoint, Operation
 from app.observability.logs import dropped_lines
 from app.observability.process_metrics import ProcessGroupCollector
 
-OPERATIONS = ("encode", "decode", "reconstruct", "score")
-ENDPOINTS = (
-    "/encode",
-    "/decode",
-    "/reconstruct",
-    "/sample",
-    "/score",
-    "/model",
-    "/model/history",
-    "/admin/reload",
-    "other",
-)
+OPERATIONS = tuple(Operation)
+ENDPOINTS = (*Endpoint, "other")
 STATUSES = tuple(map(str, (200, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 499, 500, 503, 504)))
 DISPATCHES = ("idle", "full", "timeout")
 PROTOCOL_ERRORS = ("400", "405", "414", "431", "501", "505")
@@ -60,14 +50,10 @@ class LabelledMetrics(dict[Any, _Family], Generic[_Family]):
 
 
 class Metrics(Collector):
-    """The instruments of one application; every label set that is known beforehand is there from the start, at zero.
-
-    `look` sets those gauges that follow something else; whoever knows it sets it.
-    """
+    """The instruments of one application; every label set that is known beforehand is there from the start, at zero."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.look: Callable[[], None] = lambda: None
         self._told = self._sources()
         self._model: Gauge | None = None
         requests = self._counter("requests", "Answered requests.", "endpoint", "status")
@@ -129,7 +115,7 @@ class Metrics(Collector):
         self.dropped_log_lines.inc(max(0, self._dropped_log_lines - before))
 
     def exposition(self) -> bytes:
-        """The text that Prometheus reads; the gauges as the last `look` has set them. Safe in any thread."""
+        """The text that Prometheus reads; the gauges as they were set last. Safe in any thread."""
         return generate_latest(self)
 
     def collect(self) -> Iterator[Metric]:

@@ -40,7 +40,7 @@ class Replica:
 
     async def check_health(self) -> None:
         """Return when warm, so that no request comes earlier; raise once the device has stopped: Ray replaces it."""
-        engine = self.app.state.engine
+        engine = self.app.state.services.engine
         while engine.alive and not engine.ready:  # noqa: ASYNC110  # a thread sets no asyncio.Event
             await asyncio.sleep(0.05)
         if not engine.alive:

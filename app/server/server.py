@@ -19,9 +19,11 @@ from types import FrameType
 
 import uvicorn
 
+from app.api.services import Services
 from app.http.protocol.connection import HttpConnection
 from app.http.protocol.pool import ConnectionPool
-from app.main import create_app
+from app.http.state import ServiceState
+from app.main import ProcessGroup, create_app
 from app.server.listener import Listener
 from app.server.startup import ignore_signals, release_signals
 from app.settings import Settings
@@ -41,12 +43,14 @@ class Server(uvicorn.Server):
 
     linger = 10.0
 
-    def __init__(self, settings: Settings, reception: Listener | None = None) -> None:
+    def __init__(
+        self, settings: Settings, reception: Listener | None = None, group: ProcessGroup | None = None
+    ) -> None:
         self.reception = reception
-        self.app = create_app(settings)
-        self.door = self.app.state.door
-        self.door.connections = lambda: len(self.server_state.connections)
-        self.pool = ConnectionPool(settings.max_connections, self.app.state.metrics.count_refused)
+        self.pool = ConnectionPool(settings.max_connections, self.on_connection_closed)
+        self.state = ServiceState(self.pool.connections)
+        self.app = create_app(settings, state=self.state, group=group)
+        self.services: Services = self.app.state.services
         self.grace = settings.graceful_timeout_s
         self.lost_at = 0.0
         self.cut = 0
@@ -79,8 +83,11 @@ class Server(uvicorn.Server):
         ignore_signals()
 
     async def _tell_address(self, address: str) -> None:
-        if await self.app.state.engine.warmed():
+        if await self.services.engine.warmed():
             log.info("open %s", address)
+
+    def on_connection_closed(self) -> None:
+        """React to a closed connection."""
 
     def take(self, connection: socket.socket) -> None:
         """Serve who is at the other end of a connection."""
@@ -97,25 +104,27 @@ class Server(uvicorn.Server):
             connection.close()
 
     def _protocol(self) -> asyncio.Protocol:
-        return HttpConnection(self.config, self.server_state, self.lifespan.state, self.pool)
+        return HttpConnection(
+            self.config, self.server_state, self.lifespan.state, self.pool, self.services.metrics.count_refused
+        )
 
     def handle_reload(self) -> None:
         """Load the model's folder anew, unless the house is being emptied."""
-        if self.door.draining:
+        if self.state.draining:
             log.warning("draining: SIGHUP comes too late to load the model anew")
         else:
-            self.app.state.reloading.begin()
+            self.services.reloader.begin()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
         """Begin to drain; at the second signal, leave."""
-        self.leave() if self.door.draining else self.drain()
+        self.leave() if self.state.draining else self.drain()
 
     def drain(self) -> None:
         """Take no more work, and end when the house is empty or its time is over."""
-        if not self.door.draining:
-            self.door.draining = True
+        if not self.state.draining:
+            self.state.drain()
             self.drained_by = time.monotonic() + self.grace
-            log.info("draining: %d requests inside, at most %g s", self.door.inside, self.grace)
+            log.info("draining: %d requests inside, at most %g s", len(self.state.in_flight), self.grace)
 
     def finish(self) -> None:
         """The house is empty, or its time over: end."""
@@ -127,9 +136,9 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's clock, ten times a second."""
-        if self.door.draining and (not self.door.inside or time.monotonic() > self.drained_by):
+        if self.state.draining and (not len(self.state.in_flight) or time.monotonic() > self.drained_by):
             self.finish()
-        if not self.app.state.engine.alive:
+        if not self.services.engine.alive:
             self.lost_at = self.lost_at or time.monotonic()
             self.should_exit = self.should_exit or time.monotonic() > self.lost_at + self.linger
         return await super().on_tick(counter)
@@ -139,7 +148,7 @@ class Server(uvicorn.Server):
         if self.reception:
             self.reception.close()
         await asyncio.sleep(0.1)
-        if cut := self.door.cut():
+        if cut := self.state.cancel_all():
             self.cut = cut
             log.warning("no more time: %d requests are cut", cut)
         threading.Thread(target=self._end_anyway, daemon=True).start()

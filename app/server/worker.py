@@ -13,16 +13,16 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, MutableSequence
+from collections.abc import AsyncIterator, MutableSequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import FrameType
-from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import values
 
 from app.inference.core_sharing import CoreUsage
+from app.main import ProcessGroup
 from app.observability.logs import configure_logging
 from app.server.channel import Channel
 from app.server.listener import PAUSE
@@ -36,19 +36,6 @@ AT_ONCE = 0.001
 """Seconds in which connections that go together are told together."""
 
 
-class ObservedSet(set[Any]):
-    """Open connections, as uvicorn keeps them; `gone` is called for each that has been closed."""
-
-    def __init__(self, gone: Callable[[], None]) -> None:
-        super().__init__()
-        self._gone = gone
-
-    def discard(self, connection: Any) -> None:
-        """Forget a connection."""
-        super().discard(connection)
-        self._gone()
-
-
 class Worker(Server):
     """A server that is told by its parent when to end; a signal lets it drain, however often it comes."""
 
@@ -56,16 +43,14 @@ class Worker(Server):
     orphaned = dismissed = False
 
     def __init__(self, settings: Settings, channel: Channel, passed: socket.socket, neighbours: CoreUsage) -> None:
-        super().__init__(settings)
-        self.app.state.engine.device.neighbours = neighbours
+        group = ProcessGroup(neighbours, partial(channel.send, "reloaded"))
+        super().__init__(settings, group=group)
         passed.setblocking(False)
         self._channel, self._passed = channel, passed
         self._taken = 0
         self._telling = self._paused = False
-        self.server_state.connections = ObservedSet(self._tell_soon)
         self._inner = self.app.router.lifespan_context
         self.app.router.lifespan_context = self._lifespan
-        self.app.state.reloading.tell_others = partial(channel.send, "reloaded")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Get warm, then take connections and signals, which were held back since the parent began to start this."""
@@ -100,26 +85,27 @@ class Worker(Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Tell what the others and the parent cannot see of this process."""
-        self.app.state.metrics.look()
+        self.services.update_gauges()
         self._tell()
         return await super().on_tick(counter)
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         async with self._inner(app):
-            if not await app.state.engine.warmed():
+            if not await self.services.engine.warmed():
                 self._channel.send("failed the model does not get warm; the log says why")
                 raise RuntimeError("the model does not get warm")
             yield
 
-    def _tell_soon(self) -> None:
+    def on_connection_closed(self) -> None:
+        """Report soon that there are fewer connections."""
         if not self._telling:
             self._telling = True
             asyncio.get_running_loop().call_later(AT_ONCE, self._tell)
 
     def _tell(self) -> None:
         self._telling = False
-        self._channel.send(f"inside {len(self.server_state.connections)} {self._taken}")
+        self._channel.send(f"inside {len(self.pool.connections)} {self._taken}")
 
     async def _hear(self) -> None:
         """Do what the supervisor says, in the order in which it has passed connections and sent messages."""
@@ -129,7 +115,7 @@ class Worker(Server):
                 self._take_passed()
                 word, _, rest = message.partition(" ")
                 if word == "spare":
-                    self.door.spare = int(rest)
+                    self.state.shed_connections(int(rest))
                 else:
                     does[word]()
         except Exception:

@@ -41,7 +41,7 @@ async def test_before_the_device_is_warm_no_work_is_taken(app):
 
 async def test_once_the_device_has_stopped_only_a_restart_helps(app):
     async with running(app) as client:
-        await app.state.engine.close()
+        await app.state.services.engine.close()
         assert await refused(client, "/livez")
         assert await refused(client, "/readyz")
         assert await refused(client, "/sample")
@@ -50,7 +50,7 @@ async def test_once_the_device_has_stopped_only_a_restart_helps(app):
 
 async def test_a_draining_service_is_alive_but_not_ready(app):
     async with running(app) as client:
-        app.state.door.draining = True
+        app.state.services.state.drain()
         assert (await client.get("/livez")).status_code == 200
         assert await refused(client, "/readyz")
 
@@ -72,7 +72,7 @@ async def test_metrics_are_rendered_beside_the_event_loop_and_by_one_rendering_f
     async with running(app) as client:
         slow = Slow()
         slow.may_end.set()
-        app.state.metrics.registry.register(slow)  # which collects it once, for its names
+        app.state.services.metrics.registry.register(slow)  # which collects it once, for its names
         slow.may_end.clear()
         slow.threads.clear()
         scrapes = [asyncio.create_task(client.get("/metrics")) for _ in range(40)]

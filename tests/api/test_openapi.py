@@ -65,7 +65,7 @@ def api(make) -> Any:
     """The document, and behind it the real application; schemathesis starts it here, and ends it with the test."""
     app = make()
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
-    while not app.state.engine.ready:
+    while not app.state.services.engine.ready:
         time.sleep(0.002)
     return schema
 
@@ -156,7 +156,8 @@ async def test_what_the_edge_refuses_is_announced(make, path):
     announced = app.openapi()["paths"][path][OPERATIONS[path]]["responses"]
     async with running(app) as client:
         for draining in (False, True):
-            app.state.door.draining = draining
+            if draining:
+                app.state.services.state.drain()
             for headers in ({}, key, {**key, "Accept": "text/html"}, {**key, "Content-Length": "11"}):
                 seen.add((await client.request(OPERATIONS[path], path, headers=headers)).status_code)
     assert {401, 406, 413, 503} <= seen <= {int(status) for status in announced}

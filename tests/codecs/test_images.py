@@ -15,11 +15,11 @@ from app.codecs.images import (
     PIXELS_PER_BYTE,
     SIDE,
     Fit,
+    configure_pillow_limits,
     fit_array,
     load_images,
     open_image,
     open_images,
-    rely_on_own_limits,
 )
 from app.codecs.png import write_png
 from app.errors import ContentTooLarge, DeadlineExceeded, UnprocessableContent
@@ -61,7 +61,7 @@ def test_a_damaged_picture_is_a_picture_or_refused(content, data, fit):
 @pytest.fixture
 def own_limit():
     """As the application does before its first picture."""
-    rely_on_own_limits()
+    configure_pillow_limits()
 
 
 @pytest.mark.usefixtures("own_limit")
@@ -229,7 +229,7 @@ def test_pillow_does_not_warn_about_a_clients_file_and_still_tells_what_it_depre
     registry: dict[object, object] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        rely_on_own_limits()
+        configure_pillow_limits()
         warnings.warn_explicit("Truncated File Read", UserWarning, "p", 1, "PIL.TiffImagePlugin", registry)
         warnings.warn_explicit("gone in 14", DeprecationWarning, "p", 1, "PIL.Image", registry)
     assert [str(warning.message) for warning in caught] == ["gone in 14"]

@@ -165,8 +165,8 @@ def lose(module, arguments):
         raise DeviceLost("as after an illegal access")
 server = Server(settings, Listener(settings.host, settings.port))
 server.linger = 0.5
-server.app.state.engine.served.programs.clear()  # in them there is no hook
-server.app.state.engine.served.networks.exact.encoder.register_forward_pre_hook(lose)
+server.app.state.services.engine.served.programs.clear()  # in them there is no hook
+server.app.state.services.engine.served.networks.exact.encoder.register_forward_pre_hook(lose)
 run(server)
 """,
 )

@@ -83,10 +83,10 @@ async def drive(app: Any, chance: random.Random) -> tuple[Caller, bool]:
 @given(st.randoms(use_true_random=False))
 async def test_whoever_leaves_and_whenever_all_others_are_answered_and_nothing_is_left_behind(app, chance):
     def count(name: str, **labels: str) -> float:
-        return app.state.metrics.registry.get_sample_value(f"vae_{name}", labels) or 0
+        return app.state.services.metrics.registry.get_sample_value(f"vae_{name}", labels) or 0
 
     def answered() -> float:
-        (family,) = [f for f in app.state.metrics.registry.collect() if f.name == "vae_requests"]
+        (family,) = [f for f in app.state.services.metrics.registry.collect() if f.name == "vae_requests"]
         return sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
 
     before, tasks = answered(), asyncio.all_tasks()
@@ -99,7 +99,7 @@ async def test_whoever_leaves_and_whenever_all_others_are_answered_and_nothing_i
     assert count("requests_total", endpoint="/decode", status="500") == 0
     await until(lambda: count("queue_items") == 0)
     await until(lambda: asyncio.all_tasks() <= tasks)
-    assert app.state.door.inside == 0
+    assert len(app.state.services.state.in_flight) == 0
 
 
 @pytest.mark.parametrize("ends", ["by cancellation", "at the deadline"])

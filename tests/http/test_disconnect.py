@@ -28,11 +28,11 @@ async def house(model, **settings: Any) -> AsyncIterator[FastAPI]:
     app = create_app(Settings(model=model, device="cpu", threads=1, **settings))
     async with running(app):
         yield app
-        assert app.state.door.inside == 0
+        assert len(app.state.services.state.in_flight) == 0
 
 
 def count(app: FastAPI, name: str, **labels: str) -> float | None:
-    return app.state.metrics.registry.get_sample_value(f"vae_{name}", labels)
+    return app.state.services.metrics.registry.get_sample_value(f"vae_{name}", labels)
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/decode"), ("GET", "/sample?n=1"), ("HEAD", "/sample?n=1")])
@@ -42,7 +42,7 @@ async def test_the_work_of_a_caller_who_leaves_is_dropped_and_he_is_counted(digi
         task = caller.task()
         caller.says(LATENT if method == "POST" else b"")
         await until(lambda: count(app, "queue_items"))
-        assert app.state.door.inside == 1
+        assert len(app.state.services.state.in_flight) == 1
         caller.leaves()
         await task
         assert caller.sent == []

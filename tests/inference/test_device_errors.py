@@ -64,12 +64,12 @@ def test_a_device_that_computes_nothing_any_more_is_lost():
 
 async def test_a_service_whose_device_is_lost_fails_its_callers_at_once_and_is_not_alive(app):
     async with running(app) as client:
-        app.state.engine.served.recordings.clear()
-        app.state.engine.served.programs.clear()
-        app.state.engine.device.place = torch.device("meta")  # which takes tensors, and never gives one back
+        app.state.services.engine.served.recordings.clear()
+        app.state.services.engine.served.programs.clear()
+        app.state.services.engine.device.place = torch.device("meta")  # which takes tensors, and never gives one back
         answers = await asyncio.gather(*(client.post("/encode", content=images(n), headers=NPY) for n in range(9)))
         assert {answer.status_code for answer in answers} == {503}
-        await until(lambda: not app.state.engine.alive)
+        await until(lambda: not app.state.services.engine.alive)
         for path in ("/livez", "/readyz", "/sample"):
             assert (await client.get(path)).status_code == 503
 
@@ -91,7 +91,7 @@ def app(digits_model, device):
             raise RuntimeError("hunter2")
 
     def hooked() -> None:
-        served = app.state.engine.served
+        served = app.state.services.engine.served
         served.recordings.clear()  # in these and in programs there is no hook
         served.programs.clear()
         served.networks.exact.encoder.register_forward_pre_hook(hook)

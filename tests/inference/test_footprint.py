@@ -17,7 +17,7 @@ from app.codecs.media_types import JSON, NPY
 from app.codecs.png import write_png
 from app.context import RequestContext
 from app.errors import ContentTooLarge, DeadlineExceeded
-from app.http.admission import AT_ONCE
+from app.http.budget import MAX_REQUESTS_IN_MEMORY
 from app.inference.footprint import Footprint, of_decode, of_encode, of_reconstruct, of_score
 from app.main import create_app
 from app.settings import Settings
@@ -133,32 +133,32 @@ async def test_many_large_requests_at_once_are_refused_and_small_ones_are_not(di
     waiting = {"max_batch_size": 1024, "max_batch_delay_ms": 10_000, "request_timeout_s": 60, "max_memory_bytes": LIMIT}
     app = create_app(Settings(model=digits_model, device=device, threads=1, **waiting))
     async with running(app) as client:
-        door = app.state.door
+        budget = app.state.services.budget
         large = [asyncio.create_task(client.get("/sample?n=63")) for _ in range(3)]
-        await until(lambda: door.reserved == 3 * 63 * LIMIT // 100)
+        await until(lambda: budget.reserved_bytes == 3 * 63 * LIMIT // 100)
         refused = await client.get("/sample?n=63")
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
-        assert f"more than {AT_ONCE * LIMIT} bytes of memory together" in refused.json()["detail"]
+        assert f"more than {MAX_REQUESTS_IN_MEMORY * LIMIT} bytes of memory together" in refused.json()["detail"]
         one = asyncio.create_task(client.get("/sample?n=1"))
-        await until(lambda: door.reserved == (3 * 63 + 1) * LIMIT // 100)
+        await until(lambda: budget.reserved_bytes == (3 * 63 + 1) * LIMIT // 100)
         for task in (*large, one):
             task.cancel()
         await asyncio.gather(*large, one, return_exceptions=True)
-        await until(lambda: door.reserved == 0)
+        await until(lambda: budget.reserved_bytes == 0)
 
 
 async def test_a_response_counts_until_the_client_has_read_it(tmp_path):
     app = create_app(Settings(model=write(tmp_path / "large", LARGE), device="cpu", threads=1, max_batch_size=8))
     with on_a_socket(app) as url:
-        await until(lambda: app.state.engine.ready)
+        await until(lambda: app.state.services.engine.ready)
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=2**16)
         writer.write(b"GET /sample?n=100 HTTP/1.1\r\nHost: vae\r\nAccept: application/x-npy\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")
         size = int(head.lower().partition(b"content-length: ")[2].split()[0])
         assert size > 100 * 3 * 256 * 256
-        assert app.state.door.reserved == size
+        assert app.state.services.budget.reserved_bytes == size
         await reader.readexactly(size)
-        await until(lambda: app.state.door.reserved == 0)
+        await until(lambda: app.state.services.budget.reserved_bytes == 0)
         writer.close()
 
 

@@ -57,7 +57,7 @@ async def test_a_reload_wants_a_key_that_opens_the_house_and_no_file(folder, dev
 async def test_a_reload_does_not_wait_behind_pictures(app):
     read = threading.Event()
     async with running(app) as client, asyncio.timeout(30):
-        readers = [asyncio.to_thread(read.wait, 60) for _ in range(codec_threads(app.state.settings))]
+        readers = [asyncio.to_thread(read.wait, 60) for _ in range(codec_threads(app.state.services.settings))]
         pictures = asyncio.gather(*readers)
         await asyncio.sleep(0)
         assert (await reload(client)).status_code == 200
@@ -149,11 +149,11 @@ async def test_metrics_that_cannot_be_used_are_told_as_warnings_and_the_model_is
         assert (await reload(client)).status_code == 200
         told = "metrics.json: evaluations[0].standard_error is missing; the entry is left out"
         assert [r.getMessage().partition("served/")[2] for r in caplog.records if r.levelname == "WARNING"] == [told]
-        assert app.state.engine.served.reference
+        assert app.state.services.engine.served.reference
         (folder / METRICS).write_text("{")
         assert (await reload(client)).status_code == 200
         assert "metrics.json: not JSON" in caplog.text
-        assert not app.state.engine.served.reference
+        assert not app.state.services.engine.served.reference
     caplog.clear()
     async with running(create_app(Settings(model=folder, device=device, threads=1))) as client:
         assert "percentile" not in (await client.get("/model")).json()["scores"]
@@ -163,11 +163,11 @@ async def test_metrics_that_cannot_be_used_are_told_as_warnings_and_the_model_is
 async def test_a_request_that_is_under_way_is_answered_by_the_model_that_it_began_with(app, folder, digits):
     image = write_npy(digits[:1, 0])
     async with running(app) as client:
-        old = app.state.engine.served.model
+        old = app.state.services.engine.served.model
         caller = Caller(app, "POST", "/encode", "application/x-npy", authorization="Bearer key")
         task = caller.task()
         caller.says(image[:50], more=True)
-        await until(lambda: app.state.door.inside == 1 and not caller.messages.qsize())
+        await until(lambda: len(app.state.services.state.in_flight) == 1 and not caller.messages.qsize())
         new = put(folder, 1, COLOUR)  # images of another size, latents of another shape
         assert (await reload(client)).json()["image_shape"] == [3, 13, 9]
         caller.says(image[50:])
@@ -197,7 +197,7 @@ async def test_under_load_every_answer_is_that_of_the_weights_it_names_and_none_
 
     async with running(app) as client:
         callers = [asyncio.create_task(caller(client)) for _ in range(8)]
-        models = [app.state.engine.served.model]
+        models = [app.state.services.engine.served.model]
         for seed in (1, 2, 3):
             await until(lambda: len(seen.get(models[-1], ())) > 20)
             models.append(put(folder, seed))
@@ -253,15 +253,15 @@ async def test_a_reload_is_carried_through_though_its_caller_has_left(app, folde
         caller = Caller(app, "POST", "/admin/reload", authorization="Bearer key")
         caller.says(b"")
         task = caller.task()
-        await until(lambda: app.state.door.inside == 1)
+        await until(lambda: len(app.state.services.state.in_flight) == 1)
         caller.leaves()
         await task
-        await until(lambda: app.state.engine.served.model == new)
+        await until(lambda: app.state.services.engine.served.model == new)
 
 
 async def test_a_limit_that_the_old_model_met_does_not_bind_the_new_one(app, folder):
     async with running(app) as client:
-        app.state.engine._batcher.set_batch_limits({"encode": 2})
+        app.state.services.engine._batcher.set_batch_limits({"encode": 2})
         assert 'vae_batch_limit_items{operation="encode"} 2.0' in (await client.get("/metrics")).text
         put(folder, 1)
         await reload(client)
@@ -270,7 +270,7 @@ async def test_a_limit_that_the_old_model_met_does_not_bind_the_new_one(app, fol
 
 async def test_an_engine_that_is_not_warm_yet_is_alive_and_not_ready(app):
     async with app.router.lifespan_context(app):
-        engine = app.state.engine
+        engine = app.state.services.engine
         assert (engine.alive, engine.ready) == (True, False)
         await until(lambda: engine.ready)
 
@@ -279,6 +279,6 @@ async def test_a_model_that_gives_no_finite_numbers_does_not_get_warm(folder, de
     _overflowing(folder)
     app = create_app(Settings(model=folder, device=device, threads=1))
     async with app.router.lifespan_context(app):
-        await until(lambda: not app.state.engine.alive)
-        assert not app.state.engine.ready
+        await until(lambda: not app.state.services.engine.alive)
+        assert not app.state.services.engine.ready
     assert "does not get warm" in caplog.text

@@ -77,7 +77,7 @@ async def test_requests_and_batches_are_counted_where_they_happened(digits_model
     seeded = 1 if device == "cpu" else 4  # rows that such a batch has at least
     app = create_app(Settings(model=digits_model, device=device, threads=1, max_batch_size=4))
     async with running(app) as client:
-        paces = app.state.engine.served.paces
+        paces = app.state.services.engine.served.paces
         paces.update({kind: replace(pace, split=()) for kind, pace in paces.items()})  # whatever the warm-up has shown
         for path, content in (("/encode", images(7)), ("/reconstruct", images(3)), ("/encode", b"broken")):
             await client.post(path, content=content, headers=NPY)
@@ -124,13 +124,13 @@ async def test_probes_are_not_counted(client):
 
 async def test_readiness_and_the_model_are_told(digits_model):
     app = create_app(Settings(model=digits_model, device="cpu", threads=1))
-    cold = app.state.metrics.registry.get_sample_value
+    cold = app.state.services.metrics.registry.get_sample_value
     assert cold("vae_ready") == 0
     async with running(app) as client:
         samples = await scraped(client)
         assert total(samples, "ready") == 1
-        assert total(samples, "model_info", model=app.state.engine.served.model, device="cpu") == 1
-        app.state.door.draining = True
+        assert total(samples, "model_info", model=app.state.services.engine.served.model, device="cpu") == 1
+        app.state.services.state.drain()
         assert total(await scraped(client), "ready") == 0
 
 

@@ -98,7 +98,7 @@ async def test_a_laborious_image_that_comes_alone_has_all_cores_and_the_bits_tha
     app = create_app(Settings(model=model, device="cpu", max_batch_size=2, runtime=runtime))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64), np.uint8)
     async with running(app) as client:
-        served = app.state.engine.served
+        served = app.state.services.engine.served
         assert (served.networks.alone is not served.networks.exact) == (cores() > 1)
         assert served.apart
         together = await mean(client, write_npy(pixels), query)
@@ -112,7 +112,7 @@ async def test_a_laborious_image_that_comes_alone_has_all_cores_and_the_bits_tha
 )
 def test_where_threads_are_numbered_or_torch_serves_there_is_no_copy_for_one_image_alone(settings, copies, tmp_path):
     app = create_app(Settings(model=write(tmp_path / "model", LABORIOUS), device="cpu", **settings))
-    networks = app.state.engine.served.networks
+    networks = app.state.services.engine.served.networks
     assert networks.alone is networks.exact
     assert len({id(networks.exact), id(networks.swift)}) == copies
 

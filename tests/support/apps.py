@@ -25,5 +25,5 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://vae") as client,
     ):
-        await until(lambda: app.state.engine.ready)
+        await until(lambda: app.state.services.engine.ready)
         yield client

@@ -6,6 +6,7 @@ parses nothing while a request is unanswered, and refuses with problem details. 
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -42,12 +43,18 @@ class HttpConnection(HttpToolsProtocol):
     patience = 30.0
 
     def __init__(
-        self, config: Config, server_state: ServerState, app_state: dict[str, Any], pool: ConnectionPool | None = None
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        pool: ConnectionPool | None = None,
+        count_rejected: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state)
         self.parser = None  # type: ignore[assignment]  # the reader has its own
         self._reader = RequestReader(self)
         self._pool = pool or ConnectionPool()
+        self._count_rejected = count_rejected
         self._idle = self._pool.idle
         self._buffer = bytearray()
         self._refused = self._scheduled = False
@@ -60,12 +67,12 @@ class HttpConnection(HttpToolsProtocol):
         self.flow = self._flow = ReadingFlow(gathering)
         self._seen = self.cycle
         self._clock = self.loop.call_later(self.patience, self._look)
-        self._pool.add(self, len(self.connections))
+        self._pool.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Free what is held; no reference cycle is left that would wait for a garbage collection."""
         self._clock.cancel()
-        self._idle.pop(self, None)
+        self._pool.remove(self)
         self._refused, self._buffer = True, bytearray()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
@@ -201,7 +208,6 @@ class HttpConnection(HttpToolsProtocol):
 
     def evict(self) -> None:
         """Close the connection between two requests."""
-        self.connections.discard(self)
         idle = not (self._reader.amid_body or self._buffer)
         self.transport.close() if idle and not self.transport.get_write_buffer_size() else self.abort()
 
@@ -229,7 +235,8 @@ class HttpConnection(HttpToolsProtocol):
     def _refuse(self, error: ServiceError) -> None:
         """Answer what cannot be parsed with a problem, where no other response is due, and close."""
         amid_body, self._refused, self._buffer = self._reader.amid_body, True, bytearray()
-        self._pool.refused(error.status)
+        if self._count_rejected is not None:
+            self._count_rejected(error.status)
         request_id = new_id()
         log.info("refused a request: %s", error.detail, extra={"request_id": request_id, "status": error.status})
         if amid_body and self.cycle.response_started:

@@ -1,6 +1,6 @@
-"""The open connections of a server: how many there may be, and which of them wait for a request.
+"""Open connections of a server: their limit, and the idle ones that are closed to make room.
 
-Where more than the limit are open, the connection that has waited longest is closed, so that a new client is served.
+If more connections than the limit are open, the connection that has been idle for longest is closed.
 """
 
 from collections import OrderedDict
@@ -16,18 +16,30 @@ class Evictable(Protocol):
 
 
 class ConnectionPool:
-    """Up to `limit` open connections; `refused` counts, by status, what is refused before it is a request.
+    """Registry of open connections.
 
-    `idle` has those that wait for a request, the one that has waited longest first.
+    `idle` are those without a request, the one that has been idle for longest first. `on_closed` is called for each
+    connection that has been closed.
     """
 
-    def __init__(self, limit: int | None = None, refused: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, limit: int | None = None, on_closed: Callable[[], None] | None = None) -> None:
+        self.connections: set[Evictable] = set()
         self.idle: OrderedDict[Evictable, None] = OrderedDict()
-        self.refused = refused
         self._limit = limit
+        self._on_closed = on_closed
 
-    def add(self, connection: Evictable, opened: int) -> None:
-        """Count a new connection as idle; of `opened` above the limit, close the one that is idle for longest."""
-        if self._limit is not None and opened > self._limit and self.idle:
-            self.idle.popitem(last=False)[0].evict()
+    def add(self, connection: Evictable) -> None:
+        """Register a new connection as idle; over the limit, evict the one that has been idle for longest."""
+        self.connections.add(connection)
+        if self._limit is not None and len(self.connections) > self._limit and self.idle:
+            evicted, _ = self.idle.popitem(last=False)
+            self.connections.discard(evicted)
+            evicted.evict()
         self.idle[connection] = None
+
+    def remove(self, connection: Evictable) -> None:
+        """Forget a connection that has been closed."""
+        self.connections.discard(connection)
+        self.idle.pop(connection, None)
+        if self._on_closed is not None:
+            self._on_closed()

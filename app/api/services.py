@@ -1,0 +1,41 @@
+"""The objects of a running service, as one record: what endpoints, the server and tests get at."""
+
+from dataclasses import dataclass
+
+from app.http.admission import AdmissionController
+from app.http.auth import ApiKeys
+from app.http.budget import MemoryBudget
+from app.http.state import ServiceState
+from app.inference.engine import Engine
+from app.inference.reload import ModelReloader
+from app.observability.metrics import Metrics
+from app.settings import Settings
+from app.single_flight import SingleFlight
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that `create_app` builds; `app.state.services` of the application."""
+
+    settings: Settings
+    metrics: Metrics
+    state: ServiceState
+    api_keys: ApiKeys
+    budget: MemoryBudget
+    engine: Engine
+    admission: AdmissionController
+    reloader: ModelReloader
+    exposition: SingleFlight[bytes]
+
+    def update_gauges(self) -> None:
+        """Set the gauges that follow the state of the service."""
+        update_gauges(self.metrics, self.engine, self.state)
+
+
+def update_gauges(metrics: Metrics, engine: Engine, state: ServiceState) -> None:
+    """Set the gauges that follow the state of the service."""
+    ready = engine.ready and not state.draining
+    metrics.ready.set(ready)
+    metrics.workers.set(ready)
+    metrics.device_memory.set(engine.device.memory())
+    metrics.count_dropped_log_lines()

@@ -1,0 +1,60 @@
+"""Accounting of the memory that requests in flight use: bytes of their bodies, and of what is computed from them."""
+
+from app.context import RequestContext
+from app.errors import ContentTooLarge, Unavailable
+from app.settings import Limits
+
+MAX_BODIES_IN_FLIGHT = 16
+"""Bodies of the largest size whose bytes may be in memory at once; otherwise every connection could hold one."""
+
+MAX_REQUESTS_IN_MEMORY = 2
+"""Requests of the largest memory per request that may hold it at once."""
+
+SMALL_REQUEST_SHARE = 1 / 64
+"""Share of the memory per request up to which a request counts as small. A reserve is kept for small requests."""
+
+
+class MemoryBudget:
+    """Counts the bytes of bodies and the other bytes of all requests in flight, and refuses requests over a limit."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.body_bytes = 0
+        self.reserved_bytes = 0
+        self._limits = limits
+
+    def count_body(self, size: int, received: int) -> None:
+        """Count `size` more bytes of a body of which `received` bytes have arrived.
+
+        Raises `ContentTooLarge` for a body over its limit, `Unavailable` if all bodies together are over theirs.
+        """
+        self.body_bytes += size
+        if received > self._limits.max_body_bytes:
+            raise body_too_large(self._limits.max_body_bytes)
+        if self.body_bytes > (limit := MAX_BODIES_IN_FLIGHT * self._limits.max_body_bytes):
+            raise Unavailable(f"the bodies of all requests in flight exceed {limit} bytes")
+
+    def reserve(self, context: RequestContext, size: int) -> None:
+        """Reserve `size` bytes for a request in place of its previous reservation.
+
+        Raises `Unavailable` if all requests together exceed their limit. The bytes stay reserved until `release`.
+        """
+        increase, context.memory = size - context.memory, size
+        self.reserved_bytes += increase
+        if increase > 0:
+            per_request = self._limits.max_memory_bytes
+            limit = MAX_REQUESTS_IN_MEMORY * per_request
+            if size <= per_request * SMALL_REQUEST_SHARE:
+                limit += per_request // 4
+            if self.reserved_bytes > limit:
+                raise Unavailable(f"the requests in flight use more than {limit} bytes of memory together")
+
+    def release(self, context: RequestContext, received: int) -> None:
+        """Release what a finished request has used: its reservation, and `received` bytes of its body."""
+        self.body_bytes -= received
+        self.reserved_bytes -= context.memory
+        context.memory = 0
+
+
+def body_too_large(limit: int) -> ContentTooLarge:
+    """The error of a body over its limit."""
+    return ContentTooLarge(f"the body is larger than the {limit} bytes allowed")
