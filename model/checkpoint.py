@@ -1,4 +1,7 @@
-"""A model on disk: config.json beside model.safetensors; nothing executable is ever read."""
+"""Checkpoint folder: config.json and model.safetensors, with metrics.json where the model was evaluated.
+
+Only JSON and safetensors are read; nothing in a folder is executed or unpickled.
+"""
 
 import hashlib
 import json
@@ -13,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from model.config import ConfigError, VAEConfig
-from model.elbo_percentiles import Reference
+from model.elbo_percentiles import ElboPercentiles
 from model.files import (
     CONFIG,
     MAX_HEADER,
@@ -28,7 +31,7 @@ from model.files import (
     write_atomically,
     write_json,
 )
-from model.records import usable_records
+from model.records import Metrics, read_metrics
 from model.vae import VAE
 
 __all__ = [
@@ -48,39 +51,43 @@ __all__ = [
 
 METRICS = "metrics.json"
 DEFAULT = Path(__file__).parent / "checkpoints" / "mnist"
-"""The model that ships with the package."""
+"""Folder of the model that is part of the package."""
 
 MAX_WEIGHTS = 2**31
-"""8 GiB in single precision."""
+"""Largest number of weights, 8 GiB in float32."""
 
-PAUSES = (0.05, 0.1, 0.2)
-"""Seconds until the files of a folder are read again that were not written together: a writer is done in less."""
+RETRY_DELAYS = (0.05, 0.1, 0.2)
+"""Seconds between attempts to read files that were not written together; a writer needs less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model as it was read: `digest` is the SHA-256 of the weights' file, `parameters` the number of its weights.
+    """A model read from a folder.
 
-    `metrics` are the entries of metrics.json that can be relied on; `reference` are the scores of the images that the
-    model was evaluated on. `warnings` say what of metrics.json was left out, and why.
+    `digest` is the SHA-256 of the weights file, `parameters` the number of weights, `metrics` the usable entries of
+    metrics.json. Each of `warnings` names an entry of metrics.json that was left out, and the reason.
     """
 
     name: str
     vae: VAE
     digest: str
     parameters: int
-    metrics: dict[str, Any] = field(default_factory=dict)
-    reference: Reference | None = None
+    metrics: Metrics = field(default_factory=Metrics)
     warnings: tuple[str, ...] = ()
 
     @property
+    def reference(self) -> ElboPercentiles | None:
+        """ELBO percentiles of the evaluated images, if the model was evaluated."""
+        return self.metrics.reference
+
+    @property
     def identity(self) -> str:
-        """The folder's name and the beginning of the digest, as answers quote it."""
+        """Name of the folder and the first 12 digits of the digest, as responses quote it."""
         return f"{self.name}:{self.digest[:12]}"
 
 
 class _Files(NamedTuple):
-    """What the files of a folder hold: JSON values, and the bytes of the weights with their SHA-256."""
+    """Contents of a folder: JSON values, the weights and their SHA-256; `fault` is the error of metrics.json."""
 
     config: Any
     weights: bytes
@@ -90,10 +97,10 @@ class _Files(NamedTuple):
 
 
 def write_checkpoint(folder: Path, config: VAEConfig, weights: dict[str, Tensor]) -> str:
-    """Write config and weights as a pair, each atomically; the SHA-256 of the weights' file, in hexadecimal.
+    """Write config and weights, each atomically, and return the SHA-256 of the weights file in hexadecimal.
 
-    The weights carry the digest of the config. They are replaced first, so that a reader in between meets an old config
-    beside weights that name another one, which `read_checkpoint` recognises.
+    The weights file contains the digest of the config and is replaced first. A reader that runs between the two
+    replacements therefore finds weights that name another config, and `read_checkpoint` retries.
     """
     folder.mkdir(parents=True, exist_ok=True)
     values = config.as_dict()
@@ -101,37 +108,38 @@ def write_checkpoint(folder: Path, config: VAEConfig, weights: dict[str, Tensor]
     content = save(contiguous, {CONFIG: _canonical_digest(json.loads(json.dumps(values)))})
     architecture = json_bytes(folder / CONFIG, values)
     with replacing(folder / CONFIG, architecture), replacing(folder / WEIGHTS, content):
-        pass  # the weights, whose context is the inner one, are replaced first
+        pass  # the inner context ends first, so the weights are replaced before the config
     return hashlib.sha256(content).hexdigest()
 
 
 def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """The model in `folder` on `device`, in evaluation mode; a `CheckpointError` says what is wrong with the folder.
+    """Read the model in `folder` to `device`, in evaluation mode and without gradients.
 
-    What is wrong with metrics.json is no error: it is left out, and a warning of the checkpoint.
+    Raises `CheckpointError` for a config or weights that are missing, damaged or inconsistent. Entries of metrics.json
+    that cannot be used are left out and named in `warnings`.
     """
-    files = _read_together(folder)
-    vae = _skeleton(folder / CONFIG, files.config)
-    weights = _weights(folder / WEIGHTS, files.weights)
-    _require_match(folder / WEIGHTS, weights, vae.state_dict())
+    files = _read_files(folder)
+    vae = _empty_vae(folder / CONFIG, files.config)
+    weights = _parse_weights(folder / WEIGHTS, files.weights)
+    _check_weights(folder / WEIGHTS, weights, vae.state_dict())
     if not _is_pair(files):
-        raise CheckpointError(f"{folder / CONFIG}: {WEIGHTS} beside it was written with another {CONFIG}")
+        raise CheckpointError(f"{folder / CONFIG}: {WEIGHTS} in this folder was written with another {CONFIG}")
     vae.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, assign=True)
-    metrics, reference, faults = _history(files)
+    metrics, faults = _metrics(files)
     frozen = vae.to(device).eval().requires_grad_(False)
     warnings = tuple(f"{folder / METRICS}: {fault}" for fault in faults)
-    return Checkpoint(folder.resolve().name, frozen, files.digest, _count(frozen), metrics, reference, warnings)
+    return Checkpoint(folder.resolve().name, frozen, files.digest, _count(frozen), metrics, warnings)
 
 
-def _read_together(folder: Path) -> _Files:
-    """The files of a folder; where they were not written together they are read again, as they may be changing."""
+def _read_files(folder: Path) -> _Files:
+    """Read the files of a folder; retry while they were not written together, since a writer may be replacing them."""
     pair = None
-    for pause in (*PAUSES, 0):
+    for delay in (*RETRY_DELAYS, 0):
         files = _read_once(folder)
         pair = files if _is_pair(files) else pair
         if pair is files and _describes(files):
             return files
-        sleep(pause)
+        sleep(delay)
     return pair or files
 
 
@@ -145,23 +153,23 @@ def _read_once(folder: Path) -> _Files:
 
 
 def _is_pair(files: _Files) -> bool:
-    """Whether config and weights were written together; files of earlier releases do not tell, and count as such."""
-    told = _metadata(files.weights).get(CONFIG)
-    return told is None or told == _canonical_digest(files.config)
+    """Return whether config and weights were written together; weights without a config digest fit any config."""
+    digest = _metadata(files.weights).get(CONFIG)
+    return digest is None or digest == _canonical_digest(files.config)
 
 
 def _describes(files: _Files) -> bool:
-    """Whether metrics.json is about these weights; one of earlier releases does not tell, and counts as such."""
+    """Return whether metrics.json describes these weights; one without a weights digest fits any weights."""
     return not isinstance(files.metrics, dict) or files.metrics.get("weights") in (None, files.digest)
 
 
 def _canonical_digest(value: Any) -> str:
-    """The SHA-256 of a JSON value, whatever the order of its fields and its white space."""
+    """Return the SHA-256 of a JSON value, independent of the order of its fields and of white space."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _metadata(content: bytes) -> dict[str, Any]:
-    """The metadata of a safetensors file, as its header has it; none of what is no such file."""
+    """Return the metadata in the header of a safetensors file, empty if the content is no such file."""
     length = int.from_bytes(content[:8], "little")
     try:
         header = parse_json(content[8 : 8 + length]) if length < MAX_HEADER else None
@@ -171,24 +179,21 @@ def _metadata(content: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _history(files: _Files) -> tuple[dict[str, Any], Reference | None, list[str]]:
-    """The usable entries of metrics.json, the reference among them, and what is wrong with the others."""
+def _metrics(files: _Files) -> tuple[Metrics, list[str]]:
+    """Return the usable entries of metrics.json, and a sentence for each that is left out."""
     if files.fault is not None:
-        return {}, None, [f"{files.fault}; the file is left out"]
-    metrics, faults = usable_records(files.metrics)
+        return Metrics(), [f"{files.fault}; the file is left out"]
     if not _describes(files):
-        told = f"it describes the weights {str(files.metrics['weights'])[:12]}, not {files.digest[:12]}"
-        return {}, None, [f"weights: {told}; its figures and percentiles are left out"]
-    try:
-        reference = Reference.from_dict(metrics["reference"]) if "reference" in metrics else None
-    except ValueError as error:
-        faults.append(f"reference: {error}; scores have no percentile")
-        del metrics["reference"]
-        reference = None
-    return metrics, reference, faults
+        weights = str(files.metrics["weights"])[:12]
+        return Metrics(), [
+            f"weights: the file describes the weights {weights}, not {files.digest[:12]}; its figures and percentiles "
+            "are left out"
+        ]
+    return read_metrics(files.metrics)
 
 
-def _skeleton(path: Path, config: Any) -> VAE:
+def _empty_vae(path: Path, config: Any) -> VAE:
+    """Build a VAE without memory for its weights."""
     try:
         with torch.device("meta"):
             vae = VAE(VAEConfig.from_dict(config))
@@ -203,21 +208,21 @@ def _count(vae: VAE) -> int:
     return sum(weight.numel() for weight in vae.parameters())
 
 
-def _weights(path: Path, content: bytes) -> dict[str, Tensor]:
+def _parse_weights(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
         return load(content)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a complete safetensors file ({error}), {len(content)} bytes") from None
 
 
-def _require_match(path: Path, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def _check_weights(path: Path, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for key in sorted(expected.keys() | weights.keys()):
         if key not in weights:
             raise CheckpointError(f"{path}: {key} of shape {tuple(expected[key].shape)} is missing")
         if key not in expected:
             raise CheckpointError(f"{path}: {key} is unknown to the architecture in {CONFIG}")
         if weights[key].shape != expected[key].shape:
-            wanted, got = tuple(expected[key].shape), tuple(weights[key].shape)
-            raise CheckpointError(f"{path}: {key}: {CONFIG} asks for shape {wanted}, the file holds {got}")
+            shape, got = tuple(expected[key].shape), tuple(weights[key].shape)
+            raise CheckpointError(f"{path}: {key}: {CONFIG} requires shape {shape}, the file has {got}")
         if not weights[key].is_floating_point() or not weights[key].float().isfinite().all():
             raise CheckpointError(f"{path}: {key}: expected finite floating-point numbers")

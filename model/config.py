@@ -1,29 +1,35 @@
-"""The few numbers that fix an architecture: equal configs build networks of equal shapes."""
+"""Architecture config: equal configs build networks of equal shapes."""
 
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
 from model.likelihoods import FAMILIES
+from model.validation import require
 
 MAX_WIDTH = 65_536
 MAX_VALUES = 2**26
 
 
 class ConfigError(ValueError):
-    """An architecture that cannot be built; the message names the field, what was expected and what came."""
+    """Invalid architecture; the message names the field, what was expected and what came."""
+
+
+_require: Callable[[str, bool, str, object], None] = partial(require, ConfigError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VAEConfig:
-    """An encoder and the decoder that mirrors it.
+    """Architecture of an encoder and the decoder that mirrors it. Invalid values raise `ConfigError`.
 
-    `image_shape` is (C, H, W) with C of 1 or 3. `latent_shape` is (D,), or (Cz, h, w) for a latent with a place in the
-    image. `stride`, 1 or 2, is how far apart the first convolution looks; `channels` are the feature maps at each
-    resolution from there, each step halving height and width (rounded up); without any the pair is the classic MLP.
-    `blocks` counts the residual blocks at each of these resolutions. `hidden` are the widths of the fully connected
-    layers towards the latent; without any, convolutions reach a spatial latent by one of size 1x1. `scale` is the
-    standard deviation of the `gaussian` likelihood, in units of the pixel range [0, 1].
+    `image_shape` is (C, H, W) with C of 1 or 3. `latent_shape` is (D,), or (Cz, h, w) for a spatial latent. `stride` is
+    the stride of the first convolution, 1 or 2. `channels` are the numbers of feature maps at each resolution; each
+    step halves height and width, rounded up. Without channels the networks are MLPs. `blocks` are the numbers of
+    residual blocks at each resolution. `hidden` are the widths of the linear layers between features and latent; a
+    convolutional encoder without them ends in a 1x1 convolution to a spatial latent. `scale` is the standard deviation
+    of the `gaussian` likelihood, in units of the pixel range [0, 1].
     """
 
     image_shape: tuple[int, ...]
@@ -67,26 +73,26 @@ class VAEConfig:
 
     @property
     def features(self) -> tuple[int, ...]:
-        """The shape between the convolutions and the fully connected layers; the image's own without convolutions."""
+        """Shape between the convolutions and the linear layers; the image shape of an MLP."""
         return (self.channels[-1], *self.grids[-1]) if self.channels else self.image_shape
 
     @property
     def pointwise(self) -> bool:
-        """Whether a 1x1 convolution leads from the features to a latent on the same grid."""
+        """Whether a 1x1 convolution maps the features to a latent on the same grid."""
         return len(self.latent_shape) == 3 and bool(self.channels) and not self.hidden
 
     @property
     def dimensions(self) -> int:
-        """The number of values in one image, C * H * W."""
+        """Number of values in one image, C * H * W."""
         return prod(self.image_shape)
 
     def as_dict(self) -> dict[str, Any]:
-        """The config as JSON holds it."""
+        """Return the fields as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Any) -> "VAEConfig":
-        """The config that `as_dict` wrote; a `ConfigError` names a field that is missing, unknown or unusable."""
+        """Read the JSON object that `as_dict` returns. Raises `ConfigError` for a missing, unknown or invalid field."""
         if not isinstance(values, dict):
             raise ConfigError(f"expected an object of architecture fields, got {type(values).__name__}")
         known = {field.name for field in fields(cls)}
@@ -96,11 +102,6 @@ class VAEConfig:
             raise ConfigError(f"{missing[0]} is missing")
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**arguments)
-
-
-def _require(field: str, holds: bool, expected: str, got: object) -> None:
-    if not holds:
-        raise ConfigError(f"{field}: expected {expected}, got {got!r}")
 
 
 def _are_counts(value: object, least: int) -> bool:

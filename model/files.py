@@ -1,4 +1,4 @@
-"""Files of a model's folder: JSON as RFC 8259 has it, and files that are replaced in one step."""
+"""Reading and atomic writing of the files in a model folder; JSON is that of RFC 8259, without NaN and infinity."""
 
 import json
 import os
@@ -15,21 +15,21 @@ WEIGHTS = "model.safetensors"
 METADATA = "__metadata__"
 
 MAX_BYTES = 2**34
-"""Bytes of a file: 2**31 weights of 8 bytes."""
+"""Largest size of a file: 2**31 weights of 8 bytes."""
 
 MAX_JSON = 2**28
-"""Bytes of config.json and metrics.json."""
+"""Largest size of config.json and metrics.json in bytes."""
 
 MAX_HEADER = 100_000_000
-"""Bytes that safetensors allows for the header of a file."""
+"""Largest header of a safetensors file in bytes, as the format defines it."""
 
 
 class CheckpointError(Exception):
-    """A folder that does not hold a usable model; the message names the file, the key and the shapes."""
+    """Model folder that cannot be used; the message names the file, the key and the shapes."""
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in a file."""
+    """Read the JSON value in a file. Raises `CheckpointError`."""
     try:
         return parse_json(read_file(path, MAX_JSON))
     except ValueError as error:
@@ -37,27 +37,27 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """The value of JSON as RFC 8259 has it: no NaN, no infinity; a `ValueError` says what is wrong."""
+    """Parse JSON without NaN and infinity. Raises `ValueError`."""
     try:
-        return json.loads(content, parse_float=_finite, parse_constant=_finite)
+        return json.loads(content, parse_float=_parse_finite, parse_constant=_parse_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value atomically, readable by a person; JSON has no word for a number that is not finite."""
+    """Write a JSON value atomically, indented. Raises `CheckpointError` for a number that is not finite."""
     write_atomically(path, json_bytes(path, value))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step that survives a crash or a power cut."""
+    """Replace a file in one step; after a crash or a power failure the file is either the old or the new one."""
     with replacing(path, content):
         pass
 
 
 @contextmanager
 def replacing(path: Path, content: bytes) -> Iterator[None]:
-    """Write a new file beside `path`, and put it in its place at the end; several processes may do so at once."""
+    """Write a temporary file, and rename it to `path` when the context ends; safe with concurrent writers."""
     partial = path.with_name(f"{path.name}.{token_hex(4)}.partial")
     try:
         file = partial.open("xb")
@@ -75,7 +75,7 @@ def replacing(path: Path, content: bytes) -> Iterator[None]:
 
 
 def json_bytes(path: Path, value: Any) -> bytes:
-    """What `write_json` writes; `path` is named where the value cannot be written."""
+    """Return the bytes that `write_json` writes; an error names `path`."""
     try:
         return f"{json.dumps(value, indent=2, allow_nan=False)}\n".encode()
     except ValueError as error:
@@ -83,30 +83,30 @@ def json_bytes(path: Path, value: Any) -> bytes:
 
 
 def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """All bytes of a regular file of at most `limit`."""
-    with _opened(path) as (file, size):
+    """Read a regular file of at most `limit` bytes. Raises `CheckpointError`."""
+    with _open_regular(path) as (file, size):
         if size > limit:
             raise CheckpointError(f"{path}: expected at most {limit:,} bytes, got {size:,}")
         return file.read(size) or b""
 
 
 def check_folder(folder: Path) -> None:
-    """Check in a moment, without torch, that a folder holds a model; raises `CheckpointError`.
+    """Check that a folder has the files of a model, quickly and without torch. Raises `CheckpointError`.
 
-    config.json has to be a JSON object, and model.safetensors as long as its header says. The architecture and the
-    weights themselves are checked when the model is loaded.
+    config.json must be a JSON object, and model.safetensors must have the length that its header states. The
+    architecture and the weights are checked when the model is loaded.
     """
     if not isinstance(config := read_json(folder / CONFIG), dict):
         raise CheckpointError(f"{folder / CONFIG}: expected an object, got {type(config).__name__}")
-    with _opened(folder / WEIGHTS) as (file, size):
+    with _open_regular(folder / WEIGHTS) as (file, size):
         length = int.from_bytes(file.read(8) or b"", "little")
-        whole = size == 8 + length + _data(file.read(length) or b"") if length < min(size, MAX_HEADER) else False
-    if not whole:
+        complete = length < min(size, MAX_HEADER) and size == 8 + length + _data_length(file.read(length) or b"")
+    if not complete:
         raise CheckpointError(f"{folder / WEIGHTS}: not a complete safetensors file, {size} bytes")
 
 
-def _data(header: bytes) -> int:
-    """The bytes that follow a header of safetensors, -1 where it is none."""
+def _data_length(header: bytes) -> int:
+    """Return the number of bytes after the header of a safetensors file, -1 for an invalid header."""
     try:
         tensors = parse_json(header)
         return max((fields["data_offsets"][1] for name, fields in tensors.items() if name != METADATA), default=0)
@@ -115,10 +115,10 @@ def _data(header: bytes) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A regular file and its size. A pipe or a device could make the reader wait for ever."""
+def _open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular file and yield it with its size; opening a pipe or a device could block for ever."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:  # Path.open has no opener
+        with open(path, "rb", opener=_open_nonblocking) as file:  # Path.open has no opener
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise CheckpointError(f"{path}: expected a regular file")
@@ -127,11 +127,11 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         raise CheckpointError(f"{path}: {error.strerror or error}") from None
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     if not isfinite(value := float(text)):
         raise ValueError(f"{text} is not a finite number")
     return value

@@ -10,10 +10,10 @@ from app.codecs.json_bytes import dump
 from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.elbo import Bounds
-from model.elbo_percentiles import Reference
+from model.elbo_percentiles import ElboPercentiles
 from model.likelihoods import FAMILIES
 
-PERCENTILE = "; the percentile is an image's place among the {whose}"
+PERCENTILE = "; the percentile is an image's place among the {source}"
 
 PICTURE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAwAAAAMCAAAAABzHgM7AAAANUlEQVR42nXNQQrAMAwDwXHI/7+sHBLTlpI9GCRZiB8JGBDSIsfY"
@@ -165,7 +165,9 @@ def latents_json(
     return dump({"latents": latents, "shape": mean.shape[1:], "model": model})
 
 
-def scores_json(bounds: Bounds, config: VAEConfig, reference: Reference | None, *, with_likelihood: bool) -> bytes:
+def scores_json(
+    bounds: Bounds, config: VAEConfig, reference: ElboPercentiles | None, *, with_likelihood: bool
+) -> bytes:
     """`Scores`, straight from the arrays; percentiles where there is a reference."""
     total, reconstruction, kl = bounds.elbo
     bits = FAMILIES[config.likelihood].bits_per_dim(total, config.dimensions)
@@ -197,10 +199,10 @@ def model_of(
         "batch_invariant": batch_invariant,
         "architecture": config.as_dict(),
         "scores": FAMILIES[config.likelihood].description
-        + (PERCENTILE.format(whose=reference.whose) if reference else ""),
+        + (PERCENTILE.format(source=reference.source) if reference else ""),
     }
 
 
 def history_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """`History`, of what was loaded."""
-    return {"model": checkpoint.identity, "metrics": checkpoint.metrics}
+    return {"model": checkpoint.identity, "metrics": checkpoint.metrics.entries}

@@ -32,10 +32,10 @@ def run_evaluation(model: Path, data: Path, scoring: EvaluationOptions, device: 
 
 def _evaluate(checkpoint: Checkpoint, images: Images, scoring: EvaluationOptions) -> Evaluation:
     vae = checkpoint.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
-    trained = checkpoint.metrics.get("training", {}).get("options", {}).get("binarize")
+    trained = checkpoint.metrics.training.options.binarize if checkpoint.metrics.training else ""
     binarize = scoring.binarize or trained or usual_binarize(vae.config.likelihood)
     draws = 16 if next(vae.parameters()).device.type == "cpu" else 256
-    with evaluation_bar(len(images)) as watch:
+    with evaluation_bar(len(images)) as progress:
         return evaluate(
             vae,
             images,
@@ -43,6 +43,6 @@ def _evaluate(checkpoint: Checkpoint, images: Images, scoring: EvaluationOptions
             binarize=binarize,
             seed=scoring.seed,
             precision=scoring.precision,
-            watch=watch,
+            progress=progress,
             **ChunkSizes.fitting(vae.config.dimensions, draws)._asdict(),
         )

@@ -1,4 +1,4 @@
-"""What the options of `vae train` and `vae evaluate` say; a `RecipeError` names the one that cannot be used."""
+"""What the options of `vae train` and `vae evaluate` say; a `OptionsError` names the one that cannot be used."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from app.inference.device import choose_device
 from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.device import disable_tf32
-from model.training.options import BOUNDS, PRECISIONS, RecipeError, require_between
+from model.training.options import BOUNDS, PRECISIONS, OptionsError, require_between
 
 
 class Architecture(NamedTuple):
@@ -50,13 +50,13 @@ class Architecture(NamedTuple):
         for field, value in self._fields_for(self._told_shape() or start.image_shape).items():
             option, own = "latent" if field == "latent_shape" else field, getattr(start, field)
             if option in told and value != own:
-                raise RecipeError(f"{option}: expected {own!r}, as --start has it, got {value!r}")
+                raise OptionsError(f"{option}: expected {own!r}, as --start has it, got {value!r}")
         return self._replace(start=start)
 
     def _told_shape(self) -> tuple[int, ...] | None:
         shape = integers("image_shape", self.image_shape)
         if shape and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
-            raise RecipeError(f"image_shape: expected C,H,W with C of 1 or 3, got {self.image_shape!r}")
+            raise OptionsError(f"image_shape: expected C,H,W with C of 1 or 3, got {self.image_shape!r}")
         return shape or None
 
     def _fields_for(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -95,9 +95,9 @@ class EvaluationOptions(NamedTuple):
     def require_usable(self) -> None:
         """Refuse what cannot be scored."""
         if self.binarize not in ("", "dynamic", "none"):
-            raise RecipeError(f"binarize: expected dynamic or none, got {self.binarize!r}")
+            raise OptionsError(f"binarize: expected dynamic or none, got {self.binarize!r}")
         if self.precision not in PRECISIONS:
-            raise RecipeError(f"precision: expected {' or '.join(PRECISIONS)}, got {self.precision!r}")
+            raise OptionsError(f"precision: expected {' or '.join(PRECISIONS)}, got {self.precision!r}")
         require_between("samples", self.samples, 1, 10**6)
         require_between("limit", self.limit, 0, 10**9)
         require_between("seed", self.seed, *BOUNDS["seed"])
@@ -108,7 +108,7 @@ def integers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
-        raise RecipeError(f"{option}: expected integers like 4,7,7, got {text!r}") from None
+        raise OptionsError(f"{option}: expected integers like 4,7,7, got {text!r}") from None
 
 
 def usual_binarize(likelihood: str) -> str:
@@ -119,7 +119,7 @@ def usual_binarize(likelihood: str) -> str:
 def use_device(name: str, threads: int) -> torch.device:
     """The device to work on, with `threads` CPU threads, 0 for torch's own choice."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise RecipeError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+        raise OptionsError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
     require_between("threads", threads, 0, 1024)
     if threads:
         torch.set_num_threads(threads)

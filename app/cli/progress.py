@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from model.data.mnist import Downloaded
-from model.training.trainer import EpochRecord, Watch
+from model.records import EpochRecord
 from model.training.trainer import Progress as Step
+from model.training.trainer import ProgressCallback
 
 NAME = TextColumn("{task.description}")
 
@@ -41,7 +42,7 @@ def print_figures(figures: dict[str, Any]) -> None:
 
 
 @contextmanager
-def training_bar(epochs: int) -> Iterator[Watch | None]:
+def training_bar(epochs: int) -> Iterator[ProgressCallback | None]:
     """A bar over all steps with the means of the epoch so far; None where nobody watches."""
     terms = "elbo {task.fields[elbo]:.2f}  kl {task.fields[kl]:.2f}"  # their sum has no room on 80 columns
     text = TextColumn(terms + "  {task.fields[images_per_second]:.0f} images/s")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import model
-from model.training.options import RecipeError
+from model.training.options import OptionsError
 
 SHIPPED = Path(*model.__path__) / "recipes"
 
@@ -34,19 +34,19 @@ def read_recipe(name: str, known: set[str], flags: Container[str] = ()) -> Recip
     path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
     if not path.is_file():
         shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
-        raise RecipeError(f"recipe: expected {shipped} or a .toml file, got {name!r}")
+        raise OptionsError(f"recipe: expected {shipped} or a .toml file, got {name!r}")
     try:
         recipe = Recipe(**tomllib.loads(path.read_text()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe: {path}: not TOML: {error}") from None
+        raise OptionsError(f"recipe: {path}: not TOML: {error}") from None
     except TypeError:
         fields = ", ".join(Recipe.__slots__)
-        raise RecipeError(f"recipe: {path}: expected exactly the fields {fields}") from None
+        raise OptionsError(f"recipe: {path}: expected exactly the fields {fields}") from None
     if not isinstance(recipe.options, dict):
-        raise RecipeError(f"recipe: {path}: options: expected a table, got {recipe.options!r}")
+        raise OptionsError(f"recipe: {path}: options: expected a table, got {recipe.options!r}")
     if unknown := sorted(set(recipe.options) - known):
-        raise RecipeError(f"recipe: {path}: {unknown[0]} is no option of vae train")
+        raise OptionsError(f"recipe: {path}: {unknown[0]} is no option of vae train")
     for option, value in recipe.options.items():
         if isinstance(value, bool) and option not in flags:
-            raise RecipeError(f"recipe: {path}: {option}: expected a number or text, got {str(value).lower()}")
+            raise OptionsError(f"recipe: {path}: {option}: expected a number or text, got {str(value).lower()}")
     return recipe

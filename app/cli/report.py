@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import asdict
-from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ from model.data.arrays import Dataset, Images
 from model.data.datasets import read_dataset
 from model.evaluation.input_encoding import compare_inputs
 from model.evaluation.model_card import CARD, write_card
-from model.evaluation.ood import measure_reference
+from model.evaluation.ood import measure_elbo_percentiles
 from model.evaluation.plots import write_pictures
-from model.records import EPOCH, VERSION
-from model.training.trainer import EpochRecord, Training
+from model.records import VERSION
+from model.training.trainer import Training
 from model.vae import VAE
 
 
@@ -46,7 +45,7 @@ def save_evaluation(model: Path, data: Path, figures: dict[str, Any], *, replace
     checkpoint = read_checkpoint(model)
     if figures["weights"] != checkpoint.digest:
         raise CheckpointError(f"{model / WEIGHTS}: changed while it was evaluated; the figures are not kept")
-    most = 0 if replace else _most_images(checkpoint)
+    most = 0 if replace else checkpoint.metrics.most_images
     if figures["images"] < most:
         _keep(model, checkpoint, figures, {})
         stay = f"percentiles, pictures and card stay those of {most:,} images, more than these {figures['images']:,}"
@@ -54,8 +53,7 @@ def save_evaluation(model: Path, data: Path, figures: dict[str, Any], *, replace
         return
     images = read_dataset(data, checkpoint.vae.config.image_shape).held_out
     _keep(model, checkpoint, figures, _measured(checkpoint.vae, images, figures), replace=replace)
-    records = checkpoint.metrics.get("training", {}).get("epochs", [])
-    epochs = [EpochRecord(**{name: record[name] for name in EPOCH}) for record in records]
+    epochs = checkpoint.metrics.training.epochs if checkpoint.metrics.training else ()
     write_pictures(model / "pictures", checkpoint.vae, images, epochs)
     _write_card(model)
 
@@ -80,21 +78,13 @@ def _history(model: Path) -> dict[str, Any]:
     return history
 
 
-def _most_images(checkpoint: Checkpoint) -> int:
-    """The number of images of the largest evaluation before."""
-    reference = checkpoint.reference.images if checkpoint.reference else None
-    evaluations: list[dict[str, int]] = checkpoint.metrics.get("evaluations", [])
-    return max([reference or 0, *(kept["images"] for kept in evaluations)])
-
-
 def _measured(vae: VAE, images: Images, figures: dict[str, Any]) -> dict[str, Any]:
-    """What stands beside the figures: the reference of percentiles, and what to encode of grey images."""
+    """Measure the ELBO percentiles and, for a model of binary pixels, the quality of input encodings."""
     scored = images[: figures["images"]]
-    reference = replace_fields(measure_reference(vae, scored), split=figures["split"])
+    reference = measure_elbo_percentiles(vae, scored, split=figures["split"]).as_dict()
     if figures["binarize"] != "dynamic":
-        return {"reference": asdict(reference)}
-    inputs = {name: asdict(fidelity) for name, fidelity in compare_inputs(vae, scored).items()}
-    return {"reference": asdict(reference), "inputs": inputs}
+        return {"reference": reference}
+    return {"reference": reference, "inputs": asdict(compare_inputs(vae, scored))}
 
 
 def _beside(evaluations: Any, figures: dict[str, Any]) -> list[Any]:

@@ -16,7 +16,7 @@ from model.data.datasets import read_dataset
 from model.data.mnist import download_mnist
 from model.evaluation.model_card import CARD, PICTURES
 from model.records import VERSION
-from model.training.options import RecipeError, TrainingOptions
+from model.training.options import OptionsError, TrainingOptions
 from model.training.resume import SNAPSHOT, resume_training, write_snapshot
 from model.training.trainer import Training
 
@@ -29,7 +29,7 @@ def run_training(run: TrainingRun, architecture: Architecture, options: Training
     begun = _begun(run)
     if run.download:
         with download_bar() as told:
-            download_mnist(run.data, watch=told)
+            download_mnist(run.data, progress=told)
     dataset = read_dataset(run.data, architecture.fitted())
     training = Training(architecture.config(dataset.image_shape), dataset.train, options, device, run.start)
     if begun:
@@ -60,13 +60,13 @@ def _begun(run: TrainingRun) -> bool:
     """Whether there is a training to go on with; no file of another origin is written over."""
     begun = (run.out / SNAPSHOT).exists()
     if begun and not run.resume:
-        raise RecipeError(f"out: {run.out} already holds a training; --resume goes on with it")
+        raise OptionsError(f"out: {run.out} already holds a training; --resume goes on with it")
     own = begun or (run.out / MARK).exists()
     if not own and any((run.out / name).exists() for name in (CONFIG, WEIGHTS)):
-        raise RecipeError(f"out: {run.out} already holds a model")
+        raise OptionsError(f"out: {run.out} already holds a model")
     written = (METRICS, CARD, *(f"pictures/{name}.png" for name in PICTURES))
     if not own and (found := [name for name in written if (run.out / name).exists()]):
-        raise RecipeError(f"out: {run.out} already holds {found[0]}, which the training would write over")
+        raise OptionsError(f"out: {run.out} already holds {found[0]}, which the training would write over")
     if run.resume and not begun:
         tell(f"{run.out} holds no training to resume: it begins")
     return begun
@@ -78,7 +78,7 @@ def _claim(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / MARK, b"")
     except OSError as error:
-        raise RecipeError(f"out: {out}: {error.strerror}") from None
+        raise OptionsError(f"out: {out}: {error.strerror}") from None
 
 
 def _keep(out: Path, training: Training, dataset: Dataset) -> None:

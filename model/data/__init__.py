@@ -1,1 +1,1 @@
-"""Data sets: reading, downloading, and binarising images."""
+"""Data sets: reading image files, arrays and MNIST, and downloading MNIST."""

@@ -1,12 +1,12 @@
-"""Image preprocessing that training and serving share: orientation, transparency, 16 bits, channels, and size."""
+"""Image preprocessing for training and serving: orientation, transparency, 16-bit levels, channels, size."""
 
 import numpy as np
 from PIL import Image
 
 from model.data.arrays import Images
 
-ORIENTATION = 0x0112
-TURNS = {
+ORIENTATION_TAG = 0x0112
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -15,43 +15,43 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-EXIF = 2**16
-"""Bytes of EXIF that are looked at: a JPEG has no room for more in one piece."""
+MAX_EXIF_BYTES = 2**16
+"""Largest EXIF block that is read; a JPEG segment cannot be larger."""
 
 
-def fit(picture: Image.Image, image_shape: tuple[int, ...]) -> Images:
-    """The picture resized: uint8 [C, H, W]."""
+def fit(image: Image.Image, image_shape: tuple[int, ...]) -> Images:
+    """Convert an image to uint8 [C, H, W] of `image_shape`, resized with a bilinear filter."""
     channels, height, width = image_shape
-    resized = upright(picture, channels).resize((width, height), Image.Resampling.BILINEAR)
+    resized = upright(image, channels).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def upright(picture: Image.Image, channels: int, orientation: int | None = None) -> Image.Image:
-    """Turned as its EXIF asks, on white where it is transparent, 8 bits of grey (1 channel) or of colour (3).
+def upright(image: Image.Image, channels: int, orientation: int | None = None) -> Image.Image:
+    """Apply the EXIF orientation, flatten transparency onto white, and convert to 8-bit grey (1 channel) or RGB (3).
 
-    `orientation` is what EXIF says, where the caller knows it: Pillow is not asked then.
+    `orientation` is the EXIF orientation if the caller has read it already.
     """
-    picture.load()
-    asked = _orientation(picture) if orientation is None else orientation
-    turned = picture.transpose(TURNS[asked]) if asked in TURNS else picture
+    image.load()
+    exif_orientation = _read_orientation(image) if orientation is None else orientation
+    turned = image.transpose(TRANSPOSITIONS[exif_orientation]) if exif_orientation in TRANSPOSITIONS else image
     flat, mode = _flattened(turned), "L" if channels == 1 else "RGB"
     return flat if flat.mode == mode else flat.convert(mode)
 
 
-def _orientation(picture: Image.Image) -> int | None:
-    """As EXIF numbers it; Pillow's own function that turns would write the EXIF anew as well."""
-    readable = picture.info and len(picture.info.get("exif", b"")) <= EXIF
-    return picture.getexif().get(ORIENTATION) if readable else None
+def _read_orientation(image: Image.Image) -> int | None:
+    """Return the EXIF orientation. `ImageOps.exif_transpose` would also rewrite the EXIF block."""
+    readable = image.info and len(image.info.get("exif", b"")) <= MAX_EXIF_BYTES
+    return image.getexif().get(ORIENTATION_TAG) if readable else None
 
 
-def _flattened(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        samples = np.asarray(picture, np.float32)
+def _flattened(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+        samples = np.asarray(image, np.float32)
         levels = (samples / 257).round().clip(0, 255).astype(np.uint8)
-        if "transparency" in picture.info:
-            levels[samples == picture.info["transparency"]] = 255
+        if "transparency" in image.info:
+            levels[samples == image.info["transparency"]] = 255
         return Image.fromarray(levels)
-    if not picture.has_transparency_data:
-        return picture
-    layer = picture.convert("RGBA")
+    if not image.has_transparency_data:
+        return image
+    layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)

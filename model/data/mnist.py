@@ -1,4 +1,4 @@
-"""MNIST as published: two IDX files of 28x28 grey images, read, checked and downloaded (LeCun, Cortes and Burges)."""
+"""MNIST data set (LeCun, Cortes and Burges): reading and downloading the published IDX files of 28x28 images."""
 
 import gzip
 import hashlib
@@ -13,8 +13,8 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from model.checkpoint import write_atomically
 from model.data.arrays import DataError, Dataset, Images
+from model.files import write_atomically
 
 TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -22,15 +22,16 @@ DIGESTS = {
     TRAIN: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     TEST: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
 }
-"""SHA-256 of each file once decompressed, so that it does not matter who compressed it."""
+"""SHA-256 of each decompressed file, which is independent of the compression."""
 
-MAGIC = 2051
-PIECE = 2**18
-LARGEST = 2**26
+IDX_IMAGE_MAGIC = 2051
+DOWNLOAD_CHUNK = 2**18
+MAX_DOWNLOAD = 2**26
+DOWNLOAD_TIMEOUT = 60
 
 
 class Downloaded(NamedTuple):
-    """How far the download of one file is, in bytes; `size` is 0 where the server does not tell it."""
+    """Progress of the download of one file in bytes; `size` is 0 if the server does not send it."""
 
     name: str
     done: int
@@ -38,25 +39,25 @@ class Downloaded(NamedTuple):
 
 
 def find_mnist(folder: Path) -> bool:
-    """Whether one of the published files lies here."""
+    """Return whether the folder has one of the published files."""
     return any(_path(folder, name).exists() for name in (TRAIN, TEST))
 
 
 def read_mnist(folder: Path) -> Dataset:
-    """The training images and, where its file lies beside, the test images; these alone are enough to score."""
+    """Read the training split and, if its file exists, the test split; the test split alone is enough to evaluate."""
     train, test = _path(folder, TRAIN), _path(folder, TEST)
     held_out = read_idx(test) if test.exists() else None
     return Dataset("MNIST", read_idx(train) if train.exists() or held_out is None else held_out[:0], held_out)
 
 
 def read_idx(path: Path) -> Images:
-    """The images [N, 1, H, W] of one IDX file, gzipped or not."""
+    """Read the images of an IDX file, compressed by gzip or not, as uint8 [N, 1, H, W]. Raises `DataError`."""
     content = _content(path)
     if len(content) < 16:
         raise DataError(f"{path}: expected a header of 16 bytes, got {len(content)}")
     magic, count, height, width = struct.unpack(">IIII", content[:16])
-    if magic != MAGIC:
-        raise DataError(f"{path}: expected the magic number {MAGIC} of IDX images, got {magic}")
+    if magic != IDX_IMAGE_MAGIC:
+        raise DataError(f"{path}: expected the magic number {IDX_IMAGE_MAGIC} of IDX images, got {magic}")
     if len(content) - 16 != count * height * width or not count * height * width:
         raise DataError(f"{path}: expected {count} images of {height}x{width} bytes, got {len(content) - 16} bytes")
     return np.frombuffer(content, np.uint8, offset=16).reshape(count, 1, height, width)
@@ -66,14 +67,17 @@ def download_mnist(
     folder: Path,
     base: str = MIRROR,
     digests: Mapping[str, str] = DIGESTS,
-    watch: Callable[[Downloaded], None] | None = None,
+    progress: Callable[[Downloaded], None] | None = None,
 ) -> None:
-    """Put into `folder` each of the two files that is not there yet; only whole and right files ever appear."""
+    """Download the files that `folder` lacks. Raises `DataError`.
+
+    A file is written after its digest has been checked, in one step. `progress` is called for each chunk.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in (TRAIN, TEST):
         if not _path(folder, name).exists():
-            content = _fetch(base.rstrip("/") + f"/{name}.gz", watch or (lambda _: None))
-            _require_published(name, content, digests[name])
+            content = _fetch(base.rstrip("/") + f"/{name}.gz", progress or (lambda _: None))
+            _check_digest(name, content, digests[name])
             write_atomically(folder / f"{name}.gz", content)
 
 
@@ -92,29 +96,29 @@ def _content(path: Path) -> bytes:
         raise DataError(f"{path}: {error.strerror or error}") from None
 
 
-def _fetch(url: str, watch: Callable[[Downloaded], None]) -> bytes:
+def _fetch(url: str, progress: Callable[[Downloaded], None]) -> bytes:
     address = urlsplit(url)
     if address.scheme != "https" and (address.scheme, address.hostname) != ("http", "127.0.0.1"):
         raise DataError(f"{url}: expected an https address, got {address.scheme or 'none'}")
     try:
-        return b"".join(_pieces(url, watch))
+        return b"".join(_read_chunks(url, progress))
     except (OSError, HTTPException) as error:
-        raise DataError(f"{url}: could not be downloaded: {error}") from None
+        raise DataError(f"{url}: download failed: {error}") from None
 
 
-def _pieces(url: str, watch: Callable[[Downloaded], None]) -> Iterator[bytes]:
+def _read_chunks(url: str, progress: Callable[[Downloaded], None]) -> Iterator[bytes]:
     done = 0
-    with urlopen(url, timeout=60) as answer:  # noqa: S310  # the scheme was checked
-        size = int(answer.headers.get("Content-Length") or 0)
-        while piece := answer.read(PIECE):
-            done += len(piece)
-            if done > LARGEST:
-                raise DataError(f"{url}: expected at most {LARGEST} bytes, got more")
-            watch(Downloaded(url.rsplit("/", 1)[-1], done, size))
-            yield piece
+    with urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:  # noqa: S310  # the scheme was checked
+        size = int(response.headers.get("Content-Length") or 0)
+        while chunk := response.read(DOWNLOAD_CHUNK):
+            done += len(chunk)
+            if done > MAX_DOWNLOAD:
+                raise DataError(f"{url}: expected at most {MAX_DOWNLOAD} bytes, got more")
+            progress(Downloaded(url.rsplit("/", 1)[-1], done, size))
+            yield chunk
 
 
-def _require_published(name: str, content: bytes, expected: str) -> None:
+def _check_digest(name: str, content: bytes, expected: str) -> None:
     try:
         found = hashlib.sha256(gzip.decompress(content)).hexdigest()
     except (OSError, EOFError, zlib.error) as error:

@@ -1,13 +1,12 @@
-"""The table of a trained model: both bounds on log p(x), how sure they are, and how many latents are in use.
+"""Evaluation metrics of a trained model: bounds on log p(x), bits per dimension, active units.
 
 log p(x) >= log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)           Burda, Grosse and Salakhutdinov (2016), equation 8
 A_u = Var_x(E_q(u|x)[u]),   unit u is active where A_u > 0.01   the same, section 5.2
-bits per dimension = -(log p(x) / dimensions + log_bin_width) / ln 2
+bits per dimension = -(log p(x) / dimensions + log bin width) / ln 2
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,55 +16,38 @@ from model.data.arrays import Images
 from model.device import autocast
 from model.elbo import bounds
 from model.pixels import to_pixels
+from model.records import Evaluation
 from model.vae import VAE
 
-ACTIVE = 0.01
-"""The variance of a posterior mean over the data from which its unit counts as active."""
+__all__ = ["ChunkSizes", "Evaluation", "evaluate"]
 
+ACTIVE_UNIT_VARIANCE = 0.01
+"""Variance of the posterior mean over the data above which a latent unit counts as active."""
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Means over `images` images in nats; `log_likelihood` is the bound with `samples` draws, with its standard error.
-
-    `binarize` and `seed` say which pixels were scored: with `dynamic` the grey levels were drawn once, by that seed.
-    `standard_error` is None where one image alone was scored.
-    """
-
-    images: int
-    samples: int
-    elbo: float
-    reconstruction: float
-    kl: float
-    log_likelihood: float
-    standard_error: float | None
-    bits_per_dim: float
-    active_units: int
-    units: int
-    binarize: str
-    seed: int
-    precision: str
+ProgressCallback = Callable[[int], None]
+"""Function that is called with the number of evaluated images."""
 
 
 class ChunkSizes(NamedTuple):
-    """What is in memory at once: `chunk` draws for each of `batch_size` images."""
+    """Sizes that bound the memory of an evaluation: `chunk` draws for each of `batch_size` images."""
 
     batch_size: int
     chunk: int
 
     @classmethod
     def fitting(cls, dimensions: int, draws: int) -> "ChunkSizes":
-        """50 images of MNIST with as many draws, and no more values of larger ones."""
+        """Return sizes with at most as many pixel values as 50 images of 28x28 with `draws` draws each."""
         images = max(1, 50 * draws * 28 * 28 // dimensions)
         batch_size = min(50, images)
         return cls(batch_size, min(draws, images // batch_size))
 
 
-class _Batch(NamedTuple):
+class _BatchScores(NamedTuple):
     scores: Tensor  # [B, 4]: ELBO, reconstruction, KL, log-likelihood
     mean: Tensor  # [B, D]
 
 
-def evaluate(  # what was scored, how well, and in what pieces
+def evaluate(
     vae: VAE,
     images: Images,
     samples: int = 128,
@@ -75,15 +57,16 @@ def evaluate(  # what was scored, how well, and in what pieces
     precision: str = "float32",
     batch_size: int = 50,
     chunk: int = 16,
-    watch: Callable[[int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
-    """Score uint8 images [N, C, H, W], of which `batch_size` times `chunk` draws are in memory at once.
+    """Evaluate uint8 images [N, C, H, W], with `chunk` draws for each of `batch_size` images in memory at a time.
 
-    `watch` is told how many images are done. The same arguments give the same figures on the same device.
+    `progress` is called after each batch. The same arguments give the same figures on the same device.
     """
     device = next(vae.parameters()).device
-    with _drawing_from(seed, device), autocast(precision, device):
-        scores, variance = _gathered(_batches(vae, _pixels(images, binarize, seed, batch_size), samples, chunk, watch))
+    with _seeded(seed, device), autocast(precision, device):
+        pixels = _pixels(images, binarize, seed, batch_size)
+        scores, variance = _collect(_evaluate_batches(vae, pixels, samples, chunk, progress))
     elbo, reconstruction, kl, log_likelihood = scores.mean(0).tolist()
     error = scores[:, 3].std().item() / len(images) ** 0.5 if len(images) > 1 else None
     return Evaluation(
@@ -95,7 +78,7 @@ def evaluate(  # what was scored, how well, and in what pieces
         log_likelihood=log_likelihood,
         standard_error=error,
         bits_per_dim=vae.decoder.family.bits_per_dim(log_likelihood, vae.config.dimensions),
-        active_units=int((variance > ACTIVE).sum()),
+        active_units=int((variance > ACTIVE_UNIT_VARIANCE).sum()),
         units=len(variance),
         binarize=binarize,
         seed=seed,
@@ -103,11 +86,11 @@ def evaluate(  # what was scored, how well, and in what pieces
     )
 
 
-def _gathered(batches: Iterator[_Batch]) -> tuple[Tensor, Tensor]:
-    """The scores of all images [N, 4], and the variance of the posterior mean over them [D], in float64."""
+def _collect(batches: Iterator[_BatchScores]) -> tuple[Tensor, Tensor]:
+    """Return the scores of all images [N, 4], and the variance of the posterior mean over them [D], in float64."""
     scores: list[Tensor] = []
     total = squares = torch.zeros(())
-    for batch in batches:  # their means are summed, not kept: large images have many latents
+    for batch in batches:  # the means are summed, not kept: large images have many latents
         scores.append(batch.scores)
         total, squares = total + batch.mean.sum(0), squares + batch.mean.square().sum(0)
     count = sum(map(len, scores))
@@ -115,33 +98,33 @@ def _gathered(batches: Iterator[_Batch]) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global random generators inside the context, and restore them afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
 def _pixels(images: Images, binarize: str, seed: int, batch_size: int) -> Iterator[Tensor]:
-    # One by one on the CPU, so that neither the device nor the batch size changes the pixels.
+    # One generator on the CPU draws all pixels in order, so that they depend neither on device nor on batch size.
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(images), batch_size):
-        levels = torch.tensor(images[start : start + batch_size])
-        yield to_pixels(levels, binarize, generator)
+        yield to_pixels(torch.tensor(images[start : start + batch_size]), binarize, generator)
 
 
 @torch.inference_mode()
-def _batches(  # as evaluate
-    vae: VAE, pixels: Iterator[Tensor], samples: int, chunk: int, watch: Callable[[int], None] | None
-) -> Iterator[_Batch]:
+def _evaluate_batches(
+    vae: VAE, pixels: Iterator[Tensor], samples: int, chunk: int, progress: ProgressCallback | None
+) -> Iterator[_BatchScores]:
     device, done = next(vae.parameters()).device, 0
     for x in pixels:
-        yield _score(vae, x.to(device), samples, chunk)
+        yield _evaluate_batch(vae, x.to(device), samples, chunk)
         done += len(x)
-        if watch:
-            watch(done)
+        if progress:
+            progress(done)
 
 
-def _score(vae: VAE, x: Tensor, samples: int, chunk: int) -> _Batch:
+def _evaluate_batch(vae: VAE, x: Tensor, samples: int, chunk: int) -> _BatchScores:
     both = bounds(vae, x, samples, chunk=chunk)
     scores = torch.stack([*both.elbo, both.log_likelihood], dim=1)
-    return _Batch(scores.double().cpu(), vae.posterior(x).mean.flatten(1).double().cpu())
+    return _BatchScores(scores.double().cpu(), vae.posterior(x).mean.flatten(1).double().cpu())

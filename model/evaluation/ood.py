@@ -1,4 +1,4 @@
-"""Images that are not of the training kind, to see whether a model's ELBO tells them apart."""
+"""Out-of-distribution data sets, and ELBO percentiles that compare them with the evaluated images."""
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -11,21 +11,24 @@ from PIL import Image, ImageDraw, ImageFont
 
 from model.data.arrays import Images, batches
 from model.elbo import elbo
-from model.elbo_percentiles import Reference, Scores
+from model.elbo_percentiles import UNKNOWN_SPLIT, ElboPercentiles, Scores
 from model.pixels import to_unit_interval
 from model.vae import VAE
 
-KEPT = 2**26
-"""Bytes of letters that are kept, so that those of small images are drawn once."""
+MAX_CACHED_BYTES = 2**26
+"""Size of the cache of rendered letters; small images are rendered once."""
 
 
-def strangers(images: Images, seed: int = 0) -> dict[str, Iterator[Images]]:
-    """As many of each kind as there are images, by their names, in batches: uint8 [B, C, H, W]."""
+def ood_datasets(images: Images, seed: int = 0) -> dict[str, Iterator[Images]]:
+    """Derive data sets of as many images as `images` uint8 [N, C, H, W], in batches of uint8 [B, C, H, W].
+
+    The data sets are uniform noise, the images inverted, the images rotated by 180 degrees, and letters of a font.
+    """
     return {
         "noise": _noise(images, np.random.default_rng(seed)),
         "inverted": (255 - batch for batch in batches(images)),
         "upside down": (np.ascontiguousarray(batch[..., ::-1, ::-1]) for batch in batches(images)),
-        "letters": _letters(images, np.random.default_rng(seed)),
+        "letters": _letter_images(images, np.random.default_rng(seed)),
     }
 
 
@@ -33,38 +36,37 @@ def _noise(images: Images, rng: np.random.Generator) -> Iterator[Images]:
     return (rng.integers(0, 256, batch.shape, np.uint8) for batch in batches(images))
 
 
-def _letters(images: Images, rng: np.random.Generator) -> Iterator[Images]:
-    """White letters of a font on black, of several sizes; each is drawn when it is needed, and some are kept."""
+def _letter_images(images: Images, rng: np.random.Generator) -> Iterator[Images]:
+    """Render random white letters of several sizes on black, batch by batch."""
     for _ in _noise(images, rng):
-        pass  # in the stream of random numbers the choice of letters comes after the noise
+        pass  # letters are chosen by the random numbers that follow those of the noise, as earlier versions did
     count, channels, height, width = images.shape
-    least, most = (round(share * min(height, width)) for share in (0.6, 0.95))
-    kinds = [(letter, size) for letter in ascii_letters for size in range(least, most + 1)]
-    chosen = rng.integers(len(kinds), size=(count,))
-    draw = lru_cache(maxsize=max(1, KEPT // (height * width)))(draw_letter)
-    numbers = iter(chosen)
+    smallest, largest = (round(share * min(height, width)) for share in (0.6, 0.95))
+    choices = [(letter, size) for letter in ascii_letters for size in range(smallest, largest + 1)]
+    render = lru_cache(maxsize=max(1, MAX_CACHED_BYTES // (height * width)))(draw_letter)
+    numbers = iter(rng.integers(len(choices), size=(count,)))
     for batch in batches(images):
-        drawn = np.stack([draw(*kinds[number], height, width) for number in islice(numbers, len(batch))])
-        yield np.repeat(drawn[:, None], channels, axis=1)
+        letters = np.stack([render(*choices[number], height, width) for number in islice(numbers, len(batch))])
+        yield np.repeat(letters[:, None], channels, axis=1)
 
 
 def draw_letter(letter: str, size: int, height: int, width: int) -> Images:
-    """The letter in white on black, in the middle: uint8 [H, W]."""
-    picture = Image.new("L", (width, height))
+    """Render a letter in white at the centre of a black image, uint8 [H, W]."""
+    canvas = Image.new("L", (width, height))
     font = ImageFont.load_default(size)
-    ImageDraw.Draw(picture).text((width / 2, height / 2), letter, 255, font, anchor="mm")
-    return np.asarray(picture)
+    ImageDraw.Draw(canvas).text((width / 2, height / 2), letter, 255, font, anchor="mm")
+    return np.asarray(canvas)
 
 
-def measure_reference(vae: VAE, images: Images, seed: int = 0) -> Reference:
-    """What /score compares with: the ELBOs of held-out images, uint8 [N, C, H, W], as they are served."""
-    foreign = {name: elbos(vae, others, seed) for name, others in strangers(images, seed).items()}
-    return Reference.of(elbos(vae, batches(images), seed), foreign)
+def measure_elbo_percentiles(vae: VAE, images: Images, seed: int = 0, split: str = UNKNOWN_SPLIT) -> ElboPercentiles:
+    """Compute the percentiles that /score reports, from uint8 images [N, C, H, W] encoded as they are served."""
+    others = {name: elbos(vae, dataset, seed) for name, dataset in ood_datasets(images, seed).items()}
+    return ElboPercentiles.from_scores(elbos(vae, batches(images), seed), others, split)
 
 
 @torch.inference_mode()
 def elbos(vae: VAE, images: Iterable[Images], seed: int = 0) -> Scores:
-    """The ELBO of each image by one draw, [N] nats, for batches of uint8 [B, C, H, W]; grey levels as they are."""
+    """Return the ELBO of each image by one draw, [N] nats, for batches of uint8 [B, C, H, W] without binarisation."""
     device = next(vae.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     totals = []

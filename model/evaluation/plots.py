@@ -1,4 +1,4 @@
-"""What a model has learned, as pictures: its learning curve, reconstructions, samples of the prior, its latents."""
+"""Plots of a trained model: learning curve, reconstructions, prior samples, latent traversal."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,38 +15,39 @@ from torch.nn.functional import interpolate
 
 from model.data.arrays import Images, batch_size
 from model.pixels import to_grey_levels, to_unit_interval
-from model.training.trainer import EpochRecord
+from model.records import EpochRecord
 from model.vae import VAE
 
 CURVE, RECONSTRUCTIONS, SAMPLES, TRAVERSAL = "learning", "reconstructions", "samples", "traversal"
 COLUMNS = 12
 ROWS = 8
-LARGEST = 256
-"""Pixels that an image of a picture is high or wide at most; larger ones are shrunk."""
-MOST = 2**28
-"""Pixel values of the images by which a traversal chooses its latents."""
-REACH = 3.0
-"""How far from 0 a latent is moved, in standard deviations of the prior."""
+MAX_IMAGE_SIDE = 256
+"""Largest height and width of an image in a plot, in pixels; larger images are shrunk."""
+MAX_TRAVERSAL_VALUES = 2**28
+"""Largest number of pixel values from which a traversal chooses its latents."""
+TRAVERSAL_STD = 3.0
+"""Range of a traversal on each side of 0, in standard deviations of the prior."""
 
 
 def write_pictures(folder: Path, vae: VAE, images: Images, records: Sequence[EpochRecord] = (), seed: int = 0) -> None:
-    """Write learning.png (where there are records), reconstructions.png, samples.png and traversal.png.
+    """Write learning.png (if there are records), reconstructions.png, samples.png and traversal.png.
 
-    `images` are uint8 [N, C, H, W], best such as were not trained on.
+    `images` are uint8 [N, C, H, W]; held-out images show more than images of the training set.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if records:
         learning_curve(records).savefig(folder / f"{CURVE}.png", dpi=100)
+    limit = COLUMNS * min(100, max(1, MAX_TRAVERSAL_VALUES // vae.config.dimensions // COLUMNS))
     for name, rows in (
         (RECONSTRUCTIONS, reconstructions(vae, images)),
         (SAMPLES, prior_samples(vae, seed)),
-        (TRAVERSAL, traversal(vae, images[: min(100, max(1, MOST // vae.config.dimensions // COLUMNS)) * COLUMNS])),
+        (TRAVERSAL, traversal(vae, images[:limit])),
     ):
         imsave(folder / f"{name}.png", _grid(rows))
 
 
 def learning_curve(records: Sequence[EpochRecord]) -> Figure:
-    """The ELBO and its two terms against the epochs."""
+    """Plot the ELBO and its two terms over the epochs."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     bound, terms = figure.subplots(1, 2)
     epochs = [record.epoch for record in records]
@@ -56,7 +57,7 @@ def learning_curve(records: Sequence[EpochRecord]) -> Figure:
         bound.plot(epochs, held, label="ELBO, held out, averaged weights")
     terms.plot(epochs, [record.reconstruction for record in records], label="reconstruction")
     terms.plot(epochs, [record.kl for record in records], label="KL")
-    _leave_out_the_fall(bound, [record.elbo for record in records])
+    _exclude_first_epochs(bound, [record.elbo for record in records])
     for axes in (bound, terms):
         axes.set(xlabel="epoch", ylabel="nats per image")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -65,8 +66,8 @@ def learning_curve(records: Sequence[EpochRecord]) -> Figure:
     return figure
 
 
-def _leave_out_the_fall(axes: Axes, elbos: Sequence[float]) -> None:
-    """The first tenth of the epochs would flatten all that follows."""
+def _exclude_first_epochs(axes: Axes, elbos: Sequence[float]) -> None:
+    """Choose the vertical range without the first tenth of the epochs, which have a far lower ELBO."""
     least, most = min(elbos[len(elbos) // 10 :]), max(elbos)
     if least < most:
         axes.set_ylim(least - 0.1 * (most - least), most + 0.1 * (most - least))
@@ -74,7 +75,7 @@ def _leave_out_the_fall(axes: Axes, elbos: Sequence[float]) -> None:
 
 @torch.inference_mode()
 def reconstructions(vae: VAE, images: Images) -> Tensor:
-    """Rows of uint8 images [N, C, H, W], each above the row of their reconstructions: [R, n, C, H, W] in [0, 1]."""
+    """Return rows of uint8 images [N, C, H, W], each above its reconstructions, [R, n, C, H, W] in [0, 1]."""
     count = min(len(images), COLUMNS)
     rows = images[: count * min(ROWS // 2, len(images) // count)]
     means = _means(vae, _latents(vae, rows))
@@ -87,7 +88,7 @@ def reconstructions(vae: VAE, images: Images) -> Tensor:
 
 @torch.inference_mode()
 def prior_samples(vae: VAE, seed: int) -> Tensor:
-    """The means of p(x|z) for z of the prior: [R, n, C, H, W]."""
+    """Return the means of p(x|z) for z drawn from the prior, [R, n, C, H, W] in [0, 1]."""
     noise = torch.randn(ROWS * COLUMNS, *vae.config.latent_shape, generator=torch.Generator().manual_seed(seed))
     prior = vae.prior(ROWS * COLUMNS)
     means = _means(vae, prior.reparameterize(noise.to(prior.mean.device)))
@@ -96,17 +97,17 @@ def prior_samples(vae: VAE, seed: int) -> Tensor:
 
 @torch.inference_mode()
 def traversal(vae: VAE, images: Images) -> Tensor:
-    """Each row moves one of the latents that uint8 images [N, C, H, W] move most, of the first image, from -3 to 3.
+    """Vary the latents with the largest variance over uint8 images [N, C, H, W] from -3 to 3, one latent per row.
 
-    [R, n, C, H, W] in [0, 1].
+    The other latents are those of the first image. Returns [R, n, C, H, W] in [0, 1].
     """
     means = _latents(vae, images).flatten(1)
     most = means.var(0, correction=0).argsort(descending=True)[:ROWS]
     z = means[0].repeat(len(most), COLUMNS, 1)
     for row, unit in enumerate(most):
-        z[row, :, unit] = torch.linspace(-REACH, REACH, COLUMNS, device=z.device)
-    moved = _means(vae, z.reshape(-1, *vae.config.latent_shape))
-    return moved.reshape(len(most), COLUMNS, *moved.shape[1:])
+        z[row, :, unit] = torch.linspace(-TRAVERSAL_STD, TRAVERSAL_STD, COLUMNS, device=z.device)
+    images_of_z = _means(vae, z.reshape(-1, *vae.config.latent_shape))
+    return images_of_z.reshape(len(most), COLUMNS, *images_of_z.shape[1:])
 
 
 def _latents(vae: VAE, images: Images) -> Tensor:
@@ -123,24 +124,24 @@ Rows = TypeVar("Rows", Tensor, Images)
 
 
 def _split(vae: VAE, rows: Rows) -> Iterator[Rows]:
-    size = batch_size(vae.config.dimensions, most=2000)
+    size = batch_size(vae.config.dimensions, limit=2000)
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _shrunk(pixels: Tensor) -> Tensor:
-    """Images [N, C, H, W] of at most `LARGEST` pixels in height and width: means over areas of larger ones."""
+    """Shrink images [N, C, H, W] to at most `MAX_IMAGE_SIDE` pixels in height and width by averaging areas."""
     height, width = pixels.shape[2:]
-    if (longest := max(height, width)) <= LARGEST:
+    if (longest := max(height, width)) <= MAX_IMAGE_SIDE:
         return pixels
-    fitted = [max(1, round(length * LARGEST / longest)) for length in (height, width)]
+    fitted = [max(1, round(length * MAX_IMAGE_SIDE / longest)) for length in (height, width)]
     return interpolate(pixels, fitted, mode="area")
 
 
 def _grid(rows: Tensor) -> Images:
-    """Rows of images [R, n, C, H, W] side by side, enlarged where they are small, as [height, width, 3]."""
+    """Arrange rows of images [R, n, C, H, W] as one uint8 image [height, width, 3]; small images are enlarged."""
     levels = to_grey_levels(rows.cpu())
     count, columns, _, height, width = levels.shape
-    picture = levels.permute(0, 3, 1, 4, 2).reshape(count * height, columns * width, -1)
-    enlarged = picture.expand(-1, -1, 3).numpy()
+    grid = levels.permute(0, 3, 1, 4, 2).reshape(count * height, columns * width, -1)
+    colour = grid.expand(-1, -1, 3).numpy()
     factor = max(1, 56 // max(height, width))
-    return np.ascontiguousarray(enlarged.repeat(factor, axis=0).repeat(factor, axis=1))
+    return np.ascontiguousarray(colour.repeat(factor, axis=0).repeat(factor, axis=1))

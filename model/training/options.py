@@ -1,20 +1,26 @@
-"""The few numbers that fix a training, and how the rate, the weight of the KL and the memory of the average move.
+"""Training options, and the schedules of learning rate, KL weight and weight averaging.
 
-    rate(t)   = rate * min(1, (t + 1) / warmup) * 1/2 (1 + cos(pi t / T))       Loshchilov and Hutter (2017)
-    beta(t)   = min(1, t / (kl_warmup epochs))                                  Bowman et al. (2016), Sonderby et al.
-    memory(t) = min(ema, (1 + t) / (10 + t))                                    so that the start is soon forgotten
+    learning_rate(t) = learning_rate * min(1, (t + 1) / warmup) * 1/2 (1 + cos(pi t / T))   Loshchilov and Hutter (2017)
+    kl_weight(t)     = min(1, t / (kl_warmup epochs))                      Bowman et al. (2016), Sonderby et al. (2016)
+    ema_decay(t)     = min(ema, (1 + t) / (10 + t))                        discounts the first weights quickly
 
-t counts steps, T is their number.
+t is the step, T the number of steps.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import cos, isfinite, pi
 from typing import Any
 
+from model.validation import require
 
-class RecipeError(ValueError):
-    """A training that cannot be run; the message names the option, what was expected and what came."""
 
+class OptionsError(ValueError):
+    """Invalid option; the message names the option, what was expected and what came."""
+
+
+_require: Callable[[str, bool, str, object], None] = partial(require, OptionsError)
 
 PRECISIONS = ("float32", "bfloat16")
 BOUNDS = {
@@ -25,16 +31,16 @@ BOUNDS = {
     "holdout": (0, 10**9),
     "seed": (0, 2**63 - 1),
 }
-"""The least and the most of each option that counts; the most is far beyond what anybody has use for."""
+"""Smallest and largest value of each integer option."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """How a model is trained.
+    """Options of a training. Invalid values raise `OptionsError`.
 
-    `warmup` is in steps and `kl_warmup` in epochs; `clip` bounds the norm of the gradient, 0 leaves it alone; `samples`
-    are the draws for each image, L of the ELBO or K of the importance-weighted objectives; `holdout` images of the
-    training split are held out for validation.
+    `warmup` is in steps, `kl_warmup` in epochs. `clip` is the largest norm of the gradient, 0 for no limit. `samples`
+    is the number of draws per image: L of the ELBO, K of the importance-weighted objectives. `holdout` is the number of
+    training images that are held out for validation.
     """
 
     objective: str = "elbo"
@@ -67,29 +73,24 @@ class TrainingOptions:
         _require("binarize", self.binarize in ("dynamic", "none"), "dynamic or none", self.binarize)
         _require("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS), self.precision)
 
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate at `step` of `steps`."""
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """Return the learning rate at `step` of `steps`."""
         ramp = min(1.0, (step + 1) / max(1, self.warmup))
         return self.learning_rate * ramp * (0.5 * (1 + cos(pi * step / steps)) if self.schedule == "cosine" else 1.0)
 
     def kl_weight(self, epoch: float) -> float:
-        """The weight of the KL after `epoch` epochs, in [0, 1]."""
+        """Return the weight of the KL divergence after `epoch` epochs, in [0, 1]."""
         return min(1.0, epoch / self.kl_warmup) if self.kl_warmup else 1.0
 
-    def memory(self, step: int) -> float:
-        """How much of the averaged weights is kept at `step`, in [0, 1)."""
+    def ema_decay(self, step: int) -> float:
+        """Return the decay of the moving average of the weights at `step`, in [0, 1)."""
         return min(self.ema, (1 + step) / (10 + step))
 
     def as_dict(self) -> dict[str, Any]:
-        """The options as JSON holds them."""
+        """Return the options as a JSON object."""
         return asdict(self)
 
 
 def require_between(option: str, value: int, least: int, most: int) -> None:
-    """Refuse a number that the option has no use for."""
+    """Raise `OptionsError` unless `value` is an integer from `least` to `most`."""
     _require(option, type(value) is int and least <= value <= most, f"an integer from {least} to {most}", value)
-
-
-def _require(option: str, holds: bool, expected: str, got: object) -> None:
-    if not holds:
-        raise RecipeError(f"{option}: expected {expected}, got {got!r}")

@@ -1,7 +1,10 @@
-"""All that a training needs to go on bit for bit where it stopped: one file of tensors, with the rest as metadata."""
+"""Training snapshots: one safetensors file from which a training resumes with the same bits.
+
+Tensors are stored as such, everything else as JSON in the metadata of the file.
+"""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,26 @@ from safetensors.torch import save
 from torch import Tensor
 
 from model.checkpoint import CheckpointError, parse_json, write_atomically
-from model.records import ANYTHING, EPOCH, require
-from model.training.options import RecipeError
-from model.training.trainer import EpochRecord, Training
+from model.records import EpochRecord, read_record
+from model.training.options import OptionsError
+from model.training.trainer import Training
 
 SNAPSHOT = "training.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq")
-CONTENT = {"identity": {}, "step": int, "records": [EPOCH]}
-"""The form of the JSON in the file's metadata."""
+ADAM_STATE = ("exp_avg", "exp_avg_sq")
+"""Tensors that Adam keeps for each weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """JSON content of a snapshot: what has to be the same on resuming, the step, and the finished epochs."""
+
+    identity: dict[str, Any]
+    step: int
+    records: tuple[EpochRecord, ...]
 
 
 def write_snapshot(folder: Path, training: Training) -> None:
-    """Keep in `folder` the state that `resume_training` goes on from."""
+    """Write the state of a training to `folder`, for `resume_training`."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(training).items()}
     tensors["generator"] = training.generator.get_state()
     records = [asdict(record) for record in training.records]
@@ -31,19 +42,20 @@ def write_snapshot(folder: Path, training: Training) -> None:
 
 
 def resume_training(folder: Path, training: Training) -> None:
-    """Restore `training`, just begun, to the state that `folder` holds; nothing is changed unless all of it is usable.
+    """Restore a new `training` to the state in `folder`; it is not changed if the snapshot cannot be used.
 
-    Raises `CheckpointError` for a file that is incomplete or damaged, `RecipeError` for one of another recipe,
-    architecture, starting model or data set.
+    Raises `CheckpointError` for a file that is incomplete or damaged, and `OptionsError` for one of other options,
+    another architecture, starting model or data set.
     """
     path = folder / SNAPSHOT
     content, tensors = _read(path)
     try:
-        require("training", CONTENT, content)
-        _require_identity(content["identity"], _identity(training))
-        _require_progress(content, training.steps_per_epoch)
-        _require_tensors(tensors, _expected(training))
-    except RecipeError:
+        snapshot = read_record(SnapshotRecord, "training", content)
+        _check_identity(snapshot.identity, _identity(training))
+        _check_unknown_fields(content)
+        _check_progress(snapshot, training.steps_per_epoch)
+        _check_tensors(tensors, _expected(training))
+    except OptionsError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -51,7 +63,7 @@ def resume_training(folder: Path, training: Training) -> None:
         training.generator.set_state(tensors.pop("generator"))
     except RuntimeError:
         raise CheckpointError(f"{path}: generator: not a state of a random generator") from None
-    _restore(training, content, tensors)
+    _restore(training, snapshot, tensors)
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:
@@ -74,32 +86,39 @@ def _identity(training: Training) -> dict[str, Any]:
     return as_written
 
 
-def _require_identity(before: dict[str, Any], now: dict[str, Any]) -> None:
-    require("training.identity", dict.fromkeys(now, ANYTHING), before)
+def _check_identity(before: dict[str, Any], now: dict[str, Any]) -> None:
+    for name in now:
+        if name not in before:
+            raise ValueError(f"training.identity.{name} is missing")
     for name, value in now.items():
         if value != before[name]:
-            raise RecipeError(f"{name}: expected {before[name]!r}, as the training began, got {value!r}")
+            raise OptionsError(f"{name}: expected {before[name]!r}, as in the snapshot, got {value!r}")
 
 
-def _require_progress(content: dict[str, Any], steps_per_epoch: int) -> None:
+def _check_unknown_fields(content: dict[str, Any]) -> None:
+    known = {field.name for field in fields(EpochRecord)}
     for number, record in enumerate(content["records"]):
-        if unknown := sorted(record.keys() - EPOCH.keys()):
+        if unknown := sorted(record.keys() - known):
             raise ValueError(f"training.records[{number}].{unknown[0]} is unknown")
-        if record["epoch"] != number + 1:
-            raise ValueError(f"training.records[{number}].epoch: expected {number + 1}, got {record['epoch']}")
-    epochs, step = len(content["records"]), content["step"]
-    if step != (expected := epochs * steps_per_epoch):
+
+
+def _check_progress(snapshot: SnapshotRecord, steps_per_epoch: int) -> None:
+    for number, record in enumerate(snapshot.records, start=1):
+        if record.epoch != number:
+            raise ValueError(f"training.records[{number - 1}].epoch: expected {number}, got {record.epoch}")
+    epochs = len(snapshot.records)
+    if snapshot.step != (expected := epochs * steps_per_epoch):
         steps = f"{expected} after {epochs} epochs of {steps_per_epoch} steps"
-        raise ValueError(f"training.step: expected {steps}, got {step}")
+        raise ValueError(f"training.step: expected {steps}, got {snapshot.step}")
 
 
-def _require_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in expected:
-            raise ValueError(f"{name}: unknown to this training")
-        wanted, got = _form(expected[name]), _form(tensors[name]) if name in tensors else "none"
-        if got != wanted:
-            raise ValueError(f"{name}: expected {wanted}, got {got}")
+            raise ValueError(f"{name}: not a tensor of this training")
+        form, got = _form(expected[name]), _form(tensors[name]) if name in tensors else "none"
+        if got != form:
+            raise ValueError(f"{name}: expected {form}, got {got}")
         if not tensors[name].isfinite().all():
             raise ValueError(f"{name}: expected finite numbers")
 
@@ -109,25 +128,24 @@ def _form(tensor: Tensor) -> str:
 
 
 def _expected(training: Training) -> dict[str, Tensor]:
-    """A tensor of the same type and shape for each one of a snapshot."""
+    """Return tensors with the dtypes and shapes of those of a snapshot."""
     weights = dict(training.vae.named_parameters())
-    moments = {f"{moment}.{name}": weight for name, weight in weights.items() for moment in MOMENTS}
+    moments = {f"{moment}.{name}": weight for name, weight in weights.items() for moment in ADAM_STATE}
     return _weights(training) | moments | {"generator": training.generator.get_state()}
 
 
-def _restore(training: Training, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    training.step = content["step"]
-    training.records = [EpochRecord(**record) for record in content["records"]]
+def _restore(training: Training, snapshot: SnapshotRecord, tensors: dict[str, Tensor]) -> None:
+    training.continue_from(snapshot.step, snapshot.records)
     for weight in training.vae.parameters():
         step = torch.tensor(float(training.step), device=weight.device)
-        training.optimizer.state[weight] = {"step": step} | {moment: torch.zeros_like(weight) for moment in MOMENTS}
+        training.optimizer.state[weight] = {"step": step} | {moment: torch.zeros_like(weight) for moment in ADAM_STATE}
     for name, tensor in _tensors(training).items():
-        tensor.copy_(tensors[name])  # into the memory layout that the training works in
+        tensor.copy_(tensors[name])  # copies into the memory layout of the training
 
 
 def _tensors(training: Training) -> dict[str, Tensor]:
     states = {name: training.optimizer.state[weight] for name, weight in training.vae.named_parameters()}
-    return _weights(training) | {f"{m}.{name}": state[m] for name, state in states.items() for m in MOMENTS}
+    return _weights(training) | {f"{m}.{name}": state[m] for name, state in states.items() for m in ADAM_STATE}
 
 
 def _weights(training: Training) -> dict[str, Tensor]:

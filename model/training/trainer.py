@@ -1,11 +1,12 @@
-"""Gradient ascent on a bound (Kingma and Welling 2014, algorithm 1), with Adam and an average of the weights.
+"""Training loop: maximises a bound on log p(x) with Adam (Kingma and Welling 2014, algorithm 1).
 
     L(x) = -objective(x),   by default the ELBO: E_q(z|x)[log p(x|z)] - KL(q(z|x) || p(z))
 
-The loss is the one minus sign of the repository: everywhere else higher is better.
+The loss is the only place where the sign is reversed; all other values are higher for better models. A moving average
+of the weights is kept, evaluated and saved.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from math import isfinite, log
@@ -22,41 +23,28 @@ from model.data.arrays import DataError, Images, digest
 from model.device import autocast
 from model.elbo import elbo
 from model.pixels import to_pixels
+from model.records import EpochRecord
 from model.training.objectives import OBJECTIVES
 from model.training.options import TrainingOptions
-from model.training.weight_norm import normalise, plain_weights, standardise
+from model.training.weight_norm import apply_weight_norm, data_dependent_init, effective_weights
 from model.vae import VAE
 
 
 class TrainingError(ValueError):
-    """A training that cannot go on; the message says where it stopped and what to try."""
+    """Training that diverged; the message names the epoch and what to try."""
 
 
 class ElboMeans(NamedTuple):
-    """The ELBO and its two terms, nats per image."""
+    """Means of the ELBO and its two terms over images, in nats per image."""
 
     elbo: float
     reconstruction: float
     kl: float
-
-
-@dataclass(frozen=True, slots=True)
-class EpochRecord:
-    """One epoch: means over its training batches in nats, the ELBO of the averaged weights on the held-out images."""
-
-    epoch: int
-    elbo: float
-    reconstruction: float
-    kl: float
-    validation: float | None
-    learning_rate: float
-    images_per_second: float
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an epoch is after a step: means so far, in nats."""
+    """Progress of an epoch after a step, with the means over its batches so far, in nats."""
 
     epoch: int
     step: int
@@ -67,21 +55,21 @@ class Progress:
     images_per_second: float
 
 
-NORMALISE_ON = 512
-"""The images by which weight normalisation takes its first values."""
+INIT_IMAGES = 512
+"""Number of images for data-dependent initialisation."""
 
-Watch = Callable[[Progress], None]
+ProgressCallback = Callable[[Progress], None]
 
 
 def new_vae(config: VAEConfig, seed: int) -> VAE:
-    """A VAE with the initial weights that `seed` leads to; the global generator is left as it was."""
+    """Build a VAE with initial weights drawn from `seed`; the global random generator keeps its state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VAE(config)
 
 
-def start_at_mean(vae: VAE, images: Images) -> None:
-    """Let the untrained decoder answer the mean training pixel: every family's mean is the sigmoid of its location."""
+def init_output_bias(vae: VAE, images: Images) -> None:
+    """Set the decoder's output bias to the logit of the mean training pixel: the mean of a likelihood is a sigmoid."""
     share = min(max(float(images.mean()) / 255, 1e-3), 1 - 1e-3)
     family = vae.decoder.family
     bias = [weight for name, weight in vae.decoder.named_parameters() if name.endswith("bias")][-1]
@@ -90,11 +78,12 @@ def start_at_mean(vae: VAE, images: Images) -> None:
 
 
 class Training:
-    """A training under way: `vae` has the raw weights, `average` their moving average, which is what is kept.
+    """State of a training: `vae` has the raw weights, `average` their moving average, which is saved.
 
-    `images` are uint8 [N, C, H, W]; they stay on the device as such and are drawn anew from their grey levels, in a new
-    order, at each epoch. Everything random comes from `generator`, so that equal states go on alike. `start` is a
-    trained model of the same config to go on from.
+    `images` are uint8 [N, C, H, W]. They stay on the device; each epoch draws binary pixels and the order anew. All
+    random numbers come from `generator`, so a training with the same options, data and device gives the same weights.
+    `start` is a trained model of the same config that provides the initial weights. Raises `DataError` if no image is
+    left to train on.
     """
 
     def __init__(
@@ -109,7 +98,7 @@ class Training:
             raise DataError("images: expected some to train on, got none")
         if len(images) <= options.holdout:
             raise DataError(f"holdout: expected fewer than the {len(images)} training images, got {options.holdout}")
-        torch.backends.cudnn.deterministic = True  # else what is resumed on a GPU does not go on bit for bit
+        torch.backends.cudnn.deterministic = True  # else a resumed training on a GPU has other bits
         self.options = options
         self.data = digest(images)
         self.start = start.digest if start else None
@@ -123,38 +112,42 @@ class Training:
         if start:
             vae.load_state_dict(start.vae.state_dict())
         else:
-            start_at_mean(vae, images)
+            init_output_bias(vae, images)
         self.vae = vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
         self.average = deepcopy(self.vae).requires_grad_(False)
         self.generator = torch.Generator(device).manual_seed(options.seed)
         if options.weight_norm:
             if not start:
-                standardise(self.vae, self._batch(self.images[:NORMALISE_ON]), self.generator)
-            normalise(self.vae, self.generator)
-            self._follow(share=1.0)
+                data_dependent_init(self.vae, self._batch(self.images[:INIT_IMAGES]), self.generator)
+            apply_weight_norm(self.vae, self.generator)
+            self._update_ema(share=1.0)
         self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=options.learning_rate, fused=True)
 
     @property
     def epoch(self) -> int:
-        """The number of finished epochs."""
+        """Number of finished epochs."""
         return len(self.records)
 
-    def epochs(self, watch: Watch | None = None) -> Iterator[EpochRecord]:
-        """The epochs that are left, one record at a time; `watch` is told of each step."""
+    def continue_from(self, step: int, records: Iterable[EpochRecord]) -> None:
+        """Set the step and the finished epochs, as a snapshot has them."""
+        self.step, self.records = step, list(records)
+
+    def epochs(self, progress: ProgressCallback | None = None) -> Iterator[EpochRecord]:
+        """Run the remaining epochs and yield a record after each; `progress` is called after each step."""
         while self.epoch < self.options.epochs:
-            self.records.append(self._epoch(watch))
+            self.records.append(self._epoch(progress))
             yield self.records[-1]
 
-    def _epoch(self, watch: Watch | None) -> EpochRecord:
+    def _epoch(self, progress: ProgressCallback | None) -> EpochRecord:
         start, seen = perf_counter(), 0
         sums = torch.zeros(3, dtype=torch.float64, device=self.images.device)
         order = torch.randperm(len(self.images), generator=self.generator, device=self.images.device)
         for number, rows in enumerate(torch.split(order, self.options.batch_size), start=1):
             sums += self._step(self._batch(self.images[rows]))
             seen += len(rows)
-            if watch:
+            if progress:
                 speed = seen / (perf_counter() - start)
-                watch(Progress(self.epoch + 1, number, self.steps_per_epoch, *_means(sums, seen), speed))
+                progress(Progress(self.epoch + 1, number, self.steps_per_epoch, *_means(sums, seen), speed))
         means = _means(sums, seen)
         self._require_finite("ELBO", means.elbo)
         rate, seconds = self.optimizer.param_groups[0]["lr"], perf_counter() - start
@@ -167,25 +160,25 @@ class Training:
             raise TrainingError(f"epoch {self.epoch + 1}: the {name} is {bound}; try a lower learning rate")
 
     def _step(self, x: Tensor) -> Tensor:
-        rate = self.options.rate(self.step, self.options.epochs * self.steps_per_epoch)
+        rate = self.options.learning_rate_at(self.step, self.options.epochs * self.steps_per_epoch)
         self.optimizer.param_groups[0]["lr"] = rate
         noise = self._noise(self.options.samples, len(x), self.generator)
         beta = self.options.kl_weight(self.step / self.steps_per_epoch)
         with autocast(self.options.precision, x.device):
-            ascent = OBJECTIVES[self.options.objective](self.vae, x, noise, beta)
-        loss = -ascent.objective.mean()
+            value = OBJECTIVES[self.options.objective](self.vae, x, noise, beta)
+        loss = -value.objective.mean()
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         if self.options.clip:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.options.clip)
         self.optimizer.step()
-        self._follow(share=1 - self.options.memory(self.step))
+        self._update_ema(share=1 - self.options.ema_decay(self.step))
         self.step += 1
-        return torch.stack([term.detach().double().sum() for term in ascent.elbo])
+        return torch.stack([term.detach().double().sum() for term in value.elbo])
 
     @torch.no_grad()
-    def _follow(self, share: float) -> None:
-        weights = plain_weights(self.vae)
+    def _update_ema(self, share: float) -> None:
+        weights = effective_weights(self.vae)
         for name, average in self.average.named_parameters():
             average.lerp_(weights[name], share)
 
@@ -193,7 +186,7 @@ class Training:
     def _validation(self) -> float | None:
         if not len(self.heldout):
             return None
-        # The same binarisation and the same noise at each epoch, so that epochs can be compared.
+        # Each epoch uses the same binary pixels and the same noise, so that epochs can be compared.
         generator = torch.Generator(self.heldout.device).manual_seed(self.options.seed)
         total = 0.0
         for levels in torch.split(self.heldout, self.options.batch_size):

@@ -1,7 +1,7 @@
-"""Weight normalisation, by which a layer's weight is a direction and a length: w = g v / |v|, for each output.
+"""Weight normalisation: the weight of each output is a length times a direction, w = g v / |v|.
 
-Salimans and Kingma, "Weight Normalization" (2016), equation 2; the first values of an untrained model as in section 3.
-It is a matter of training alone: what is averaged, kept and served are the plain weights w.
+Salimans and Kingma, "Weight Normalization" (2016), equation 2; data-dependent initialisation as in section 3. Only
+training uses it: the effective weights w are averaged, saved and served.
 """
 
 from typing import Any
@@ -14,18 +14,18 @@ from model.vae import VAE
 
 Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
-CONSTANT = 1e-6
-"""The standard deviation below which an output is the same for all images, and so left as it is."""
+MIN_STD = 1e-6
+"""Standard deviation below which an output counts as constant and keeps its scale."""
 
 
-def standardise(vae: VAE, x: Tensor, generator: torch.Generator) -> None:
-    """Let every layer within the untrained networks start with outputs of mean 0 and variance 1 on x.
+def data_dependent_init(vae: VAE, x: Tensor, generator: torch.Generator) -> None:
+    """Scale and shift the inner layers of untrained networks so that their outputs on x have mean 0 and variance 1.
 
-    The last layer of each network keeps its output, as does one that starts at zero, so that its block is the identity,
-    and an output that is the same for all of x.
+    The last layer of each network, layers with zero weights (which make a residual block the identity) and outputs that
+    are constant on x are not changed.
     """
     inner = [layer for network in (vae.encoder, vae.decoder) for layer in _layers(network)[:-1]]
-    handles = [layer.register_forward_hook(_standardise) for layer in inner]
+    handles = [layer.register_forward_hook(_standardise_output) for layer in inner]
     with torch.no_grad():
         q = vae.posterior(x)
         noise = torch.randn((1, *q.mean.shape), generator=generator, device=q.mean.device)
@@ -34,54 +34,54 @@ def standardise(vae: VAE, x: Tensor, generator: torch.Generator) -> None:
         handle.remove()
 
 
-def normalise(vae: VAE, generator: torch.Generator) -> None:
-    """Make directions and lengths of every layer's weights, in place; the networks compute what they did.
+def apply_weight_norm(vae: VAE, generator: torch.Generator) -> None:
+    """Replace the weights of every layer by directions and lengths, in place; the networks compute the same function.
 
-    An output whose weights are zero gets the length 0 in a random direction.
+    An output with zero weights gets the length 0 and a random direction.
     """
     for layer in [*_layers(vae.encoder), *_layers(vae.decoder)]:
-        _reparametrise(layer, generator)
+        _normalise_layer(layer, generator)
 
 
-def plain_weights(vae: VAE) -> dict[str, Tensor]:
-    """The weights by the names that an unnormalised VAE has for them."""
-    folded = {
+def effective_weights(vae: VAE) -> dict[str, Tensor]:
+    """Return the effective weights w under the names that they have without weight normalisation."""
+    weights = {
         f"{name}.{kind}": getattr(layer, kind)
         for name, layer in vae.named_modules()
         if isinstance(layer, Layer)
         for kind in ("weight", "bias")
     }
-    return {name: weight.detach() for name, weight in folded.items()}
+    return {name: weight.detach() for name, weight in weights.items()}
 
 
 def _layers(network: nn.Module) -> list[Layer]:
     return [layer for layer in network.modules() if isinstance(layer, Layer)]
 
 
-def _standardise(layer: Any, _: Any, output: Tensor) -> Tensor | None:
+def _standardise_output(layer: Any, _: Any, output: Tensor) -> Tensor | None:
     if not layer.weight.any():
         return None
     others = [dim for dim in range(output.dim()) if dim != 1]
     deviation, mean = torch.std_mean(output, dim=others, correction=0)
-    constant = deviation < CONSTANT
+    constant = deviation < MIN_STD
     deviation, mean = deviation.masked_fill(constant, 1), mean.masked_fill(constant, 0)
     shape = [1] * output.dim()
     shape[1] = -1
-    layer.weight /= deviation.reshape([-1 if dim == _outputs(layer) else 1 for dim in range(layer.weight.dim())])
+    layer.weight /= deviation.reshape([-1 if dim == _output_dim(layer) else 1 for dim in range(layer.weight.dim())])
     layer.bias.sub_(mean).div_(deviation)
     return (output - mean.reshape(shape)) / deviation.reshape(shape)
 
 
-def _reparametrise(layer: Any, generator: torch.Generator) -> None:
-    weight, outputs = layer.weight, _outputs(layer)
+def _normalise_layer(layer: Any, generator: torch.Generator) -> None:
+    weight, outputs = layer.weight, _output_dim(layer)
     others = [dim for dim in range(weight.dim()) if dim != outputs]
-    still = torch.linalg.vector_norm(weight, dim=others, keepdim=True) == 0
+    zero = torch.linalg.vector_norm(weight, dim=others, keepdim=True) == 0
     with torch.no_grad():
-        if still.any():
-            weight.copy_(torch.where(still, torch.empty_like(weight).normal_(generator=generator), weight))
+        if zero.any():
+            weight.copy_(torch.where(zero, torch.empty_like(weight).normal_(generator=generator), weight))
         weight_norm(layer, dim=outputs)
-        layer.parametrizations.weight.original0.masked_fill_(still, 0)
+        layer.parametrizations.weight.original0.masked_fill_(zero, 0)
 
 
-def _outputs(layer: Layer) -> int:
+def _output_dim(layer: Layer) -> int:
     return 1 if isinstance(layer, nn.ConvTranspose2d) else 0

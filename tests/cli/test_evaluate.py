@@ -23,7 +23,7 @@ def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_
     kept = json.loads((trained / METRICS).read_text())
     assert kept["evaluations"] == [figures]
     assert kept["inputs"].keys() == {"grey", "threshold", "draw"}
-    assert read_checkpoint(trained).reference.areas.keys() >= {"noise", "letters"}
+    assert read_checkpoint(trained).reference.auroc.keys() >= {"noise", "letters"}
     assert (figures["images"], figures["samples"], figures["seed"], figures["split"]) == (100, 3, 5, "test split")
     assert figures["binarize"] == "dynamic"
     assert figures["elbo"] <= figures["log_likelihood"]
@@ -38,7 +38,7 @@ def test_images_that_were_trained_on_are_not_called_held_out(tmp_path: Path, dig
     assert vae("evaluate --samples 1 --save --device cpu", *paths, "--model", tmp_path / "run").exit_code == 0
     card = (tmp_path / "run" / "README.md").read_text()
     assert "Means over 50 images of the training split" in card
-    assert "5 % of the 50 images of the training split are below" in card
+    assert "over the 50 images of the training split: 5 % are below" in card
     assert "held-out" not in card.lower()
 
 

@@ -28,11 +28,11 @@ def test_training_leaves_a_whole_model_and_one_line_for_each_epoch(data: Path, t
     assert names == {"README.md", "config.json", METRICS, WEIGHTS, SNAPSHOT, "pictures"}
     checkpoint = read_checkpoint(tmp_path / "run")
     assert (checkpoint.vae.config.channels, checkpoint.vae.config.blocks) == ((8,), (1,))
-    training = checkpoint.metrics["training"]
+    training = checkpoint.metrics.entries["training"]
     assert [epoch["epoch"] for epoch in training["epochs"]] == [1, 2]
     assert training["options"]["precision"] == "bfloat16"
     assert training["data"]["train"] == 600
-    assert "evaluations" not in checkpoint.metrics
+    assert "evaluations" not in checkpoint.metrics.entries
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_finished_run_is_not_overwritten_and_not_changed_by_resuming(trained: 
     again = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", trained)
     assert refusal(again) == f"out: {trained} already holds a training; --resume goes on with it"
     other = vae(f"train {SMALL} --epochs 1 --resume --clip 7", "--data", data, "--out", trained)
-    assert refusal(other) == "clip: expected 100.0, as the training began, got 7.0"
+    assert refusal(other) == "clip: expected 100.0, as in the snapshot, got 7.0"
     assert vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained).exit_code == 0
     assert (trained / WEIGHTS).read_bytes() == before
 
@@ -129,7 +129,7 @@ def test_pictures_are_trained_on_in_the_shape_that_is_asked_for(tmp_path: Path, 
     assert result.exit_code == 0, result.output
     checkpoint = read_checkpoint(tmp_path / "run")
     assert checkpoint.vae.config.image_shape == (3, 9, 7)
-    assert checkpoint.metrics["training"]["options"]["binarize"] == "none"
+    assert checkpoint.metrics.training.options.binarize == "none"
 
 
 def test_a_last_phase_starts_from_a_trained_model_and_its_architecture(
@@ -174,7 +174,7 @@ def test_data_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.npz").write_bytes(b"PK nothing")
     for name, reason in (
-        ("empty", "expected MNIST files or pictures"),
+        ("empty", "expected MNIST files or image files"),
         ("broken.npz", "not a complete .npy or .npz array"),
         ("nowhere", "no such file or folder"),
     ):

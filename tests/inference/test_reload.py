@@ -147,7 +147,7 @@ async def test_metrics_that_cannot_be_used_are_told_as_warnings_and_the_model_is
     async with running(app) as client:
         (folder / METRICS).write_text(json.dumps({"evaluations": [{}], "reference": reference}))
         assert (await reload(client)).status_code == 200
-        told = "metrics.json: evaluations[0].standard_error is missing; the entry is left out"
+        told = "metrics.json: evaluations[0].images is missing; the entry is left out"
         assert [r.getMessage().partition("served/")[2] for r in caplog.records if r.levelname == "WARNING"] == [told]
         assert app.state.services.engine.served.reference
         (folder / METRICS).write_text("{")

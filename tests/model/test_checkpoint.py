@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was written; a folder without a usable model is refused by file, key and shapes."""
+"""Tests of writing and reading checkpoint folders, and of the errors for damaged ones."""
 
 import hashlib
 import json
@@ -22,6 +22,7 @@ from model.checkpoint import (
     write_checkpoint,
     write_json,
 )
+from model.records import Metrics
 from tests.support.models import COLOUR, DIGITS, build
 
 
@@ -32,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("config", [DIGITS, COLOUR])
-def test_what_was_written_comes_back(tmp_path: Path, config) -> None:
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path, config) -> None:
     vae = build(config)
     write_checkpoint(tmp_path / "a", config, vae.state_dict())
     read = read_checkpoint(tmp_path / "a")
@@ -42,34 +43,34 @@ def test_what_was_written_comes_back(tmp_path: Path, config) -> None:
     assert read.digest == hashlib.sha256((tmp_path / "a" / WEIGHTS).read_bytes()).hexdigest()
 
 
-def test_a_read_model_is_not_for_training(folder: Path) -> None:
+def test_a_checkpoint_is_read_in_evaluation_mode(folder: Path) -> None:
     vae = read_checkpoint(folder).vae
     assert not vae.training
     assert not any(weight.requires_grad for weight in vae.parameters())
 
 
-def test_the_memory_layout_of_the_weights_leaves_no_trace_in_the_file(tmp_path: Path) -> None:
+def test_the_file_is_independent_of_the_memory_layout_of_the_weights(tmp_path: Path) -> None:
     for name, layout in (("a", torch.contiguous_format), ("b", torch.channels_last)):
         vae = build(DIGITS).to(memory_format=layout)  # type: ignore[call-overload]
         write_checkpoint(tmp_path / name, DIGITS, vae.state_dict())
     assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
 
 
-def test_metrics_are_read_where_there_are_any(folder: Path) -> None:
-    assert read_checkpoint(folder).metrics == {}
+def test_metrics_are_read_if_they_exist(folder: Path) -> None:
+    assert read_checkpoint(folder).metrics == Metrics()
     write_json(folder / METRICS, {"notes": {"epochs": []}})
-    assert read_checkpoint(folder).metrics == {"notes": {"epochs": []}}
+    assert read_checkpoint(folder).metrics.entries == {"notes": {"epochs": []}}
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float16, torch.bfloat16, torch.float64])
-def test_weights_of_any_precision_become_single(folder: Path, dtype: torch.dtype) -> None:
+def test_weights_of_any_precision_are_read_as_float32(folder: Path, dtype: torch.dtype) -> None:
     weights = load_file(folder / WEIGHTS)
     save_file({key: weight.to(dtype) for key, weight in weights.items()}, folder / WEIGHTS)
     assert {weight.dtype for weight in read_checkpoint(folder).vae.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+def test_a_missing_file_is_named_in_the_error(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=rf"{name}: No such file or directory"):
         read_checkpoint(folder)
@@ -83,10 +84,10 @@ def test_truncated_weights_are_named_with_their_size(folder: Path, kept: int) ->
         read_checkpoint(folder)
 
 
-def test_a_pickle_is_never_opened(folder: Path) -> None:
+def test_a_pickle_is_not_loaded(folder: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
-            return pytest.fail, ("it was unpickled",)
+            return pytest.fail, ("the file was unpickled",)
 
     (folder / WEIGHTS).write_bytes(pickle.dumps(Trap()))
     with pytest.raises(CheckpointError, match="not a complete safetensors file"):
@@ -105,9 +106,9 @@ def test_an_unknown_weight_is_named(folder: Path) -> None:
         read_checkpoint(folder)
 
 
-def test_a_weight_of_another_shape_is_named_with_both(folder: Path) -> None:
+def test_a_weight_of_another_shape_is_refused_with_both_shapes(folder: Path) -> None:
     _change(folder, lambda weights: weights.update({"decoder.network.1.weight": torch.zeros(24, 5)}))
-    expected = rf"decoder.network.1.weight: {CONFIG} asks for shape \(24, 4\), the file holds \(24, 5\)"
+    expected = rf"decoder.network.1.weight: {CONFIG} requires shape \(24, 4\), the file has \(24, 5\)"
     with pytest.raises(CheckpointError, match=expected):
         read_checkpoint(folder)
 
@@ -122,7 +123,7 @@ def test_a_weight_of_another_shape_is_named_with_both(folder: Path) -> None:
     ],
     ids=lambda value: str(value.dtype),
 )
-def test_weights_that_are_no_numbers_to_compute_with_are_named(folder: Path, value: torch.Tensor) -> None:
+def test_weights_that_are_not_finite_or_not_floating_point_are_refused(folder: Path, value: torch.Tensor) -> None:
     _change(folder, lambda weights: weights.update({"decoder.network.1.weight": value}))
     with pytest.raises(CheckpointError, match=r"decoder.network.1.weight: expected finite floating-point numbers"):
         read_checkpoint(folder)
@@ -144,7 +145,7 @@ def test_weights_that_are_no_numbers_to_compute_with_are_named(folder: Path, val
         ),
     ],
 )
-def test_a_config_that_fixes_no_architecture_is_refused(folder: Path, content: str, reason: str) -> None:
+def test_an_invalid_config_is_refused(folder: Path, content: str, reason: str) -> None:
     (folder / CONFIG).write_text(content)
     with pytest.raises(CheckpointError, match=rf"{CONFIG}: .*{reason}"):
         read_checkpoint(folder)
@@ -159,17 +160,17 @@ def test_a_config_that_fixes_no_architecture_is_refused(folder: Path, content: s
         ('{"training": {"options": 5}}', "training.options: expected an object, got int"),
     ],
 )
-def test_metrics_that_cannot_be_read_are_left_out_with_a_warning(folder: Path, content: str, reason: str) -> None:
+def test_invalid_metrics_are_left_out_with_a_warning(folder: Path, content: str, reason: str) -> None:
     (folder / METRICS).write_text(content)
     checkpoint = read_checkpoint(folder)
-    assert (checkpoint.metrics, checkpoint.reference) == ({}, None)
+    assert (checkpoint.metrics, checkpoint.reference) == (Metrics(), None)
     (warning,) = checkpoint.warnings
     assert warning.startswith(f"{folder / METRICS}: {reason}")
     assert "left out" in warning
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, METRICS])
-def test_a_file_that_is_not_a_regular_one_is_not_waited_for(folder: Path, name: str) -> None:
+def test_a_named_pipe_is_refused_at_once(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
     if name == METRICS:
@@ -180,15 +181,15 @@ def test_a_file_that_is_not_a_regular_one_is_not_waited_for(folder: Path, name: 
             read_checkpoint(folder)
 
 
-def test_one_damaged_evaluation_costs_neither_the_others_nor_the_percentiles(tmp_path: Path) -> None:
+def test_a_damaged_evaluation_does_not_affect_the_other_entries(tmp_path: Path) -> None:
     shutil.copytree(DEFAULT, tmp_path / "mnist")
     metrics = json.loads((DEFAULT / METRICS).read_text())
     del metrics["evaluations"][0]["split"]
     write_json(tmp_path / "mnist" / METRICS, metrics)
-    checkpoint, whole = read_checkpoint(tmp_path / "mnist"), read_checkpoint(DEFAULT)
-    assert whole.warnings == ()
-    assert checkpoint.reference == whole.reference is not None
-    assert checkpoint.metrics["evaluations"] == whole.metrics["evaluations"][1:]
+    checkpoint, complete = read_checkpoint(tmp_path / "mnist"), read_checkpoint(DEFAULT)
+    assert complete.warnings == ()
+    assert checkpoint.reference == complete.reference is not None
+    assert checkpoint.metrics.evaluations == complete.metrics.evaluations[1:]
     (warning,) = checkpoint.warnings
     assert warning == f"{tmp_path / 'mnist' / METRICS}: evaluations[0].split is missing; the entry is left out"
 
@@ -200,25 +201,25 @@ def test_metrics_of_other_weights_are_left_out_with_a_warning(folder: Path) -> N
     assert read_checkpoint(folder).reference
     write_json(folder / METRICS, {"weights": "0" * 64, "reference": reference})
     checkpoint = read_checkpoint(folder)
-    assert (checkpoint.reference, checkpoint.metrics) == (None, {})
+    assert (checkpoint.reference, checkpoint.metrics) == (None, Metrics())
     (warning,) = checkpoint.warnings
-    assert f"it describes the weights 000000000000, not {digest[:12]}" in warning
+    assert f"the file describes the weights 000000000000, not {digest[:12]}" in warning
 
 
-def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+def test_an_atomic_write_replaces_the_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     for content in (b"first", b"second"):
         write_atomically(tmp_path / "a", content)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"second")]
 
 
-def test_json_is_written_for_people(tmp_path: Path) -> None:
+def test_json_is_written_indented(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": [1, 2.5]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, 2.5]}
     assert (tmp_path / "a.json").read_text().count("\n") > 3
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_json_has_no_word_for_is_refused_and_the_old_file_stays(tmp_path: Path, value: float) -> None:
+def test_json_that_is_not_finite_is_refused_and_the_file_is_unchanged(tmp_path: Path, value: float) -> None:
     write_json(tmp_path / "a.json", 1)
     with pytest.raises(CheckpointError, match=r"a\.json: expected finite numbers"):
         write_json(tmp_path / "a.json", {"elbo": [value]})

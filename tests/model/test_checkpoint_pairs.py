@@ -1,4 +1,4 @@
-"""Config, weights and metrics are read together or not at all, also while another process replaces them."""
+"""Tests that config, weights and metrics are read consistently while another process replaces them."""
 
 import json
 import subprocess
@@ -42,26 +42,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_weights_beside_the_config_of_others_are_refused(folder: Path) -> None:
+def test_weights_with_the_config_of_another_model_are_refused(folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(SCALES[1].as_dict()))
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(folder)
-    assert str(caught.value) == f"{folder / CONFIG}: {WEIGHTS} beside it was written with another {CONFIG}"
+    assert str(caught.value) == f"{folder / CONFIG}: {WEIGHTS} in this folder was written with another {CONFIG}"
 
 
-def test_white_space_and_the_order_of_fields_make_no_other_config(folder: Path) -> None:
+def test_a_config_is_recognised_with_other_white_space_and_field_order(folder: Path) -> None:
     values = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(dict(reversed(values.items()))))
     assert read_checkpoint(folder).vae.config == SCALES[0]
 
 
-def test_weights_without_a_digest_go_with_any_config_that_fits(folder: Path) -> None:
+def test_weights_without_a_config_digest_are_read_with_any_config_of_their_shapes(folder: Path) -> None:
     save_file(load_file(folder / WEIGHTS), folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(SCALES[1].as_dict()))
     assert read_checkpoint(folder).vae.config == SCALES[1]
 
 
-def test_a_pair_is_read_while_another_process_replaces_it(folder: Path) -> None:
+def test_checkpoints_are_consistent_while_another_process_replaces_them(folder: Path) -> None:
     arguments = [sys.executable, "-c", WRITER, str(folder)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
         try:
@@ -74,4 +74,4 @@ def test_a_pair_is_read_while_another_process_replaces_it(folder: Path) -> None:
     for checkpoint in seen:
         (scale,) = {value for weight in checkpoint.vae.parameters() for value in weight.unique().tolist()}
         assert checkpoint.vae.config.scale == scale
-        assert checkpoint.metrics.get("notes", scale) == scale
+        assert checkpoint.metrics.entries.get("notes", scale) == scale

@@ -36,13 +36,13 @@ UNUSABLE = [
 
 
 @pytest.mark.parametrize(("field", "value", "expected"), UNUSABLE, ids=[f"{row[0]}={row[1]!r}" for row in UNUSABLE])
-def test_an_unusable_value_is_refused_with_its_field_the_rule_and_itself(field, value, expected):
+def test_an_invalid_value_is_refused_with_field_rule_and_value(field, value, expected):
     message = f"^{field}: expected .*{re.escape(expected)}.*, got {re.escape(repr(value))}$"
     with pytest.raises(ConfigError, match=message):
         VAEConfig(**{**DEEP, field: value})
 
 
-def test_feature_maps_of_more_values_than_an_image_can_have_are_refused_with_their_shape():
+def test_feature_maps_that_are_too_large_are_refused_with_their_shape():
     wide = {"image_shape": (1, 64, 64), "latent_shape": (4,), "stride": 1, "channels": (2**14,), "blocks": (0,)}
     assert VAEConfig(**wide).features == (2**14, 64, 64)
     with pytest.raises(ConfigError, match=rf"^channels: expected at most {2**26} values .*, got \(16385, 64, 64\)$"):
@@ -55,12 +55,12 @@ def test_a_value_of_another_type_is_refused_by_name(field, value):
         VAEConfig(**{**DEEP, field: value})
 
 
-def test_every_field_has_unusable_values():
+def test_every_field_is_tested_with_invalid_values():
     assert {row[0] for row in UNUSABLE} == {field.name for field in fields(VAEConfig)}
 
 
 @given(configs())
-def test_a_config_survives_json(config):
+def test_a_config_is_rebuilt_from_its_json(config):
     written = json.dumps(config.as_dict())
     assert VAEConfig.from_dict(json.loads(written)) == config
     assert VAEConfig.from_dict(config.as_dict()) == config
@@ -73,37 +73,37 @@ def test_a_missing_field_is_named(field):
         VAEConfig.from_dict({name: value for name, value in PLAIN.items() if name != field})
 
 
-def test_an_unknown_field_is_named_beside_the_known_ones():
+def test_an_unknown_field_is_named_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"^unknown field 'depth'; known are ") as error:
         VAEConfig.from_dict({**PLAIN, "depth": 3})
     assert all(field.name in str(error.value) for field in fields(VAEConfig))
 
 
 @pytest.mark.parametrize("value", [None, [], "config", 3])
-def test_what_is_no_object_is_refused_with_its_type(value):
+def test_json_that_is_not_an_object_is_refused_with_its_type(value):
     with pytest.raises(ConfigError, match=f"^expected an object of architecture fields, got {type(value).__name__}$"):
         VAEConfig.from_dict(value)
 
 
-def test_an_unusable_value_in_json_is_refused_as_one_in_code():
+def test_an_invalid_value_in_json_is_refused():
     with pytest.raises(ConfigError, match=r"^channels: expected .*, got \('wide',\)$"):
         VAEConfig.from_dict(json.loads('{"image_shape": [1, 8, 8], "latent_shape": [4], "channels": ["wide"]}'))
 
 
-def test_the_largest_and_the_smallest_values_are_usable():
+def test_the_largest_and_smallest_values_are_valid():
     assert VAEConfig(**{**PLAIN, "image_shape": (1, 2**13, 2**13)}).dimensions == 2**26
     assert VAEConfig(image_shape=(1, 1, 1), latent_shape=(65_536,), hidden=(65_536, 1), scale=10).dimensions == 1
     assert VAEConfig(**PLAIN, scale=0.001).scale == 0.001
 
 
-def test_a_config_does_not_change():
+def test_a_config_is_immutable():
     config = VAEConfig(**PLAIN)
     with pytest.raises(FrozenInstanceError):
         config.stride = 2
 
 
 @given(configs())
-def test_each_grid_halves_the_one_before_it_rounded_up(config):
+def test_each_grid_is_half_of_the_previous_one_rounded_up(config):
     height, width = (-(-side // config.stride) for side in config.image_shape[1:])
     for grid in config.grids:
         assert grid == (height, width)

@@ -1,4 +1,4 @@
-"""Entries of metrics.json that cards and commands can rely on are kept as they are; others are left out and named."""
+"""Tests of reading metrics.json: usable entries become records, others are left out and named."""
 
 import json
 from copy import deepcopy
@@ -6,20 +6,22 @@ from copy import deepcopy
 import pytest
 
 from model.checkpoint import DEFAULT, METRICS
-from model.records import VERSION, usable_records
+from model.records import VERSION, Metrics, read_metrics
 
-WHOLE = json.loads((DEFAULT / METRICS).read_text())
-
-
-@pytest.mark.parametrize("history", [{}, WHOLE, {"evaluations": []}, {"notes": {"anything": [None, -1, "else"]}}])
-def test_a_whole_history_is_kept_as_it_is(history):
-    assert usable_records(history) == (history, [])
+SHIPPED = json.loads((DEFAULT / METRICS).read_text())
 
 
-def test_an_entry_may_have_more_fields_than_are_relied_on():
-    history = deepcopy(WHOLE)
-    history["training"]["options"]["patience"] = None
-    assert usable_records(history) == (history, [])
+@pytest.mark.parametrize("history", [{}, SHIPPED, {"evaluations": []}, {"notes": {"anything": [None, -1, "else"]}}])
+def test_valid_metrics_are_kept_unchanged(history):
+    metrics, faults = read_metrics(history)
+    assert (metrics.entries, faults) == (history, [])
+
+
+def test_unknown_fields_are_kept():
+    history = deepcopy(SHIPPED)
+    history["training"]["options"]["future_option"] = None
+    metrics, faults = read_metrics(history)
+    assert (metrics.entries, faults) == (history, [])
 
 
 @pytest.mark.parametrize(
@@ -40,33 +42,33 @@ def test_an_entry_may_have_more_fields_than_are_relied_on():
         ("inputs draw error", None, "inputs.draw.error: expected a number, got NoneType"),
     ],
 )
-def test_an_entry_with_a_field_of_another_type_is_left_out_and_the_field_is_named(path, value, expected):
-    history = deepcopy(WHOLE)
+def test_an_entry_with_a_field_of_another_type_is_left_out_with_a_warning(path, value, expected):
+    history = deepcopy(SHIPPED)
     *steps, last = [int(step) if step.isdigit() else step for step in path.split()]
     place = history
     for step in steps:
         place = place[step]
     place[last] = value
-    kept, faults = usable_records(history)
+    metrics, faults = read_metrics(history)
     assert faults == [f"{expected}; the entry is left out"]
-    assert kept == _without(path, history)
+    assert metrics.entries == _without(path, history)
 
 
 @pytest.mark.parametrize(
     ("record", "field"), [("training", "data"), ("training", "epochs"), ("evaluations", "split"), ("inputs", "grey")]
 )
-def test_an_entry_that_lacks_a_field_is_left_out_and_the_field_is_named(record, field):
-    history = deepcopy(WHOLE)
+def test_an_entry_that_lacks_a_field_is_left_out_with_a_warning(record, field):
+    history = deepcopy(SHIPPED)
     one = history[record][0] if record == "evaluations" else history[record]
     del one[field]
-    kept, faults = usable_records(history)
+    metrics, faults = read_metrics(history)
     where = f"{record}[0]" if record == "evaluations" else record
     assert faults == [f"{where}.{field} is missing; the entry is left out"]
-    assert kept == _without(f"{record} 0", history)
+    assert metrics.entries == _without(f"{record} 0", history)
 
 
 def _without(path, history):
-    """The history without the entry that a path leads into; of the evaluations, without that one."""
+    """Return the history without the entry at a path; for evaluations, without that evaluation."""
     name, number, *_ = [*path.split(), ""]
     if name == "evaluations" and number:
         others = [one for index, one in enumerate(history[name]) if index != int(number)]
@@ -75,16 +77,16 @@ def _without(path, history):
 
 
 @pytest.mark.parametrize("version", [0, 2, 99])
-def test_another_version_is_named_and_what_is_known_of_it_is_kept(version):
-    kept, faults = usable_records(WHOLE | {"version": version})
-    assert kept == WHOLE | {"version": version}
-    assert faults == [f"version: expected {VERSION}, got {version}: what this release knows of it is read"]
+def test_known_entries_of_another_version_are_read_with_a_warning(version):
+    metrics, faults = read_metrics(SHIPPED | {"version": version})
+    assert metrics.entries == SHIPPED | {"version": version}
+    assert faults == [f"version: expected {VERSION}, got {version}; the entries that this release knows are read"]
 
 
 @pytest.mark.parametrize("history", [None, 3, [], "text"])
-def test_a_history_that_is_no_object_is_left_out(history):
-    kept, (fault,) = usable_records(history)
-    assert kept == {}
+def test_metrics_that_are_not_an_object_are_left_out(history):
+    metrics, (fault,) = read_metrics(history)
+    assert metrics == Metrics()
     assert fault.startswith("expected an object, got ")
 
 
@@ -101,7 +103,7 @@ def _deep(levels):
         ({"\ud800": 1}, "expected text of Unicode"),
     ],
 )
-def test_what_could_not_be_told_over_http_is_left_out(value, expected):
-    kept, (fault,) = usable_records(WHOLE | {"notes": value})
-    assert kept == WHOLE
+def test_values_that_json_writers_cannot_write_are_left_out(value, expected):
+    metrics, (fault,) = read_metrics(SHIPPED | {"notes": value})
+    assert metrics.entries == SHIPPED
     assert fault.startswith(expected)

@@ -1,4 +1,4 @@
-"""Arrays of images are read from .npy and .npz files, or refused with the shape that came."""
+"""Tests of reading .npy and .npz files as data sets."""
 
 import io
 import zipfile
@@ -26,13 +26,13 @@ def test_grey_and_colour_arrays_become_channels_first(tmp_path: Path, array: np.
     assert dataset.test is None
 
 
-def test_no_pixel_is_moved(tmp_path: Path) -> None:
+def test_pixels_keep_their_places(tmp_path: Path) -> None:
     colour = np.random.default_rng(0).integers(0, 256, (4, 6, 7, 3), np.uint8)
     np.save(tmp_path / "images.npy", colour)
     assert np.array_equal(read_arrays(tmp_path / "images.npy").train.transpose(0, 2, 3, 1), colour)
 
 
-def test_an_npz_file_has_train_and_test_or_one_array_alone(tmp_path: Path) -> None:
+def test_an_npz_file_has_train_and_test_or_a_single_array(tmp_path: Path) -> None:
     np.savez(tmp_path / "both.npz", train=GREY, test=GREY[:2])
     np.savez_compressed(tmp_path / "one.npz", anything=GREY)
     both, one = read_arrays(tmp_path / "both.npz"), read_arrays(tmp_path / "one.npz")
@@ -51,7 +51,7 @@ def test_an_npz_file_has_train_and_test_or_one_array_alone(tmp_path: Path) -> No
         (np.array([{"a": 1}]), "objects"),
     ],
 )
-def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray, reason: str) -> None:
+def test_arrays_of_other_types_and_shapes_are_refused(tmp_path: Path, array: np.ndarray, reason: str) -> None:
     path = tmp_path / "images.npy"
     np.save(path, array, allow_pickle=True)
     with pytest.raises(DataError, match=reason) as caught:
@@ -67,7 +67,7 @@ def test_an_npz_of_several_arrays_without_train_is_refused_with_their_names(tmp_
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
 @pytest.mark.parametrize("kept", [0, 20, 150])
-def test_a_truncated_file_is_refused_by_its_name(tmp_path: Path, name: str, kept: int) -> None:
+def test_a_truncated_file_is_refused_with_its_name(tmp_path: Path, name: str, kept: int) -> None:
     (np.save if name.endswith("npy") else np.savez)(tmp_path / name, GREY)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:kept])
     with pytest.raises(DataError, match=name):
@@ -100,21 +100,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_or_refused(path: Path, content: bytes) -> np.ndarray | None:
-    """The images, or None where they were refused in one line that names the file."""
+    """Return the images, or None if they were refused in one line that names the file."""
     path.write_bytes(content)
-    told = ""
+    message = ""
     try:
         return read_arrays(path).train
     except DataError as error:
-        told = str(error)
-    assert told.startswith(f"{path}: ")
-    assert len(told.splitlines()) == 1
+        message = str(error)
+    assert message.startswith(f"{path}: ")
+    assert len(message.splitlines()) == 1
     return None
 
 
 @pytest.mark.parametrize("name", WRITERS)
 @given(st.data())
-def test_damage_anywhere_is_told_in_one_line_or_leaves_the_shape(folder: Path, name: str, data: st.DataObject) -> None:
+def test_a_damaged_file_is_refused_or_has_the_same_shape(folder: Path, name: str, data: st.DataObject) -> None:
     content = bytearray(_file(WRITERS[name], GREY))
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     images = read_or_refused(folder / name, content)
@@ -123,37 +123,39 @@ def test_damage_anywhere_is_told_in_one_line_or_leaves_the_shape(folder: Path, n
 
 @pytest.mark.parametrize("name", WRITERS)
 @given(st.data())
-def test_a_part_of_a_file_is_refused_in_one_line(folder: Path, name: str, data: st.DataObject) -> None:
+def test_part_of_a_file_is_refused_in_one_line(folder: Path, name: str, data: st.DataObject) -> None:
     content = _file(WRITERS[name], GREY)
     assert read_or_refused(folder / name, content[: data.draw(st.integers(0, len(content) - 1))]) is None
 
 
 @pytest.mark.parametrize("write", [_encrypted, _archive])
-def test_an_archive_without_arrays_to_read_is_refused_in_one_line(folder: Path, write) -> None:
+def test_an_archive_without_readable_arrays_is_refused_in_one_line(folder: Path, write) -> None:
     assert read_or_refused(folder / "x.zip", _file(write, GREY)) is None
 
 
-def _promising(count: int) -> bytes:
+def _with_header_of(count: int) -> bytes:
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, 6, 7)}
     return _file(partial(np.lib.format.write_array_header_1_0, d=header)) + GREY.tobytes()
 
 
 @pytest.mark.parametrize("count", [4, 6, 10**12, 2**62, 10**20, -1, True])
-def test_a_header_that_promises_other_than_the_file_holds_is_refused_in_one_line(folder: Path, count: int) -> None:
-    assert read_or_refused(folder / "x.npy", _promising(count)) is None
+def test_a_header_of_another_length_is_refused_in_one_line(folder: Path, count: int) -> None:
+    assert read_or_refused(folder / "x.npy", _with_header_of(count)) is None
 
 
 @pytest.mark.parametrize("count", [6, 10**12, 2**62, 10**20, -1])
-def test_in_an_archive_as_well(folder: Path, count: int) -> None:
-    assert read_or_refused(folder / "x.npz", _file(partial(_archive, name="train.npy"), _promising(count))) is None
+def test_a_header_of_another_length_in_an_archive_is_refused_in_one_line(folder: Path, count: int) -> None:
+    assert read_or_refused(folder / "x.npz", _file(partial(_archive, name="train.npy"), _with_header_of(count))) is None
 
 
 def test_splits_of_different_shapes_are_refused() -> None:
-    with pytest.raises(DataError, match=r"images of one shape, got \(1, 6, 7\) to train on, \(1, 7, 6\) to test on"):
+    with pytest.raises(
+        DataError, match=r"images of one shape, got \(1, 6, 7\) in the training split and \(1, 7, 6\) in the test split"
+    ):
         Dataset("x", np.zeros((2, 1, 6, 7), np.uint8), np.zeros((2, 1, 7, 6), np.uint8))
 
 
-def test_the_digest_tells_shape_and_pixels_apart() -> None:
+def test_the_digest_depends_on_shape_and_pixels() -> None:
     images = np.zeros((2, 1, 6, 7), np.uint8)
     changed = images.copy()
     changed[1, 0, 5, 6] = 1

@@ -48,7 +48,7 @@ def test_sixteen_bits_of_grey_are_scaled_to_eight(tmp_path: Path) -> None:
     assert np.unique(read_dataset(tmp_path, (1, 7, 9)).train).tolist() == [100]
 
 
-def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
+def test_transparency_is_flattened_onto_white(tmp_path: Path) -> None:
     save(tmp_path / "a.png", "RGBA", colour=(0, 0, 0, 0))
     save(tmp_path / "b.png", "RGBA", colour=(0, 0, 0, 51))
     first, second = read_dataset(tmp_path, (3, 7, 9)).train
@@ -56,7 +56,7 @@ def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
     assert np.unique(second).tolist() == [204]
 
 
-def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
+def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     picture = Image.new("L", (8, 4))
     picture.paste(255, (0, 0, 4, 4))
     exif = picture.getexif()
@@ -66,10 +66,10 @@ def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     assert upright[:3].min() > upright[5:].max()
 
 
-def test_a_folder_is_read_to_its_depths_in_the_order_of_names(tmp_path: Path) -> None:
+def test_a_folder_is_read_recursively_in_the_order_of_names(tmp_path: Path) -> None:
     for number, name in enumerate(["a/z.png", "b.png", "c/d/e.png"]):
         save(tmp_path / name, colour=number)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("text")
     assert read_dataset(tmp_path, (1, 7, 9)).train[:, 0, 0, 0].tolist() == [0, 1, 2]
 
 
@@ -80,34 +80,34 @@ def test_train_and_test_folders_are_the_splits(tmp_path: Path) -> None:
     assert (len(dataset.train), len(dataset.held_out)) == (2, 1)
 
 
-def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+def test_a_damaged_image_file_is_named(tmp_path: Path) -> None:
     save(tmp_path / "good.png", "RGB", (60, 60), (9, 8, 7))
     content = (tmp_path / "good.png").read_bytes()
     for name, damaged in (("none.png", b"nothing"), ("empty.jpg", b""), ("cut.png", content[: len(content) // 2])):
         (tmp_path / name).write_bytes(damaged)
-        with pytest.raises(DataError, match=rf"{name}: expected a (whole )?picture"):
+        with pytest.raises(DataError, match=rf"{name}: (expected an image file|the image file is damaged)"):
             read_dataset(tmp_path, (1, 7, 9))
         (tmp_path / name).unlink()
 
 
 @pytest.mark.parametrize("shape", [None, (1, 7, 9)])
-def test_a_folder_without_pictures_is_refused(tmp_path: Path, shape) -> None:
-    with pytest.raises(DataError, match="expected MNIST files or pictures"):
+def test_a_folder_without_image_files_is_refused(tmp_path: Path, shape) -> None:
+    with pytest.raises(DataError, match="expected MNIST files or image files"):
         read_dataset(tmp_path, shape)
 
 
-def test_pictures_need_a_shape_to_be_fitted_to(tmp_path: Path) -> None:
+def test_image_files_need_an_image_shape(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="no MNIST files found, and pictures want an image_shape"):
+    with pytest.raises(DataError, match="no MNIST files found; image files need an image_shape"):
         read_dataset(tmp_path)
 
 
-def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: no such file or folder"):
         read_dataset(tmp_path / "nowhere")
 
 
-def test_arrays_of_another_shape_than_the_models_are_refused(tmp_path: Path) -> None:
+def test_arrays_of_another_shape_than_that_of_the_model_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
     assert read_dataset(tmp_path / "a.npy", (1, 8, 8)).image_shape == (1, 8, 8)
     with pytest.raises(DataError, match=r"expected images of shape \(1, 28, 28\), got \(1, 8, 8\)"):

@@ -1,4 +1,4 @@
-"""MNIST files are read as published, checked, and downloaded whole or not at all."""
+"""Tests of reading and downloading the published MNIST files."""
 
 import gzip
 import hashlib
@@ -25,7 +25,7 @@ def idx(images: np.ndarray) -> bytes:
     return struct.pack(">IIII", 2051, count, height, width) + images.tobytes()
 
 
-class Quiet(SimpleHTTPRequestHandler):
+class SilentHandler(SimpleHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         pass
 
@@ -41,7 +41,7 @@ def published(tmp_path: Path, digits: np.ndarray) -> Path:
 
 @pytest.fixture
 def mirror(published: Path) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(published))) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SilentHandler, directory=str(published))) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -61,13 +61,13 @@ def test_gzipped_and_plain_files_hold_the_same_images(published: Path, digits: n
     assert np.array_equal(read_idx(published / f"{TRAIN}.gz"), digits[:40])
 
 
-def test_the_test_split_is_none_where_its_file_is_not_there(published: Path) -> None:
+def test_the_test_split_is_none_without_its_file(published: Path) -> None:
     assert len(read_mnist(published).held_out) == 10
     (published / f"{TEST}.gz").unlink()
     assert read_mnist(published).test is None
 
 
-def test_the_test_images_alone_can_be_scored_but_not_trained_on(published: Path, digits: np.ndarray) -> None:
+def test_the_test_split_alone_can_be_evaluated_but_not_trained_on(published: Path, digits: np.ndarray) -> None:
     (published / f"{TRAIN}.gz").unlink()
     dataset = read_dataset(published, (1, 8, 8))
     assert np.array_equal(dataset.held_out, digits[40:50])
@@ -86,7 +86,7 @@ def test_the_test_images_alone_can_be_scored_but_not_trained_on(published: Path,
         (lambda content: struct.pack(">IIII", 2051, 0, 28, 28), "0 images"),
     ],
 )
-def test_a_damaged_file_is_refused_by_its_name(published: Path, damage, reason: str) -> None:
+def test_a_damaged_file_is_refused_with_its_name(published: Path, damage, reason: str) -> None:
     path = published / f"{TRAIN}.gz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=reason) as caught:
@@ -95,25 +95,25 @@ def test_a_damaged_file_is_refused_by_its_name(published: Path, damage, reason: 
     assert "\n" not in str(caught.value)
 
 
-def test_a_download_brings_both_files_and_tells_how_far_it_is(tmp_path: Path, published: Path, mirror: str) -> None:
-    told: list[Downloaded] = []
-    download_mnist(tmp_path / "mnist", mirror, digests(published), told.append)
+def test_a_download_writes_both_files_and_reports_progress(tmp_path: Path, published: Path, mirror: str) -> None:
+    progress: list[Downloaded] = []
+    download_mnist(tmp_path / "mnist", mirror, digests(published), progress.append)
     assert sorted(path.name for path in (tmp_path / "mnist").iterdir()) == [f"{TEST}.gz", f"{TRAIN}.gz"]
     assert np.array_equal(read_mnist(tmp_path / "mnist").train, read_mnist(published).train)
-    assert {file.name for file in told if file.done == file.size} == {f"{TEST}.gz", f"{TRAIN}.gz"}
+    assert {file.name for file in progress if file.done == file.size} == {f"{TEST}.gz", f"{TRAIN}.gz"}
 
 
-def test_files_that_are_there_are_not_fetched_again(published: Path) -> None:
+def test_existing_files_are_not_downloaded_again(published: Path) -> None:
     download_mnist(published, "https://nowhere.invalid/")
 
 
-def test_another_file_than_the_published_one_never_appears(tmp_path: Path, mirror: str) -> None:
+def test_a_file_with_another_digest_is_not_written(tmp_path: Path, mirror: str) -> None:
     with pytest.raises(DataError, match=f"expected the published file with SHA-256 {DIGESTS[TRAIN]}, got"):
         download_mnist(tmp_path / "mnist", mirror)
     assert list((tmp_path / "mnist").iterdir()) == []
 
 
-def test_a_file_cut_off_on_the_way_never_appears(tmp_path: Path, published: Path, mirror: str) -> None:
+def test_a_truncated_download_is_not_written(tmp_path: Path, published: Path, mirror: str) -> None:
     expected, path = digests(published), published / f"{TRAIN}.gz"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match="not a complete gzip file"):
@@ -121,13 +121,13 @@ def test_a_file_cut_off_on_the_way_never_appears(tmp_path: Path, published: Path
     assert list((tmp_path / "mnist").iterdir()) == []
 
 
-def test_a_mirror_without_the_file_is_named(tmp_path: Path, published: Path, mirror: str) -> None:
+def test_a_failed_download_is_reported_with_its_address(tmp_path: Path, published: Path, mirror: str) -> None:
     (published / f"{TRAIN}.gz").unlink()
-    with pytest.raises(DataError, match=rf"{mirror}{TRAIN}.gz: could not be downloaded: .*404"):
+    with pytest.raises(DataError, match=rf"{mirror}{TRAIN}.gz: download failed: .*404"):
         download_mnist(tmp_path / "mnist", mirror)
 
 
 @pytest.mark.parametrize("base", ["http://example.com/mnist", "file:///etc", "ftp://example.com", "mnist"])
-def test_only_https_is_asked(tmp_path: Path, base: str) -> None:
+def test_only_https_addresses_are_accepted(tmp_path: Path, base: str) -> None:
     with pytest.raises(DataError, match="expected an https address"):
         download_mnist(tmp_path, base)

@@ -1,4 +1,4 @@
-"""The figures of a model are the bounds' own, reproducible, and right where they are known."""
+"""Tests of evaluation metrics: agreement with the bounds, known values, reproducibility."""
 
 from dataclasses import replace
 from math import log
@@ -26,7 +26,7 @@ def silent(config: VAEConfig) -> VAE:
     return vae
 
 
-def test_a_model_that_knows_nothing_needs_one_bit_for_each_binary_pixel(digits: np.ndarray) -> None:
+def test_a_uniform_model_needs_one_bit_per_binary_pixel(digits: np.ndarray) -> None:
     table = evaluate(silent(DIGITS), digits[:70], samples=5)
     assert table.bits_per_dim == pytest.approx(1)
     assert table.elbo == pytest.approx(-64 * log(2))
@@ -35,14 +35,14 @@ def test_a_model_that_knows_nothing_needs_one_bit_for_each_binary_pixel(digits: 
     assert (table.kl, table.active_units, table.units) == (0, 0, 4)
 
 
-def test_a_density_becomes_bits_by_the_mass_of_a_grey_level() -> None:
+def test_a_density_is_converted_to_bits_by_the_bin_width() -> None:
     config = replace(DIGITS, likelihood="gaussian", scale=0.5)
     table = evaluate(silent(config), np.full((3, 1, 8, 8), 255, np.uint8), samples=2, binarize="none")
     log_density = -0.5 * (1 + log(2 * np.pi)) - log(0.5)  # one standard deviation from the mean
     assert table.bits_per_dim == pytest.approx((log(255) - log_density) / log(2), rel=1e-5)
 
 
-def test_the_figures_are_the_bounds_means_and_their_certainty(digits: np.ndarray) -> None:
+def test_the_figures_are_means_of_the_bounds_and_their_standard_error(digits: np.ndarray) -> None:
     vae, images = build(DIGITS), digits[:60]
     table = evaluate(vae, images, samples=20, binarize="none", seed=3, batch_size=60, chunk=7)
     torch.manual_seed(3)
@@ -55,7 +55,7 @@ def test_the_figures_are_the_bounds_means_and_their_certainty(digits: np.ndarray
     assert table.standard_error == pytest.approx(both.log_likelihood.std().item() / 60**0.5, rel=1e-5)
 
 
-def test_half_precision_changes_the_figures_by_a_rounding_alone(digits: np.ndarray) -> None:
+def test_bfloat16_changes_the_figures_by_rounding_only(digits: np.ndarray) -> None:
     vae = build(DIGITS)
     full, half = (evaluate(vae, digits[:100], samples=20, precision=name) for name in ("float32", "bfloat16"))
     assert (full.precision, half.precision) == ("float32", "bfloat16")
@@ -63,14 +63,14 @@ def test_half_precision_changes_the_figures_by_a_rounding_alone(digits: np.ndarr
     assert half.log_likelihood == pytest.approx(full.log_likelihood, rel=2e-3)
 
 
-def test_the_tighter_bound_is_above_the_elbo_and_rises_with_its_draws(digits: np.ndarray) -> None:
+def test_the_importance_weighted_bound_is_above_the_elbo_and_rises_with_its_draws(digits: np.ndarray) -> None:
     vae = build(DIGITS)
     few, many = (evaluate(vae, digits[:100], samples=samples) for samples in (2, 100))
     assert few.elbo < few.log_likelihood < many.log_likelihood
     assert many.elbo == pytest.approx(many.reconstruction - many.kl)
 
 
-def test_equal_arguments_give_equal_figures_and_another_seed_others(digits: np.ndarray) -> None:
+def test_the_same_seed_gives_the_same_figures(digits: np.ndarray) -> None:
     vae, before = build(DIGITS), torch.get_rng_state()
     first, again, other = (evaluate(vae, digits[:30], samples=4, seed=seed) for seed in (1, 1, 2))
     assert first == again
@@ -78,16 +78,14 @@ def test_equal_arguments_give_equal_figures_and_another_seed_others(digits: np.n
     assert torch.get_rng_state().equal(before)
 
 
-def test_the_pixels_that_are_scored_do_not_depend_on_the_batches(digits: np.ndarray) -> None:
+def test_binary_pixels_are_independent_of_the_batch_size(digits: np.ndarray) -> None:
     vae = build(DIGITS)
     alone, together = (evaluate(vae, digits[:30], samples=1, batch_size=size) for size in (1, 30))
     assert alone.kl == pytest.approx(together.kl, rel=1e-6)  # the KL takes no draw but the binarisation
 
 
 @given(st.integers(1, 2**26), st.sampled_from([16, 256]))
-def test_however_large_the_images_no_more_of_their_values_are_in_memory_than_of_mnist(
-    dimensions: int, draws: int
-) -> None:
+def test_chunk_sizes_bound_the_number_of_values_in_memory(dimensions: int, draws: int) -> None:
     assert ChunkSizes.fitting(28 * 28, draws) == (50, draws)
     batch_size, chunk = ChunkSizes.fitting(dimensions, draws)
     assert batch_size * chunk * dimensions <= max(50 * draws * 28 * 28, dimensions)
@@ -95,24 +93,24 @@ def test_however_large_the_images_no_more_of_their_values_are_in_memory_than_of_
     assert 1 <= chunk <= draws
 
 
-def test_pixels_are_drawn_as_they_are_scored_and_the_same_as_all_at_once(digits: np.ndarray) -> None:
-    scored: list[torch.Tensor] = []
+def test_pixels_are_drawn_batch_by_batch_from_one_generator(digits: np.ndarray) -> None:
+    encoded: list[torch.Tensor] = []
     vae = build(DIGITS)
-    vae.encoder.register_forward_pre_hook(lambda _, inputs: scored.append(inputs[0]))
+    vae.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0]))
     evaluate(vae, digits, samples=1, seed=5, batch_size=500)
     x = sample_binary(torch.tensor(digits), torch.Generator().manual_seed(5))
-    assert torch.cat(scored[::2]).equal(x)  # each batch is encoded twice
-    assert scored[0].untyped_storage().nbytes() == scored[0].nbytes
+    assert torch.cat(encoded[::2]).equal(x)  # each batch is encoded twice
+    assert encoded[0].untyped_storage().nbytes() == encoded[0].nbytes
 
 
-def test_spatial_latents_and_colour_are_scored_alike() -> None:
+def test_colour_images_with_spatial_latents_are_evaluated() -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 13, 9), np.uint8)
     table = evaluate(build(COLOUR), images, samples=3, binarize="none")
     assert (table.images, table.samples, table.units) == (7, 3, 24)
     assert np.isfinite([table.elbo, table.log_likelihood, table.bits_per_dim]).all()
 
 
-def test_a_unit_whose_mean_never_moves_is_not_active(digits: np.ndarray) -> None:
+def test_a_unit_with_constant_mean_is_not_active(digits: np.ndarray) -> None:
     vae = build(DIGITS)
     head = [layer for layer in vae.encoder.network if isinstance(layer, torch.nn.Linear)][-1]
     with torch.no_grad():
@@ -125,7 +123,7 @@ def test_one_image_has_no_standard_error(digits: np.ndarray) -> None:
     assert evaluate(build(DIGITS), digits[:1], samples=2).standard_error is None
 
 
-def test_the_watch_is_told_how_many_images_are_done(digits: np.ndarray) -> None:
-    told: list[int] = []
-    evaluate(build(DIGITS), digits[:25], samples=1, batch_size=10, watch=told.append)
-    assert told == [10, 20, 25]
+def test_progress_is_the_number_of_evaluated_images(digits: np.ndarray) -> None:
+    counts: list[int] = []
+    evaluate(build(DIGITS), digits[:25], samples=1, batch_size=10, progress=counts.append)
+    assert counts == [10, 20, 25]

@@ -1,4 +1,4 @@
-"""The card says what lies in the folder, figures with their certainty, and nothing that is not known."""
+"""Tests of the model card: figures with their standard error, and no section without data."""
 
 import re
 from dataclasses import asdict
@@ -12,10 +12,10 @@ from model.data.arrays import Dataset
 from model.evaluation.input_encoding import compare_inputs
 from model.evaluation.metrics import evaluate
 from model.evaluation.model_card import LIMITS, write_card
-from model.evaluation.ood import measure_reference
+from model.evaluation.ood import measure_elbo_percentiles
 from model.evaluation.plots import write_pictures
+from model.records import EpochRecord
 from model.training.options import TrainingOptions
-from model.training.trainer import EpochRecord
 from tests.support.models import DIGITS, build
 
 TABLE = {
@@ -50,17 +50,17 @@ def card(folder: Path) -> str:
     return (folder / "README.md").read_text()
 
 
-def test_a_model_of_which_nothing_is_known_has_its_architecture_and_limits(folder: Path) -> None:
+def test_a_model_without_metrics_has_architecture_and_limits(folder: Path) -> None:
     text = card(folder)
     assert text.startswith("# digits: a Variational Autoencoder\n")
     assert "Not evaluated yet" in text
-    assert "Nothing is recorded" in text
+    assert "The training is not recorded" in text
     assert read_checkpoint(folder).digest in text
     assert "| hidden | 24 |" in text
     assert LIMITS in text
 
 
-def test_the_figures_are_those_of_the_metrics(folder: Path, digits: np.ndarray, training: dict) -> None:
+def test_the_card_has_the_figures_of_the_metrics(folder: Path, digits: np.ndarray, training: dict) -> None:
     table = evaluate(read_checkpoint(folder).vae, digits[:40], samples=6, seed=9)
     write_json(folder / METRICS, {"training": training, "evaluations": [asdict(table) | TABLE]})
     text = card(folder)
@@ -72,14 +72,14 @@ def test_the_figures_are_those_of_the_metrics(folder: Path, digits: np.ndarray, 
     assert TABLE["command"] in text
 
 
-def test_figures_of_fewer_images_than_others_are_left_out(folder: Path, digits: np.ndarray) -> None:
+def test_only_evaluations_of_the_most_images_are_shown(folder: Path, digits: np.ndarray) -> None:
     vae = read_checkpoint(folder).vae
     tables = [asdict(evaluate(vae, digits[:count], k, binarize="none")) for count, k in ((9, 2), (40, 3), (5, 4))]
     write_json(folder / METRICS, {"evaluations": [table | TABLE for table in tables]})
     assert re.findall(r"K = (\d+)", card(folder)) == ["3"]
 
 
-def test_a_card_is_written_of_what_is_usable(folder: Path, digits: np.ndarray, training: dict) -> None:
+def test_the_card_is_written_from_the_usable_metrics(folder: Path, digits: np.ndarray, training: dict) -> None:
     table = asdict(evaluate(read_checkpoint(folder).vae, digits[:9], samples=2)) | TABLE
     inputs = {name: {"error": 0.5, "divergence": 2.0} for name in ("grey", "threshold", "draw", "other")}
     metrics = {
@@ -90,13 +90,13 @@ def test_a_card_is_written_of_what_is_usable(folder: Path, digits: np.ndarray, t
     }
     write_json(folder / METRICS, metrics)
     text = card(folder)
-    assert "Nothing is recorded" in text
+    assert "The training is not recorded" in text
     assert text.count("K = 2") == 1
     assert "| threshold | 0.5000 | 2.00 |" in text
-    assert "What its scores tell apart" not in text
+    assert "Out-of-distribution detection" not in text
 
 
-def test_the_training_is_told_with_its_command_and_data(folder: Path, training: dict) -> None:
+def test_the_card_has_the_command_and_data_of_the_training(folder: Path, training: dict) -> None:
     write_json(folder / METRICS, {"training": training})
     text = card(folder)
     assert "    vae train --data digits.npz --out digits\n" in text
@@ -106,19 +106,19 @@ def test_the_training_is_told_with_its_command_and_data(folder: Path, training: 
     assert "the probability of white" in text
 
 
-def test_a_training_of_no_epoch_is_not_spoken_of(folder: Path, training: dict) -> None:
+def test_a_training_without_epochs_is_not_described(folder: Path, training: dict) -> None:
     write_json(folder / METRICS, {"training": training | {"epochs": []}})
-    assert "Nothing is recorded" in card(folder)
+    assert "The training is not recorded" in card(folder)
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 seconds"), (119.0, "119 seconds"), (180.0, "3 minutes")])
-def test_a_short_time_is_told_in_seconds(folder: Path, digits: np.ndarray, seconds: float, told: str) -> None:
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 seconds"), (119.0, "119 seconds"), (180.0, "3 minutes")])
+def test_short_durations_are_in_seconds(folder: Path, digits: np.ndarray, seconds: float, text: str) -> None:
     table = evaluate(read_checkpoint(folder).vae, digits[:5], samples=1)
     write_json(folder / METRICS, {"evaluations": [asdict(table) | TABLE | {"seconds": seconds}]})
-    assert f"Networks in float32; {told} on cpu." in card(folder)
+    assert f"Networks in float32; {text} on cpu." in card(folder)
 
 
-def test_a_figure_without_certainty_claims_none(folder: Path, digits: np.ndarray) -> None:
+def test_a_figure_without_standard_error_has_none(folder: Path, digits: np.ndarray) -> None:
     table = evaluate(read_checkpoint(folder).vae, digits[:1], samples=2, binarize="none")
     write_json(folder / METRICS, {"evaluations": [asdict(table) | TABLE]})
     text = card(folder)
@@ -126,28 +126,28 @@ def test_a_figure_without_certainty_claims_none(folder: Path, digits: np.ndarray
     assert "binarised" not in text
 
 
-def test_what_was_found_of_greys_and_strangers_is_told_in_numbers(
+def test_the_card_has_input_encodings_and_out_of_distribution_detection(
     folder: Path, digits: np.ndarray, training: dict
 ) -> None:
-    assert not {"## Grey images", "## What its scores tell apart"} & set(card(folder).splitlines())
+    assert not {"## Grey images", "## Out-of-distribution detection"} & set(card(folder).splitlines())
     vae = read_checkpoint(folder).vae
-    reference, inputs = measure_reference(vae, digits[:50]), compare_inputs(vae, digits[:50])
-    found = {"reference": asdict(reference), "inputs": {name: asdict(one) for name, one in inputs.items()}}
+    reference, inputs = measure_elbo_percentiles(vae, digits[:50]), compare_inputs(vae, digits[:50])
+    found = {"reference": reference.as_dict(), "inputs": asdict(inputs)}
     write_json(folder / METRICS, {"training": training} | found)
     text = card(folder)
-    assert f"| letters | {reference.areas['letters']:.3f} |" in text
-    assert f"half below {reference.elbo[50]:.1f}" in text
-    assert "5 % of the 50 images of the data it was evaluated on are below" in text
-    assert f"| threshold | {inputs['threshold'].error:.4f} | {inputs['threshold'].divergence:.2f} |" in text
+    assert f"| letters | {reference.auroc['letters']:.3f} |" in text
+    assert f"50 % below {reference.elbo[50]:.1f}" in text
+    assert "over the 50 images of the data it was evaluated on: 5 % are below" in text
+    assert f"| threshold | {inputs.threshold.error:.4f} | {inputs.threshold.divergence:.2f} |" in text
 
 
-def test_what_is_published_stands_beside_models_of_mnist_alone(folder: Path, training: dict) -> None:
+def test_published_results_are_shown_for_mnist_models_only(folder: Path, training: dict) -> None:
     for source, expected in (("npz array", False), ("MNIST", True)):
         write_json(folder / METRICS, {"training": training | {"data": training["data"] | {"source": source}}})
         assert ("81.08 ± 0.08 | 128" in card(folder)) == expected
 
 
-def test_every_picture_that_is_shown_is_there(folder: Path, digits: np.ndarray) -> None:
+def test_every_image_of_the_card_exists(folder: Path, digits: np.ndarray) -> None:
     assert "![" not in card(folder)
     write_pictures(folder / "pictures", read_checkpoint(folder).vae, digits)
     shown = re.findall(r"!\[\w+\]\((.+?)\)", card(folder))

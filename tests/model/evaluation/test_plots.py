@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from model.config import VAEConfig
-from model.data.arrays import AT_ONCE
+from model.data.arrays import MAX_PIXELS_PER_PASS
 from model.evaluation.plots import (
     COLUMNS,
-    LARGEST,
+    MAX_IMAGE_SIDE,
     ROWS,
     learning_curve,
     prior_samples,
@@ -30,7 +30,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
-def test_all_four_are_written_and_the_same_each_time(tmp_path: Path, digits: np.ndarray) -> None:
+def test_all_plots_are_written_reproducibly(tmp_path: Path, digits: np.ndarray) -> None:
     for name in ("first", "again"):
         write_pictures(tmp_path / name, build(DIGITS), digits, RECORDS)
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
@@ -39,7 +39,7 @@ def test_all_four_are_written_and_the_same_each_time(tmp_path: Path, digits: np.
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
-def test_originals_stand_above_their_reconstructions_pixel_for_pixel(tmp_path: Path, digits: np.ndarray) -> None:
+def test_originals_are_above_their_reconstructions(tmp_path: Path, digits: np.ndarray) -> None:
     write_pictures(tmp_path, build(DIGITS), digits)
     picture = pixels(tmp_path / "reconstructions.png")[..., 0]
     size = 56
@@ -49,63 +49,63 @@ def test_originals_stand_above_their_reconstructions_pixel_for_pixel(tmp_path: P
 
 
 @pytest.mark.parametrize("count", [1, 5, 13])
-def test_few_images_are_enough(tmp_path: Path, count: int) -> None:
+def test_a_few_images_are_enough(tmp_path: Path, count: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (count, 3, 13, 9), np.uint8)
     write_pictures(tmp_path, build(COLOUR), images)
     assert not (tmp_path / "learning.png").exists()
     assert pixels(tmp_path / "reconstructions.png").shape[1] == min(count, COLUMNS) * 9 * 4
 
 
-def test_the_middle_rows_are_the_models_own_means(digits: np.ndarray) -> None:
+def test_reconstructions_are_the_means_of_the_model(digits: np.ndarray) -> None:
     vae, x = build(DIGITS), torch.tensor(digits[:24]) / 255
     rows = reconstructions(vae, digits[:24])
     assert rows.shape == (4, 12, 1, 8, 8)
     torch.testing.assert_close(rows[3], vae.likelihood(vae.posterior(x[12:]).mean).mean.detach())
 
 
-def test_samples_are_those_of_their_seed() -> None:
+def test_a_seed_determines_the_samples() -> None:
     vae = build(DIGITS)
     assert prior_samples(vae, 1).equal(prior_samples(vae, 1))
     assert not prior_samples(vae, 1).equal(prior_samples(vae, 2))
 
 
-def test_a_traversal_moves_one_latent_in_each_row(digits: np.ndarray) -> None:
+def test_a_traversal_varies_one_latent_per_row(digits: np.ndarray) -> None:
     vae = build(DIGITS)
     rows = traversal(vae, digits[:50])
     assert rows.shape == (4, COLUMNS, 1, 8, 8)  # as many rows as there are latents
     assert all((row[0] - row[-1]).abs().max() > 0 for row in rows)
 
 
-def test_large_images_go_through_the_networks_in_pieces_and_come_out_the_same(tmp_path: Path) -> None:
+def test_large_images_are_computed_in_batches_with_the_same_result(tmp_path: Path) -> None:
     config = VAEConfig(image_shape=(1, 128, 128), latent_shape=(3,), channels=(2, 2, 2), blocks=(0, 0, 0))
     vae, images = build(config), np.random.default_rng(0).integers(0, 256, (150, 1, 128, 128), np.uint8)
     counts: list[int] = []
     vae.encoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
     vae.decoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
     write_pictures(tmp_path, vae, images)
-    assert max(counts) * config.dimensions <= AT_ONCE < len(images) * config.dimensions
+    assert max(counts) * config.dimensions <= MAX_PIXELS_PER_PASS < len(images) * config.dimensions
     x = torch.tensor(images[:48]) / 255
     means = vae.likelihood(vae.posterior(x).mean).mean.detach()
     torch.testing.assert_close(reconstructions(vae, images)[1::2].flatten(0, 1), means)
 
 
-def test_images_of_many_pixels_are_shrunk_in_pictures(tmp_path: Path) -> None:
+def test_large_images_are_shrunk(tmp_path: Path) -> None:
     config = VAEConfig(image_shape=(3, 600, 300), latent_shape=(2,), stride=2, channels=(1, 1, 1), blocks=(0, 0, 0))
     images = np.zeros((13, 3, 600, 300), np.uint8)
     images[..., 300:, :] = 255
     write_pictures(tmp_path, build(config), images)
     for name, rows in (("samples", ROWS), ("reconstructions", 2), ("traversal", 2)):
-        assert pixels(tmp_path / f"{name}.png").shape[:2] == (rows * LARGEST, COLUMNS * LARGEST // 2)
-    original = pixels(tmp_path / "reconstructions.png")[:LARGEST, : LARGEST // 2, 0]
-    assert (original[: LARGEST // 2].max(), original[LARGEST // 2 :].min()) == (0, 255)
+        assert pixels(tmp_path / f"{name}.png").shape[:2] == (rows * MAX_IMAGE_SIDE, COLUMNS * MAX_IMAGE_SIDE // 2)
+    original = pixels(tmp_path / "reconstructions.png")[:MAX_IMAGE_SIDE, : MAX_IMAGE_SIDE // 2, 0]
+    assert (original[: MAX_IMAGE_SIDE // 2].max(), original[MAX_IMAGE_SIDE // 2 :].min()) == (0, 255)
 
 
-def test_the_learning_curve_shows_every_epoch_of_bound_and_terms() -> None:
+def test_the_learning_curve_shows_bound_and_terms_of_every_epoch() -> None:
     bound, terms = learning_curve(RECORDS).axes
     assert [line.get_label() for line in bound.lines] == ["ELBO, training", "ELBO, held out, averaged weights"]
     assert [line.get_label() for line in terms.lines] == ["reconstruction", "KL"]
     assert list(bound.lines[0].get_ydata()) == [record.elbo for record in RECORDS]
 
 
-def test_one_epoch_makes_a_learning_curve(tmp_path: Path) -> None:
+def test_a_learning_curve_can_have_one_epoch(tmp_path: Path) -> None:
     learning_curve(RECORDS[:1]).savefig(tmp_path / "curve.png")

@@ -1,4 +1,4 @@
-"""What a training climbs has the value of a bound, and the gradient that its paper writes down."""
+"""Tests of the training objectives: values of the bounds, and gradients of their papers."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from model.config import VAEConfig
 from model.elbo import bounds, elbo
 from model.gaussian import DiagonalGaussian
 from model.training.objectives import OBJECTIVES
-from model.training.options import RecipeError, TrainingOptions
+from model.training.options import OptionsError, TrainingOptions
 from model.vae import VAE
 
 CONFIG = VAEConfig(image_shape=(1, 4, 4), latent_shape=(3,), hidden=(8,))
@@ -42,37 +42,37 @@ def many_slopes(vae: VAE, beta: float) -> list[Tensor]:
     ]
 
 
-def test_every_objective_can_be_asked_for_and_no_other():
+def test_known_objectives_are_accepted_and_others_refused():
     for name in OBJECTIVES:
         assert TrainingOptions(objective=name).objective == name
-    with pytest.raises(RecipeError, match="objective: expected elbo, iwae or dreg, got 'vampire'"):
+    with pytest.raises(OptionsError, match="objective: expected elbo, iwae or dreg, got 'vampire'"):
         TrainingOptions(objective="vampire")
 
 
 @pytest.mark.parametrize("draws", [1, 7])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_value_is_that_of_the_bound_and_the_elbo_is_told_beside_it(vae, name, draws):
+def test_the_value_is_the_bound_and_comes_with_the_elbo(vae, name, draws):
     x, noise = batch(draws)
-    ascent, known = OBJECTIVES[name](vae, x, noise, 1.0), bounds(vae, x, draws, noise=noise)
-    torch.testing.assert_close(ascent.objective, known.elbo.total if name == "elbo" else known.log_likelihood)
-    for told, term in zip(ascent.elbo, elbo(vae, x, noise=noise), strict=True):
-        torch.testing.assert_close(told, term)
+    value, known = OBJECTIVES[name](vae, x, noise, 1.0), bounds(vae, x, draws, noise=noise)
+    torch.testing.assert_close(value.objective, known.elbo.total if name == "elbo" else known.log_likelihood)
+    for found, term in zip(value.elbo, elbo(vae, x, noise=noise), strict=True):
+        torch.testing.assert_close(found, term)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_without_the_kl_only_the_reconstruction_counts(vae, name):
+def test_the_objective_without_kl_is_the_reconstruction(vae, name):
     x, noise = batch(1)
-    ascent = OBJECTIVES[name](vae, x, noise, 0.0)
-    torch.testing.assert_close(ascent.objective, ascent.elbo.reconstruction)
+    value = OBJECTIVES[name](vae, x, noise, 0.0)
+    torch.testing.assert_close(value.objective, value.elbo.reconstruction)
 
 
-def test_dreg_leaves_the_gradient_of_the_decoder_as_it_is(vae):
+def test_dreg_and_iwae_have_the_same_decoder_gradient(vae):
     x, noise = batch(6)
     torch.testing.assert_close(slopes(vae, "dreg", x, noise, "decoder"), slopes(vae, "iwae", x, noise, "decoder"))
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-def test_dreg_gives_the_encoder_the_gradient_of_its_formula_through_z_alone(vae, beta):
+def test_the_encoder_gradient_of_dreg_is_that_of_its_formula(vae, beta):
     x, noise = batch(6)
     q = vae.posterior(x)
     through = q.reparameterize(noise)
@@ -88,13 +88,13 @@ def test_dreg_gives_the_encoder_the_gradient_of_its_formula_through_z_alone(vae,
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-def test_dreg_and_iwae_agree_in_expectation_however_the_kl_counts(vae, beta):
+def test_dreg_and_iwae_agree_in_expectation_for_any_kl_weight(vae, beta):
     iwae, dreg = many_slopes(vae, beta)
     difference = iwae - dreg
     error = difference.std(0) / len(difference) ** 0.5
     assert (difference.mean(0).abs() <= SIGMAS * error + 1e-12).all()
 
 
-def test_dreg_varies_less_than_iwae(vae):
+def test_dreg_has_lower_variance_than_iwae(vae):
     iwae, dreg = many_slopes(vae, 1.0)
     assert dreg.var(0).sum() < 0.5 * iwae.var(0).sum()

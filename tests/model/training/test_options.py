@@ -1,17 +1,17 @@
-"""The recipe's numbers move as its formulas say, and a recipe that cannot be run is refused by the option's name."""
+"""Tests of training options: schedules, and errors that name the invalid option."""
 
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from model.training.options import RecipeError, TrainingOptions
+from model.training.options import OptionsError, TrainingOptions
 
 OPTIONS = TrainingOptions(learning_rate=0.01, warmup=10, kl_warmup=4.0, ema=0.99)
 
 
-def test_the_rate_rises_in_the_warm_up_and_falls_to_zero() -> None:
-    rates = [OPTIONS.rate(step, 1000) for step in range(1001)]
+def test_the_learning_rate_rises_in_the_warm_up_and_falls_to_zero() -> None:
+    rates = [OPTIONS.learning_rate_at(step, 1000) for step in range(1001)]
     assert rates[0] == pytest.approx(0.001)
     assert all(a < b for a, b in pairwise(rates[:10]))
     assert all(a > b for a, b in pairwise(rates[10:]))
@@ -19,21 +19,21 @@ def test_the_rate_rises_in_the_warm_up_and_falls_to_zero() -> None:
     assert rates[1000] == pytest.approx(0)
 
 
-def test_a_constant_rate_stays_after_the_warm_up() -> None:
+def test_a_constant_learning_rate_stays_after_the_warm_up() -> None:
     constant = replace(OPTIONS, schedule="constant")
-    assert {constant.rate(step, 1000) for step in range(9, 1000)} == {0.01}
+    assert {constant.learning_rate_at(step, 1000) for step in range(9, 1000)} == {0.01}
 
 
-def test_the_kl_counts_in_full_once_its_warm_up_is_over() -> None:
+def test_the_kl_weight_is_1_after_its_warm_up() -> None:
     assert [OPTIONS.kl_weight(epoch) for epoch in (0, 1, 2, 4, 40)] == [0, 0.25, 0.5, 1, 1]
     assert replace(OPTIONS, kl_warmup=0).kl_weight(0) == 1
 
 
-def test_the_average_remembers_little_at_first_and_never_more_than_it_should() -> None:
-    memories = [OPTIONS.memory(step) for step in range(2000)]
-    assert memories[0] == pytest.approx(0.1)
-    assert all(a <= b for a, b in pairwise(memories))
-    assert memories[-1] == 0.99
+def test_the_ema_decay_rises_to_its_maximum() -> None:
+    decays = [OPTIONS.ema_decay(step) for step in range(2000)]
+    assert decays[0] == pytest.approx(0.1)
+    assert all(a <= b for a, b in pairwise(decays))
+    assert decays[-1] == 0.99
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ def test_the_average_remembers_little_at_first_and_never_more_than_it_should() -
         ("precision", "float16"),
     ],
 )
-def test_an_option_that_cannot_be_used_is_named_with_what_came(option: str, value: object) -> None:
-    with pytest.raises(RecipeError, match=rf"^{option}: expected .*, got ") as caught:
+def test_an_invalid_option_is_named_with_its_value(option: str, value: object) -> None:
+    with pytest.raises(OptionsError, match=rf"^{option}: expected .*, got ") as caught:
         replace(OPTIONS, **{option: value})  # type: ignore[arg-type]
     assert str(caught.value).endswith(repr(value))
 
 
-def test_options_come_back_from_their_json() -> None:
+def test_options_are_rebuilt_from_their_json() -> None:
     assert TrainingOptions(**OPTIONS.as_dict()) == OPTIONS

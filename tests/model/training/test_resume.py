@@ -1,4 +1,4 @@
-"""A training that was cut off goes on bit for bit, and never with another recipe, architecture or other data."""
+"""Tests of resuming: the same bits as an uninterrupted training, and errors for other options or data."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from model.checkpoint import Checkpoint, CheckpointError
 from model.config import VAEConfig
-from model.training.options import RecipeError, TrainingOptions
+from model.training.options import OptionsError, TrainingOptions
 from model.training.resume import SNAPSHOT, resume_training, write_snapshot
 from model.training.trainer import Training
 from tests.support.models import build
@@ -43,7 +43,7 @@ def half_way(tmp_path: Path, digits: np.ndarray) -> Path:
         (CONV, replace(OPTIONS, weight_norm=True)),
     ],
 )
-def test_two_epochs_and_two_more_are_four_to_the_last_bit(tmp_path: Path, digits, config, options, device) -> None:
+def test_a_resumed_training_has_the_bits_of_an_unbroken_one(tmp_path: Path, digits, config, options, device) -> None:
     straight, broken_off = (Training(config, digits[:200], options, device) for _ in range(2))
     run(straight, 4)
     run(broken_off, 2)
@@ -55,13 +55,13 @@ def test_two_epochs_and_two_more_are_four_to_the_last_bit(tmp_path: Path, digits
     for name in ("vae", "average"):
         ends = [getattr(training, name).state_dict() for training in (straight, resumed)]
         assert all(ends[0][key].equal(ends[1][key]) for key in ends[0])
-    told = [
+    records = [
         [asdict(record) | {"seconds": 0, "images_per_second": 0} for record in t.records] for t in (straight, resumed)
     ]
-    assert told[0] == told[1]
+    assert records[0] == records[1]
 
 
-def test_a_finished_training_has_nothing_left_to_do(half_way: Path, digits: np.ndarray) -> None:
+def test_a_finished_training_has_no_epochs_left(half_way: Path, digits: np.ndarray) -> None:
     training = Training(MLP, digits[:200], OPTIONS)
     resume_training(half_way, training)
     run(training, 2)
@@ -75,23 +75,23 @@ def test_a_finished_training_has_nothing_left_to_do(half_way: Path, digits: np.n
     ("option", "value"),
     [("epochs", 5), ("learning_rate", 1e-3), ("seed", 4), ("precision", "bfloat16"), ("ema", 0.5), ("holdout", 21)],
 )
-def test_another_option_is_refused_by_its_name(half_way: Path, digits: np.ndarray, option: str, value: object) -> None:
+def test_another_option_is_refused_by_name(half_way: Path, digits: np.ndarray, option: str, value: object) -> None:
     changed = replace(OPTIONS, **{option: value})  # type: ignore[arg-type]
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(OptionsError) as caught:
         resume_training(half_way, Training(MLP, digits[:200], changed))
     before = getattr(OPTIONS, option)
-    assert str(caught.value) == f"{option}: expected {before!r}, as the training began, got {value!r}"
+    assert str(caught.value) == f"{option}: expected {before!r}, as in the snapshot, got {value!r}"
 
 
-def test_another_architecture_is_refused_by_its_field(half_way: Path, digits: np.ndarray) -> None:
-    with pytest.raises(RecipeError, match=r"^hidden: expected \[32\], as the training began, got \[33\]"):
+def test_another_architecture_is_refused_with_its_field(half_way: Path, digits: np.ndarray) -> None:
+    with pytest.raises(OptionsError, match=r"^hidden: expected \[32\], as in the snapshot, got \[33\]"):
         resume_training(half_way, Training(replace(MLP, hidden=(33,)), digits[:200], OPTIONS))
 
 
 def test_other_images_are_refused(half_way: Path, digits: np.ndarray) -> None:
     changed = digits[:200].copy()
     changed[0, 0, 0, 0] ^= 1
-    with pytest.raises(RecipeError, match=r"^data: expected '[0-9a-f]{64}', as the training began"):
+    with pytest.raises(OptionsError, match=r"^data: expected '[0-9a-f]{64}', as in the snapshot"):
         resume_training(half_way, Training(MLP, changed, OPTIONS))
 
 
@@ -102,31 +102,31 @@ def test_another_model_to_start_from_is_refused(tmp_path: Path, digits: np.ndarr
     write_snapshot(tmp_path, begun)
     resume_training(tmp_path, Training(MLP, digits[:200], OPTIONS, start=one))
     for start, got in ((other, "'digest-2'"), (None, "None")):
-        with pytest.raises(RecipeError, match=f"^start: expected 'digest-1', as the training began, got {got}$"):
+        with pytest.raises(OptionsError, match=f"^start: expected 'digest-1', as in the snapshot, got {got}$"):
             resume_training(tmp_path, Training(MLP, digits[:200], OPTIONS, start=start))
 
 
 @pytest.mark.parametrize("kept", [0, 7, 500, -1])
-def test_a_truncated_snapshot_is_refused_by_its_name(half_way: Path, digits: np.ndarray, kept: int) -> None:
+def test_a_truncated_snapshot_is_refused_with_its_name(half_way: Path, digits: np.ndarray, kept: int) -> None:
     path = half_way / SNAPSHOT
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(CheckpointError, match=rf"{SNAPSHOT}: not a complete training snapshot"):
         resume_training(half_way, Training(MLP, digits[:200], OPTIONS))
 
 
-def test_weights_alone_are_no_snapshot(half_way: Path, digits: np.ndarray) -> None:
+def test_a_weights_file_is_refused_as_snapshot(half_way: Path, digits: np.ndarray) -> None:
     save_file({"weight": torch.zeros(1)}, half_way / SNAPSHOT)
     with pytest.raises(CheckpointError, match=rf"{SNAPSHOT}: not a complete training snapshot"):
         resume_training(half_way, Training(MLP, digits[:200], OPTIONS))
 
 
-def test_a_snapshot_that_is_not_there_is_named(tmp_path: Path, digits: np.ndarray) -> None:
+def test_a_missing_snapshot_is_named(tmp_path: Path, digits: np.ndarray) -> None:
     with pytest.raises(CheckpointError, match=rf"{SNAPSHOT}: No such file or directory"):
         resume_training(tmp_path, Training(MLP, digits[:200], OPTIONS))
 
 
 @pytest.mark.parametrize(("shape", "got"), [((9, 9), r"float32 \[9, 9\]"), (None, "none")])
-def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(half_way: Path, digits, shape, got: str) -> None:
+def test_a_tensor_of_another_shape_is_refused_with_both_shapes(half_way: Path, digits, shape, got: str) -> None:
     path, key = half_way / SNAPSHOT, "average.encoder.network.1.weight"
     tensors = load_file(path)
     metadata = _metadata(path)

@@ -1,4 +1,4 @@
-"""A snapshot that lacks a tensor or a field, or holds it in another form, is refused in one line that names it."""
+"""Tests that damaged snapshots are refused with one line that names the tensor or field."""
 
 import json
 from collections.abc import Callable
@@ -47,19 +47,19 @@ def edit(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]],
 def reason(path: Path, digits: np.ndarray) -> str:
     with pytest.raises(CheckpointError) as caught:
         resume_training(path.parent, training(digits))
-    said = str(caught.value)
-    assert said.startswith(f"{path}: ")
-    assert "\n" not in said
-    return said.removeprefix(f"{path}: ")
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
 
 
 def test_every_missing_tensor_is_named(snapshot: Path, digits: np.ndarray) -> None:
-    whole = snapshot.read_bytes()
+    original = snapshot.read_bytes()
     for name in load_file(snapshot):
         edit(snapshot, lambda _, tensors, name=name: tensors.pop(name))
         assert reason(snapshot, digits).startswith(f"{name}: expected "), name
         assert reason(snapshot, digits).endswith("got none"), name
-        snapshot.write_bytes(whole)
+        snapshot.write_bytes(original)
 
 
 @pytest.mark.parametrize("field", ["identity", "step", "records"])
@@ -103,21 +103,21 @@ def test_every_missing_field_of_an_epoch_is_named(snapshot: Path, digits: np.nda
             f"{WEIGHT}: expected float32 [8, 64], got int8 [8, 64]",
         ),
         (lambda _, t: t.update({WEIGHT: torch.full((8, 64), torch.nan)}), f"{WEIGHT}: expected finite numbers"),
-        (lambda _, t: t.update(extra=torch.zeros(1)), "extra: unknown to this training"),
+        (lambda _, t: t.update(extra=torch.zeros(1)), "extra: not a tensor of this training"),
     ],
 )
-def test_what_has_another_form_is_named(snapshot: Path, digits: np.ndarray, change, expected: str) -> None:
+def test_a_tensor_or_field_of_another_type_is_named(snapshot: Path, digits: np.ndarray, change, expected: str) -> None:
     edit(snapshot, change)
     assert reason(snapshot, digits).startswith(expected)
 
 
 @pytest.mark.parametrize("metadata", [None, {"other": "{}"}, {"training": "[]"}, {"training": "3"}, {"training": "{"}])
-def test_metadata_without_a_training_is_refused(snapshot: Path, digits: np.ndarray, metadata) -> None:
+def test_invalid_metadata_is_refused(snapshot: Path, digits: np.ndarray, metadata) -> None:
     save_file(load_file(snapshot), snapshot, metadata)
     assert reason(snapshot, digits)
 
 
-def test_a_snapshot_that_is_refused_leaves_the_training_as_it_was(snapshot: Path, digits: np.ndarray) -> None:
+def test_a_refused_snapshot_does_not_change_the_training(snapshot: Path, digits: np.ndarray) -> None:
     edit(snapshot, lambda _, tensors: tensors.pop(max(tensors)))
     begun, untouched = training(digits), training(digits)
     with pytest.raises(CheckpointError):
@@ -129,5 +129,5 @@ def test_a_snapshot_that_is_refused_leaves_the_training_as_it_was(snapshot: Path
 
 def test_the_command_refuses_an_incomplete_snapshot_in_one_line(trained: Path, data: Path) -> None:
     edit(trained / SNAPSHOT, lambda _, tensors: tensors.pop("generator"))
-    told = refusal(vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained))
-    assert told == f"{trained / SNAPSHOT}: generator: expected uint8 [5056], got none"
+    message = refusal(vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained))
+    assert message == f"{trained / SNAPSHOT}: generator: expected uint8 [5056], got none"

@@ -1,4 +1,4 @@
-"""Training climbs the ELBO, sees every image once an epoch, keeps an average, and draws from its seed alone."""
+"""Tests of the training loop: rising ELBO, moving average, determinism, gradient clipping, divergence."""
 
 from dataclasses import replace
 from math import exp
@@ -10,8 +10,9 @@ import torch
 from model.config import VAEConfig
 from model.data.arrays import DataError
 from model.elbo import elbo
+from model.records import EpochRecord
 from model.training.options import TrainingOptions
-from model.training.trainer import EpochRecord, Progress, Training, TrainingError, new_vae, start_at_mean
+from model.training.trainer import Progress, Training, TrainingError, init_output_bias, new_vae
 
 MLP = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), hidden=(64,))
 CONV = VAEConfig(image_shape=(3, 9, 7), latent_shape=(5,), stride=2, channels=(8, 8), blocks=(1, 0), hidden=(16,))
@@ -28,7 +29,7 @@ def weights(training: Training) -> list[torch.Tensor]:
     return [weight.detach().clone() for weight in training.average.parameters()]
 
 
-def test_the_elbo_of_images_never_seen_rises(digits: np.ndarray, device: str) -> None:
+def test_the_elbo_of_held_out_images_rises(digits: np.ndarray, device: str) -> None:
     training = Training(MLP, digits, replace(QUICK, holdout=200), device)
     records = list(training.epochs())
     held = [record.validation for record in records if record.validation is not None]
@@ -39,13 +40,13 @@ def test_the_elbo_of_images_never_seen_rises(digits: np.ndarray, device: str) ->
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "gaussian-learned", "logistic"])
-def test_every_family_learns_grey_and_coloured_images_of_odd_sizes(digits: np.ndarray, likelihood: str) -> None:
+def test_every_likelihood_learns_colour_images_of_odd_sizes(digits: np.ndarray, likelihood: str) -> None:
     config = replace(CONV, likelihood=likelihood)
     records = list(Training(config, colourful(digits), replace(QUICK, epochs=4, binarize="none")).epochs())
     assert records[-1].elbo > records[0].elbo + 10
 
 
-def test_each_record_holds_the_bound_and_its_terms(digits: np.ndarray) -> None:
+def test_each_record_has_the_bound_and_its_terms(digits: np.ndarray) -> None:
     for record in Training(MLP, digits[:300], QUICK).epochs():
         assert record.elbo == pytest.approx(record.reconstruction - record.kl, abs=1e-3)
         assert record.kl > 0
@@ -53,7 +54,7 @@ def test_each_record_holds_the_bound_and_its_terms(digits: np.ndarray) -> None:
         assert record.validation is None
 
 
-def test_half_precision_in_the_networks_leads_to_nearly_the_same_bound(digits: np.ndarray) -> None:
+def test_bfloat16_gives_nearly_the_same_bound(digits: np.ndarray) -> None:
     options = replace(QUICK, epochs=3)
     ends = [
         list(Training(CONV, colourful(digits), replace(options, precision=name)).epochs())[-1].elbo
@@ -63,10 +64,10 @@ def test_half_precision_in_the_networks_leads_to_nearly_the_same_bound(digits: n
     assert ends[0] != ends[1]
 
 
-def test_the_seed_decides_the_weights_and_nothing_else_does(digits: np.ndarray) -> None:
+def test_the_weights_depend_only_on_the_seed(digits: np.ndarray) -> None:
     ends = []
     for seed in (5, 5, 6):
-        torch.rand(seed)  # what others draw in between is of no account
+        torch.rand(seed)  # draws from the global generator have no effect
         training = Training(MLP, digits[:200], replace(QUICK, epochs=2, seed=seed))
         list(training.epochs())
         ends.append(torch.cat([weight.flatten() for weight in weights(training)]))
@@ -74,7 +75,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_does(digits: np.ndarray) 
     assert not ends[0].equal(ends[2])
 
 
-def test_training_leaves_the_global_generator_as_it_was(digits: np.ndarray) -> None:
+def test_training_does_not_use_the_global_generator(digits: np.ndarray) -> None:
     before = torch.get_rng_state()
     list(Training(MLP, digits[:100], replace(QUICK, epochs=1, holdout=10)).epochs())
     assert torch.get_rng_state().equal(before)
@@ -92,21 +93,21 @@ def test_all_images_cannot_be_held_out(digits: np.ndarray) -> None:
         Training(MLP, digits[:50], replace(QUICK, holdout=50))
 
 
-def test_every_step_is_told_and_the_last_says_what_the_record_says(digits: np.ndarray) -> None:
-    told: list[Progress] = []
-    records = list(Training(MLP, digits[:150], replace(QUICK, epochs=2)).epochs(told.append))
-    assert [(step.epoch, step.step, step.steps) for step in told] == [(e, s, 3) for e in (1, 2) for s in (1, 2, 3)]
-    assert [told[2].elbo, told[5].elbo] == [record.elbo for record in records]
+def test_progress_is_reported_after_each_step_and_ends_at_the_record(digits: np.ndarray) -> None:
+    steps: list[Progress] = []
+    records = list(Training(MLP, digits[:150], replace(QUICK, epochs=2)).epochs(steps.append))
+    assert [(step.epoch, step.step, step.steps) for step in steps] == [(e, s, 3) for e in (1, 2) for s in (1, 2, 3)]
+    assert [steps[2].elbo, steps[5].elbo] == [record.elbo for record in records]
 
 
-def test_the_average_is_the_moving_average_of_the_weights(digits: np.ndarray) -> None:
+def test_the_average_is_the_exponential_moving_average_of_the_weights(digits: np.ndarray) -> None:
     training = Training(MLP, digits[:150], replace(QUICK, epochs=1))
     expected, after = weights(training), []
 
     def follow(step: Progress) -> None:
-        memory = min(QUICK.ema, step.step / (9 + step.step))
+        decay = min(QUICK.ema, step.step / (9 + step.step))
         for average, weight in zip(expected, training.vae.parameters(), strict=True):
-            average.mul_(memory).add_(weight.detach() * (1 - memory))
+            average.mul_(decay).add_(weight.detach() * (1 - decay))
         after.append(step.step)
 
     list(training.epochs(follow))
@@ -115,7 +116,7 @@ def test_the_average_is_the_moving_average_of_the_weights(digits: np.ndarray) ->
         torch.testing.assert_close(average, kept)
 
 
-def test_a_step_climbs_the_bound_itself_and_not_its_negative(digits: np.ndarray) -> None:
+def test_a_step_increases_the_bound(digits: np.ndarray) -> None:
     """With one batch, one fixed binarisation (none) and a small rate, the bound is higher after each step."""
     options = replace(QUICK, epochs=30, batch_size=100, binarize="none", samples=32, learning_rate=5e-4, ema=0.0)
     training = Training(MLP, digits[:100], options)
@@ -131,29 +132,29 @@ def test_the_gradient_is_clipped_to_its_norm(digits: np.ndarray) -> None:
     assert norm.item() == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_bound_that_is_not_finite_ends_the_training(digits: np.ndarray) -> None:
+def test_an_elbo_that_is_not_finite_ends_the_training(digits: np.ndarray) -> None:
     options = replace(QUICK, learning_rate=9.0, clip=0.0, warmup=0, binarize="none")
     config = replace(MLP, hidden=(16,) * 24)
     with pytest.raises(TrainingError, match=r"epoch \d: the ELBO is -?(nan|inf); try a lower learning rate"):
         list(Training(config, digits[:300], options).epochs())
 
 
-def test_a_bound_of_held_out_images_that_is_not_finite_ends_the_training(digits: np.ndarray) -> None:
+def test_a_held_out_elbo_that_is_not_finite_ends_the_training(digits: np.ndarray) -> None:
     options = replace(
         QUICK, learning_rate=10.0, clip=0.0, warmup=0, binarize="none", ema=0.0, holdout=20, batch_size=99
     )
-    told = r"epoch \d: the ELBO of the held-out images is -?(nan|inf); try a lower learning rate"
-    with pytest.raises(TrainingError, match=told):
+    message = r"epoch \d: the ELBO of the held-out images is -?(nan|inf); try a lower learning rate"
+    with pytest.raises(TrainingError, match=message):
         list(Training(replace(MLP, hidden=(64,) * 40), digits[:99], options).epochs())
 
 
 @pytest.mark.parametrize(
     "config", [MLP, CONV, replace(MLP, likelihood="logistic"), replace(CONV, likelihood="gaussian-learned")]
 )
-def test_the_output_bias_begins_at_the_logit_of_the_mean_pixel(digits: np.ndarray, config: VAEConfig) -> None:
+def test_the_initial_output_bias_is_the_logit_of_the_mean_pixel(digits: np.ndarray, config: VAEConfig) -> None:
     images = digits if config.image_shape[0] == 1 else colourful(digits)
     untouched, vae = new_vae(config, 0), new_vae(config, 0)
-    start_at_mean(vae, images)
+    init_output_bias(vae, images)
     names = [name for name, _ in vae.decoder.named_parameters() if name.endswith("bias")]
     before, after = untouched.decoder.get_parameter(names[-1]), vae.decoder.get_parameter(names[-1])
     location, rest = (
@@ -164,13 +165,13 @@ def test_the_output_bias_begins_at_the_logit_of_the_mean_pixel(digits: np.ndarra
     assert after[rest:].equal(before[rest:])
 
 
-def test_black_images_alone_do_not_lead_to_infinite_weights() -> None:
+def test_the_output_bias_is_finite_for_black_images() -> None:
     vae = new_vae(MLP, 0)
-    start_at_mean(vae, np.zeros((3, 1, 8, 8), np.uint8))
+    init_output_bias(vae, np.zeros((3, 1, 8, 8), np.uint8))
     assert all(weight.isfinite().all() for weight in vae.parameters())
     assert exp(min(weight.min().item() for weight in vae.decoder.parameters())) == pytest.approx(1e-3, rel=0.01)
 
 
-def test_a_record_is_what_its_json_says(digits: np.ndarray) -> None:
+def test_a_record_is_rebuilt_from_its_fields(digits: np.ndarray) -> None:
     record = next(Training(MLP, digits[:64], QUICK).epochs())
     assert EpochRecord(**{name: getattr(record, name) for name in EpochRecord.__slots__}) == record
