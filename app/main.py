@@ -102,7 +102,6 @@ def create_app(
         LifecycleMiddleware,
         request_timeout=services.settings.request_timeout_s,
         state=services.state,
-        api_keys=services.api_keys,
         admission=services.admission,
         budget=services.budget,
         metrics=services.metrics,

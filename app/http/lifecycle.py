@@ -17,7 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.context import Endpoint, RequestContext, accepted_id, new_id
 from app.errors import DeadlineExceeded, ServiceError, Unauthorized, Unavailable
 from app.http.admission import AdmissionController, is_public
-from app.http.auth import ApiKeys
 from app.http.budget import MemoryBudget
 from app.http.problems import as_service_error, problem
 from app.http.protocol.request_head import require_few_parameters, require_one_key
@@ -51,7 +50,6 @@ class LifecycleMiddleware:
         *,
         request_timeout: float,
         state: ServiceState,
-        api_keys: ApiKeys,
         admission: AdmissionController,
         budget: MemoryBudget,
         metrics: Metrics,
@@ -60,7 +58,6 @@ class LifecycleMiddleware:
         self.app = app
         self.request_timeout = request_timeout
         self.state = state
-        self.api_keys = api_keys
         self.admission = admission
         self.budget = budget
         self.metrics = metrics
@@ -265,13 +262,8 @@ class RequestLifecycle:
             **{f"{stage}_ms": round(spent * 1000, 3) for stage, spent in stages},
         }
         if self.endpoint is None and status != Unauthorized.status:  # the path may contain a wrong key
-            fields["path"] = self._redacted_path()
+            fields["path"] = quote(self._scope["path"][:MAX_LOGGED_PATH])[:MAX_LOGGED_PATH]  # breaks no line
         log.info("%s %s %d", self._scope["method"], endpoint, status, extra=fields)
-
-    def _redacted_path(self) -> str:
-        """Return an unknown path, percent-encoded so that it breaks no line, and without any key."""
-        path = self._middleware.api_keys.redact(self._scope["path"])
-        return quote(path[:MAX_LOGGED_PATH])[:MAX_LOGGED_PATH]
 
 
 @lru_cache(maxsize=4)

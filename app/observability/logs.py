@@ -2,6 +2,7 @@
 
 The thread takes the lines from a bounded queue, so that a full pipe, whose reader has stopped, does not stop the
 service. Lines that the queue has no room for are dropped, counted and reported once lines can be written again.
+API keys are redacted in every line.
 """
 
 import logging.config
@@ -9,12 +10,13 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 
+from app.observability.redaction import Redactor
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,8 +53,9 @@ class StderrHandler(logging.Handler):
     Each counter has one thread that changes it, the writer or the one that holds the handler's lock, so none is lost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Iterable[bytes] = ()) -> None:
         super().__init__()
+        self._redactor = Redactor(keys)
         self._put = self._taken = 0  # bytes
         self._refused = self._failed = self._reported = 0  # lines
         self._queue: SimpleQueue[bytes | threading.Event | None] = SimpleQueue()  # put() is safe in signal handlers
@@ -88,7 +91,7 @@ class StderrHandler(logging.Handler):
         super().close()
 
     def _line(self, record: logging.LogRecord) -> bytes:
-        return f"{self.format(record)}\n".encode(errors="backslashreplace")
+        return f"{self.format(self._redactor.redact_record(record))}\n".encode(errors="backslashreplace")
 
     def _run(self) -> None:
         open_ = True
@@ -146,7 +149,7 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": _FORMATTERS if worker is None else _named(worker),
-            "handlers": {"stderr": {"()": StderrHandler, "formatter": form}},
+            "handlers": {"stderr": {"()": StderrHandler, "formatter": form, "keys": settings.keys()}},
             "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
             "loggers": {
                 "uvicorn.access": {"level": "WARNING"},

@@ -49,6 +49,11 @@ class Log:
     def _read(self) -> None:
         self._lines.extend(self._stream)
 
+    def text(self) -> str:
+        """All that the ended process has logged."""
+        self._reader.join(TIMEOUT)
+        return b"".join(self._lines).decode()
+
     def complaints(self) -> list[str]:
         """What the ended process has logged above INFO, and lines that are no JSON."""
         self._reader.join(TIMEOUT)

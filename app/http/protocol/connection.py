@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 2**16
 """Bytes behind an unanswered request beyond which no more are read; what one read brings comes on top."""
 
+_GOT = ", got "
+"""What stands in a detail between the text of this service and the text of the client."""
+
 TURN = 0.002
 """Seconds of parsing after which other connections have their turn."""
 
@@ -238,7 +241,8 @@ class HttpConnection(HttpToolsProtocol):
         if self._count_rejected is not None:
             self._count_rejected(error.status)
         request_id = new_id()
-        log.info("refused a request: %s", error.detail, extra={"request_id": request_id, "status": error.status})
+        expected = error.detail.partition(_GOT)[0]  # what came may hold a key
+        log.info("refused a request: %s", expected, extra={"request_id": request_id, "status": error.status})
         if amid_body and self.cycle.response_started:
             self.cycle.keep_alive = False
             if self.cycle.response_complete:

@@ -1,0 +1,60 @@
+"""Redaction of API keys in log records: whatever text of a client is logged, no key is in it."""
+
+import copy
+import json
+import logging
+from collections.abc import Iterable
+from urllib.parse import quote
+
+REDACTED = "KEY"
+"""What a log has in place of a key."""
+
+MIN_FRAGMENT = 8
+"""Characters of the beginning of a key that are redacted where the rest is cut off; a shorter key must be complete."""
+
+_STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) - {"message"}
+
+
+class Redactor:
+    """Replaces keys in the message, the traceback and the extra fields of a log record.
+
+    A key is found as it is, and in the spellings in which the text of a client is logged: read as latin-1, escaped as
+    in a Python literal, and percent-encoded.
+    """
+
+    def __init__(self, keys: Iterable[bytes]) -> None:
+        texts = {text for key in keys for text in (key.decode(), key.decode("latin-1"))}
+        spellings = texts | {repr(text)[1:-1] for text in texts} | {json.dumps(text)[1:-1] for text in texts}
+        spellings |= {quote(text, safe=safe) for text in texts for safe in ("", "/")}
+        self._ends: dict[str, list[str]] = {}  # of the keys with the same beginning; long beginnings come first
+        for spelling in sorted(spellings, key=len, reverse=True):
+            self._ends.setdefault(spelling[:MIN_FRAGMENT], []).append(spelling[MIN_FRAGMENT:])
+
+    def redact(self, text: str) -> str:
+        """Return the text without keys."""
+        for start, ends in self._ends.items():
+            if start in text:
+                head, *rest = text.split(start)
+                text = REDACTED.join([head, *(piece[_overlap(piece, ends) :] for piece in rest)])
+        return text
+
+    def redact_record(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Return a copy of the record without keys; without any key to look for, the record itself."""
+        if not self._ends:
+            return record
+        redacted = copy.copy(record)
+        redacted.msg, redacted.args = self.redact(record.getMessage()), None
+        if record.exc_info:
+            redacted.exc_text, redacted.exc_info = self.redact(_TRACEBACKS.formatException(record.exc_info)), None
+        for name in record.__dict__.keys() - _STANDARD_FIELDS:
+            if isinstance(value := getattr(record, name), str):
+                setattr(redacted, name, self.redact(value))
+        return redacted
+
+
+_TRACEBACKS = logging.Formatter()
+
+
+def _overlap(text: str, ends: Iterable[str]) -> int:
+    """Return how many characters at the beginning of the text belong to a key that ends in one of these ways."""
+    return max(length for end in ends for length in range(len(end) + 1) if text.startswith(end[:length]))

@@ -1,0 +1,42 @@
+"""Redaction: keys are replaced in messages, arguments, extra fields and tracebacks, in all their spellings."""
+
+import logging
+import sys
+from urllib.parse import quote
+
+import pytest
+
+from app.observability.redaction import MIN_FRAGMENT, Redactor
+
+KEY = 'a "key"\\ é of the service'
+
+
+@pytest.mark.parametrize("spelled", [KEY, repr(KEY)[1:-1], quote(KEY), KEY.encode().decode("latin-1")])
+def test_a_key_is_redacted_in_every_spelling_in_which_text_is_logged(spelled):
+    assert Redactor([KEY.encode()]).redact(f"<{spelled}> and <{spelled}>") == "<KEY> and <KEY>"
+
+
+def test_the_beginning_of_a_key_is_redacted_where_the_rest_is_cut_off():
+    redactor = Redactor([b"0123456789abcdef", b"short"])
+    for length in range(MIN_FRAGMENT, 16):
+        assert redactor.redact(f"'{'0123456789abcdef'[:length]}'...") == "'KEY'..."
+    assert redactor.redact("0123456 shor short") == "0123456 shor KEY"
+
+
+def test_a_key_that_begins_with_another_is_redacted_whole():
+    assert Redactor([b"secret-key", b"secret-key-of-another"]).redact("secret-key-of-another") == "KEY"
+
+
+def test_every_part_of_a_record_is_redacted_and_the_record_itself_stays_as_it_is():
+    try:
+        int("hunter2")
+    except ValueError:
+        failure = sys.exc_info()
+    record = logging.getLogger("app.x").makeRecord(
+        "app.x", logging.ERROR, "", 0, "said %s", ("hunter2",), failure, extra={"path": "/hunter2", "status": 404}
+    )
+    redacted = Redactor([b"hunter2"]).redact_record(record)
+    assert (redacted.getMessage(), redacted.path, redacted.status) == ("said KEY", "/KEY", 404)
+    assert "ValueError: invalid literal for int() with base 10: 'KEY'" in logging.Formatter().format(redacted)
+    assert "hunter2" not in str(redacted.__dict__)
+    assert (record.getMessage(), record.path) == ("said hunter2", "/hunter2")
