@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+from app.codecs.windows import search
 from app.errors import UnprocessableContent
 from app.validation import quoted
 
@@ -35,7 +36,7 @@ def _decode_leniently(text: str, index: int) -> bytes:
     try:
         return _decoded(bare + b"=" * max(-len(bare) % 4, len(digits) - len(bare)))
     except ValueError:
-        strange = _STRANGE.search(data)
+        strange = search(_STRANGE, data)
         why = f"it has the character {quoted(strange[0])}" if strange else "its length or padding is wrong"
         raise UnprocessableContent(f"images[{index}]: not base64: {why}") from None
 

@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 from app.codecs.media_types import MULTIPART, parameters
+from app.codecs.windows import find
 from app.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
 from app.validation import quoted
 
@@ -20,9 +21,6 @@ HEADER_BYTES = 8192
 
 HEADER_FIELDS = 16
 """Header fields of one part; clients send two to four."""
-
-WINDOW = 2**18
-"""Bytes that one search looks at. `bytes.find` keeps the interpreter's lock, and the event loop waits for it."""
 
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")  # RFC 2046 5.1.1
 _REST_OF_LINE = re.compile(rb"[ \t]{0,%d}\r\n" % PADDING)
@@ -63,7 +61,7 @@ def read_parts(body: bytes, boundary: bytes, max_parts: int) -> list[Part]:
         start = _next_line(body, at)
         if len(parts) == max_parts:
             raise ContentTooLarge(f"the body has more parts than the {max_parts} items allowed in one request")
-        end = _find(body, delimiter, start - 2)  # the line break before a delimiter belongs to it
+        end = find(body, delimiter, start - 2)  # the line break before a delimiter belongs to it
         if end < 0:
             raise _malformed("its closing boundary is missing")
         parts.append(_part(body, start, end, len(parts) + 1))
@@ -74,7 +72,7 @@ def read_parts(body: bytes, boundary: bytes, max_parts: int) -> list[Part]:
 def _after_first(body: bytes, delimiter: bytes) -> int:
     if body.startswith(delimiter[2:]):
         return len(delimiter) - 2
-    first = _find(body, delimiter, 0)
+    first = find(body, delimiter, 0)
     if first < 0:
         raise _malformed("no line of it begins with the boundary of its Content-Type; the closing boundary is missing")
     return first + len(delimiter)
@@ -87,15 +85,6 @@ def _next_line(body: bytes, at: int) -> int:
             raise _malformed("its closing boundary is missing")
         raise _malformed("expected a line break after a boundary, got something else")
     return line.end()
-
-
-def _find(body: bytes, needle: bytes, start: int) -> int:
-    while start < len(body):
-        found = body.find(needle, start, start + WINDOW + len(needle) - 1)
-        if found >= 0:
-            return found
-        start += WINDOW
-    return -1
 
 
 def _part(body: bytes, start: int, end: int, number: int) -> Part:

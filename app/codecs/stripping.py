@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from app.codecs.metadata import LONGEST, PIECES, UPRIGHT, TooManyPieces, Unreadable, orientation
+from app.codecs.windows import search
 
 SCANS = 30
 """Of one JPEG. A scan takes some ten bytes and goes over all pixels once more; a progressive photo has ten."""
@@ -81,7 +82,7 @@ def _strip_jpeg(content: bytes) -> Stripped:
 def _segments(content: bytes, at: int = 2) -> Iterator[tuple[int, int, int]]:
     """The marker of each segment, where it begins, and where it ends, up to the end of the image."""
     count = 0
-    while (found := _MARKER.search(content, at)) and (marker := found[1][0]) != _END:
+    while (found := search(_MARKER, content, at)) and (marker := found[1][0]) != _END:
         at = found.end()
         if marker not in _BARE:
             if (count := count + 1) > PIECES:
@@ -103,7 +104,7 @@ def _strip_gif(content: bytes) -> bytes:
     flags = content[10] if len(content) > 10 else 0
     start = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     at, control, count = start, b"", 0
-    while (found := _BLOCK.search(content, at)) and found[0] != b";":
+    while (found := search(_BLOCK, content, at)) and found[0] != b";":
         if found[0] == b",":
             return content[:start] + control + content[found.start() :]
         begin, at = found.start(), found.end() + 1

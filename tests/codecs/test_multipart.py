@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.codecs.multipart import HEADER_BYTES, HEADER_FIELDS, PADDING, WINDOW, Part, boundary_of, read_parts
+from app.codecs.multipart import HEADER_BYTES, HEADER_FIELDS, PADDING, Part, boundary_of, read_parts
+from app.codecs.windows import WINDOW
 from app.errors import BadRequest, ContentTooLarge, ServiceError, UnsupportedMediaType
 
 FILE = b'Content-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
