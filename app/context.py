@@ -2,13 +2,14 @@
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import getrandbits
 from typing import NamedTuple
 
 
-class Endpoint(StrEnum):
+class EndpointPath(StrEnum):
     """Paths of the endpoints that are limited, counted and logged under their names."""
 
     ENCODE = "/encode"
@@ -30,7 +31,9 @@ class Operation(StrEnum):
     SCORE = "score"
 
 
-MODEL_PATHS = frozenset((Endpoint.ENCODE, Endpoint.DECODE, Endpoint.RECONSTRUCT, Endpoint.SAMPLE, Endpoint.SCORE))
+MODEL_PATHS = frozenset(
+    (EndpointPath.ENCODE, EndpointPath.DECODE, EndpointPath.RECONSTRUCT, EndpointPath.SAMPLE, EndpointPath.SCORE)
+)
 """Endpoints whose requests wait in the queue of the model."""
 
 STAGES = ("queue", "batch", "infer", "codec")
@@ -62,7 +65,7 @@ class RequestContext:
 
     `deadline` is on the clock of `time.monotonic`, `model` is the identity of the model that computes the response, and
     `stage_seconds` are the sums of `record_stage`. `spans` is a list only in a request that is traced. `memory` is the
-    number of bytes reserved for the request besides its body.
+    number of bytes reserved for the request besides its body. `headers` are those of the request, names in lower case.
     """
 
     request_id: str
@@ -71,6 +74,7 @@ class RequestContext:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     spans: list[StageSpan] | None = None
     memory: int = 0
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
 
     def expired(self) -> bool:
         """Return whether the deadline has passed."""

@@ -6,27 +6,26 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from threading import Barrier
 
-from fastapi import Depends, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.security import HTTPBearer
-from fastapi_offline import FastAPIOffline
+from fastapi import FastAPI, Request, Response
 from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
 
-from app.api import admin, health, openapi, routes
-from app.api.services import Services
+from app.api import admin, docs, health
+from app.api import routes as model_api
+from app.api.endpoint import routes
+from app.api.openapi import DocumentedApplication, documentation
+from app.api.services import Services, update_gauges
 from app.codecs.images import configure_pillow_limits
-from app.errors import ServiceError
 from app.http.admission import AdmissionController, is_public
 from app.http.auth import ApiKeys
 from app.http.budget import MemoryBudget
 from app.http.cors import CorsMiddleware
 from app.http.lifecycle import LifecycleMiddleware
-from app.http.problems import as_service_error, problem
-from app.http.shortcut import Shortcut
+from app.http.problems import as_service_error
 from app.http.state import ServiceState
 from app.inference.core_sharing import CoreUsage
 from app.inference.engine import Engine
@@ -70,17 +69,13 @@ def create_app(
     """
     configure_pillow_limits()
     services = build_services(settings or Settings(), state or ServiceState(), group or ProcessGroup())
-    app = FastAPIOffline(
+    app = DocumentedApplication(
+        checkpoint=lambda: services.engine.served.checkpoint,
         title="VAE service",
         description=_DESCRIPTION,
         version=version("vae-service"),
         lifespan=_lifespan,
-        license_info=openapi.LICENSE,
-        openapi_tags=openapi.TAGS,
-        servers=openapi.SERVERS,
-        generate_unique_id_function=lambda route: route.name,
-        redoc_url=None,
-        static_url="/docs/static",
+        routes=[*routes(services, [*model_api.ENDPOINTS, *admin.ENDPOINTS, *health.ENDPOINTS]), *docs.routes()],
         redirect_slashes=False,
         telemetry={
             "auto_configure": tracer_provider is None,
@@ -93,14 +88,13 @@ def create_app(
     )
     app.state.services = services
     requires_key = bool(services.api_keys)
-    security = [Depends(HTTPBearer(auto_error=False))] if requires_key else []
-    app.include_router(routes.router, dependencies=security)
-    app.include_router(admin.router, dependencies=security, include_in_schema=requires_key)
-    app.include_router(health.router)
-    app.add_middleware(Shortcut, routes=[*routes.router.routes, *admin.router.routes])
+    app.include_router(documentation(model_api.ENDPOINTS, "model", requires_key=requires_key))
+    if requires_key:
+        app.include_router(documentation(admin.ENDPOINTS, "operations", requires_key=True))
+    app.include_router(documentation(health.ENDPOINTS, "operations"))
     app.add_middleware(
         LifecycleMiddleware,
-        request_timeout=services.settings.request_timeout_s,
+        request_timeout=services.limits.request_timeout_s,
         state=services.state,
         admission=services.admission,
         budget=services.budget,
@@ -115,10 +109,7 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "X-Model", "X-Seed", "Server-Timing", "Retry-After"],
         )
-    app.add_exception_handler(ServiceError, _problem_response)
-    app.add_exception_handler(RequestValidationError, _problem_response)
-    app.add_exception_handler(HTTPException, _problem_response)
-    openapi.describe(app, lambda: services.engine.served.checkpoint)
+    app.add_exception_handler(HTTPException, _raise_service_error)
     return app
 
 
@@ -132,6 +123,7 @@ def build_services(settings: Settings, state: ServiceState, group: ProcessGroup)
     engine = Engine(checkpoint, settings, metrics, group.core_usage)
     return Services(
         settings=settings,
+        limits=limits,
         metrics=metrics,
         state=state,
         api_keys=api_keys,
@@ -139,7 +131,7 @@ def build_services(settings: Settings, state: ServiceState, group: ProcessGroup)
         engine=engine,
         admission=AdmissionController(limits, state, api_keys, engine.require_room),
         reloader=ModelReloader(engine, settings, metrics, group.model_reloaded),
-        exposition=health.shared_exposition(metrics, engine, state),
+        exposition=health.shared_exposition(metrics, partial(update_gauges, metrics, engine, state)),
     )
 
 
@@ -163,8 +155,6 @@ def _codec_pool(threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-async def _problem_response(request: Request, failure: Exception) -> Response:
-    error = as_service_error(failure)
-    if error is None:
-        raise failure
-    return problem(error, request.state.context.request_id)
+async def _raise_service_error(request: Request, failure: Exception) -> Response:
+    """Translate a 404 or 405 of the router for the lifecycle middleware, which answers all errors."""
+    raise as_service_error(failure, request.scope["path"])

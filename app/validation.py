@@ -81,10 +81,10 @@ def parsed(schema: type[Model], body: bytes, *, values: int, names: int) -> Mode
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise unusable(error.errors(include_url=False), schema) from None
+        raise unprocessable(error.errors(include_url=False), schema) from None
 
 
-def unusable(errors: Sequence[Any], schema: type[BaseModel] | None = None) -> BadRequest | UnprocessableContent:
+def unprocessable(errors: Sequence[Any], schema: type[BaseModel] | None = None) -> BadRequest | UnprocessableContent:
     """What pydantic found first, as one sentence: where, what was expected, what came.
 
     With the `schema` of the body it names the known fields beside an unknown one.

@@ -16,8 +16,8 @@ import orjson
 import torch
 from torch import Tensor
 
-from app.api.schemas import latents_json
-from app.codecs.images import load_images, open_images
+from app.api.responses import latents_json
+from app.codecs.images import decode_images, probe_images
 from app.runtimes.operations import OPERATIONS
 from app.runtimes.selection import CompiledNetworks, networks
 from app.settings import Settings
@@ -85,7 +85,7 @@ class Codec:
 
     def _read(self) -> np.ndarray:
         shape = self.vae.config.image_shape
-        return load_images(open_images([self._body], shape, prod(shape)), shape, "resize")
+        return decode_images(probe_images([self._body], shape, prod(shape)), shape, "resize")
 
 
 @torch.inference_mode()

@@ -1,28 +1,32 @@
-"""The endpoint for those who keep the model: serve what its folder holds now."""
+"""Administration: reload the model from its folder."""
 
 import asyncio
 
-from fastapi import APIRouter, Request, Response
-
-from app.api import responses as answers
-from app.api.dependencies import OBJECT, EndpointRequest
+from app.api import responses
+from app.api.endpoint import Endpoint, EndpointRequest, Response
 from app.api.openapi import problems
+from app.api.query import Query
 from app.api.schemas import Model
-from app.api.services import Services
+from app.context import EndpointPath
 from app.errors import Forbidden
 
-router = APIRouter(tags=["operations"])
 
+async def reload(request: EndpointRequest, query: Query) -> Response:  # noqa: ARG001
+    """Load the model from its folder beside the served one; once it is warm it answers all new requests.
 
-@router.post("/admin/reload", response_model=Model, responses=problems(401, 403, 406, 409, 413, 422, 503))
-async def reload(request: Request) -> Response:
-    """Load the model's folder anew, beside what is served; new requests are answered by it once it is warm.
-
-    Of several workers one answers, and the others follow.
+    One worker answers, and the other workers follow.
     """
-    asked = EndpointRequest(request, OBJECT)
-    services: Services = request.app.state.services
-    if not services.api_keys:
-        raise Forbidden("a reload over HTTP wants a key: set VAE_API_KEY or VAE_API_KEY_FILE, or send SIGHUP")
-    await asyncio.shield(services.reloader.begin(others=True))
-    return answers.model(asked.context, services.engine)
+    if not request.services.api_keys:
+        raise Forbidden("a reload over HTTP requires a key: set VAE_API_KEY or VAE_API_KEY_FILE, or send SIGHUP")
+    await asyncio.shield(request.services.reloader.begin(others=True))
+    return responses.model(request)
+
+
+ENDPOINTS = (
+    Endpoint(
+        EndpointPath.RELOAD,
+        reload,
+        "POST",
+        documentation={"response_model": Model, "responses": problems(401, 403, 406, 409, 413, 422, 503)},
+    ),
+)

@@ -1,30 +1,34 @@
 """The OpenAPI document: bodies and responses in every media type, problems, examples that fit the model."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from inspect import cleandoc
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Query, Response
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from pydantic.json_schema import models_json_schema
 
 from app import errors
+from app.api.endpoint import Endpoint
 from app.api.examples import Examples, examples_of
-from app.api.responses import PNG
 from app.api.schemas import Images, LatentsIn
 from app.codecs.images import FORMATS
-from app.codecs.media_types import JSON, MULTIPART, NPY
+from app.codecs.json_bytes import dump
+from app.codecs.media_types import JSON, MULTIPART, NPY, PNG
 from app.http.problems import PROBLEM, Problem
 from model.checkpoint import Checkpoint
 
 OCTETS = "application/octet-stream"
 
-TAGS: list[dict[str, Any]] = [
+_TAGS: list[dict[str, Any]] = [
     {"name": "model", "description": "What the model does: encode, decode, reconstruct, sample, score."},
     {"name": "operations", "description": "For operators: probes, metrics, and the reload of the model."},
 ]
 """The groups of the endpoints."""
 
-SERVERS: list[dict[str, Any]] = [{"url": "/", "description": "The service that this document comes from."}]
-LICENSE = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
+_SERVERS: list[dict[str, Any]] = [{"url": "/", "description": "The service that this document comes from."}]
+_LICENSE = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
 
 _BINARY = {"type": "string", "format": "binary"}
 _PROBLEMS = {
@@ -78,18 +82,18 @@ LATENTS_BODY: dict[str, Any] = {
 
 _SEED = {"headers": {"X-Seed": {"description": "the seed of the draws", "schema": {"type": "string"}}}}
 
-NUMBERS_ANSWER: dict[str, Any] = {
+LATENTS_RESPONSE: dict[str, Any] = {
     "description": "JSON, or a float32 array whose rows are mean, logvar and the draws: [2 + L, N, ...].",
     "content": {NPY: {"schema": _BINARY}},
     **_SEED,
 }
 
-SCORES_ANSWER: dict[str, Any] = {
+SCORES_RESPONSE: dict[str, Any] = {
     "description": "Nats, higher is better; estimates by `samples` draws, by one where none is asked for.",
     **_SEED,
 }
 
-IMAGES_ANSWER: dict[str, Any] = {
+IMAGES_RESPONSE: dict[str, Any] = {
     "description": "One image alone, several as a grid without padding; or base64; or a uint8 array [N, H, W, C].",
     "content": {PNG: {"schema": _BINARY}, JSON: _ref(Images), NPY: {"schema": _BINARY}},
 }
@@ -117,7 +121,7 @@ _HEADERS: dict[int, dict[str, Any]] = {
     503: _RETRY,
 }
 
-DRAWN_ANSWER: dict[str, Any] = {**IMAGES_ANSWER, **_SEED}
+SEEDED_IMAGES_RESPONSE: dict[str, Any] = {**IMAGES_RESPONSE, **_SEED}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -135,23 +139,80 @@ def _problem(error: type[errors.ServiceError]) -> dict[str, Any]:
     return {"description": description, **headers, "content": {PROBLEM: content}}
 
 
-def describe(app: FastAPI, checkpoint: Callable[[], Checkpoint]) -> None:
-    """Complete the application's document: what its bodies refer to, and examples that fit the served checkpoint."""
-    generate: Callable[[], dict[str, Any]] = app.openapi
-    shown = ""
+def documentation(endpoints: Iterable[Endpoint], tag: str, *, requires_key: bool = False) -> APIRouter:
+    """Return FastAPI routes for the OpenAPI document; the routes of `app.api.endpoint` answer the requests."""
+    security = [Depends(HTTPBearer(auto_error=False))] if requires_key else []
+    router = APIRouter(tags=[tag], dependencies=security)
+    for endpoint in endpoints:
+        router.add_api_route(
+            endpoint.path,
+            _documented(endpoint),
+            methods=[endpoint.method],
+            name=endpoint.name,
+            description=cleandoc(endpoint.handler.__doc__ or ""),
+            operation_id=endpoint.name,
+            **{"response_class": Response, **_with_json_class(endpoint.documentation)},
+        )
+    return router
 
-    def openapi() -> dict[str, Any]:
-        nonlocal shown
-        complete = app.openapi_schema is not None
-        document = generate()
-        if not complete:
+
+class DocumentedApplication(FastAPI):
+    """FastAPI application whose OpenAPI document has all bodies and problems, and examples of the served model.
+
+    `checkpoint` returns the checkpoint that is served.
+    """
+
+    def __init__(self, *, checkpoint: Callable[[], Checkpoint], **options: Any) -> None:
+        super().__init__(
+            openapi_url=None,
+            docs_url=None,
+            redoc_url=None,
+            license_info=_LICENSE,
+            openapi_tags=_TAGS,
+            servers=_SERVERS,
+            **options,
+        )
+        self._checkpoint = checkpoint
+        self._shown = ""
+        self._json: dict[str, bytes] = {}
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document, with examples of the served model."""
+        is_complete = self.openapi_schema is not None
+        document = super().openapi()
+        if not is_complete:
             _complete(document)
-        if (served := checkpoint()).identity != shown:
-            _show(document, examples_of(served))
-            shown = served.identity
+        checkpoint = self._checkpoint()
+        if checkpoint.identity != self._shown:
+            _show(document, examples_of(checkpoint))
+            self._shown = checkpoint.identity
+            self._json.clear()
         return document
 
-    app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
+    def openapi_json(self, root_path: str) -> bytes:
+        """Return the document as JSON; `root_path` is the prefix that a proxy removes from paths."""
+        document = self.openapi()
+        if root_path not in self._json:
+            prefix = [{"url": root_path}] if root_path else []
+            self._json[root_path] = dump({**document, "servers": [*prefix, *document["servers"]]})
+        return self._json[root_path]
+
+
+def _documented(endpoint: Endpoint) -> Callable[..., Any]:
+    """Return a function with the signature of an endpoint, as FastAPI reads it."""
+    schema: Any = endpoint.query
+    if schema is None or not schema.model_fields:
+        return lambda: None
+
+    def signature(query: Annotated[schema, Query()]) -> None:
+        """Have the query parameters of the endpoint."""
+
+    return signature
+
+
+def _with_json_class(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the response class of endpoints that respond with JSON."""
+    return {**options, "response_class": JSONResponse} if "response_model" in options else dict(options)
 
 
 def _complete(document: dict[str, Any]) -> None:

@@ -1,133 +1,154 @@
-"""The body of a request, in any of its forms, becomes one array."""
+"""Request bodies: images and latents in any of their formats become one array."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from fastapi import Request
+from starlette.requests import ClientDisconnect
 
+from app.api.endpoint import EndpointRequest
 from app.api.latents import check_header, latents_of_json, latents_of_npy
 from app.api.schemas import Images
 from app.codecs.base64_text import decode_base64
-from app.codecs.images import KINDS, Fit, fit_array, load_images, open_images
+from app.codecs.images import FORMAT_NAMES, Fit, decode_images, fit_array, probe_images
 from app.codecs.media_types import IMAGE, JSON, MULTIPART, NPY, is_image, kind_of
 from app.codecs.multipart import Part, boundary_of, read_parts
 from app.codecs.npy import Header, read_array, read_header
+from app.codecs.png import read_png
+from app.codecs.png_reader import SIGNATURE
 from app.context import RequestContext
 from app.errors import BadRequest, ContentTooLarge, DeadlineExceeded, UnprocessableContent, UnsupportedMediaType
+from app.inference.loaded_model import LoadedModel
 from app.settings import Limits
 from app.validation import parsed, quoted, require_items
 
-INLINE = 2**16
-"""Bytes or pixels up to which the codec costs less than the way to another thread."""
+MAX_INLINE_BYTES = 2**16
+"""Bytes or pixels up to which codec work runs on the event loop, because a thread hop would take longer."""
 
-EACH = 1000
-"""Bytes or pixels that every picture counts for besides its own: what it takes to begin with one."""
+PER_IMAGE_COST = 1000
+"""Bytes or pixels that each image counts for besides its own, for the set-up of its decoder."""
 
-SMALL_PARTS = 4
-"""How many times as long as others a byte of multipart may take, where its parts are as small as can be."""
+SMALL_PARTS_COST = 4
+"""How many times as long the bytes of multipart take if its parts are as small as possible."""
 
-JOINED = 2**20
-"""Bytes of a body up to which copying its pieces together takes less than the way to another thread."""
+MAX_INLINE_JOIN = 2**20
+"""Bytes of a body up to which its pieces are joined on the event loop."""
 
-PARSED = 8
-"""Bytes of memory that a byte of JSON takes at most once it is parsed: `0.5,` is an object of 24 bytes in a list."""
+JSON_OVERHEAD = 8
+"""Bytes of memory for each byte of parsed JSON at most: `0.5,` is an object of 24 bytes in a list."""
 
-CONTENT_TYPE = 1024
-"""Characters of a Content-Type that are read; the longest of a client has some 150."""
+MAX_CONTENT_TYPE_LENGTH = 1024
+"""Characters of a Content-Type that are parsed. The longest that clients send has some 150."""
 
 T = TypeVar("T")
 
 
-async def codec(context: RequestContext, size: int, work: Callable[..., T], *arguments: Any) -> T:
-    """Do codec work, away from the event loop where it is large, and count its time; raises `DeadlineExceeded`."""
+async def run_codec(context: RequestContext, cost: int, work: Callable[..., T], *arguments: Any) -> T:
+    """Run codec work and record its time: on the event loop if its cost is small, otherwise on a codec thread.
+
+    Raises `DeadlineExceeded` when the deadline passes.
+    """
     start = time.monotonic()
     try:
-        if size <= INLINE:
+        if cost <= MAX_INLINE_BYTES:
             return work(*arguments)
         async with asyncio.timeout(context.deadline - start):
             return await asyncio.to_thread(work, *arguments)
     except TimeoutError:
         raise DeadlineExceeded("the images were not read or written within the request's deadline") from None
     except asyncio.CancelledError:
-        context.deadline = start  # a thread that works for it stops after the image that it is at
+        context.deadline = start  # the thread checks the deadline before each image
         raise
     finally:
         context.record_stage("codec", start, time.monotonic())
 
 
-async def read_pixels(
-    request: Request,
-    context: RequestContext,
-    shape: Sequence[int],
-    fit: Fit,
-    limits: Limits,
-    reserve: Callable[[int], None],
+async def read_images(
+    request: EndpointRequest, model: LoadedModel, fit: Fit, operation: str, draws: int = 0
 ) -> np.ndarray:
-    """The images of a request as pixels uint8 [N, C, H, W] of the model's shape.
+    """Read the images of a request as pixels, uint8 [N, C, H, W] of the model's shape.
 
-    `reserve` is told their number before they are decoded, and may raise.
+    The memory of the operation with so many draws is reserved before the images are decoded.
     """
-    content_type = _content_type(request)
-    body = await _body(request, context)
-    kind = kind_of(content_type, body)
-    if kind == NPY:
-        header = read_header(body)
-        _check_pictures(header, limits)
-        reserve(header.shape[0])
-        each = 0 if header.shape[1:3] == tuple(shape[1:]) else EACH
-        return await codec(context, len(body) + each * header.shape[0], _pixels_of_npy, body, header, shape, fit)
-    if kind == MULTIPART:
-        boundary = boundary_of(content_type)
-        files = await codec(context, SMALL_PARTS * len(body), _files_of_parts, body, boundary, limits.max_items)
-    elif kind == JSON:
-        texts = await codec(context, len(body), _texts_of_json, body, limits.max_items)
-        files = await codec(context, len(body) + EACH * len(texts), _files_of_texts, texts)
-    elif kind == IMAGE:
-        files = [body]
-    else:
-        raise _unsupported(f"{KINDS}, {MULTIPART}, {JSON} or .npy", content_type)
-    del body  # the files are copies of its pieces
-    reserve(len(files))
-    return await _decoded(files, context, shape, fit, limits.max_image_pixels)
+    content_type = _content_type(request.context.headers)
+    body = await _read_body(request)
+    if not body.startswith(SIGNATURE):
+        return await _read_other_images(request, model, fit, operation, draws, content_type, body)
+    request.reserve(model, operation, 1, draws)
+    _, height, width = shape = model.config.image_shape
+    if len(body) <= MAX_INLINE_BYTES and height * width <= request.services.limits.max_image_pixels:
+        pixels = await run_codec(request.context, len(body), read_png, body, shape)
+        if pixels is not None:
+            return pixels[None]
+    return await _decode_files([body], request, model, fit)
 
 
-async def read_latents(
-    request: Request,
-    context: RequestContext,
-    shape: Sequence[int],
-    model: str,
-    limits: Limits,
-    reserve: Callable[[int], None],
-) -> np.ndarray:
-    """The latents of a request, float32 [N, *latent], for the model of that name and digest.
+async def read_latents(request: EndpointRequest, model: LoadedModel) -> np.ndarray:
+    """Read the latents of a request, float32 [N, *latent_shape].
 
-    `reserve` is told the bytes of memory that the parsed JSON takes, before it is parsed, and may raise.
+    The memory that parsed JSON takes is reserved before it is parsed.
     """
-    content_type = _content_type(request)
-    body = await _body(request, context)
+    context, limits, shape = request.context, request.services.limits, model.config.latent_shape
+    content_type = _content_type(context.headers)
+    body = await _read_body(request)
     kind = kind_of(content_type, body)
     if kind == JSON:
-        reserve(min(PARSED * len(body), limits.max_memory_bytes))
-        return await codec(context, len(body), latents_of_json, body, shape, model, limits.max_items)
+        request.services.budget.reserve(context, min(JSON_OVERHEAD * len(body), limits.max_memory_bytes))
+        return await run_codec(context, len(body), latents_of_json, body, shape, model.model, limits.max_items)
     if kind == NPY:
         header = read_header(body)
         check_header(header, shape, limits.max_items)
-        return await codec(context, len(body), latents_of_npy, body, header, shape)
+        return await run_codec(context, len(body), latents_of_npy, body, header, shape)
     raise _unsupported(f"{JSON} or .npy", "an image" if kind == IMAGE else content_type)
 
 
-def _content_type(request: Request) -> str:
-    """The Content-Type, empty where there is none; refuses one that is too long, and a body that is compressed."""
-    encoding = request.headers.get("content-encoding", "").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedMediaType(f"expected a body without a content encoding, got {quoted(encoding)}")
-    content_type = request.headers.get("content-type", "")
-    if len(content_type) > CONTENT_TYPE:
+async def _read_other_images(
+    request: EndpointRequest,
+    model: LoadedModel,
+    fit: Fit,
+    operation: str,
+    draws: int,
+    content_type: str,
+    body: bytes,
+) -> np.ndarray:
+    """Read the images of a body that is not one PNG file."""
+    kind = kind_of(content_type, body)
+    if kind == NPY:
+        header = read_header(body)
+        _check_image_header(header, request.services.limits)
+        request.reserve(model, operation, header.shape[0], draws)
+        return await _pixels_of_npy(body, header, request.context, model.config.image_shape, fit)
+    files = await _files(kind, content_type, body, request)
+    del body  # the files are copies of its pieces
+    request.reserve(model, operation, len(files), draws)
+    return await _decode_files(files, request, model, fit)
+
+
+async def _files(kind: str, content_type: str, body: bytes, request: EndpointRequest) -> list[bytes]:
+    context, max_items = request.context, request.services.limits.max_items
+    if kind == IMAGE:
+        return [body]
+    if kind == MULTIPART:
+        boundary = boundary_of(content_type)
+        return await run_codec(context, SMALL_PARTS_COST * len(body), _files_of_parts, body, boundary, max_items)
+    if kind == JSON:
+        texts = await run_codec(context, len(body), _texts_of_json, body, max_items)
+        return await run_codec(context, len(body) + PER_IMAGE_COST * len(texts), _files_of_texts, texts)
+    raise _unsupported(f"{FORMAT_NAMES}, {MULTIPART}, {JSON} or .npy", content_type)
+
+
+def _content_type(headers: Mapping[bytes, bytes]) -> str:
+    """Return the Content-Type, or ""; refuses a long one, and a body with a content encoding."""
+    if b"content-encoding" in headers:
+        encoding = headers[b"content-encoding"].decode("latin-1").strip().lower()
+        if encoding not in ("", "identity"):
+            raise UnsupportedMediaType(f"expected a body without a content encoding, got {quoted(encoding)}")
+    content_type = headers.get(b"content-type", b"").decode("latin-1")
+    if len(content_type) > MAX_CONTENT_TYPE_LENGTH:
         raise UnsupportedMediaType(
-            f"expected a Content-Type of at most {CONTENT_TYPE} characters, got {len(content_type)}"
+            f"expected a Content-Type of at most {MAX_CONTENT_TYPE_LENGTH} characters, got {len(content_type)}"
         )
     return content_type
 
@@ -137,12 +158,21 @@ def _unsupported(expected: str, content_type: str) -> UnsupportedMediaType:
     return UnsupportedMediaType(f"expected {expected}; got {got} and a body that begins like none of these")
 
 
-async def _body(request: Request, context: RequestContext) -> bytes:
-    pieces = [piece async for piece in request.stream()]
+async def _read_body(request: EndpointRequest) -> bytes:
+    pieces = []
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
     size = sum(map(len, pieces))
     if not size:
         raise BadRequest("the body is empty")
-    return b"".join(pieces) if size <= JOINED else await codec(context, size, b"".join, pieces)
+    if size > MAX_INLINE_JOIN:
+        return await run_codec(request.context, size, b"".join, pieces)
+    return b"".join(pieces)
 
 
 def _files_of_parts(body: bytes, boundary: bytes, max_items: int) -> list[bytes]:
@@ -163,8 +193,8 @@ def _file(part: Part, number: int) -> bytes:
 
 
 def _texts_of_json(body: bytes, max_items: int) -> list[str]:
-    most = 2 * max_items  # a `data:` URL has a comma of its own
-    texts = parsed(Images, body, values=most, names=most).images
+    limit = 2 * max_items  # a `data:` URL has a comma of its own
+    texts = parsed(Images, body, values=limit, names=limit).images
     require_items(len(texts), max_items)
     return texts
 
@@ -173,7 +203,7 @@ def _files_of_texts(texts: list[str]) -> list[bytes]:
     return [decode_base64(text, index) for index, text in enumerate(texts)]
 
 
-def _check_pictures(header: Header, limits: Limits) -> None:
+def _check_image_header(header: Header, limits: Limits) -> None:
     """Refuse an .npy body by its header.
 
     Raises `UnprocessableContent` for another type or shape, `ContentTooLarge` for too many images or too large ones.
@@ -185,20 +215,22 @@ def _check_pictures(header: Header, limits: Limits) -> None:
             f"expected a uint8 array [N, H, W] or [N, H, W, C] with N of at least 1, C of 1 or 3, got {header}"
         )
     require_items(shape[0], limits.max_items)
-    if shape[1] * shape[2] > limits.max_image_pixels:
-        most = limits.max_image_pixels
-        raise ContentTooLarge(f"images of {shape[2]} x {shape[1]}: more than the {most} pixels allowed")
+    if shape[1] * shape[2] > (limit := limits.max_image_pixels):
+        raise ContentTooLarge(f"images of {shape[2]} x {shape[1]}: more than the {limit} pixels allowed")
 
 
-def _pixels_of_npy(body: bytes, header: Header, shape: Sequence[int], fit: Fit) -> np.ndarray:
-    return fit_array(read_array(body, header), shape, fit)
-
-
-async def _decoded(
-    files: list[bytes], context: RequestContext, shape: Sequence[int], fit: Fit, max_pixels: int
+async def _pixels_of_npy(
+    body: bytes, header: Header, context: RequestContext, shape: Sequence[int], fit: Fit
 ) -> np.ndarray:
-    each = max(EACH, shape[1] * shape[2] // 4)  # of which some are decoded as they are opened
-    size = sum(map(len, files)) + each * len(files)
-    images = await codec(context, size, open_images, files, shape, max_pixels)
+    per_image = 0 if header.shape[1:3] == tuple(shape[1:]) else PER_IMAGE_COST
+    cost = len(body) + per_image * header.shape[0]
+    return await run_codec(context, cost, lambda: fit_array(read_array(body, header), shape, fit))
+
+
+async def _decode_files(files: list[bytes], request: EndpointRequest, model: LoadedModel, fit: Fit) -> np.ndarray:
+    context, shape = request.context, model.config.image_shape
+    per_image = max(PER_IMAGE_COST, shape[1] * shape[2] // 4)  # plain PNG files are decoded in the first step
+    cost = sum(map(len, files)) + per_image * len(files)
+    images = await run_codec(context, cost, probe_images, files, shape, request.services.limits.max_image_pixels)
     pixels = sum(image.width * image.height for image in images if not isinstance(image, np.ndarray))
-    return await codec(context, size + pixels, load_images, images, shape, fit, context.expired)
+    return await run_codec(context, cost + pixels, decode_images, images, shape, fit, context.expired)

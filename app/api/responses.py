@@ -1,152 +1,197 @@
-"""What a caller gets back: latents, images and scores in the media type that was asked for, and problems."""
+"""Responses: latents, images, scores and the model in the negotiated media type."""
 
 import base64
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import mimeparse
 import numpy as np
-from fastapi import Request, Response
-from starlette.types import Receive, Scope, Send
+import orjson
 
-from app.api.payloads import codec
-from app.api.schemas import history_of, latents_json, model_of
+from app.api.endpoint import MAX_MESSAGE_BYTES, EndpointRequest, Response
+from app.api.payloads import run_codec
 from app.codecs.grid import bands
 from app.codecs.images import write_npy
 from app.codecs.json_bytes import dump
-from app.codecs.media_types import JSON, NPY
+from app.codecs.media_types import JSON, NPY, PNG
 from app.codecs.png import write_png, write_png_bands
 from app.context import RequestContext
-from app.errors import DeadlineExceeded, NotAcceptable
-from app.inference.engine import Engine
+from app.errors import DeadlineExceeded
+from app.inference.loaded_model import LoadedModel
+from app.inference.noise import Noise
+from model.checkpoint import Checkpoint
+from model.config import VAEConfig
+from model.elbo import Bounds
+from model.elbo_percentiles import ElboPercentiles
+from model.likelihoods import FAMILIES
 
-PNG = "image/png"
 IMAGES, NUMBERS = (PNG, JSON, NPY), (JSON, NPY)
-LONGEST = 1000
-"""Characters of an Accept header that are read: longer than any browser's, and the time to read more is quadratic."""
 
-
-PIECE = 2**18
-"""Bytes of a response that are sent at once."""
-
-LARGE = 2**20
-"""Bytes of a response from which it is sent in pieces."""
+MAX_NUMBERS_AT_ONCE = 2**16
+"""Numbers that orjson writes in one step. It holds the interpreter's lock, and so other threads wait for it."""
 
 T = TypeVar("T")
-
-
-class ContentNegotiator:
-    """The media type of the answer: the first of `offered` that the Accept header likes best; known before any work."""
-
-    def __init__(self, *offered: str) -> None:
-        self.offered = offered
-
-    def __call__(self, request: Request) -> str:
-        header = ",".join(request.headers.getlist("accept")).lower()
-        best = _best(self.offered, header)
-        if not best:
-            raise NotAcceptable(f"this endpoint answers {' or '.join(self.offered)}; Accept asks for none of them")
-        return best
-
-
-class LargeResponse(Response):
-    """A response that is sent in pieces, so that the request, and its memory, are under way until the client has it."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # as ASGI has it
-        body = memoryview(self.body)
-        scope["app"].state.services.budget.reserve(
-            scope["state"]["context"], len(body)
-        )  # the pixels that it was made of are gone
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for place in range(0, len(body), PIECE):
-            last = place + PIECE >= len(body)
-            await send({"type": "http.response.body", "body": body[place : place + PIECE], "more_body": not last})
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 async def images(
-    context: RequestContext, media: str, pixels: np.ndarray, columns: int | None, headers: dict[str, str] | None = None
+    request: EndpointRequest, pixels: np.ndarray, columns: int | None, noise: Noise | None = None
 ) -> Response:
-    """Pixels [N, C, H, W] as one PNG, as JSON of many, or as an array [N, H, W, C]."""
-    return _response(await codec(context, pixels.size, _images, context, media, pixels, columns), headers, media)
+    """Respond with pixels [N, C, H, W]: a PNG grid, base64 PNG files in JSON, or an array [N, H, W, C]."""
+    context, media_type = request.context, request.media_type
+    body = await run_codec(context, pixels.size, write_images, context, media_type, pixels, columns)
+    return Response(media_type, body, _seed_header(noise))
 
 
 async def latents(
-    context: RequestContext, media: str, rows: Sequence[np.ndarray], model: str, headers: dict[str, str] | None = None
+    request: EndpointRequest, rows: Sequence[np.ndarray], model: str, noise: Noise | None = None
 ) -> Response:
-    """Mean, logvar and each of L draws [N, *latent] as JSON, or as one array [2 + L, N, *latent]."""
-    size = len(rows) * rows[0].nbytes
-    write = partial(latents_json, rows, model, partial(_while_in_time, context)) if media == JSON else None
-    return _response(await codec(context, size, write or partial(_latents_npy, rows)), headers, media)
+    """Respond with mean, logvar and draws, all [N, *latent_shape]: JSON, or one array [2 + L, N, *latent_shape]."""
+    context, cost = request.context, len(rows) * rows[0].nbytes
+    if request.media_type == JSON:
+        body = await run_codec(context, cost, latents_json, rows, model, partial(_until_deadline, context))
+    else:
+        body = await run_codec(context, cost, _latents_npy, rows)
+    return Response(request.media_type, body, _seed_header(noise) if noise else ())
 
 
-def model(context: RequestContext, engine: Engine) -> Response:
-    """What is served now."""
+def scores(bounds: Bounds, model: LoadedModel, noise: Noise, *, with_likelihood: bool) -> Response:
+    """Respond with the scores of each image."""
+    content = scores_json(bounds, model.config, model.reference, with_likelihood=with_likelihood)
+    return Response(JSON, content, _seed_header(noise))
+
+
+def model(request: EndpointRequest) -> Response:
+    """Respond with a description of the served model."""
+    engine = request.services.engine
     served = engine.served
-    context.model = served.model
-    how = (str(engine.device), engine.device.precision, served.networks.runtime)
-    told = model_of(served.checkpoint, *how, batch_invariant=served.batch_invariant)
-    return Response(dump(told), media_type=JSON)
+    request.context.model = served.model
+    runtime = (str(engine.device), engine.device.precision, served.networks.runtime)
+    return Response(JSON, dump(describe_model(served.checkpoint, *runtime, batch_invariant=served.batch_invariant)))
 
 
-def history(context: RequestContext, engine: Engine) -> Response:
-    """How the model that is served now was trained and evaluated."""
-    checkpoint = engine.served.checkpoint
-    context.model = engine.served.model
-    return Response(dump(history_of(checkpoint)), media_type=JSON)
+def history(request: EndpointRequest) -> Response:
+    """Respond with the training and evaluation record of the served model."""
+    served = request.services.engine.served
+    request.context.model = served.model
+    return Response(JSON, dump({"model": served.model, "metrics": served.checkpoint.metrics.entries}))
 
 
-@lru_cache(maxsize=64)  # most callers ask for the same
-def _best(offered: tuple[str, ...], header: str) -> str:
-    if not header:
-        return offered[0]
-    if len(header) > LONGEST:
-        return ""
-    try:
-        # On a tie the library takes the last.
-        best: str = mimeparse.best_match(list(reversed(offered)), header)
-    except mimeparse.MimeTypeParseException:
-        best = ""
-    return best
+def latents_json(
+    rows: Sequence[np.ndarray], model: str, checked: Callable[[Iterable[int]], Iterable[int]] = iter
+) -> bytes:
+    """Write `schemas.Latents` from the arrays of mean, logvar and each draw, all [N, *latent_shape].
+
+    If there are many numbers, `checked` wraps the iteration over the images; it may raise to end the work.
+    """
+    mean, logvar, *draws = map(np.ascontiguousarray, rows)
+    if len(rows) * mean.size > MAX_NUMBERS_AT_ONCE:
+        return _large_latents_json(mean, logvar, draws, model, checked)
+    latents: list[dict[str, Any]] = [{"mean": m, "logvar": v} for m, v in zip(mean, logvar, strict=True)]
+    if draws:
+        latents = [{**latent, "z": z} for latent, *z in zip(latents, *draws, strict=True)]
+    content = {"latents": latents, "shape": mean.shape[1:], "model": model}
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _response(content: bytes, headers: dict[str, str] | None, media: str) -> Response:
-    return (LargeResponse if len(content) > LARGE else Response)(content, headers=headers, media_type=media)
+def _large_latents_json(
+    mean: np.ndarray,
+    logvar: np.ndarray,
+    draws: Sequence[np.ndarray],
+    model: str,
+    checked: Callable[[Iterable[int]], Iterable[int]],
+) -> bytes:
+    pieces: list[bytes] = []
+    for index in checked(range(len(mean))):
+        pieces += (b',{"mean":', dump(mean[index]), b',"logvar":', dump(logvar[index]))
+        for number, draw in enumerate(draws):
+            pieces += (b"," if number else b',"z":[', dump(draw[index]))
+        pieces.append(b"]}" if draws else b"}")
+    pieces[0] = b'{"latents":[{"mean":'
+    end = dump({"shape": mean.shape[1:], "model": model})
+    return b"".join((*pieces, b"],", end[1:]))
+
+
+def scores_json(
+    bounds: Bounds, config: VAEConfig, reference: ElboPercentiles | None, *, with_likelihood: bool
+) -> bytes:
+    """Write `schemas.Scores` from the arrays, with percentiles if there is a reference."""
+    total, reconstruction, kl = bounds.elbo
+    bits = FAMILIES[config.likelihood].bits_per_dim(total, config.dimensions)
+    tensors = {"elbo": total, "reconstruction": reconstruction, "kl": kl, "bits_per_dim": bits}
+    if with_likelihood:
+        tensors["log_likelihood"] = bounds.log_likelihood
+    columns = {name: tensor.tolist() for name, tensor in tensors.items()}
+    if reference:
+        columns["percentile"] = reference.percentile(total.numpy()).tolist()
+    rows = zip(*columns.values(), strict=True)
+    return dump({"scores": [dict(zip(columns, row, strict=True)) for row in rows], "unit": "nats"})
+
+
+def describe_model(
+    checkpoint: Checkpoint, device: str, precision: str, runtime: str, *, batch_invariant: bool
+) -> dict[str, Any]:
+    """Return the content of `schemas.Model`."""
+    config, reference = checkpoint.vae.config, checkpoint.reference
+    percentile = f"; the percentile is an image's place among the {reference.source}" if reference else ""
+    return {
+        "model": checkpoint.identity,
+        "digest": checkpoint.digest,
+        "image_shape": config.image_shape,
+        "latent_shape": config.latent_shape,
+        "likelihood": config.likelihood,
+        "parameters": checkpoint.parameters,
+        "device": device,
+        "precision": precision,
+        "runtime": runtime,
+        "batch_invariant": batch_invariant,
+        "architecture": config.as_dict(),
+        "scores": FAMILIES[config.likelihood].description + percentile,
+    }
+
+
+def _seed_header(noise: Noise | None) -> Headers:
+    return ((b"x-seed", b"%d" % noise.seed),) if noise else ()
 
 
 def _latents_npy(rows: Sequence[np.ndarray]) -> bytes:
     return write_npy(np.stack(rows))
 
 
-def _images(context: RequestContext, media: str, pixels: np.ndarray, columns: int | None) -> bytes:
-    if media == NPY:
-        return _array(context, pixels)
-    if media == JSON:
-        texts = (base64.b64encode(write_png(image)) for image in _while_in_time(context, pixels))
-        separated = chain.from_iterable((b'","', text) for text in texts)
-        next(separated)
-        return b"".join((b'{"images":["', *separated, b'"]}'))
+def write_images(context: RequestContext, media_type: str, pixels: np.ndarray, columns: int | None) -> bytes:
+    """Write pixels [N, C, H, W] in a media type of `IMAGES`, until the deadline."""
+    if media_type == NPY:
+        return _images_npy(context, pixels)
+    if media_type == JSON:
+        return _images_json(context, pixels)
     if len(pixels) == 1:
         return write_png(pixels[0])
     shape, rows = bands(pixels, columns)
-    return write_png_bands(shape, _while_in_time(context, rows))
+    return write_png_bands(shape, _until_deadline(context, rows))
 
 
-def _array(context: RequestContext, pixels: np.ndarray) -> bytes:
-    """As `write_npy` writes pixels [N, H, W, C], without a second copy of all."""
+def _images_json(context: RequestContext, pixels: np.ndarray) -> bytes:
+    texts = (base64.b64encode(write_png(image)) for image in _until_deadline(context, pixels))
+    separated = chain.from_iterable((b'","', text) for text in texts)
+    next(separated)
+    return b"".join((b'{"images":["', *separated, b'"]}'))
+
+
+def _images_npy(context: RequestContext, pixels: np.ndarray) -> bytes:
+    """Write pixels [N, H, W, C] as `write_npy` does, without a second copy of all of them."""
     count, channels, height, width = pixels.shape
-    stream, at_once = io.BytesIO(), max(1, PIECE // pixels[0].size)
+    stream, at_once = io.BytesIO(), max(1, MAX_MESSAGE_BYTES // pixels[0].size)
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
     np.lib.format.write_array_header_1_0(stream, header)
-    for start in _while_in_time(context, range(0, count, at_once)):
+    for start in _until_deadline(context, range(0, count, at_once)):
         stream.write(pixels[start : start + at_once].transpose(0, 2, 3, 1).tobytes())
     return stream.getvalue()
 
 
-def _while_in_time(context: RequestContext, items: Iterable[T]) -> Iterator[T]:
-    """The items; a thread that works on them ends before the next one where the request has no more time."""
+def _until_deadline(context: RequestContext, items: Iterable[T]) -> Iterator[T]:
+    """Yield the items; raises `DeadlineExceeded` before the next one once the deadline has passed."""
     for item in items:
         if context.expired():
             raise DeadlineExceeded("the response was not written within the request's deadline")

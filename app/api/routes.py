@@ -1,113 +1,153 @@
-"""The endpoints of the contract: ask the engine, write the answer."""
+"""Endpoints of the model: encode, decode, reconstruct, sample, score, and what is served."""
 
-from fastapi import APIRouter, Request, Response
-
-from app.api import responses as answers
-from app.api.dependencies import (
-    LATENTS,
-    OBJECT,
-    PICTURES,
-    Columns,
-    Count,
-    EndpointRequest,
-    FitTo,
-    Samples,
-    Seed,
-    Temperature,
-)
+from app.api import responses
+from app.api.endpoint import Endpoint, EndpointRequest, Response
 from app.api.openapi import (
-    DRAWN_ANSWER,
-    IMAGES_ANSWER,
     IMAGES_BODY,
+    IMAGES_RESPONSE,
     LATENTS_BODY,
-    NUMBERS_ANSWER,
-    SCORES_ANSWER,
+    LATENTS_RESPONSE,
+    SCORES_RESPONSE,
+    SEEDED_IMAGES_RESPONSE,
     problems,
 )
-from app.api.schemas import History, Latents, Model, Scores, scores_json
+from app.api.payloads import read_images, read_latents
+from app.api.query import DecodeQuery, EncodeQuery, Query, ReconstructQuery, SampleQuery
+from app.api.responses import IMAGES, NUMBERS
+from app.api.schemas import History, Latents, Model, Scores
+from app.context import EndpointPath, Operation
 from app.inference.noise import Noise
 
-router = APIRouter(tags=["model"])
-_BODY = problems(400, 401, 406, 413, 415, 422, 429, 503, 504)
-_QUERY = problems(401, 406, 413, 422, 429, 503, 504)
 
-
-@router.post("/encode", response_model=Latents, openapi_extra=IMAGES_BODY, responses={200: NUMBERS_ANSWER, **_BODY})
-async def encode(request: Request, samples: Samples = None, seed: Seed = None, fit: FitTo = "resize") -> Response:
+async def encode(request: EndpointRequest, query: EncodeQuery) -> Response:
     """The posterior q(z|x) of each image: mean and logvar, and with `samples` as many draws."""
-    asked = EndpointRequest(request, LATENTS)
-    served = asked.served
-    pixels = await asked.pixels(fit, "encode", samples or 0)
-    if samples is None:
-        return await answers.latents(
-            asked.context, asked.media, await served.encode(pixels, asked.context), served.model
-        )
-    q = await served.posterior(pixels, asked.context, exact=True)
-    draws = Noise(seed)
-    z = q.reparameterize(draws.normal(len(pixels), samples, *served.config.latent_shape).transpose(0, 1))
-    rows = [tensor.numpy() for tensor in (q.mean, q.logvar, *z)]
-    return await answers.latents(asked.context, asked.media, rows, served.model, draws.header)
+    model = request.model()
+    pixels = await read_images(request, model, query.fit, Operation.ENCODE, query.samples or 0)
+    if query.samples is None:
+        rows = await model.encode(pixels, request.context)
+        return await responses.latents(request, rows, model.model)
+    posterior = await model.posterior(pixels, request.context, exact=True)
+    noise = Noise(query.seed)
+    eps = noise.normal(len(pixels), query.samples, *model.config.latent_shape)
+    z = posterior.reparameterize(eps.transpose(0, 1))
+    rows = [tensor.numpy() for tensor in (posterior.mean, posterior.logvar, *z)]
+    return await responses.latents(request, rows, model.model, noise)
 
 
-@router.post("/decode", response_class=Response, openapi_extra=LATENTS_BODY, responses={200: IMAGES_ANSWER, **_BODY})
-async def decode(request: Request, columns: Columns = None) -> Response:
+async def decode(request: EndpointRequest, query: DecodeQuery) -> Response:
     """The mean image of p(x|z) for each latent."""
-    asked = EndpointRequest(request, PICTURES)
-    latents = await asked.latents()
-    asked.reserve("latents", len(latents), "decode")
-    return await answers.images(asked.context, asked.media, await asked.served.decode(latents, asked.context), columns)
+    model = request.model()
+    latents = await read_latents(request, model)
+    request.reserve(model, Operation.DECODE, len(latents), part="latents")
+    pixels = await model.decode(latents, request.context)
+    return await responses.images(request, pixels, query.columns)
 
 
-@router.post("/reconstruct", response_class=Response, openapi_extra=IMAGES_BODY, responses={200: DRAWN_ANSWER, **_BODY})
-async def reconstruct(request: Request, columns: Columns = None, seed: Seed = None, fit: FitTo = "resize") -> Response:
+async def reconstruct(request: EndpointRequest, query: ReconstructQuery) -> Response:
     """Each image encoded and decoded: at the posterior mean, or with `seed` at a draw from the posterior."""
-    asked = EndpointRequest(request, PICTURES)
-    pixels = await asked.pixels(fit, "reconstruct")
-    draws = None if seed is None else Noise(seed)
-    noise = draws.normal(len(pixels), *asked.served.config.latent_shape) if draws else None
-    drawn = await asked.served.reconstruct(pixels, noise, asked.context)
-    return await answers.images(asked.context, asked.media, drawn, columns, draws.header if draws else None)
+    model = request.model()
+    pixels = await read_images(request, model, query.fit, Operation.RECONSTRUCT)
+    noise = None if query.seed is None else Noise(query.seed)
+    eps = noise.normal(len(pixels), *model.config.latent_shape) if noise else None
+    reconstructed = await model.reconstruct(pixels, eps, request.context)
+    return await responses.images(request, reconstructed, query.columns, noise)
 
 
-@router.get("/sample", response_class=Response, responses={200: DRAWN_ANSWER, **_QUERY})
-async def sample(
-    request: Request, n: Count = 16, temperature: Temperature = 1.0, columns: Columns = None, seed: Seed = None
-) -> Response:
+async def sample(request: EndpointRequest, query: SampleQuery) -> Response:
     """New images: the means of p(x|z) for draws z from the prior N(0, I)."""
-    asked = EndpointRequest(request, PICTURES)
-    served = asked.served
-    asked.require_items(n)
-    asked.reserve("n", n, "decode")
-    asked.engine.require_room(n)
-    draws = Noise(seed)
-    latents = draws.normal(n, *served.config.latent_shape) * temperature
-    decoded = await served.decode(latents, asked.context, exact=True)
-    return await answers.images(asked.context, asked.media, decoded, columns, draws.header)
+    model = request.model()
+    request.reserve(model, Operation.DECODE, query.n, part="n")
+    request.services.engine.require_room(query.n)
+    noise = Noise(query.seed)
+    latents = noise.normal(query.n, *model.config.latent_shape) * query.temperature
+    pixels = await model.decode(latents, request.context, exact=True)
+    return await responses.images(request, pixels, query.columns, noise)
 
 
-@router.post("/score", response_model=Scores, openapi_extra=IMAGES_BODY, responses={200: SCORES_ANSWER, **_BODY})
-async def score(request: Request, samples: Samples = None, seed: Seed = None, fit: FitTo = "resize") -> Response:
+async def score(request: EndpointRequest, query: EncodeQuery) -> Response:
     """How well the model explains each image: the ELBO and its terms, and with `samples` the tighter bound.
 
     All are estimates by draws from the posterior, a single one without `samples`: another seed gives other figures.
     """
-    asked = EndpointRequest(request, OBJECT)
-    served = asked.served
-    pixels = await asked.pixels(fit, "score", samples or 1)
-    draws = Noise(seed)
-    noise = draws.normal(len(pixels), samples or 1, *served.config.latent_shape)
-    bounds = await served.score(pixels, noise, asked.context)
-    content = scores_json(bounds, served.config, served.reference, with_likelihood=samples is not None)
-    return Response(content, headers=draws.header, media_type=asked.media)
+    model = request.model()
+    draws = query.samples or 1
+    pixels = await read_images(request, model, query.fit, Operation.SCORE, draws)
+    noise = Noise(query.seed)
+    eps = noise.normal(len(pixels), draws, *model.config.latent_shape)
+    bounds = await model.score(pixels, eps, request.context)
+    return responses.scores(bounds, model, noise, with_likelihood=query.samples is not None)
 
 
-@router.get("/model", response_model=Model, responses=problems(401, 406, 413, 422, 503))
-async def model(request: Request) -> Response:
+async def model(request: EndpointRequest, query: Query) -> Response:  # noqa: ARG001
     """What is served: architecture, shapes, likelihood, the weights' digest."""
-    return answers.model(EndpointRequest(request, OBJECT).context, request.app.state.services.engine)
+    return responses.model(request)
 
 
-@router.get("/model/history", response_model=History, responses=problems(401, 406, 413, 422, 503))
-async def history(request: Request) -> Response:
+async def history(request: EndpointRequest, query: Query) -> Response:  # noqa: ARG001
     """How the served model was trained and evaluated: options, data, epochs, figures, percentiles of its scores."""
-    return answers.history(EndpointRequest(request, OBJECT).context, request.app.state.services.engine)
+    return responses.history(request)
+
+
+_BODY_PROBLEMS = problems(400, 401, 406, 413, 415, 422, 429, 503, 504)
+_SAMPLE_PROBLEMS = problems(401, 406, 413, 422, 429, 503, 504)
+_MODEL_PROBLEMS = problems(401, 406, 413, 422, 503)
+
+ENDPOINTS = (
+    Endpoint(
+        EndpointPath.ENCODE,
+        encode,
+        "POST",
+        EncodeQuery,
+        NUMBERS,
+        {
+            "response_model": Latents,
+            "openapi_extra": IMAGES_BODY,
+            "responses": {200: LATENTS_RESPONSE, **_BODY_PROBLEMS},
+        },
+    ),
+    Endpoint(
+        EndpointPath.DECODE,
+        decode,
+        "POST",
+        DecodeQuery,
+        IMAGES,
+        {"openapi_extra": LATENTS_BODY, "responses": {200: IMAGES_RESPONSE, **_BODY_PROBLEMS}},
+    ),
+    Endpoint(
+        EndpointPath.RECONSTRUCT,
+        reconstruct,
+        "POST",
+        ReconstructQuery,
+        IMAGES,
+        {"openapi_extra": IMAGES_BODY, "responses": {200: SEEDED_IMAGES_RESPONSE, **_BODY_PROBLEMS}},
+    ),
+    Endpoint(
+        EndpointPath.SAMPLE,
+        sample,
+        "GET",
+        SampleQuery,
+        IMAGES,
+        {"responses": {200: SEEDED_IMAGES_RESPONSE, **_SAMPLE_PROBLEMS}},
+    ),
+    Endpoint(
+        EndpointPath.SCORE,
+        score,
+        "POST",
+        EncodeQuery,
+        documentation={
+            "response_model": Scores,
+            "openapi_extra": IMAGES_BODY,
+            "responses": {200: SCORES_RESPONSE, **_BODY_PROBLEMS},
+        },
+    ),
+    Endpoint(
+        EndpointPath.MODEL,
+        model,
+        documentation={"response_model": Model, "responses": _MODEL_PROBLEMS},
+    ),
+    Endpoint(
+        EndpointPath.HISTORY,
+        history,
+        documentation={"response_model": History, "responses": _MODEL_PROBLEMS},
+    ),
+)

@@ -1,29 +1,14 @@
 """The JSON of the service, with examples: what comes in is checked against it, what goes out is written by it."""
 
-from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
-
-from app.codecs.json_bytes import dump
-from model.checkpoint import Checkpoint
-from model.config import VAEConfig
-from model.elbo import Bounds
-from model.elbo_percentiles import ElboPercentiles
-from model.likelihoods import FAMILIES
-
-PERCENTILE = "; the percentile is an image's place among the {source}"
 
 PICTURE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAwAAAAMCAAAAABzHgM7AAAANUlEQVR42nXNQQrAMAwDwXHI/7+sHBLTlpI9GCRZiB8JGBDSIsfY"
     "iarnrbmLqdsnKX3eox8WPkMJDs0cPvkAAAAASUVORK5CYII="
 )
 """A zero of 12 x 12 pixels, as a PNG file in base64: the example that /docs sends."""
-
-
-AT_ONCE = 2**16
-"""Numbers that are written as JSON in one step: some milliseconds."""
 
 
 class Schema(BaseModel):
@@ -139,70 +124,3 @@ class Health(Schema):
     """The answer of the probes."""
 
     status: str = Field(examples=["ready"])
-
-
-def latents_json(
-    rows: Sequence[np.ndarray], model: str, checked: Callable[[Iterable[int]], Iterable[int]] = iter
-) -> bytes:
-    """`Latents`, straight from the arrays of mean, logvar and each draw, all [N, *latent].
-
-    `checked` may end the work by an exception before each image, where there are many numbers.
-    """
-    mean, logvar, *draws = map(np.ascontiguousarray, rows)
-    if len(rows) * mean.size > AT_ONCE:  # orjson holds the lock of Python: other threads, too, are to have a turn
-        pieces: list[bytes] = []
-        for index in checked(range(len(mean))):
-            pieces += (b',{"mean":', dump(mean[index]), b',"logvar":', dump(logvar[index]))
-            for number, draw in enumerate(draws):
-                pieces += (b"," if number else b',"z":[', dump(draw[index]))
-            pieces.append(b"]}" if draws else b"}")
-        pieces[0] = b'{"latents":[{"mean":'
-        end = dump({"shape": mean.shape[1:], "model": model})
-        return b"".join((*pieces, b"],", end[1:]))
-    latents: list[dict[str, Any]] = [{"mean": m, "logvar": v} for m, v in zip(mean, logvar, strict=True)]
-    if draws:
-        latents = [{**latent, "z": z} for latent, *z in zip(latents, *draws, strict=True)]
-    return dump({"latents": latents, "shape": mean.shape[1:], "model": model})
-
-
-def scores_json(
-    bounds: Bounds, config: VAEConfig, reference: ElboPercentiles | None, *, with_likelihood: bool
-) -> bytes:
-    """`Scores`, straight from the arrays; percentiles where there is a reference."""
-    total, reconstruction, kl = bounds.elbo
-    bits = FAMILIES[config.likelihood].bits_per_dim(total, config.dimensions)
-    tensors = {"elbo": total, "reconstruction": reconstruction, "kl": kl, "bits_per_dim": bits}
-    if with_likelihood:
-        tensors["log_likelihood"] = bounds.log_likelihood
-    columns = {name: tensor.tolist() for name, tensor in tensors.items()}
-    if reference:
-        columns["percentile"] = reference.percentile(total.numpy()).tolist()
-    rows = zip(*columns.values(), strict=True)
-    return dump({"scores": [dict(zip(columns, row, strict=True)) for row in rows], "unit": "nats"})
-
-
-def model_of(
-    checkpoint: Checkpoint, device: str, precision: str, runtime: str, *, batch_invariant: bool
-) -> dict[str, Any]:
-    """`Model`, of what was loaded."""
-    config, reference = checkpoint.vae.config, checkpoint.reference
-    return {
-        "model": checkpoint.identity,
-        "digest": checkpoint.digest,
-        "image_shape": config.image_shape,
-        "latent_shape": config.latent_shape,
-        "likelihood": config.likelihood,
-        "parameters": checkpoint.parameters,
-        "device": device,
-        "precision": precision,
-        "runtime": runtime,
-        "batch_invariant": batch_invariant,
-        "architecture": config.as_dict(),
-        "scores": FAMILIES[config.likelihood].description
-        + (PERCENTILE.format(source=reference.source) if reference else ""),
-    }
-
-
-def history_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """`History`, of what was loaded."""
-    return {"model": checkpoint.identity, "metrics": checkpoint.metrics.entries}

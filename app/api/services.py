@@ -9,7 +9,7 @@ from app.http.state import ServiceState
 from app.inference.engine import Engine
 from app.inference.reload import ModelReloader
 from app.observability.metrics import Metrics
-from app.settings import Settings
+from app.settings import Limits, Settings
 from app.single_flight import SingleFlight
 
 
@@ -18,6 +18,7 @@ class Services:
     """Everything that `create_app` builds; `app.state.services` of the application."""
 
     settings: Settings
+    limits: Limits
     metrics: Metrics
     state: ServiceState
     api_keys: ApiKeys

@@ -28,7 +28,7 @@ _BY_PILLOW = [
 ]
 """Imported before the first file comes: if Pillow cannot import one, for lack of memory, it never does later."""
 
-KINDS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+FORMAT_NAMES = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 Fit = Literal["resize", "pad", "crop", "exact"]
 
 MAX_PIXELS = 2**28
@@ -92,7 +92,7 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Png | EncodedImag
     except Exception:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
         _require_memory(min(max_pixels, _PROBED))
         raise UnprocessableContent(
-            f"images[{index}]: expected {KINDS}, got {len(content)} bytes that are none"
+            f"images[{index}]: expected {FORMAT_NAMES}, got {len(content)} bytes that are none"
         ) from None
     if max(image.width, image.height) > SIDE:
         raise ContentTooLarge(f"images[{index}]: {image.width} x {image.height} has a side of more than {SIDE} pixels")
@@ -103,7 +103,7 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Png | EncodedImag
     return image
 
 
-def open_images(
+def probe_images(
     contents: Sequence[bytes], shape: tuple[int, ...], max_pixels: int
 ) -> list[Png | EncodedImage | np.ndarray]:
     """Each as `open_image` does, and raises; a plain PNG of the model's shape is as quickly read at once.
@@ -129,7 +129,7 @@ def open_images(
     return opened
 
 
-def load_images(
+def decode_images(
     images: Sequence[Png | EncodedImage | Image.Image | np.ndarray],
     shape: Sequence[int],
     fit: Fit,
@@ -155,7 +155,7 @@ def fit_array(array: np.ndarray, shape: Sequence[int], fit: Fit) -> np.ndarray:
     if images.shape[1:] == (height, width, channels):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
-    return load_images(pictures, shape, fit)
+    return decode_images(pictures, shape, fit)
 
 
 def write_npy(array: np.ndarray) -> bytes:

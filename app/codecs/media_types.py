@@ -3,7 +3,7 @@
 import re
 
 JSON, MULTIPART, NPY = "application/json", "multipart/form-data", "application/x-npy"
-IMAGE = "image/*"
+IMAGE, PNG = "image/*", "image/png"
 
 _NPY_MAGIC = b"\x93NUMPY"
 _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")

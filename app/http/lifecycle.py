@@ -6,19 +6,21 @@ This is pure ASGI middleware. It cancels the task of a request whose client disc
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from string import punctuation
 from typing import Any
 from urllib.parse import quote
 
+from opentelemetry.trace import get_current_span
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.context import Endpoint, RequestContext, accepted_id, new_id
+from app.context import EndpointPath, RequestContext, StageSpan, accepted_id, new_id
 from app.errors import DeadlineExceeded, ServiceError, Unauthorized, Unavailable
 from app.http.admission import AdmissionController, is_public
 from app.http.budget import MemoryBudget
-from app.http.problems import as_service_error, problem
+from app.http.problems import problem
 from app.http.protocol.request_head import require_few_parameters, require_one_key
 from app.http.state import ServiceState
 from app.observability.metrics import Metrics
@@ -35,7 +37,7 @@ CLIENT_CLOSED_REQUEST = 499
 MAX_LOGGED_PATH = 200
 """Characters of an unknown path in the access log."""
 
-_ENDPOINTS: dict[str, str] = {endpoint.value: endpoint.value for endpoint in Endpoint}
+_ENDPOINTS: dict[str, str] = {endpoint.value: endpoint.value for endpoint in EndpointPath}
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _NO_STORE = (b"cache-control", b"no-store")
 _CLOSE = (b"connection", b"close")
@@ -79,7 +81,10 @@ class RequestLifecycle:
 
     def __init__(self, middleware: LifecycleMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._middleware, self._scope, self._receive, self._send = middleware, scope, receive, send
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = dict(scope["headers"])
+        if len(headers) < len(scope["headers"]):
+            headers = _combine(scope["headers"])
+        self._headers: dict[bytes, bytes] = headers
         self._started = time.monotonic()
         self._status = self._received = 0
         self._client_disconnected = self._deadline_passed = self._cancelled = False
@@ -89,9 +94,11 @@ class RequestLifecycle:
         self._disconnect_task: asyncio.Task[None] | None = None
         claimed = self._headers.get(b"x-request-id")
         request_id = new_id() if claimed is None else accepted_id(claimed.decode("latin-1"))
-        spans: list[Any] | None = [] if middleware.tracing.follows() else None
+        spans: list[StageSpan] | None = [] if get_current_span().is_recording() else None
         self.endpoint = _ENDPOINTS.get(scope["path"])
-        self.context = RequestContext(request_id, self._started + middleware.request_timeout, spans=spans)
+        self.context = RequestContext(
+            request_id, self._started + middleware.request_timeout, spans=spans, headers=headers
+        )
         scope.setdefault("state", {})["context"] = self.context
 
     async def run_public(self) -> None:
@@ -193,11 +200,10 @@ class RequestLifecycle:
         return cancelled_here and self._task is not None and not self._task.uncancel()
 
     def _as_service_error(self, failure: Exception) -> ServiceError:
-        error = as_service_error(failure)
-        if error is None:
-            log.error("unexpected failure", extra={"request_id": self.context.request_id}, exc_info=failure)
-            error = ServiceError("an unexpected failure; the log has it under the request id")
-        return error
+        if isinstance(failure, ServiceError):
+            return failure
+        log.error("unexpected failure", extra={"request_id": self.context.request_id}, exc_info=failure)
+        return ServiceError("an unexpected failure; the log has it under the request id")
 
     async def _fail(self, error: ServiceError) -> None:
         """Send problem details, unless a response has started."""
@@ -264,6 +270,17 @@ class RequestLifecycle:
         if self.endpoint is None and status != Unauthorized.status:  # the path may contain a wrong key
             fields["path"] = quote(self._scope["path"][:MAX_LOGGED_PATH])[:MAX_LOGGED_PATH]  # breaks no line
         log.info("%s %s %d", self._scope["method"], endpoint, status, extra=fields)
+
+
+def _combine(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return repeated header fields as one: the values of Accept joined (RFC 9110, 5.3), of others the first."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in fields:
+        if name == b"accept" and name in headers:
+            headers[name] += b"," + value
+        else:
+            headers.setdefault(name, value)
+    return headers
 
 
 @lru_cache(maxsize=4)

@@ -1,13 +1,13 @@
 """Problem details (RFC 9457): the response to every request that fails, whatever its dialect."""
 
-from fastapi.exceptions import RequestValidationError
+from collections.abc import Mapping
+
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.codecs.json_bytes import dump
 from app.errors import MethodNotAllowed, NotFound, ServiceError
-from app.validation import unusable
 
 PROBLEM = "application/problem+json"
 
@@ -38,16 +38,13 @@ def problem(error: ServiceError, request_id: str) -> Response:
     return Response(dump(body.model_dump()), error.status, error.headers, PROBLEM)
 
 
-def as_service_error(failure: Exception) -> ServiceError | None:
-    """Map an exception of FastAPI or Starlette to the error that is answered; None for an unexpected exception."""
-    if isinstance(failure, ServiceError):
-        return failure
-    if isinstance(failure, RequestValidationError):
-        return unusable(failure.errors())
-    if isinstance(failure, HTTPException) and failure.status_code == 404:
-        return NotFound("no such path; /docs lists them all")
-    if isinstance(failure, HTTPException) and failure.status_code == 405:
-        allowed = (failure.headers or {}).get("Allow", "")
-        allowed = "GET, HEAD" if allowed == "GET" else allowed  # the shortcut makes a GET of a HEAD
+def as_service_error(failure: Exception, path: str) -> Exception:
+    """Map a 404 or 405 of the router to the error that is answered; returns any other exception as it is."""
+    status = failure.status_code if isinstance(failure, HTTPException) else 0
+    if status == 405 or path == "*":  # RFC 9110, 9.3.7: OPTIONS * asks about the whole server
+        headers: Mapping[str, str] = getattr(failure, "headers", None) or {}
+        allowed = ", ".join(sorted(headers["Allow"].split(", "))) if "Allow" in headers else "GET, HEAD, POST"
         return MethodNotAllowed(f"this path takes {allowed} and no other method", headers={"Allow": allowed})
-    return None
+    if status == 404:
+        return NotFound("no such path; /docs lists them all")
+    return failure

@@ -24,23 +24,18 @@ class Footprint(NamedTuple):
     item: int
     draw: int = 0
 
-    def require(self, count: int, draws: int, limit: int, name: str) -> int:
-        """Return the bytes of `count` items with so many `draws` each.
+    def excess(self, count: int, draws: int, limit: int, part: str) -> ContentTooLarge:
+        """Return the error for `count` items with `draws` draws each that take more than `limit` bytes.
 
-        `ContentTooLarge` tells how many items would fit into `limit`.
-
-        `name` is the part of the request that has the items.
+        It says how many items or draws would fit. `part` is the part of the request that has the items.
         """
         each = self.item + draws * self.draw
-        if (size := count * each) <= limit:
-            return size
         more = f" with {draws} draws each" if draws else ""
         fit = f"at most {limit // each} fit" if each <= limit else "not even one fits"
         if draws and (fewer := (limit // count - self.item) // self.draw) > 0:
             fit = f"at most {fewer} draws each fit"
-        raise ContentTooLarge(
-            f"{name}: {count} images{more} take {size} bytes of memory; {fit} into the {limit} allowed"
-        )
+        detail = f"{part}: {count} images{more} take {count * each} bytes of memory; {fit} into the {limit} allowed"
+        return ContentTooLarge(detail)
 
 
 def of_encode(config: VAEConfig, *, as_json: bool) -> Footprint:

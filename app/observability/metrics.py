@@ -14,12 +14,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from app.context import STAGES, Endpoint, Operation
+from app.context import STAGES, EndpointPath, Operation
 from app.observability.logs import dropped_lines
 from app.observability.process_metrics import ProcessGroupCollector
 
 OPERATIONS = tuple(Operation)
-ENDPOINTS = (*Endpoint, "other")
+ENDPOINTS = (*EndpointPath, "other")
 STATUSES = tuple(map(str, (200, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 499, 500, 503, 504)))
 DISPATCHES = ("idle", "full", "timeout")
 PROTOCOL_ERRORS = ("400", "405", "414", "431", "501", "505")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.codecs.images import load_images, write_npy
+from app.codecs.images import decode_images, write_npy
 from app.codecs.png import write_png
 from tests.support.image_files import header_of_png
 
@@ -304,8 +304,8 @@ async def test_large_files_and_many_are_read_beside_the_event_loop_however_few_t
 ):
     readers = []
     monkeypatch.setattr(
-        "app.api.payloads.load_images",
-        lambda *given: readers.append(threading.current_thread().name) or load_images(*given),
+        "app.api.payloads.decode_images",
+        lambda *given: readers.append(threading.current_thread().name) or decode_images(*given),
     )
     small = write_png(np.zeros((1, 1, 1), np.uint8)) + bytes(more)
     assert (await client.post("/encode", files=parts(*[small] * count))).status_code == 200

@@ -9,7 +9,11 @@ from PIL import Image
 
 from app.codecs.images import write_npy
 from app.codecs.png import write_png
+from app.main import create_app
+from app.settings import Settings
 from model.checkpoint import DEFAULT, METRICS
+from tests.support.apps import running
+from tests.support.asgi_client import Caller
 
 pytestmark = pytest.mark.anyio
 
@@ -202,3 +206,13 @@ async def test_a_call_without_a_query_is_answered_as_one_that_spells_a_default_o
     plain, spelled = await client.post(path, **png), await client.post(f"{path}?{default}", **png)
     assert plain.status_code == spelled.status_code == 200
     assert plain.content == spelled.content
+
+
+@pytest.mark.parametrize(("path", "allowed"), [("/encode", "POST"), ("/sample", "GET, HEAD"), ("*", "GET, HEAD, POST")])
+async def test_options_names_the_methods_that_a_path_allows(digits_model, path, allowed):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1))
+    async with running(app):
+        caller = Caller(app, "OPTIONS", path)
+        await caller.task()
+    assert (caller.status, dict(caller.sent[0]["headers"])[b"allow"]) == (405, allowed.encode())
+    assert caller.problem["title"] == "Method not allowed"

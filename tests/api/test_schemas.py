@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
-from app.api.schemas import Health, History, Images, Latents, LatentsIn, Model, Scores, latents_json, scores_json
+from app.api.responses import latents_json, scores_json
+from app.api.schemas import Health, History, Images, Latents, LatentsIn, Model, Scores
 from app.codecs.png import write_png
 from app.http.problems import Problem
 from model.config import VAEConfig

@@ -16,10 +16,10 @@ from app.codecs.images import (
     SIDE,
     Fit,
     configure_pillow_limits,
+    decode_images,
     fit_array,
-    load_images,
     open_image,
-    open_images,
+    probe_images,
 )
 from app.codecs.png import write_png
 from app.errors import ContentTooLarge, DeadlineExceeded, UnprocessableContent
@@ -34,7 +34,7 @@ pictures = st.tuples(st.sampled_from((1, 3)), sides, sides).flatmap(lambda shape
 
 
 def load(content: bytes, shape: tuple[int, int, int], fit: Fit = "exact") -> np.ndarray:
-    return load_images(open_images([content], shape, LIMIT), shape, fit)[0]
+    return decode_images(probe_images([content], shape, LIMIT), shape, fit)[0]
 
 
 @examples
@@ -75,14 +75,14 @@ def test_too_many_pixels_are_refused_before_any_is_decoded(side):
 def test_a_picture_of_the_models_size_is_refused_as_well_where_that_is_too_large():
     content, shape = write_png(np.zeros((1, 9, 11), np.uint8)), (1, 9, 11)
     with pytest.raises(ContentTooLarge, match="11 x 9 is more than the 98 pixels allowed"):
-        open_images([content], shape, 98)
-    assert len(open_images([content], shape, 99)) == 1
+        probe_images([content], shape, 98)
+    assert len(probe_images([content], shape, 99)) == 1
 
 
 def test_a_picture_without_its_data_is_unusable_and_named():
     good, bad = (open_image(content, 0, LIMIT) for content in (FILES[0], header_of_png(11, 9)))
     with pytest.raises(UnprocessableContent, match=r"images\[1\]: the PNG data is truncated or damaged"):
-        load_images([good, bad], (3, 9, 11), "resize")
+        decode_images([good, bad], (3, 9, 11), "resize")
 
 
 LYING = {
@@ -189,26 +189,26 @@ def test_exif_beyond_all_measure_is_not_looked_at():
 
 def test_small_files_have_few_more_pixels_together_than_one_image_may_have():
     blank = stored(Image.new("RGB", (2048, 2048)), "WEBP", lossless=True)
-    assert len(open_images([blank] * 4, (1, 8, 8), LIMIT)) == 4
+    assert len(probe_images([blank] * 4, (1, 8, 8), LIMIT)) == 4
     with pytest.raises(ContentTooLarge, match=r"images\[0\] to images\[4\] have 20971520 pixels, more than the"):
-        open_images([blank] * 16, (1, 8, 8), LIMIT)
+        probe_images([blank] * 16, (1, 8, 8), LIMIT)
     large = blank + bytes(2048 * 2048 // PIXELS_PER_BYTE)  # as many bytes as another file of these pixels may have
-    assert len(open_images([large] * 16, (1, 8, 8), LIMIT)) == 16
+    assert len(probe_images([large] * 16, (1, 8, 8), LIMIT)) == 16
 
 
 def test_plain_files_of_the_models_shape_are_counted_as_well():
     blank = stored(Image.new("L", (2048, 2048)), optimize=True)
     with pytest.raises(ContentTooLarge, match="more than the"):
-        open_images([blank] * 9, (1, 2048, 2048), 2**22)
+        probe_images([blank] * 9, (1, 2048, 2048), 2**22)
 
 
 @pytest.mark.parametrize("limit", [2**10, 2**28, 2**30])
 def test_one_image_may_always_have_as_many_pixels_as_the_settings_allow(limit):
     side = int(limit**0.5)
-    assert len(open_images([header_of_png(side, side)], (1, 8, 8), limit)) == 1
+    assert len(probe_images([header_of_png(side, side)], (1, 8, 8), limit)) == 1
     many = [header_of_png(side, side) + bytes(2**20)] * (MAX_PIXELS // limit + 1)
     with pytest.raises(ContentTooLarge):
-        open_images(many * 2, (1, 8, 8), limit)
+        probe_images(many * 2, (1, 8, 8), limit)
 
 
 def test_no_image_is_decoded_once_the_deadline_has_passed():
@@ -218,9 +218,9 @@ def test_no_image_is_decoded_once_the_deadline_has_passed():
         asked.append(1)
         return len(asked) > 2
 
-    opened = open_images([FILES[1]] * 9, (1, 8, 8), LIMIT)
+    opened = probe_images([FILES[1]] * 9, (1, 8, 8), LIMIT)
     with pytest.raises(DeadlineExceeded, match=r"images\[2\] was not decoded within the request's deadline"):
-        load_images(opened, (1, 8, 8), "resize", expired)
+        decode_images(opened, (1, 8, 8), "resize", expired)
     assert len(asked) == 3
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from app.codecs.images import load_images, open_image, open_images
+from app.codecs.images import decode_images, open_image, probe_images
 from app.codecs.metadata import PIECES
 from app.codecs.png import write_png
 from app.codecs.png_reader import DENSE, open_png
@@ -17,8 +17,22 @@ from app.errors import ContentTooLarge, UnprocessableContent
 from model.data.images import upright
 from tests.support.image_files import SAMPLES, chunk, drawn_rows, png, stored
 
-KINDS = [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16), (3, 1), (3, 2), (3, 4), (3, 8), (4, 8), (4, 16)]
-KINDS += [(6, 8), (6, 16)]
+FORMAT_NAMES = [
+    (0, 1),
+    (0, 2),
+    (0, 4),
+    (0, 8),
+    (0, 16),
+    (2, 8),
+    (2, 16),
+    (3, 1),
+    (3, 2),
+    (3, 4),
+    (3, 8),
+    (4, 8),
+    (4, 16),
+]
+FORMAT_NAMES += [(6, 8), (6, 16)]
 SIZES = [(1, 1), (2, 1), (1, 2), (3, 1), (5, 1), (1, 9), (4, 4), (9, 11), (17, 8)]
 LIMIT = 2**24
 
@@ -35,7 +49,7 @@ def drawn(colour: int, depth: int, size: tuple[int, int], interlaced: bool, befo
 
 def load(content: bytes, channels: int, size: tuple[int, int]) -> np.ndarray:
     shape = (channels, size[1], size[0])
-    return load_images(open_images([content], shape, LIMIT), shape, "exact")[0]
+    return decode_images(probe_images([content], shape, LIMIT), shape, "exact")[0]
 
 
 def by_pillow(content: bytes, channels: int) -> np.ndarray:
@@ -45,7 +59,7 @@ def by_pillow(content: bytes, channels: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
-@pytest.mark.parametrize(("colour", "depth"), KINDS)
+@pytest.mark.parametrize(("colour", "depth"), FORMAT_NAMES)
 def test_every_colour_type_depth_and_size_is_read_as_pillow_reads_it(colour, depth, interlaced):
     for size in SIZES:
         content = drawn(colour, depth, size, interlaced)
@@ -101,7 +115,7 @@ def test_a_transparent_colour_is_compared_with_all_its_bits_and_becomes_white(de
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
-@pytest.mark.parametrize(("colour", "depth"), KINDS)
+@pytest.mark.parametrize(("colour", "depth"), FORMAT_NAMES)
 def test_data_that_end_before_the_last_row_are_damaged_though_their_stream_is_whole(colour, depth, interlaced):
     for size in SIZES[1:]:
         before = palette(depth) if colour == 3 else b""

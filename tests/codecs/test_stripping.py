@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.codecs.images import load_images, open_image, open_images
+from app.codecs.images import decode_images, open_image, probe_images
 from app.codecs.metadata import PIECES, TooManyPieces, Unreadable
 from app.codecs.stripping import SCANS, TABLES, strip
 from app.errors import ContentTooLarge, UnprocessableContent
@@ -25,7 +25,7 @@ NOISE = Image.fromarray(PIXELS[..., :3].copy())
 
 def load(content: bytes, channels: int = 3) -> np.ndarray:
     shape = (channels, 29, 31)
-    return load_images(open_images([content], shape, LIMIT), shape, "resize")[0]
+    return decode_images(probe_images([content], shape, LIMIT), shape, "resize")[0]
 
 
 def by_pillow(content: bytes, channels: int = 3) -> np.ndarray:

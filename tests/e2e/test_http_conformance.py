@@ -78,7 +78,7 @@ REQUEST_LINES = [
     Case("CONNECT of a path", get(b"CONNECT / HTTP/1.1"), (405,), True),
     Case("CONNECT with what would be a tunnel", get(b"CONNECT vae:80 HTTP/1.1") + b"\x16\x03\x01", (405,), True),
     Case("authority form of GET", get(b"GET vae:80 HTTP/1.1"), (400,), True),
-    Case("asterisk form of OPTIONS", get(b"OPTIONS * HTTP/1.1"), (404,)),
+    Case("asterisk form of OPTIONS", get(b"OPTIONS * HTTP/1.1"), (405,)),
     Case("asterisk form of GET", get(b"GET * HTTP/1.1"), (400,), True),
     Case("a relative path", get(b"GET livez HTTP/1.1"), (400,), True),
     Case("no target", get(b"GET HTTP/1.1"), (400,), True),

@@ -24,10 +24,10 @@ MIB = 2**20
 SWEEP = """
 import re, resource, sys
 from pathlib import Path
-from app.codecs.images import load_images, open_images
+from app.codecs.images import decode_images, probe_images
 
 def decoded(content):
-    return load_images(open_images([content], (3, 28, 28), 2**24), (3, 28, 28), "resize").tobytes()
+    return decode_images(probe_images([content], (3, 28, 28), 2**24), (3, 28, 28), "resize").tobytes()
 
 def size():
     return int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.api.payloads import codec
+from app.api.payloads import run_codec
 from app.codecs.images import write_npy
 from app.codecs.png import write_png
 from app.context import RequestContext
@@ -113,7 +113,7 @@ async def test_codec_work_is_told_when_its_request_has_ended(ends):
         told.set()
 
     context = RequestContext("id", time.monotonic() + (60 if ends == "by cancellation" else 0.1))
-    task = asyncio.create_task(codec(context, 2**30, work))
+    task = asyncio.create_task(run_codec(context, 2**30, work))
     await until(begun.is_set)
     if ends == "by cancellation":
         task.cancel()

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api import responses as answers
+from app.api.payloads import run_codec
+from app.api.responses import PNG, write_images
 from app.codecs.images import write_npy
 from app.codecs.media_types import JSON, NPY
 from app.codecs.png import write_png
 from app.context import RequestContext
-from app.errors import ContentTooLarge, DeadlineExceeded
+from app.errors import DeadlineExceeded
 from app.http.budget import MAX_REQUESTS_IN_MEMORY
 from app.inference.footprint import Footprint, of_decode, of_encode, of_reconstruct, of_score
 from app.main import create_app
@@ -37,19 +38,21 @@ def number(sentence: str, before: str) -> int:
 @given(st.builds(Footprint, st.integers(1, 10**6), st.integers(1, 10**6)), counts, st.integers(0, 5000), counts)
 def test_a_refusal_tells_the_most_that_would_do(footprint, count, draws, kibibytes):
     limit = kibibytes * 1024
-    try:
-        assert footprint.require(count, draws, limit, "images") <= limit
-    except ContentTooLarge as refusal:
-        told = refusal.detail
+
+    def size(count: int, draws: int) -> int:
+        return count * (footprint.item + draws * footprint.draw)
+
+    if size(count, draws) > limit:
+        told = footprint.excess(count, draws, limit, "images").detail
         assert told.startswith(f"images: {count} images")
         assert f"into the {limit} allowed" in told
         if "draws each fit" in told:
             most = number(told, "at most ")
-            assert footprint.require(count, most, limit, "images") <= limit
+            assert size(count, most) <= limit
             assert (footprint.item + (most + 1) * footprint.draw) * count > limit
         elif "at most" in told:
             most = number(told, "at most ")
-            assert footprint.require(most, draws, limit, "images") <= limit
+            assert size(most, draws) <= limit
             assert (footprint.item + draws * footprint.draw) * (most + 1) > limit
         else:
             assert footprint.item + draws * footprint.draw > limit
@@ -162,11 +165,11 @@ async def test_a_response_counts_until_the_client_has_read_it(tmp_path):
         writer.close()
 
 
-@pytest.mark.parametrize("media", [JSON, NPY, answers.PNG])
+@pytest.mark.parametrize("media", [JSON, NPY, PNG])
 async def test_large_responses_are_those_of_small_ones(media, digits):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 128, 128), np.uint8)
     context = RequestContext("id", time.monotonic() + 60)
-    whole = (await answers.images(context, media, pixels, 5)).body
+    whole = await run_codec(context, pixels.size, write_images, context, media, pixels, 5)
     if media == NPY:
         assert whole == write_npy(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
         flat = np.load(io.BytesIO(whole))
@@ -178,7 +181,7 @@ async def test_large_responses_are_those_of_small_ones(media, digits):
         assert whole.startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("media", [JSON, answers.PNG])
+@pytest.mark.parametrize("media", [JSON, PNG])
 async def test_a_response_whose_time_is_over_is_written_no_further(media):
     pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 256, 256), np.uint8)
     seconds = []
@@ -187,7 +190,8 @@ async def test_a_response_whose_time_is_over_is_written_no_further(media):
             asyncio.get_running_loop().set_default_executor(pool)
             start = time.monotonic()
             try:
-                await answers.images(RequestContext("id", start + patience), media, pixels, None)
+                context = RequestContext("id", start + patience)
+                await run_codec(context, pixels.size, write_images, context, media, pixels, None)
             except DeadlineExceeded:
                 assert patience < 1
         seconds.append(time.monotonic() - start)  # until the thread is done

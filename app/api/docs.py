@@ -1,0 +1,54 @@
+"""Documentation for people: the page /docs, whose files are served from this machine, and /openapi.json."""
+
+from importlib.resources import files
+
+from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from app.api.openapi import DocumentedApplication
+from app.codecs.media_types import JSON
+
+STATIC_URL = "/docs/static"
+
+
+async def openapi_document(request: Request) -> Response:
+    """Send the OpenAPI document."""
+    app: DocumentedApplication = request.app
+    return Response(app.openapi_json(request.scope.get("root_path", "").rstrip("/")), media_type=JSON)
+
+
+async def swagger_ui(request: Request) -> Response:
+    """Send the page that shows the OpenAPI document."""
+    root = request.scope.get("root_path", "").rstrip("/")
+    return get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title=f"{request.app.title} - Swagger UI",
+        oauth2_redirect_url="/docs/oauth2-redirect",
+        swagger_js_url=f"{root}{STATIC_URL}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{STATIC_URL}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{STATIC_URL}/favicon.png",
+    )
+
+
+async def root(request: Request) -> Response:  # noqa: ARG001  # Starlette's signature
+    """Redirect to the documentation."""
+    return RedirectResponse("docs")
+
+
+async def oauth2_redirect(request: Request) -> Response:  # noqa: ARG001  # Starlette's signature
+    """Send the page to which an OAuth2 provider redirects."""
+    return get_swagger_ui_oauth2_redirect_html()
+
+
+def routes() -> list[BaseRoute]:
+    """Return the routes of the documentation."""
+    return [
+        Route("/", root),
+        Route("/openapi.json", openapi_document),
+        Route("/docs", swagger_ui),
+        Route("/docs/oauth2-redirect", oauth2_redirect),
+        Mount(STATIC_URL, StaticFiles(directory=str(files("fastapi_offline") / "static"))),
+    ]

@@ -1,0 +1,161 @@
+"""Endpoints: their declaration, the request that a handler gets, and the ASGI application that calls the handler.
+
+Endpoints are plain Starlette routes. FastAPI's own routes would take longer than the rest of a small request; they are
+used for the OpenAPI document only (`app.api.openapi`).
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import mimeparse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from app.api.query import Query, parse_query
+from app.api.services import Services
+from app.codecs.media_types import JSON
+from app.context import RequestContext
+from app.errors import ContentTooLarge, NotAcceptable, Unavailable
+from app.inference.loaded_model import LoadedModel
+
+MAX_ACCEPT_LENGTH = 1000
+"""Bytes of an Accept header that are parsed, more than any browser sends. Parsing takes quadratic time."""
+
+MAX_MESSAGE_BYTES = 2**18
+"""Bytes of a response that are sent at once."""
+
+LARGE_RESPONSE_BYTES = 2**20
+"""Bytes from which a response is sent in pieces, so that the request holds its memory until the client has read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a handler returns: a body of a media type, with more headers."""
+
+    media_type: str
+    body: bytes
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    status: int = 200
+
+
+@dataclass(slots=True)
+class EndpointRequest:
+    """A request whose query and Accept header are valid; `media_type` is the negotiated one of the response."""
+
+    services: Services
+    context: RequestContext
+    media_type: str
+    receive: Receive
+
+    def model(self) -> LoadedModel:
+        """Return the model that computes this response; raises `Unavailable` if it is not ready."""
+        engine = self.services.engine
+        if not engine.ready:
+            raise Unavailable
+        model = engine.served
+        self.context.model = model.model
+        return model
+
+    def reserve(self, model: LoadedModel, operation: str, count: int, draws: int = 0, *, part: str = "images") -> None:
+        """Check that the request may have `count` items with `draws` draws each, and reserve the memory for them.
+
+        `part` is the part of the request that has the items. Raises `ContentTooLarge` for too many items or too much
+        memory for one request, `Unavailable` for too much memory of all requests together.
+        """
+        limits = self.services.limits
+        if count * (draws or 1) > limits.max_items:
+            each = f" with {draws} draws each" if draws > 1 else ""
+            raise ContentTooLarge(f"{count} images{each} exceed the {limits.max_items} items allowed in one request")
+        footprint = model.footprints[operation, self.media_type == JSON]
+        size = count * (footprint.item + draws * footprint.draw)
+        if size > limits.max_memory_bytes:
+            raise footprint.excess(count, draws, limits.max_memory_bytes, part)
+        self.services.budget.reserve(self.context, size)
+
+
+Handler = Callable[[EndpointRequest, Any], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Declaration of an endpoint.
+
+    `media_types` are those of the response, the default first; without any, the Accept header is ignored. Without a
+    `query` the query string is ignored. `documentation` are options of FastAPI's `add_api_route`.
+    """
+
+    path: str
+    handler: Handler
+    method: str = "GET"
+    query: type[Query] | None = Query
+    media_types: tuple[str, ...] = (JSON,)
+    documentation: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the handler, which is the operation id in the OpenAPI document."""
+        return str(getattr(self.handler, "__name__", ""))
+
+
+def routes(services: Services, endpoints: Sequence[Endpoint]) -> list[Route]:
+    """Return a plain route for each endpoint; a GET endpoint answers HEAD as well."""
+    return [
+        Route(endpoint.path, _EndpointApp(services, endpoint), methods=[endpoint.method], name=endpoint.name)
+        for endpoint in endpoints
+    ]
+
+
+class _EndpointApp:
+    """ASGI application of one endpoint."""
+
+    def __init__(self, services: Services, endpoint: Endpoint) -> None:
+        self._services = services
+        self._handler = endpoint.handler
+        self._media_types = endpoint.media_types
+        self._schema = endpoint.query
+        self._no_query = endpoint.query and endpoint.query()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        query, query_string = self._no_query, scope["query_string"]
+        if query_string and self._schema is not None:
+            query = parse_query(self._schema, query_string)
+        context: RequestContext = scope["state"]["context"]
+        media_type = ""
+        if self._media_types and not (media_type := negotiate(self._media_types, context.headers.get(b"accept", b""))):
+            offered = " or ".join(self._media_types)
+            raise NotAcceptable(f"this endpoint answers {offered}; Accept asks for none of them")
+        response = await self._handler(EndpointRequest(self._services, context, media_type, receive), query)
+        body = response.body
+        headers = [
+            (b"content-type", response.media_type.encode()),
+            (b"content-length", b"%d" % len(body)),
+            *response.headers,
+        ]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        if len(body) > LARGE_RESPONSE_BYTES:
+            await self._send_in_pieces(body, context, send)
+        else:
+            await send({"type": "http.response.body", "body": body})
+
+    async def _send_in_pieces(self, body: bytes, context: RequestContext, send: Send) -> None:
+        self._services.budget.reserve(context, len(body))  # in place of the pixels, which are freed by now
+        view = memoryview(body)
+        for start in range(0, len(body), MAX_MESSAGE_BYTES):
+            end = start + MAX_MESSAGE_BYTES
+            await send({"type": "http.response.body", "body": view[start:end], "more_body": end < len(body)})
+
+
+@lru_cache(maxsize=64)  # most clients send one of a few Accept headers
+def negotiate(offered: tuple[str, ...], accept: bytes) -> str:
+    """Return the first of the offered media types that the Accept header prefers (RFC 9110, 12.5.1), or ""."""
+    if not accept:
+        return offered[0]
+    if len(accept) > MAX_ACCEPT_LENGTH:
+        return ""
+    try:  # on a tie the library returns the last
+        best: str = mimeparse.best_match(list(reversed(offered)), accept.decode("latin-1").lower())
+    except mimeparse.MimeTypeParseException:
+        best = ""
+    return best

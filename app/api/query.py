@@ -1,0 +1,108 @@
+"""Query parameters of the endpoints. Unknown and repeated names are refused, so that typing errors are reported."""
+
+import re
+from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from app.codecs.images import Fit
+from app.errors import UnprocessableContent
+from app.validation import quoted, unprocessable
+
+_INTEGER = re.compile(r"-?[0-9]+")
+_DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+def _require_digits(text: Any) -> Any:
+    """Refuse the other spellings of an integer that pydantic reads: `1.0`, `+3`, `1_0`, and blanks around it."""
+    if isinstance(text, str) and not _INTEGER.fullmatch(text):
+        raise ValueError("expected a valid integer of digits alone")
+    return text
+
+
+def _require_decimal(text: Any) -> Any:
+    """Refuse the other spellings of a number that pydantic reads: `1_0`, `inf`, `nan`, and blanks around it."""
+    if isinstance(text, str) and not _DECIMAL.fullmatch(text):
+        raise ValueError("expected a finite number such as 0.7")
+    return text
+
+
+_SEED = (
+    "the same seed gives the same bytes; a seed that the service chose is in X-Seed. Images that are sent one by one "
+    "with one seed all get the same draw: for independent draws send them together, or each with its own seed"
+)
+
+Integer = Annotated[int, BeforeValidator(_require_digits)]
+Seed = Annotated[
+    Annotated[Integer, Field(ge=0, lt=2**63)] | None,
+    BeforeValidator(lambda text: None if text == "" else text),
+    Field(description=_SEED),
+]
+Samples = Annotated[Integer | None, Field(ge=1, description="draws from the posterior of each image")]
+Count = Annotated[Integer, Field(ge=1, description="how many images")]
+Temperature = Annotated[
+    float,
+    BeforeValidator(_require_decimal),
+    Field(ge=0, le=10, allow_inf_nan=False, description="scales the prior's deviation"),
+]
+Columns = Annotated[
+    Integer | None, Field(ge=1, description="images in a row of the grid; by default it is about square")
+]
+FitTo = Annotated[Fit, Field(description="how an image of another size is fitted to the size of the model")]
+
+
+class Query(BaseModel):
+    """Query parameters of an endpoint that has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncodeQuery(Query):
+    """Query parameters of /encode and /score."""
+
+    samples: Samples = None
+    seed: Seed = None
+    fit: FitTo = "resize"
+
+
+class DecodeQuery(Query):
+    """Query parameters of /decode."""
+
+    columns: Columns = None
+
+
+class ReconstructQuery(Query):
+    """Query parameters of /reconstruct."""
+
+    columns: Columns = None
+    seed: Seed = None
+    fit: FitTo = "resize"
+
+
+class SampleQuery(Query):
+    """Query parameters of /sample."""
+
+    n: Count = 16
+    temperature: Temperature = 1.0
+    columns: Columns = None
+    seed: Seed = None
+
+
+Q = TypeVar("Q", bound=Query)
+
+
+def parse_query(schema: type[Q], query_string: bytes) -> Q:
+    """Parse and validate a query string; raises `UnprocessableContent`."""
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
+        if name not in schema.model_fields:
+            known = ", ".join(schema.model_fields) or "none"
+            raise UnprocessableContent(f"query: unknown parameter {quoted(name)}; known are {known}")
+        if name in values:
+            raise UnprocessableContent(f"query: expected each parameter once, got {name} more often")
+        values[name] = value
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise unprocessable(error.errors(include_url=False)) from None
