@@ -79,7 +79,7 @@ async def read_images(
     request.reserve(model, operation, 1, draws)
     _, height, width = shape = model.config.image_shape
     if len(body) <= MAX_INLINE_BYTES and height * width <= request.services.limits.max_image_pixels:
-        pixels = await run_codec(request.context, len(body), read_png, body, shape)
+        pixels = await run_codec(request.context, max(len(body), height * width), read_png, body, shape)
         if pixels is not None:
             return pixels[None]
     return await _decode_files([body], request, model, fit)
@@ -231,6 +231,7 @@ async def _decode_files(files: list[bytes], request: EndpointRequest, model: Loa
     context, shape = request.context, model.config.image_shape
     per_image = max(PER_IMAGE_COST, shape[1] * shape[2] // 4)  # plain PNG files are decoded in the first step
     cost = sum(map(len, files)) + per_image * len(files)
-    images = await run_codec(context, cost, probe_images, files, shape, request.services.limits.max_image_pixels)
-    pixels = sum(image.width * image.height for image in images if not isinstance(image, np.ndarray))
-    return await run_codec(context, cost + pixels, decode_images, images, shape, fit, context.expired)
+    max_pixels = request.services.limits.max_image_pixels
+    images = await run_codec(context, cost, probe_images, files, shape, max_pixels, context.expired)
+    cost += sum(image.cost for image in images if not isinstance(image, np.ndarray))
+    return await run_codec(context, cost, decode_images, images, shape, fit, context.expired)

@@ -59,6 +59,11 @@ class EncodedImage(NamedTuple):
     format: str | None
     content: bytes
 
+    @property
+    def cost(self) -> int:
+        """Pixels, which decoding takes time for."""
+        return self.width * self.height
+
     def image(self) -> Image.Image:
         """The image, still undecoded."""
         return Image.open(io.BytesIO(self.content), formats=_BY_PILLOW)
@@ -104,12 +109,15 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Png | EncodedImag
 
 
 def probe_images(
-    contents: Sequence[bytes], shape: tuple[int, ...], max_pixels: int
+    contents: Sequence[bytes],
+    shape: tuple[int, ...],
+    max_pixels: int,
+    expired: Callable[[], bool] = lambda: False,
 ) -> list[Png | EncodedImage | np.ndarray]:
     """Each as `open_image` does, and raises; a plain PNG of the model's shape is as quickly read at once.
 
     Raises `ContentTooLarge` as well for more pixels than all of them may have: `MAX_PIXELS`, and not many more than one
-    image may have where their files are small.
+    image may have where their files are small; and `DeadlineExceeded` before the next image once `expired`.
     """
     size = sum(map(len, contents))
     most = max(max_pixels, min(MAX_PIXELS, max_pixels + PIXELS_PER_BYTE * size))
@@ -117,6 +125,8 @@ def probe_images(
     opened: list[Png | EncodedImage | np.ndarray] = []
     pixels = 0
     for index, content in enumerate(contents):
+        if expired():
+            raise DeadlineExceeded(f"images[{index}] was not read within the request's deadline")
         array = read_png(content, shape) if quick else None
         image = open_image(content, index, max_pixels) if array is None else array
         pixels += shape[1] * shape[2] if isinstance(image, np.ndarray) else image.width * image.height

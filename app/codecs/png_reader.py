@@ -6,7 +6,7 @@ it decodes, and takes several times as long for a small one.
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +55,9 @@ HEADER = struct.Struct(">IIBBBBB")
 _LONGEST_TEXT = 3 * LONGEST
 """Bytes of a text that is looked at: EXIF takes two hexadecimal digits a byte, and a line end after 36 bytes."""
 
+UNPACKED_TEXT = 2**14
+"""Bytes of a compressed text that are unpacked. The orientation is among the first tags of EXIF and of XMP."""
+
 _DECISIVE = (b"IHDR", b"PLTE", b"tRNS")
 _RAW_EXIF, _XMP = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"
 _ORIENTED = {b"eXIf": b"", b"tEXt": _RAW_EXIF, b"zTXt": _RAW_EXIF, b"iTXt": _XMP}
@@ -72,12 +75,22 @@ class Png(NamedTuple):
     palette: bytes
     transparency: bytes
     data: bytes
-    orientation: int
+    metadata: Mapping[bytes, bytes]
 
     @property
     def format(self) -> str:
         """As Pillow names it."""
         return "PNG"
+
+    @property
+    def orientation(self) -> int:
+        """The orientation in EXIF or XMP, which are unpacked for it."""
+        return _orientation(self.metadata) if self.metadata else UPRIGHT
+
+    @property
+    def cost(self) -> int:
+        """Bytes or pixels that decoding unpacks: the pixels, and the beginning of each compressed text."""
+        return self.width * self.height + UNPACKED_TEXT * sum(map(_is_compressed, self.metadata.items()))
 
     def image(self) -> Image.Image:
         """The image as Pillow's reader gives it, except that transparent samples are compared with all their bits.
@@ -138,8 +151,8 @@ def open_png(content: bytes) -> Png:
         usable = usable and len(transparency) >= {_GREY: 2, _COLOUR: 6}.get(colour, 0)
     if not usable or len(header) != HEADER.size:
         raise Unreadable("the header of the PNG is damaged")
-    turned = _orientation(found)
-    return Png(width, height, depth, colour, interlaced, palette, transparency[:256], b"".join(data), turned)
+    metadata = {kind: chunk for kind, chunk in found.items() if kind in _ORIENTED}
+    return Png(width, height, depth, colour, interlaced, palette, transparency[:256], b"".join(data), metadata)
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -161,30 +174,32 @@ def _checked(content: bytes, start: int, end: int) -> bytes:
     return content[start:end]
 
 
-def _orientation(found: dict[bytes, bytes]) -> int:
-    if not _ORIENTED.keys() & found.keys():
-        return UPRIGHT
-    packed = _unpacked_text(found.get(b"zTXt", b"").removeprefix(_RAW_EXIF)[1:])  # after the compression method
-    raw = packed or found.get(b"tEXt", b"").removeprefix(_RAW_EXIF)
-    text = found.get(b"iTXt", b"").removeprefix(_XMP)
+def _is_compressed(chunk: tuple[bytes, bytes]) -> bool:
+    kind, content = chunk
+    return kind == b"zTXt" or (kind == b"iTXt" and content.startswith(b"\1", len(_XMP)))
+
+
+def _orientation(metadata: Mapping[bytes, bytes]) -> int:
+    packed = _unpacked_text(metadata.get(b"zTXt", b"").removeprefix(_RAW_EXIF)[1:])  # after the compression method
+    raw = packed or metadata.get(b"tEXt", b"").removeprefix(_RAW_EXIF)
+    text = metadata.get(b"iTXt", b"").removeprefix(_XMP)
     xmp = text[2:].split(b"\0", 2)[-1]  # after the language, and the keyword in it
-    return orientation(found.get(b"eXIf") or _bytes_of_hex(raw), _unpacked_text(xmp) if text[:1] == b"\1" else xmp)
+    return orientation(metadata.get(b"eXIf") or _bytes_of_hex(raw), _unpacked_text(xmp) if text[:1] == b"\1" else xmp)
 
 
 def _unpacked_text(text: bytes) -> bytes:
-    """Nothing where it is damaged, or longer than texts that are looked at."""
-    unpacking = zlib.decompressobj()
+    """The first `UNPACKED_TEXT` bytes of a compressed text; nothing where they are damaged."""
     try:
-        unpacked = unpacking.decompress(text, _LONGEST_TEXT)
+        return zlib.decompressobj().decompress(text, UNPACKED_TEXT)
     except zlib.error:
         return b""
-    return b"" if unpacking.unconsumed_tail else unpacked
 
 
 def _bytes_of_hex(text: bytes) -> bytes:
     """What ImageMagick writes as hexadecimal digits after three lines: empty, the kind, the length."""
+    digits = b"".join(text.split(b"\n")[3:])
     try:
-        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+        return bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii"))
     except ValueError:
         return b""
 
@@ -224,27 +239,27 @@ def _require_dense(data: bytes, size: int) -> None:
 
     What comes after so many unpacked bytes is not looked at, nor is it decoded.
     """
-    unpacking, pieces, total = zlib.decompressobj(), memoryview(data), 0
+    unpacking, pieces, missing = zlib.decompressobj(), memoryview(data), size
     for at in range(0, len(data) - _STEP, _STEP):
         try:
-            count = len(unpacking.decompress(pieces[at : at + _STEP]))
+            count = len(unpacking.decompress(pieces[at : at + _STEP], missing))
         except zlib.error:  # which the decoder finds as well
             return
-        total += count
-        if unpacking.eof or total >= size:
+        missing -= count
+        if unpacking.eof or missing <= 0:
             return
         if count < _STEP // 2:
             raise Unreadable("the data of the PNG are damaged: they unpack to less than half of their size")
 
 
 def holds(data: bytes, size: int) -> bool:
-    """Whether so many bytes are packed in the data."""
-    unpacking, pieces, count = zlib.decompressobj(), memoryview(data), 0
+    """Whether so many bytes are packed in the data, of which no more are unpacked."""
+    unpacking, pieces, missing = zlib.decompressobj(), memoryview(data), size
     for at in range(0, len(data), _STEP):
         try:
-            count += len(unpacking.decompress(pieces[at : at + _STEP]))
+            missing -= len(unpacking.decompress(pieces[at : at + _STEP], missing))
         except zlib.error:  # a stream that Pillow could use up to there: all rows come before what is damaged
             return True
-        if count >= size or unpacking.eof:
+        if missing <= 0 or unpacking.eof:
             break
-    return count >= size
+    return missing <= 0

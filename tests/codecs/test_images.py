@@ -224,6 +224,18 @@ def test_no_image_is_decoded_once_the_deadline_has_passed():
     assert len(asked) == 3
 
 
+def test_no_image_is_opened_once_the_deadline_has_passed():
+    asked = []
+
+    def expired() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    with pytest.raises(DeadlineExceeded, match=r"images\[2\] was not read within the request's deadline"):
+        probe_images([FILES[1]] * 9, (1, 8, 8), LIMIT, expired)
+    assert len(asked) == 3
+
+
 @pytest.mark.usefixtures("own_limit")
 def test_pillow_does_not_warn_about_a_clients_file_and_still_tells_what_it_deprecates():
     registry: dict[object, object] = {}

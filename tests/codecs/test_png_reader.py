@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from app.codecs.images import decode_images, open_image, probe_images
 from app.codecs.metadata import PIECES
 from app.codecs.png import write_png
-from app.codecs.png_reader import DENSE, open_png
+from app.codecs.png_reader import DENSE, UNPACKED_TEXT, open_png
 from app.errors import ContentTooLarge, UnprocessableContent
 from model.data.images import upright
 from tests.support.image_files import SAMPLES, chunk, drawn_rows, png, stored
@@ -291,3 +292,59 @@ def test_data_that_unpack_to_more_than_the_pixels_are_not_unpacked_further():
     content = png(28, 28, 8, 0, b"")
     header = content[:33]
     assert not load(header + chunk(b"IDAT", data) + chunk(b"IEND"), 1, (28, 28)).any()
+
+
+def unpacked_bytes(work) -> int:
+    """The bytes of memory that Python objects take at most while `work` runs."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("level", [0, 1, 255])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_data_that_unpack_to_more_than_the_rows_are_unpacked_as_far_as_the_rows(level, channels):
+    rows = b"\0" + bytes([level] * 28 * channels)
+    more = png(28, 28, 8, {1: 0, 3: 2}[channels], rows * 28 + bytes(2**24))
+    plain = more[:33] + chunk(b"IDAT", zlib.compress(rows * 28 + bytes(2**24), 9)) + chunk(b"IEND")
+    for content in (more, plain):
+        assert unpacked_bytes(lambda content=content: load(content, channels, (28, 28))) < 2**19
+        assert (load(content, channels, (28, 28)) == level).all()
+
+
+def test_a_large_file_that_unpacks_to_more_than_the_rows_is_unpacked_as_far_as_the_rows():
+    noise = np.random.default_rng(0).integers(0, 256, DENSE, np.uint8).tobytes()
+    content = png(28, 28, 8, 0, (b"\0" + bytes([1] * 28)) * 28 + bytes(2**24) + noise)
+    assert unpacked_bytes(lambda: load(content, 1, (28, 28))) < 2 * len(content) + 2**20
+
+
+COMPRESSED_TEXTS = [
+    chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(2**18))),
+    chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(2**18))),
+]
+
+
+def test_compressed_texts_are_not_unpacked_before_they_count_as_work_to_decode():
+    whole, pixels = stored(NOISE), 9 * 11
+    assert open_png(whole).cost == pixels
+    assert open_png(whole[:33] + raw_profile(3, packed=False) + xmp(3, packed=False) + whole[33:]).cost == pixels
+    for count in (1, 2):
+        content = whole[:33] + b"".join(COMPRESSED_TEXTS[:count]) + whole[33:]
+        assert unpacked_bytes(lambda content=content: open_png(content)) < UNPACKED_TEXT
+        opened = open_png(content)
+        assert opened.cost == pixels + count * UNPACKED_TEXT
+        assert unpacked_bytes(lambda opened=opened: opened.orientation) < 4 * count * UNPACKED_TEXT
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_the_orientation_is_found_at_the_beginning_of_long_compressed_texts(orientation):
+    whole = stored(NOISE)
+    lines = "\n".join(["", "exif", "40000", exif(orientation).hex(), *["00" * 36] * 10_000])
+    profile = text("Raw profile type exif", lines, packed=True)
+    description = f'<a tiff:Orientation="{orientation}"/>' + "x" * 10**6
+    packet = text("XML:com.adobe.xmp", description, packed=True, international=True)
+    for metadata in (profile, packet):
+        assert open_png(whole[:33] + metadata + whole[33:]).orientation == orientation
