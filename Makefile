@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 pip = .venv/bin/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 project = $(pip) --no-build-isolation --editable
 
-.PHONY: serve test check bench containers cluster format lock clean
+.PHONY: serve test check bench containers cluster format docs lock clean
 
 serve: .venv/serving ## serve the shipped model on port 8000
 	.venv/bin/vae serve $(ARGS)
@@ -33,6 +33,9 @@ cluster: .venv/clustering ## the service on a local Ray under load
 format: .venv/developing ## bring the sources into form
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+docs: .venv/developing ## generate docs/configuration.md
+	.venv/bin/python docs/generate.py
 
 # The CPU build has the shortest list; the GPU build pins its own libraries. Its name is left open: +cpu comes off.
 lock: .venv/developing ## pin every dependency again
