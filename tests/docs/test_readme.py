@@ -1,5 +1,8 @@
-"""What the README tells is so: settings, endpoints, files."""
+"""Tests that the documents agree with the code: settings, endpoints, links, commands, docstrings."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,27 +11,68 @@ from app.main import create_app
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = sorted(
+    path.relative_to(ROOT)
+    for folder in (".", "docs", "docs/adr", "deploy", "benchmarks", "model/checkpoints/mnist")
+    for path in (ROOT / folder).glob("*.md")
+)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def text_of(path: Path | str) -> str:
+    return (ROOT / path).read_text()
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of the headings of a Markdown file, as GitHub makes them."""
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(text_of(path))]
+    return {heading.strip().replace(" ", "-") for heading in plain}
+
+
+def test_the_configuration_page_is_up_to_date() -> None:
+    check = subprocess.run([sys.executable, ROOT / "docs" / "generate.py", "--check"], check=False)
+    assert check.returncode == 0, "docs/configuration.md is out of date: run make docs"
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_is_told_with_its_meaning(name: str) -> None:
-    assert f"| `VAE_{name.upper()}` |" in README
-    assert f"| {Settings.model_fields[name].description} |" in README
+def test_every_setting_is_documented(name: str) -> None:
+    assert f"| `VAE_{name.upper()}` |" in text_of("docs/configuration.md")
 
 
-def test_every_endpoint_is_told(digits_model: Path) -> None:
-    for path in create_app(Settings(model=digits_model)).openapi()["paths"]:
-        assert path in README
+def test_every_endpoint_is_documented(digits_model: Path) -> None:
+    for path in create_app(Settings(model=digits_model, api_key="key")).openapi()["paths"]:
+        assert f"{path}`" in text_of("docs/api.md"), path
+        assert f"{path}`" in text_of("README.md"), path
 
 
-def test_every_package_is_in_the_readme() -> None:
-    for root in ("app", "model"):
-        for package in (ROOT / root).rglob("__init__.py"):
-            assert f"`{package.parent.relative_to(ROOT)}" in README
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_every_link_between_documents_resolves(document: Path) -> None:
+    for link in LINK.findall(text_of(document)):
+        if link.startswith(("http:", "https:")):
+            continue
+        target, _, anchor = link.partition("#")
+        path = (ROOT / document).parent / target if target else ROOT / document
+        assert path.exists(), link
+        if anchor:
+            assert anchor in anchors(path.resolve()), link
 
 
-def test_every_module_opens_with_a_docstring() -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_every_make_target_in_the_documents_exists(document: Path) -> None:
+    targets = re.findall(r"^([\w./-]+):", text_of("Makefile"), re.MULTILINE)
+    for target in re.findall(r"(?:^    |`)make ([\w./]+)", text_of(document), re.MULTILINE):
+        assert target in targets
+
+
+@pytest.mark.parametrize("document", ["docs/architecture.md", "docs/mathematics.md", "CONTRIBUTING.md"])
+def test_every_path_in_the_documents_exists(document: str) -> None:
+    later = {"model/formats"}  # described before it is there
+    for path in re.findall(r"`((?:app|model|tests|docs|benchmarks|deploy)/[\w./-]*)`", text_of(document)):
+        assert path in later or (ROOT / path).exists(), path
+
+
+def test_every_module_starts_with_a_docstring() -> None:
     modules = [path for root in ("app", "model") for path in (ROOT / root).rglob("*.py")]
     assert len(modules) > 100
     for path in modules:
