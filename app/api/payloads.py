@@ -72,10 +72,9 @@ async def read_images(
 
     The memory of the operation with so many draws is reserved before the images are decoded.
     """
-    content_type = _content_type(request.context.headers)
-    body = await _read_body(request)
+    body = await read_body(request)
     if not body.startswith(SIGNATURE):
-        return await _read_other_images(request, model, fit, operation, draws, content_type, body)
+        return await _read_other_images(request, model, fit, operation, draws, body)
     request.reserve(model, operation, 1, draws)
     _, height, width = shape = model.config.image_shape
     if len(body) <= MAX_INLINE_BYTES and height * width <= request.services.limits.max_image_pixels:
@@ -91,8 +90,8 @@ async def read_latents(request: EndpointRequest, model: LoadedModel) -> np.ndarr
     The memory that parsed JSON takes is reserved before it is parsed.
     """
     context, limits, shape = request.context, request.services.limits, model.config.latent_shape
-    content_type = _content_type(context.headers)
-    body = await _read_body(request)
+    content_type = context.headers.get(b"content-type", b"").decode("latin-1")
+    body = await read_body(request)
     kind = kind_of(content_type, body)
     if kind == JSON:
         request.services.budget.reserve(context, min(JSON_OVERHEAD * len(body), limits.max_memory_bytes))
@@ -110,10 +109,10 @@ async def _read_other_images(
     fit: Fit,
     operation: str,
     draws: int,
-    content_type: str,
     body: bytes,
 ) -> np.ndarray:
     """Read the images of a body that is not one PNG file."""
+    content_type = request.context.headers.get(b"content-type", b"").decode("latin-1")
     kind = kind_of(content_type, body)
     if kind == NPY:
         header = read_header(body)
@@ -139,18 +138,15 @@ async def _files(kind: str, content_type: str, body: bytes, request: EndpointReq
     raise _unsupported(f"{FORMAT_NAMES}, {MULTIPART}, {JSON} or .npy", content_type)
 
 
-def _content_type(headers: Mapping[bytes, bytes]) -> str:
-    """Return the Content-Type, or ""; refuses a long one, and a body with a content encoding."""
-    if b"content-encoding" in headers:
-        encoding = headers[b"content-encoding"].decode("latin-1").strip().lower()
-        if encoding not in ("", "identity"):
-            raise UnsupportedMediaType(f"expected a body without a content encoding, got {quoted(encoding)}")
-    content_type = headers.get(b"content-type", b"").decode("latin-1")
-    if len(content_type) > MAX_CONTENT_TYPE_LENGTH:
+def _require_readable(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse a body with a content encoding, and a long Content-Type."""
+    encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType(f"expected a body without a content encoding, got {quoted(encoding)}")
+    if (length := len(headers.get(b"content-type", b""))) > MAX_CONTENT_TYPE_LENGTH:
         raise UnsupportedMediaType(
-            f"expected a Content-Type of at most {MAX_CONTENT_TYPE_LENGTH} characters, got {len(content_type)}"
+            f"expected a Content-Type of at most {MAX_CONTENT_TYPE_LENGTH} characters, got {length}"
         )
-    return content_type
 
 
 def _unsupported(expected: str, content_type: str) -> UnsupportedMediaType:
@@ -158,7 +154,11 @@ def _unsupported(expected: str, content_type: str) -> UnsupportedMediaType:
     return UnsupportedMediaType(f"expected {expected}; got {got} and a body that begins like none of these")
 
 
-async def _read_body(request: EndpointRequest) -> bytes:
+async def read_body(request: EndpointRequest) -> bytes:
+    """Read the body of a request; raises `ClientDisconnect` if the client disconnects."""
+    headers = request.context.headers
+    if b"content-encoding" in headers or len(headers.get(b"content-type", b"")) > MAX_CONTENT_TYPE_LENGTH:
+        _require_readable(headers)
     pieces = []
     more = True
     while more:

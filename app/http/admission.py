@@ -1,12 +1,15 @@
 """Admission control: which requests are refused before their bodies are read."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+
+from starlette.types import Scope
 
 from app.context import MODEL_PATHS, RequestContext
 from app.errors import Unavailable, UnprocessableContent
 from app.http.auth import ApiKeys
 from app.http.budget import body_too_large
+from app.http.protocol.request_head import require_few_parameters, require_one_key
 from app.http.state import ServiceState
 from app.settings import Limits
 from app.validation import quoted
@@ -21,8 +24,6 @@ MAX_NUMBER_LENGTH = 40
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LENGTH = re.compile(rb"[0-9]{1,20}")
-
-Headers = Mapping[bytes, bytes]
 
 
 def is_public(path: str) -> bool:
@@ -49,8 +50,11 @@ class AdmissionController:
         self._requires_key = bool(api_keys)
         self._check_capacity = check_capacity
 
-    def admit(self, path: str, headers: Headers, context: RequestContext) -> None:
+    def admit(self, scope: Scope, context: RequestContext) -> None:
         """Raise the `ServiceError` of a request that is refused; shorten the deadline of one that asks for that."""
+        headers = context.headers
+        if len(headers) < len(scope["headers"]):
+            require_one_key(scope["headers"])
         if len(self._state.connections) > (limit := self._limits.max_connections):
             raise Unavailable(f"more than the {limit} connections allowed are open", headers={"Connection": "close"})
         if self._requires_key:
@@ -60,11 +64,13 @@ class AdmissionController:
         if b"x-request-timeout" in headers:
             seconds = _seconds(headers[b"x-request-timeout"].decode("latin-1"))
             context.deadline += min(0.0, seconds - self._limits.request_timeout_s)
-        if path in MODEL_PATHS:
+        if scope["path"] in MODEL_PATHS:
             self._check_capacity()
         length = headers.get(b"content-length", b"")
         if _LENGTH.fullmatch(length) and int(length) > self._limits.max_body_bytes:
             raise body_too_large(self._limits.max_body_bytes)
+        if scope["query_string"]:
+            require_few_parameters(scope["query_string"])
 
 
 def _seconds(text: str) -> float:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable
 from functools import lru_cache
 from string import punctuation
-from typing import Any
 from urllib.parse import quote
 
 from opentelemetry.trace import get_current_span
@@ -21,7 +20,7 @@ from app.errors import DeadlineExceeded, ServiceError, Unauthorized, Unavailable
 from app.http.admission import AdmissionController, is_public
 from app.http.budget import MemoryBudget
 from app.http.problems import problem
-from app.http.protocol.request_head import require_few_parameters, require_one_key
+from app.http.protocol.request_head import require_few_parameters
 from app.http.state import ServiceState
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
@@ -72,8 +71,20 @@ class LifecycleMiddleware:
         request = RequestLifecycle(self, scope, receive, send)
         if request.endpoint is None and is_public(scope["path"]):
             await request.run_public()
-        else:
-            await request.run()
+            return
+        in_flight = self.state.in_flight
+        in_flight.add(request)
+        try:
+            self.admission.admit(scope, request.context)
+            if request.body_complete:
+                request.schedule_check()
+            await self.app(scope, request.receive, request.send)
+        except BaseException as failure:
+            if not await request.handle(failure):
+                raise
+        finally:
+            in_flight.discard(request)
+            request.finish()
 
 
 class RequestLifecycle:
@@ -84,15 +95,14 @@ class RequestLifecycle:
         headers = dict(scope["headers"])
         if len(headers) < len(scope["headers"]):
             headers = _combine(scope["headers"])
-        self._headers: dict[bytes, bytes] = headers
         self._started = time.monotonic()
         self._status = self._received = 0
         self._client_disconnected = self._deadline_passed = self._cancelled = False
-        self._body_complete = scope["method"] in ("GET", "HEAD")
-        self._task: asyncio.Task[Any] | None = None
+        self.body_complete = scope["method"] in ("GET", "HEAD")
+        self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
         self._disconnect_task: asyncio.Task[None] | None = None
-        claimed = self._headers.get(b"x-request-id")
+        claimed = headers.get(b"x-request-id")
         request_id = new_id() if claimed is None else accepted_id(claimed.decode("latin-1"))
         spans: list[StageSpan] | None = [] if get_current_span().is_recording() else None
         self.endpoint = _ENDPOINTS.get(scope["path"])
@@ -109,34 +119,16 @@ class RequestLifecycle:
         except ServiceError as error:
             await self._fail(error)
 
-    async def run(self) -> None:
-        """Admit the request, let the application answer it, and account for it."""
-        in_flight = self._middleware.state.in_flight
-        in_flight.add(self)
-        self._task = asyncio.current_task()
-        try:
-            self._admit()
-            if self._body_complete:
-                self._schedule_check()
-            await self._middleware.app(self._scope, self.receive, self.send)
-        except BaseException as failure:
-            if not await self._handle(failure):
-                raise
-        finally:
-            self._stop_watching()
-            in_flight.discard(self)
-            self._record()
-
     async def receive(self) -> Message:
         """Receive the next piece of the body, and count its bytes."""
         if self._timer is None:
-            self._schedule_check()
+            self.schedule_check()
         message = await self._receive()
         if size := len(message.get("body", b"")):
             self._received += size
             self._middleware.budget.count_body(size, self._received)
         if not message.get("more_body", False) and message["type"] == "http.request":
-            self._body_complete = True
+            self.body_complete = True
         return message
 
     async def send(self, message: Message) -> None:
@@ -155,18 +147,10 @@ class RequestLifecycle:
         self._cancelled = True
         self._cancel_task()
 
-    def _admit(self) -> None:
-        scope = self._scope
-        if len(self._headers) < len(scope["headers"]):
-            require_one_key(scope["headers"])
-        self._middleware.admission.admit(scope["path"], self._headers, self.context)
-        if scope["query_string"]:
-            require_few_parameters(scope["query_string"])
-
     def _response_headers(self) -> list[tuple[bytes, bytes]]:
         context, state = self.context, self._middleware.state
         headers = [(b"x-request-id", context.request_id.encode()), _NO_SNIFFING]
-        if state.draining or (state.connections_to_shed and self._task and state.claim_shed()):
+        if state.draining or (state.connections_to_shed and self in state.in_flight and state.claim_shed()):
             headers.append(_CLOSE)
         if context.model:
             headers += ((b"x-model", _as_header(context.model)), _NO_STORE)
@@ -174,7 +158,7 @@ class RequestLifecycle:
             headers.append((b"server-timing", context.server_timing().encode()))
         return headers
 
-    async def _handle(self, failure: BaseException) -> bool:
+    async def handle(self, failure: BaseException) -> bool:
         """Answer a failed request; returns whether the failure needs no other treatment."""
         match failure:
             case ClientDisconnect():
@@ -211,17 +195,17 @@ class RequestLifecycle:
         if not self._status:
             await problem(error, self.context.request_id)(self._scope, self._receive, self.send)
 
-    def _schedule_check(self) -> None:
+    def schedule_check(self) -> None:
         """Check the progress of the request soon, and at its deadline at the latest."""
         delay = min(DISCONNECT_CHECK_DELAY, self.context.deadline - time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(delay, self._check)
 
     def _check(self) -> None:
         """Watch for a disconnect once the body is complete; until then enforce the deadline."""
-        if self._body_complete:
+        if self.body_complete:
             self._disconnect_task = asyncio.create_task(self._wait_for_disconnect())
         elif self.context.deadline > time.monotonic():
-            self._schedule_check()
+            self.schedule_check()
         else:
             self._deadline_passed = True
             self._cancel_task()
@@ -244,8 +228,9 @@ class RequestLifecycle:
         if self._disconnect_task is not None:
             self._disconnect_task.cancel()
 
-    def _record(self) -> None:
+    def finish(self) -> None:
         """Release what the request has used, count it, and write its line of the access log."""
+        self._stop_watching()
         middleware, context = self._middleware, self.context
         middleware.budget.release(context, self._received)
         if context.spans is not None:

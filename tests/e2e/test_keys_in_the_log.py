@@ -62,7 +62,7 @@ def send(server: ServerProcess, request: bytes) -> None:
 
 @pytest.mark.parametrize("key", [*KEYS, WRONG_KEY])
 def test_no_log_line_holds_a_key(log, key):
-    lines = [line for line in log.splitlines() if "refused a request" in line or "app.access" in line]
+    lines = [line for line in log.splitlines() if "rejected a request" in line or "app.access" in line]
     assert len(lines) >= len(KEYS) * len(misplaced(b"x"))
     found = [line for line in lines for trace in traces(key) if trace in line]
     assert found == []

@@ -1,7 +1,7 @@
-"""One connection: its requests are parsed and answered one after the other, and what waits is bounded.
+"""HTTP/1.1 connection: uvicorn's protocol with one request at a time, bounded buffers and problem details.
 
-uvicorn parses and keeps all that arrives, however many requests that is, and refuses in plain text. This protocol
-parses nothing while a request is unanswered, and refuses with problem details. All else is uvicorn's.
+uvicorn parses and buffers everything that arrives, and rejects in plain text. This protocol parses nothing while a
+request has no complete response, and rejects with problem details. The rest is uvicorn's.
 """
 
 import asyncio
@@ -18,32 +18,29 @@ from uvicorn.server import ServerState
 from app.context import new_id
 from app.errors import ServiceError
 from app.http.problems import problem
-from app.http.protocol.flow_control import ExpectingCycle, ReadingFlow
 from app.http.protocol.pool import ConnectionPool
 from app.http.protocol.request_head import Headers
 from app.http.protocol.request_reader import RequestReader
-from app.http.protocol.transport import CoalescingTransport
+from app.http.protocol.transport import CoalescingTransport, ExpectingCycle, PausableFlow
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 2**16
-"""Bytes behind an unanswered request beyond which no more are read; what one read brings comes on top."""
+MAX_PIPELINED_BYTES = 2**16
+"""Bytes buffered behind an unanswered request from which reading pauses; one read may exceed it."""
 
 _GOT = ", got "
-"""What stands in a detail between the text of this service and the text of the client."""
+"""Separator between the service's text and the client's text in a detail."""
 
-TURN = 0.002
-"""Seconds of parsing after which other connections have their turn."""
+MAX_PARSE_SECONDS = 0.002
+"""Seconds of parsing after which the event loop serves other connections."""
 
 
 class HttpConnection(HttpToolsProtocol):
     """uvicorn's protocol around a `RequestReader`.
 
-    The connection is closed where a head is not complete within `patience` seconds, or the client reads nothing of a
-    response; after the first request that may take twice as long.
+    The connection is closed if the head of a request is not complete within `header_timeout` seconds, or if the client
+    reads nothing of a response for as long. After the first request it may take up to twice as long.
     """
-
-    patience = 30.0
 
     def __init__(
         self,
@@ -52,31 +49,33 @@ class HttpConnection(HttpToolsProtocol):
         app_state: dict[str, Any],
         pool: ConnectionPool | None = None,
         count_rejected: Callable[[int], None] | None = None,
+        header_timeout: float = 30.0,
     ) -> None:
         super().__init__(config, server_state, app_state)
-        self.parser = None  # type: ignore[assignment]  # the reader has its own
+        self.parser = None  # type: ignore[assignment]  # the request reader has a parser
         self._reader = RequestReader(self)
         self._pool = pool or ConnectionPool()
         self._count_rejected = count_rejected
+        self._header_timeout = header_timeout
         self._idle = self._pool.idle
         self._buffer = bytearray()
-        self._refused = self._scheduled = False
-        self._unread = 0
+        self._is_discarding = self._scheduled = False
+        self._unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to serve the client."""
-        gathering: Any = CoalescingTransport(transport, self.loop, self._stop)
-        super().connection_made(gathering)
-        self.flow = self._flow = ReadingFlow(gathering)
-        self._seen = self.cycle
-        self._clock = self.loop.call_later(self.patience, self._look)
+        """Start to serve the client."""
+        coalescing: Any = CoalescingTransport(transport, self.loop, self._stop_parsing)
+        super().connection_made(coalescing)
+        self.flow = self._flow = PausableFlow(coalescing)
+        self._last_cycle = self.cycle
+        self._timer = self.loop.call_later(self._header_timeout, self._check_progress)
         self._pool.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Free what is held; no reference cycle is left that would wait for a garbage collection."""
-        self._clock.cancel()
+        """Release the connection's objects without a reference cycle that only garbage collection would free."""
+        self._timer.cancel()
         self._pool.remove(self)
-        self._refused, self._buffer = True, bytearray()
+        self._is_discarding, self._buffer = True, bytearray()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._reader.close()
@@ -84,72 +83,72 @@ class HttpConnection(HttpToolsProtocol):
         transport.lost()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what may be parsed now, and keep the rest."""
+        """Parse as much as possible now, and buffer the rest."""
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         if self._buffer:
             self._buffer += data
             if not self._scheduled:
-                self._go_on()
+                self._parse_buffer()
         elif (used := self._parse(data)) < len(data):
             self._buffer += memoryview(data)[used:]
-            self._regulate()
+            self._regulate_reading()
 
     def _parse(self, data: bytes | bytearray) -> int:
-        """Parse up to the end of a request, or for the time of a turn; the number of bytes that are done with."""
-        size, place, until = len(data), 0, 0.0
-        while place < size:
-            if self._refused:
+        """Parse up to the end of a request, or for `MAX_PARSE_SECONDS`; returns the number of parsed bytes."""
+        size, position, until = len(data), 0, 0.0
+        while position < size:
+            if self._is_discarding:
                 return size
-            if self._answering and not self._reader.amid_body:
-                break
+            cycle = self.cycle
+            if cycle is not None and not cycle.response_complete and not self._reader.in_body:
+                break  # the response to the previous request is not complete
             try:
-                step = self._reader.step(data, place)
+                step = self._reader.step(data, position)
             except ServiceError as error:
-                self._refuse(error)
+                self._reject(error)
                 return size
             if not step:
                 break
-            place += step
-            if place < size:
+            position += step
+            if position < size:
                 now = self.loop.time()
                 if until and now > until:
                     self._schedule()
                     break
-                until = until or now + TURN
-        return place
+                until = until or now + MAX_PARSE_SECONDS
+        return position
 
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self.loop.call_soon(self._go_on)
+            self.loop.call_soon(self._parse_buffer)
 
-    def _go_on(self) -> None:
-        """Parse on where the last turn ended, or the last request."""
+    def _parse_buffer(self) -> None:
+        """Continue to parse the buffered bytes."""
         self._scheduled = False
         buffer = self._buffer
         del buffer[: self._parse(buffer)]
         if not self.transport.is_closing():
-            self._regulate()
+            self._regulate_reading()
 
-    def _regulate(self) -> None:
-        """Read on, unless too much waits already, here or for the application."""
-        self._flow.held = bool(self._buffer) and (self._scheduled or len(self._buffer) > MAX_WAITING)
-        if self._flow.held:
-            self._flow.pause_reading()
-        elif not (self._answering and len(self.cycle.body) > HIGH_WATER_LIMIT):
+    def _regulate_reading(self) -> None:
+        """Read, unless too many bytes are buffered here or for the application."""
+        held = bool(self._buffer) and (self._scheduled or len(self._buffer) > MAX_PIPELINED_BYTES)
+        self._flow.hold(held=held)
+        if not held and not (self._is_answering and len(self.cycle.body) > HIGH_WATER_LIMIT):
             self._flow.resume_reading()
 
     @property
-    def _answering(self) -> bool:
+    def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    # The reader's events
+    # Events of the request reader
 
     def on_request(
         self, method: str, path: bytes, query: bytes, headers: Headers, old: bool, expects: bool, keep_alive: bool
     ) -> None:
-        """Let the application answer a request, whose body may still be to come."""
+        """Start the application for a request, whose body may still arrive."""
         decoded = path.decode()
         self.scope = {
             "type": "http",
@@ -183,7 +182,7 @@ class HttpConnection(HttpToolsProtocol):
         self._start_asgi_task(self.cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body for the application; bodies are counted where their limit is known."""
+        """Buffer a piece of the body for the application, which counts the bytes."""
         if not self.cycle.response_complete:
             self.cycle.body += body
             if len(self.cycle.body) > HIGH_WATER_LIMIT:
@@ -191,12 +190,12 @@ class HttpConnection(HttpToolsProtocol):
             self.cycle.message_event.set()
 
     def on_end(self) -> None:
-        """Tell the application that the body is complete."""
+        """Mark the body as complete."""
         self.cycle.more_body = False
         self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, or go on with it where it has come already."""
+        """Wait for the next request, or parse it if it has arrived."""
         self.server_state.total_requests += 1
         if not self.transport.is_closing():
             self._idle[self] = None
@@ -207,48 +206,51 @@ class HttpConnection(HttpToolsProtocol):
                 handler = self.timeout_keep_alive_handler
                 self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
-    # The end
+    # Closing
 
     def evict(self) -> None:
         """Close the connection between two requests."""
-        idle = not (self._reader.amid_body or self._buffer)
-        self.transport.close() if idle and not self.transport.get_write_buffer_size() else self.abort()
+        idle = not (self._reader.in_body or self._buffer)
+        if idle and not self.transport.get_write_buffer_size():
+            self.transport.close()
+        else:
+            self.abort()
 
     def abort(self) -> None:
-        """Close the connection at once; what the client has not read by now is lost."""
+        """Close the connection at once; the client loses what it has not read."""
         self.transport.abort()
 
-    def _stop(self) -> bool:
-        """Parse nothing more; whether the client may still be sending."""
-        sending = self._refused or bool(self._buffer) or self._reader.amid_body
-        self._refused, self._buffer = True, bytearray()
+    def _stop_parsing(self) -> bool:
+        """Discard all further input; returns whether the client may still be sending."""
+        sending = self._is_discarding or bool(self._buffer) or self._reader.in_body
+        self._is_discarding, self._buffer = True, bytearray()
         return sending
 
-    def _look(self) -> None:
-        """Close what makes no progress; each request has another cycle."""
-        before, self._unread = self._unread, self.transport.get_write_buffer_size()
-        if self._unread and self._unread == before:
+    def _check_progress(self) -> None:
+        """Close the connection if it has made no progress since the last check; each request has a cycle of its own."""
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if self._unsent and self._unsent == before:
             self.transport.abort()
             return
-        if not (self._answering or self.cycle is not self._seen):
-            self.transport.close()  # after what is unread, hence another look
-        self._seen = self.cycle
-        self._clock = self.loop.call_later(self.patience, self._look)
+        if not (self._is_answering or self.cycle is not self._last_cycle):
+            self.transport.close()  # after the unsent bytes, hence another check
+        self._last_cycle = self.cycle
+        self._timer = self.loop.call_later(self._header_timeout, self._check_progress)
 
-    def _refuse(self, error: ServiceError) -> None:
-        """Answer what cannot be parsed with a problem, where no other response is due, and close."""
-        amid_body, self._refused, self._buffer = self._reader.amid_body, True, bytearray()
+    def _reject(self, error: ServiceError) -> None:
+        """Send problem details for bytes that are rejected, unless another response is pending, and close."""
+        in_body, self._is_discarding, self._buffer = self._reader.in_body, True, bytearray()
         if self._count_rejected is not None:
             self._count_rejected(error.status)
         request_id = new_id()
-        expected = error.detail.partition(_GOT)[0]  # what came may hold a key
-        log.info("refused a request: %s", expected, extra={"request_id": request_id, "status": error.status})
-        if amid_body and self.cycle.response_started:
+        expected = error.detail.partition(_GOT)[0]  # the rest may contain a key
+        log.info("rejected a request: %s", expected, extra={"request_id": request_id, "status": error.status})
+        if in_body and self.cycle.response_started:
             self.cycle.keep_alive = False
             if self.cycle.response_complete:
                 self.transport.close()
             return
-        if amid_body:  # to the application the client has left
+        if in_body:  # the application sees a disconnect
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         answer = problem(error, request_id)

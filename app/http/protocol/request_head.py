@@ -1,4 +1,4 @@
-"""What RFC 9110 and RFC 9112 ask of the head of a request beyond its grammar, which the parser checks."""
+"""Rules of RFC 9110 and RFC 9112 for the head of a request beyond its grammar, which the HTTP parser checks."""
 
 import re
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ MAX_LENGTH_DIGITS = 20
 """Digits of a Content-Length: those of 2**64."""
 
 MAX_PARAMETERS = 100
-"""Query parameters of a request, many times as many as any endpoint has."""
+"""Query parameters of a request, many more than any endpoint has."""
 
-ONCE = {b"host": "Host", b"authorization": "Authorization"}
-"""Fields that a request may have once; two of them would let a proxy and this service read different ones."""
+SINGLE_FIELDS = {b"host": "Host", b"authorization": "Authorization"}
+"""Header fields that may occur once; with two of them a proxy and this service might read different ones."""
 
 _METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH")
-_OF_UPGRADES = (b"upgrade", b"http2-settings", b"connection")
+_UPGRADE_FIELDS = (b"upgrade", b"http2-settings", b"connection")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) +[!-~]+ HTTP/(\d\.\d)")
 _AUTHORITY = rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]{0,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{0,5})?"
 _HOST = re.compile(_AUTHORITY)
@@ -34,9 +34,9 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def refusal(line: bytes, reason: str) -> ServiceError:
-    """The error for a head that the parser refuses for `reason`, by its request line.
+    """Return the error for a head that the parser rejects for `reason`, by its request line.
 
-    A method that is not known is 501 (RFC 9110, 9.1), a version 505 (15.6.6), all else 400.
+    An unknown method is 501 (RFC 9110, 9.1), an unknown version 505 (15.6.6), everything else 400.
     """
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
@@ -50,10 +50,12 @@ def refusal(line: bytes, reason: str) -> ServiceError:
 
 
 def origin_form(method: bytes, target: bytes) -> bytes:
-    """Path and query of a request target in any of its forms (RFC 9112, 3.2)."""
+    """Return path and query of a request target in any of its forms (RFC 9112, 3.2)."""
     if method == b"CONNECT":
-        raise MethodNotAllowed("this service is no proxy: it takes no CONNECT", headers={"Allow": "GET, HEAD, POST"})
-    target = target.partition(b"#")[0]  # a fragment is not sent; some clients do
+        raise MethodNotAllowed(
+            "CONNECT is not supported: this service is not a proxy", headers={"Allow": "GET, HEAD, POST"}
+        )
+    target = target.partition(b"#")[0]  # clients must not send a fragment; some do
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
         return target
     if match := _ABSOLUTE.fullmatch(target):
@@ -62,23 +64,18 @@ def origin_form(method: bytes, target: bytes) -> bytes:
     raise BadRequest(f"request target: expected a path or an http URL (RFC 9112, 3.2), got {_quoted(target)}")
 
 
-def normalized(fields: Headers) -> Headers:
-    """Fields with their names in lower case, and without the white space behind their values, as ASGI has them."""
-    return [(name.lower(), value.rstrip(b" \t")) for name, value in fields]
-
-
 def combined(headers: Headers) -> dict[bytes, bytes]:
-    """Each field once (RFC 9110, 5.2); refuses two of those that may come once."""
+    """Return each field once (RFC 9110, 5.2); rejects a repeated field of `SINGLE_FIELDS`."""
     fields: dict[bytes, bytes] = {}
     for name, value in headers:
-        if name in fields and name in ONCE:
-            raise BadRequest(f"{ONCE[name]}: expected one such field, got more")
+        if name in fields and name in SINGLE_FIELDS:
+            raise BadRequest(f"{SINGLE_FIELDS[name]}: expected one such field, got more")
         fields[name] = fields[name] + b"," + value if name == b"transfer-encoding" and name in fields else value
     return fields
 
 
 def require_host(fields: Fields, *, old: bool) -> bytes:
-    """The Host field; refuses a request of HTTP/1.1 without one, and any request with a bad one (RFC 9112, 3.2)."""
+    """Return the Host field; rejects an invalid one, and an HTTP/1.1 request without one (RFC 9112, 3.2)."""
     host = fields.get(b"host")
     if host is None:
         if not old:
@@ -89,19 +86,19 @@ def require_host(fields: Fields, *, old: bool) -> bytes:
 
 
 def require_one_key(headers: Headers) -> None:
-    """Refuse a request with several keys: a proxy may have checked another one than would be used here."""
+    """Reject a request with several API keys: a proxy may have checked another one than this service would."""
     if (count := sum(name == b"authorization" for name, _ in headers)) > 1:
         raise BadRequest(f"Authorization: expected one such header, got {count}")
 
 
 def require_few_parameters(query: bytes) -> None:
-    """Refuse a query of many parameters before they are parsed."""
+    """Reject a query of many parameters before it is parsed."""
     if (count := query.count(b"&") + 1) > MAX_PARAMETERS:
         raise UnprocessableContent(f"query: expected at most {MAX_PARAMETERS} parameters, got {count}")
 
 
 def body_length(fields: Fields, *, old: bool) -> int | None:
-    """Bytes of the body that follows; None where it comes in chunks (RFC 9112, 6.3)."""
+    """Return the length of the body in bytes; None for a chunked body (RFC 9112, 6.3)."""
     coding = fields.get(b"transfer-encoding")
     if coding is None:
         digits = fields.get(b"content-length", b"0")
@@ -125,10 +122,10 @@ def _require_chunked(coding: bytes) -> None:
 
 
 def without_upgrade(headers: Headers) -> Headers:
-    """The fields of a head without those that ask for another protocol (RFC 9110, 7.8)."""
+    """Return the fields of a head without those of an upgrade to another protocol (RFC 9110, 7.8)."""
     options = b",".join(value for name, value in headers if name == b"connection").lower().split(b",")
-    others = [option for option in map(bytes.strip, options) if option and option not in _OF_UPGRADES]
-    kept = [field for field in headers if field[0] not in _OF_UPGRADES]
+    others = [option for option in map(bytes.strip, options) if option and option not in _UPGRADE_FIELDS]
+    kept = [field for field in headers if field[0] not in _UPGRADE_FIELDS]
     return [*kept, (b"connection", b", ".join(others))] if others else kept
 
 
