@@ -7,6 +7,7 @@ ServiceError                        500
 +-- NotFound                        404
 +-- MethodNotAllowed                405
 +-- NotAcceptable                   406
++-- RequestTimeout                  408   the body makes no progress, and others need its room
 +-- NotReloaded                     409   the model's folder holds nothing to serve; the old one goes on
 +-- TooLarge                        413   bytes, pixels or items
 +-- TargetTooLong                   414   a request target longer than any that the service has
@@ -85,6 +86,16 @@ class NotAcceptable(ServiceError):
 
     status = 406
     title = "Not acceptable"
+
+
+class RequestTimeout(ServiceError):
+    """The body makes no progress while other requests are refused for lack of room (RFC 9110, 15.5.9)."""
+
+    status = 408
+    title = "Request timeout"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Connection": "close"})
 
 
 class ReloadFailed(ServiceError):

@@ -39,6 +39,7 @@ _PROBLEMS = {
         errors.Unauthorized,
         errors.Forbidden,
         errors.NotAcceptable,
+        errors.RequestTimeout,
         errors.ReloadFailed,
         errors.ContentTooLarge,
         errors.UnsupportedMediaType,

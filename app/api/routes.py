@@ -88,7 +88,7 @@ async def history(request: EndpointRequest, query: Query) -> Response:  # noqa: 
     return responses.history(request)
 
 
-_BODY_PROBLEMS = problems(400, 401, 406, 413, 415, 422, 429, 503, 504)
+_BODY_PROBLEMS = problems(400, 401, 406, 408, 413, 415, 422, 429, 503, 504)
 _SAMPLE_PROBLEMS = problems(401, 406, 413, 422, 429, 503, 504)
 _MODEL_PROBLEMS = problems(401, 406, 413, 422, 503)
 

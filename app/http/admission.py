@@ -50,6 +50,10 @@ class AdmissionController:
         self._requires_key = bool(api_keys)
         self._check_capacity = check_capacity
 
+    def is_full(self) -> bool:
+        """Whether no more connections may be opened."""
+        return len(self._state.connections) >= self._limits.max_connections
+
     def admit(self, scope: Scope, context: RequestContext) -> None:
         """Raise the `ServiceError` of a request that is refused; shorten the deadline of one that asks for that."""
         headers = context.headers

@@ -11,7 +11,11 @@ MAX_REQUESTS_IN_MEMORY = 2
 """Requests of the largest memory per request that may hold it at once."""
 
 SMALL_REQUEST_SHARE = 1 / 64
-"""Share of the memory per request up to which a request counts as small. A reserve is kept for small requests."""
+"""Share of the memory per request up to which a request counts as small, and share of the largest body up to which a
+body does. A reserve is kept for small ones: room for one body of the largest size."""
+
+SCARCE_SHARE = 1 / 2
+"""Share of the bytes of all bodies above which room for more is scarce."""
 
 
 class MemoryBudget:
@@ -28,10 +32,18 @@ class MemoryBudget:
         Raises `ContentTooLarge` for a body over its limit, `Unavailable` if all bodies together are over theirs.
         """
         self.body_bytes += size
-        if received > self._limits.max_body_bytes:
-            raise body_too_large(self._limits.max_body_bytes)
-        if self.body_bytes > (limit := MAX_BODIES_IN_FLIGHT * self._limits.max_body_bytes):
+        per_body = self._limits.max_body_bytes
+        if received > per_body:
+            raise body_too_large(per_body)
+        limit = MAX_BODIES_IN_FLIGHT * per_body
+        if received <= per_body * SMALL_REQUEST_SHARE:
+            limit += per_body
+        if self.body_bytes > limit:
             raise Unavailable(f"the bodies of all requests in flight exceed {limit} bytes")
+
+    def is_scarce(self) -> bool:
+        """Whether the bodies of all requests in flight take most of their room."""
+        return self.body_bytes > SCARCE_SHARE * MAX_BODIES_IN_FLIGHT * self._limits.max_body_bytes
 
     def reserve(self, context: RequestContext, size: int) -> None:
         """Reserve `size` bytes for a request in place of its previous reservation.

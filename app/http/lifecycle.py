@@ -5,6 +5,7 @@ This is pure ASGI middleware. It cancels the task of a request whose client disc
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterable
 from functools import lru_cache
@@ -16,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.context import EndpointPath, RequestContext, StageSpan, accepted_id, new_id
-from app.errors import DeadlineExceeded, ServiceError, Unauthorized, Unavailable
+from app.errors import DeadlineExceeded, RequestTimeout, ServiceError, Unauthorized, Unavailable
 from app.http.admission import AdmissionController, is_public
 from app.http.budget import MemoryBudget
 from app.http.problems import problem
@@ -29,6 +30,9 @@ log = logging.getLogger("app.access")
 
 DISCONNECT_CHECK_DELAY = 0.05
 """Seconds until disconnect detection starts. Most requests finish sooner, and detection needs a task."""
+
+MAX_BODY_PAUSE = 5.0
+"""Seconds without progress after which a body is dropped while connections or room for bodies are scarce."""
 
 CLIENT_CLOSED_REQUEST = 499
 """Status under which a request is counted and logged whose client disconnected before the response."""
@@ -86,6 +90,10 @@ class LifecycleMiddleware:
             in_flight.discard(request)
             request.finish()
 
+    def is_room_scarce(self) -> bool:
+        """Whether other requests need the connection or the room of a request that makes no progress."""
+        return self.budget.is_scarce() or self.admission.is_full()
+
 
 class RequestLifecycle:
     """One request from its head to the end of its response."""
@@ -97,7 +105,9 @@ class RequestLifecycle:
             headers = _combine(scope["headers"])
         self._started = time.monotonic()
         self._status = self._received = 0
-        self._client_disconnected = self._deadline_passed = self._cancelled = False
+        self._client_disconnected = self._cancelled = False
+        self._timeout: ServiceError | None = None
+        self._body_awaited_since = math.inf
         self.body_complete = scope["method"] in ("GET", "HEAD")
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
@@ -123,7 +133,9 @@ class RequestLifecycle:
         """Receive the next piece of the body, and count its bytes."""
         if self._timer is None:
             self.schedule_check()
+        self._body_awaited_since = time.monotonic()
         message = await self._receive()
+        self._body_awaited_since = math.inf
         if size := len(message.get("body", b"")):
             self._received += size
             self._middleware.budget.count_body(size, self._received)
@@ -176,11 +188,11 @@ class RequestLifecycle:
 
     async def _handle_cancellation(self) -> bool:
         """Answer a request whose task was cancelled; returns whether this object has cancelled it."""
-        if self._deadline_passed:
-            await self._fail(DeadlineExceeded("the body did not arrive within the request's deadline"))
+        if self._timeout is not None:
+            await self._fail(self._timeout)
         elif not self._client_disconnected:
             await self._fail(Unavailable("the service is shutting down"))
-        cancelled_here = self._client_disconnected or self._deadline_passed or self._cancelled
+        cancelled_here = self._client_disconnected or self._timeout is not None or self._cancelled
         return cancelled_here and self._task is not None and not self._task.uncancel()
 
     def _as_service_error(self, failure: Exception) -> ServiceError:
@@ -201,14 +213,22 @@ class RequestLifecycle:
         self._timer = asyncio.get_running_loop().call_later(delay, self._check)
 
     def _check(self) -> None:
-        """Watch for a disconnect once the body is complete; until then enforce the deadline."""
+        """Watch for a disconnect once the body is complete; until then enforce the time limits of the body."""
+        now = time.monotonic()
         if self.body_complete:
             self._disconnect_task = asyncio.create_task(self._wait_for_disconnect())
-        elif self.context.deadline > time.monotonic():
-            self.schedule_check()
+        elif self.context.deadline <= now:
+            self._time_out(DeadlineExceeded("the body did not arrive within the request's deadline"))
+        elif now - self._body_awaited_since > MAX_BODY_PAUSE and self._middleware.is_room_scarce():
+            text = f"the body made no progress for {MAX_BODY_PAUSE:g} s while others needed its room"
+            self._time_out(RequestTimeout(text))
         else:
-            self._deadline_passed = True
-            self._cancel_task()
+            self.schedule_check()
+
+    def _time_out(self, error: ServiceError) -> None:
+        """Stop waiting for the body, and answer with the error."""
+        self._timeout = error
+        self._cancel_task()
 
     async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -30,7 +30,7 @@ def test_a_problem_has_all_that_rfc_9457_asks_for_and_the_plain_error():
 def test_every_error_of_the_tree_has_its_own_type_and_status():
     tree = ServiceError.__subclasses__()
     statuses = {error.status for error in tree}
-    assert statuses == {400, 401, 403, 404, 405, 406, 409, 413, 414, 415, 422, 429, 431, 501, 503, 504, 505}
+    assert statuses == {400, 401, 403, 404, 405, 406, 408, 409, 413, 414, 415, 422, 429, 431, 501, 503, 504, 505}
     assert len(statuses) == len(tree) == len({error.title for error in tree})
 
 

@@ -82,3 +82,18 @@ def test_requests_under_way_are_kept_and_a_new_one_is_refused(service):
                 assert stream.read(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
         assert status(stack.enter_context(server.connect())) == 503
         assert [status(client, LATENT) for client in busy] == [200] * allowed
+
+
+def test_connections_whose_bodies_make_no_progress_are_closed_for_a_new_client(service):
+    server, allowed = service
+    head = b"POST /decode HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer key\r\nContent-Length: 100\r\n\r\n"
+    with ExitStack() as stack:
+        stalled = [stack.enter_context(server.connect()) for _ in range(allowed)]
+        for client in stalled:
+            client.sendall(head + b"{")
+        with stalled[0].makefile("rb") as stream:
+            response = read_response(stream)
+        assert response is not None
+        assert (response.status, response.closes) == (408, True)
+        while (answer := server.ask(GET)).status != 200:
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
