@@ -34,7 +34,7 @@ format: .venv/developing ## bring the sources into form
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-docs: .venv/developing ## generate docs/configuration.md
+docs: .venv/developing ## generate docs/configuration.md and docs/metrics.md
 	.venv/bin/python docs/generate.py
 
 # The CPU build has the shortest list; the GPU build pins its own libraries. Its name is left open: +cpu comes off.

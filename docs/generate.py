@@ -5,18 +5,20 @@ python docs/generate.py --check    exit with 1 if the page is out of date
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from prometheus_client.metrics_core import Metric
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from app.settings import PREFIX, Settings  # noqa: E402  # the project need not be installed
+from app.observability.metrics import Metrics  # noqa: E402  # the project need not be installed
+from app.settings import PREFIX, Settings  # noqa: E402
 
-PAGE = ROOT / "docs" / "configuration.md"
 GROUPS = {
     "Model and computation": ("model", "device", "threads", "precision", "runtime"),
     "Processes and sockets": ("workers", "host", "port"),
@@ -34,7 +36,7 @@ GROUPS = {
     "Logging": ("log_level", "log_format"),
 }
 SIGNS = (("ge", "≥"), ("gt", ">"), ("le", "≤"))
-HEAD = """\
+CONFIGURATION = """\
 # Configuration
 
 <!-- Generated from app/settings.py by `make docs`. Do not edit. -->
@@ -47,12 +49,21 @@ names it. An environment variable that begins with `VAE_` and is not a setting i
 Variables of Docker Compose and OpenTelemetry: [operations.md](operations.md#variables-of-other-programs).
 """
 
+METRICS = """\
+# Metrics
+
+<!-- Generated from app/observability/metrics.py by `make docs`. Do not edit. -->
+
+`GET /metrics` has these metrics in the text format of Prometheus, and those of the process (`process_*`). With several
+workers the figures are sums over all of them. [operations.md](operations.md#monitoring) lists alerts and what to do.
+"""
+
 
 def configuration() -> str:
-    """Render the page."""
+    """Render the page of settings."""
     grouped = {name for names in GROUPS.values() for name in names}
     groups = GROUPS | {"Other": tuple(name for name in Settings.model_fields if name not in grouped)}
-    return "\n".join([HEAD, *(_group(title, names) for title, names in groups.items() if names)])
+    return "\n".join([CONFIGURATION, *(_group(title, names) for title, names in groups.items() if names)])
 
 
 def _group(title: str, names: tuple[str, ...]) -> str:
@@ -85,12 +96,29 @@ def _values(field: FieldInfo) -> str:
     return ", ".join(f"{sign} {bound:,}" for sign, bound in bounds)
 
 
+def metrics() -> str:
+    """Render the page of metrics."""
+    families = sorted(Metrics().registry.collect(), key=lambda family: family.name)
+    rows = [_metric(family) for family in families if not family.name.endswith("_created")]
+    return "\n".join([METRICS, "| metric | type | labels | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _metric(family: Metric) -> str:
+    name = f"{family.name}_total" if family.type == "counter" else family.name
+    labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
+    return f"| `{name}` | {family.type} | {', '.join(f'`{label}`' for label in labels)} | {family.documentation} |"
+
+
+PAGES: dict[str, Callable[[], str]] = {"configuration.md": configuration, "metrics.md": metrics}
+
+
 def main() -> int:
-    """Write the page, or compare it with `--check`."""
-    page = configuration()
+    """Write the pages, or compare them with `--check`."""
+    pages = {ROOT / "docs" / name: render() for name, render in PAGES.items()}
     if "--check" in sys.argv[1:]:
-        return int(PAGE.read_text() != page)
-    PAGE.write_text(page)
+        return int(any(not path.exists() or path.read_text() != page for path, page in pages.items()))
+    for path, page in pages.items():
+        path.write_text(page)
     return 0
 
 

@@ -30,9 +30,9 @@ def anchors(path: Path) -> set[str]:
     return {heading.strip().replace(" ", "-") for heading in plain}
 
 
-def test_the_configuration_page_is_up_to_date() -> None:
+def test_generated_pages_are_up_to_date() -> None:
     check = subprocess.run([sys.executable, ROOT / "docs" / "generate.py", "--check"], check=False)
-    assert check.returncode == 0, "docs/configuration.md is out of date: run make docs"
+    assert check.returncode == 0, "docs/configuration.md or docs/metrics.md is out of date: run make docs"
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -44,6 +44,14 @@ def test_every_endpoint_is_documented(digits_model: Path) -> None:
     for path in create_app(Settings(model=digits_model, api_key="key")).openapi()["paths"]:
         assert f"{path}`" in text_of("docs/api.md"), path
         assert f"{path}`" in text_of("README.md"), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_every_metric_in_the_documents_exists(document: Path) -> None:
+    if document.name == "CHANGELOG.md":  # it has earlier names as well
+        return
+    for name in re.findall(r"`(vae_[a-z_]+)`", text_of(document)):
+        assert f"`{name}`" in text_of("docs/metrics.md"), name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
