@@ -94,10 +94,7 @@ class Training:
         device: torch.device | str = "cpu",
         start: Checkpoint | None = None,
     ) -> None:
-        if not len(images):
-            raise DataError("images: expected some to train on, got none")
-        if len(images) <= options.holdout:
-            raise DataError(f"holdout: expected fewer than the {len(images)} training images, got {options.holdout}")
+        _check_number(images, options.holdout)
         torch.backends.cudnn.deterministic = True  # else a resumed training on a GPU has other bits
         self.options = options
         self.data = digest(images)
@@ -108,19 +105,12 @@ class Training:
         self.heldout = torch.tensor(images[np.sort(order[: options.holdout])], device=device)
         self.images = torch.tensor(images[np.sort(order[options.holdout :])], device=device)
         self.steps_per_epoch = -(-len(self.images) // options.batch_size)
-        vae = new_vae(config, options.seed)
-        if start:
-            vae.load_state_dict(start.vae.state_dict())
-        else:
-            init_output_bias(vae, images)
+        vae = _initial_vae(config, images, options.seed, start)
         self.vae = vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
         self.average = deepcopy(self.vae).requires_grad_(False)
         self.generator = torch.Generator(device).manual_seed(options.seed)
         if options.weight_norm:
-            if not start:
-                data_dependent_init(self.vae, self._batch(self.images[:INIT_IMAGES]), self.generator)
-            apply_weight_norm(self.vae, self.generator)
-            self._update_ema(share=1.0)
+            self._apply_weight_norm(standardise=start is None)
         self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=options.learning_rate, fused=True)
 
     @property
@@ -176,6 +166,12 @@ class Training:
         self.step += 1
         return torch.stack([term.detach().double().sum() for term in value.elbo])
 
+    def _apply_weight_norm(self, *, standardise: bool) -> None:
+        if standardise:
+            data_dependent_init(self.vae, self._batch(self.images[:INIT_IMAGES]), self.generator)
+        apply_weight_norm(self.vae, self.generator)
+        self._update_ema(share=1.0)
+
     @torch.no_grad()
     def _update_ema(self, share: float) -> None:
         weights = effective_weights(self.vae)
@@ -204,6 +200,22 @@ class Training:
     def _noise(self, samples: int, count: int, generator: torch.Generator) -> Tensor:
         shape = (samples, count, *self.vae.config.latent_shape)
         return torch.randn(shape, generator=generator, device=generator.device)
+
+
+def _check_number(images: Images, holdout: int) -> None:
+    if not len(images):
+        raise DataError("images: expected at least one to train on, got none")
+    if len(images) <= holdout:
+        raise DataError(f"holdout: expected fewer than the {len(images)} training images, got {holdout}")
+
+
+def _initial_vae(config: VAEConfig, images: Images, seed: int, start: Checkpoint | None) -> VAE:
+    vae = new_vae(config, seed)
+    if start:
+        vae.load_state_dict(start.vae.state_dict())
+    else:
+        init_output_bias(vae, images)
+    return vae
 
 
 def _means(sums: Tensor, count: int) -> ElboMeans:

@@ -71,7 +71,7 @@ def test_the_test_split_alone_can_be_evaluated_but_not_trained_on(published: Pat
     (published / f"{TRAIN}.gz").unlink()
     dataset = read_dataset(published, (1, 8, 8))
     assert np.array_equal(dataset.held_out, digits[40:50])
-    with pytest.raises(DataError, match="images: expected some to train on, got none"):
+    with pytest.raises(DataError, match="images: expected at least one to train on, got none"):
         Training(DIGITS, dataset.train, TrainingOptions())
 
 
