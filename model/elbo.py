@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.gaussian import DiagonalGaussian
-from model.vae import VAE
+from model.interface import Autoencoder
 
 
 class ELBO(NamedTuple):
@@ -56,20 +56,20 @@ class LogDensities(NamedTuple):
         return self.likelihood + beta * (self.prior - self.posterior)
 
 
-def log_densities(vae: VAE, x: Tensor, z: Tensor, q: DiagonalGaussian) -> LogDensities:
+def log_densities(vae: Autoencoder, x: Tensor, z: Tensor, q: DiagonalGaussian) -> LogDensities:
     """Evaluate p(x|z), p(z) and q(z|x) at draws z of [K, B, *latent] for images x of [B, C, H, W]."""
     prior = DiagonalGaussian.standard(q.mean)
     return LogDensities(vae.likelihood(z).log_prob(x), prior.log_prob(z), q.log_prob(z))
 
 
-def elbo(vae: VAE, x: Tensor, samples: int = 1, noise: Tensor | None = None) -> ELBO:
+def elbo(vae: Autoencoder, x: Tensor, samples: int = 1, noise: Tensor | None = None) -> ELBO:
     """Estimate the ELBO of x [B, C, H, W] with `samples` draws, or with standard normal `noise` [L, B, *latent]."""
     q = vae.posterior(x)
     z = q.rsample(samples) if noise is None else q.reparameterize(noise)
     return ELBO.from_terms(vae.likelihood(z).log_prob(x).mean(0), q.kl_to_standard())
 
 
-def bounds(vae: VAE, x: Tensor, samples: int, noise: Tensor | None = None, chunk: int = 64) -> Bounds:
+def bounds(vae: Autoencoder, x: Tensor, samples: int, noise: Tensor | None = None, chunk: int = 64) -> Bounds:
     """Estimate both bounds of x [B, C, H, W] with `samples` draws, or with standard normal `noise` [K, B, *latent].
 
     At most `chunk` draws are in memory at a time.
@@ -87,6 +87,6 @@ def bounds(vae: VAE, x: Tensor, samples: int, noise: Tensor | None = None, chunk
     return Bounds(ELBO.from_terms(reconstruction / draws, q.kl_to_standard()), log_sum - log(draws))
 
 
-def log_likelihood(vae: VAE, x: Tensor, samples: int, chunk: int = 64) -> Tensor:
+def log_likelihood(vae: Autoencoder, x: Tensor, samples: int, chunk: int = 64) -> Tensor:
     """Estimate the importance-weighted bound on log p(x) of x [B, C, H, W] with `samples` draws, [B] nats."""
     return bounds(vae, x, samples, chunk=chunk).log_likelihood

@@ -1,85 +1,108 @@
-"""Whether a batch keeps its rows apart is found out by trying, down to the last bit of a single number."""
+"""Bit for bit the same answer, alone or in a crowd, from a real server: for seeds, on a CPU, and where it is asked."""
 
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
-from app.runtimes.batch_invariance import keeps_rows_apart
-from app.runtimes.operations import shapes
-from app.runtimes.selection import compiled
-from model.vae import VAE
-from tests.support.models import COLOUR, DIGITS, build
+from app.codecs.images import write_npy
+from app.codecs.png import write_png
+from tests.support.in_thread_server import listening
 
-pytestmark = pytest.mark.usefixtures("inference")
+pytestmark = pytest.mark.anyio
 
-
-class Nudged(nn.Sequential):
-    """A network whose last number of all is off by its last bit in batches of `size`."""
-
-    def __init__(self, network: nn.Module, size: int) -> None:
-        super().__init__(network)
-        self.size = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        if len(y) == self.size:
-            y.view(-1)[-1] = torch.nextafter(y.view(-1)[-1], torch.tensor(torch.inf))
-        return y
+NPY, PNG, JSON = ({"content-type": kind} for kind in ("application/x-npy", "image/png", "application/json"))
+Ask = Callable[[httpx.AsyncClient], "asyncio.Future[httpx.Response]"]
 
 
-@pytest.fixture
-def inference():
-    with torch.inference_mode():
-        yield
+def post(path: str, content: bytes, headers: dict[str, str]) -> Ask:
+    return lambda client: client.post(path, content=content, headers=headers)
 
 
-@pytest.fixture(params=[DIGITS, COLOUR], ids=["digits", "colour"])
-def vae(request) -> VAE:
-    return compiled(build(request.param))
+@pytest.fixture(scope="module", params=["digits", "colour"])
+def model(request, digits_model, colour_model):
+    return {"digits": digits_model, "colour": colour_model}[request.param]
 
 
-@pytest.mark.parametrize("largest", [1, 7, 64])
-def test_onnx_runtime_keeps_the_rows_of_a_batch_apart(vae, largest):
-    assert keeps_rows_apart(vae, shapes(largest), vae)
+@pytest.fixture(scope="module")
+def images(model):
+    shape = json.loads((model / "config.json").read_text())["image_shape"]
+    return np.random.default_rng(0).integers(0, 256, (60, shape[1], shape[2], shape[0]), np.uint8)
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-@pytest.mark.parametrize("size", [2, 8])
-def test_one_last_bit_in_one_size_of_batch_is_noticed(vae, part, size):
-    network = getattr(vae, part)
-    network.network = Nudged(network.network, size)
-    assert keeps_rows_apart(vae, [1, 4, 16], vae)
-    assert not keeps_rows_apart(vae, [1, 2, 4, 8, 16], vae)
+@pytest.fixture(scope="module")
+def latents(model):
+    shape = json.loads((model / "config.json").read_text())["latent_shape"]
+    return np.random.default_rng(1).standard_normal((60, *shape)).round(3)
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_a_row_that_has_other_bits_where_it_is_alone_is_noticed(vae, part):
-    lone = compiled(build(vae.config))
-    network = getattr(lone, part)
-    network.network = Nudged(network.network, 1)
-    assert not keeps_rows_apart(vae, [1, 2], lone)
+def drawn(images) -> list[Ask]:
+    files = [write_npy(images[:n]) for n in (1, 2, 5)]
+    posts = ["/encode?samples=2&seed=1", "/reconstruct?seed=2", "/score?seed=3", "/score?samples=3&seed=4"]
+    gets = [(lambda client, n=n: client.get(f"/sample?n={n}&seed={n}")) for n in (1, 2, 9)]
+    return [post(path, file, NPY) for path in posts for file in files] + gets
 
 
-class Misplaced(nn.Sequential):
-    """A network that gives the row in the third place another last bit."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        y[2:3] = torch.nextafter(y[2:3], torch.tensor(torch.inf))
-        return y
-
-
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_of_one_size_of_batch_alone_other_sizes_do_not_count_but_every_place_does(vae, part):
-    network = getattr(vae, part)
-    inner = network.network
-    network.network = Nudged(inner, 1)
-    assert keeps_rows_apart(vae, [16], vae)
-    network.network = Misplaced(inner)
-    assert not keeps_rows_apart(vae, [16], vae)
+def undrawn(images, latents) -> list[Ask]:
+    asks = [post(path, write_npy(images[n : n + k]), NPY) for path in ("/encode", "/reconstruct") for n, k in CUTS]
+    asks += [
+        post(path, write_png(images[n].transpose(2, 0, 1)), PNG) for path in ("/encode", "/reconstruct") for n in (0, 7)
+    ]
+    return asks + [
+        post("/decode", json.dumps({"latents": latents[n : n + k].tolist()}).encode(), JSON) for n, k in CUTS
+    ]
 
 
-@pytest.mark.parametrize("config", [DIGITS, COLOUR], ids=["digits", "colour"])
-def test_several_threads_give_the_bits_that_one_gives(config):
-    vae = build(config)
-    assert keeps_rows_apart(compiled(vae), shapes(16), compiled(vae, threads=3))
+MODES = {
+    "as it ships": {},
+    "by mnn": {"runtime": "mnn", "device": "cpu"},
+    "batch-invariant": {"batch_invariant": True},
+    "batch-invariant by torch": {"batch_invariant": True, "runtime": "torch"},
+}
+CUTS = [(0, 1), (1, 1), (2, 1), (3, 2), (5, 3), (8, 7), (15, 33)]
+
+
+async def answers(client: httpx.AsyncClient, asks: list[Ask]) -> list[bytes]:
+    found = await asyncio.gather(*(ask(client) for ask in asks))
+    assert {answer.status_code for answer in found} == {200}
+    return [answer.content for answer in found]
+
+
+@asynccontextmanager
+async def served(model, device, mode) -> AsyncIterator[httpx.AsyncClient]:
+    with listening(**{"model": model, "device": device, "threads": 1, "max_batch_size": 16, **mode}) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110  # a thread sets no asyncio.Event
+                await asyncio.sleep(0.01)
+            yield client
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+async def test_the_bytes_do_not_depend_on_the_load(model, device, images, latents, mode):
+    crowd = undrawn(images, latents)
+    async with served(model, device, mode) as client:
+        invariant = (await client.get("/model")).json()["batch_invariant"]
+        assert invariant == (mode.get("runtime") != "mnn" and (device == "cpu" or "batch_invariant" in mode))
+        asks = drawn(images) + (undrawn(images, latents) if invariant else [])
+        alone = [(await answers(client, [ask]))[0] for ask in asks]
+        for order in (asks + crowd, crowd + asks[::-1], asks[::2] + crowd + asks[1::2]):
+            found = dict(zip(map(id, order), await answers(client, order), strict=True))
+            assert [found[id(ask)] for ask in asks] == alone
+        metrics = (await client.get("/metrics")).text
+        sizes = [line for line in metrics.splitlines() if line.startswith("vae_batch_size_sum")]
+        counts = [line for line in metrics.splitlines() if line.startswith("vae_batch_size_count")]
+        images_done, batches = (sum(float(line.split()[-1]) for line in lines) for lines in (sizes, counts))
+        assert images_done > 2 * batches  # they did share
+
+
+@pytest.mark.parametrize("mode", ["batch-invariant", "by mnn"])
+async def test_a_seed_has_the_same_bytes_as_where_it_ships(model, device, images, mode):
+    asks, found = drawn(images), []
+    for settings in ({"device": "cpu"} if mode == "by mnn" else {}, MODES[mode]):
+        async with served(model, device, settings) as client:
+            found.append(await answers(client, asks))
+    assert found[0] == found[1]

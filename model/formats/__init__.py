@@ -1,0 +1,1 @@
+"""Model formats, one module each: a folder or a name in, an `ImageModel` out."""

@@ -1,0 +1,44 @@
+"""The project's own checkpoints, config.json beside model.safetensors, as image models."""
+
+from torch import Tensor
+
+from model.checkpoint import Checkpoint
+from model.gaussian import DiagonalGaussian
+from model.interface import FixedSize, ModelFormat, ModelSpec
+from model.likelihoods import Likelihood
+from model.vae import VAE
+
+
+class NativeModel:
+    """A VAE of this project with its spec; runtimes may replace its networks."""
+
+    def __init__(self, vae: VAE, spec: ModelSpec) -> None:
+        self.vae = vae
+        self.spec = spec
+
+    def posterior(self, x: Tensor) -> DiagonalGaussian:
+        return self.vae.posterior(x)
+
+    def likelihood(self, z: Tensor) -> Likelihood:
+        return self.vae.likelihood(z)
+
+
+def native_model(checkpoint: Checkpoint) -> NativeModel:
+    """Return the model of a checkpoint."""
+    return model_of(checkpoint.vae, checkpoint.name, checkpoint.digest, checkpoint.parameters)
+
+
+def model_of(vae: VAE, name: str = "", digest: str = "", parameters: int = 0) -> NativeModel:
+    """Return the model of a VAE, whose shapes are those of its architecture."""
+    channels, height, width = vae.config.image_shape
+    spec = ModelSpec(
+        name=name,
+        digest=digest,
+        format=ModelFormat.NATIVE,
+        source=name,
+        channels=channels,
+        sizes=FixedSize((height, width), vae.config.latent_shape),
+        likelihood=vae.config.likelihood,
+        parameters=parameters,
+    )
+    return NativeModel(vae, spec)
