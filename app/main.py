@@ -70,7 +70,7 @@ def create_app(
     configure_pillow_limits()
     services = build_services(settings or Settings(), state or ServiceState(), group or ProcessGroup())
     app = DocumentedApplication(
-        checkpoint=lambda: services.engine.served.checkpoint,
+        checkpoint=lambda: services.engine.loaded_model.checkpoint,
         title="VAE service",
         description=_DESCRIPTION,
         version=version("vae-service"),
@@ -129,7 +129,7 @@ def build_services(settings: Settings, state: ServiceState, group: ProcessGroup)
         api_keys=api_keys,
         budget=budget,
         engine=engine,
-        admission=AdmissionController(limits, state, api_keys, engine.require_room),
+        admission=AdmissionController(limits, state, api_keys, engine.check_capacity),
         reloader=ModelReloader(engine, settings, metrics, group.model_reloaded),
         exposition=health.shared_exposition(metrics, partial(update_gauges, metrics, engine, state)),
     )
@@ -141,7 +141,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine, settings = services.engine, services.settings
     asyncio.get_running_loop().set_default_executor(_codec_pool(codec_threads(settings)))
     chosen = {"settings": settings.model_dump(mode="json")}
-    log.info("serving %s on %s", engine.served.model, engine.device, extra=chosen)
+    log.info("serving %s on %s", engine.loaded_model.identity, engine.device, extra=chosen)
     engine.start()
     yield
     await engine.close()

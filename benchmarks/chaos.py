@@ -45,8 +45,7 @@ server = Server(settings, Listener(settings.host, settings.port))
 def poison(module, arguments):
     if (arguments[0] == 1).flatten(1).all(1).any():
         raise RuntimeError("poison")
-server.app.state.services.engine.served.programs.clear()  # in them there is no hook
-server.app.state.services.engine.served.networks.exact.encoder.register_forward_pre_hook(poison)
+server.services.engine.loaded_model.checkpoint.vae.encoder.register_forward_pre_hook(poison)
 run(server)
 """
 """The service as it is, around a model that fails on a white picture."""

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from app.api.responses import latents_json
+from app.batching.rows import RowBatch
 from app.codecs.images import decode_images, probe_images
-from app.runtimes.operations import OPERATIONS
-from app.runtimes.selection import CompiledNetworks, networks
+from app.runtimes.base import CompiledModel, Target
+from app.runtimes.selection import compile_model
 from app.settings import Settings
 from benchmarks.peers.work import model_folder
 from model.checkpoint import read_checkpoint
-from model.vae import VAE
+from model.formats.native import model_of
 
 BATCHES = (8, 16, 32, 64)
 
@@ -93,18 +94,21 @@ def measure(body: bytes, seconds: float, threads: int, batches: Sequence[int]) -
     """The figures of one process."""
     torch.set_num_threads(threads)
     codec = Codec(body)
-    made = networks(codec.vae, Settings(), torch.device("cpu"), threads, threads)
-    alone = min(spent(encoding(made, vae, codec.pixels), seconds) for vae in (made.exact, made.swift))
+    compiled = compile_model(model_of(codec.vae), Settings(), Target(torch.device("cpu"), "float32", threads, threads))
+    alone = min(
+        spent(encoding(compiled, codec.pixels, deterministic=deterministic), seconds) for deterministic in (False, True)
+    )
     crowds = [codec.pixels.expand(n, -1, -1, -1).contiguous() for n in batches]
-    rates = [n / spent(encoding(made, made.swift, crowd), seconds) for n, crowd in zip(batches, crowds, strict=True)]
+    rates = [n / spent(encoding(compiled, crowd), seconds) for n, crowd in zip(batches, crowds, strict=True)]
     return Forward(rates, alone * 1000, spent(codec.once, seconds) * 1000)
 
 
-def encoding(made: CompiledNetworks, vae: VAE, pixels: Tensor) -> Callable[[], object]:
-    """What the service does with pixels once they are there: by one of its VAEs, or by a program where it has one."""
-    if program := made.programs.get("encode"):
-        return partial(program, pixels.numpy())
-    return partial(OPERATIONS["encode"], vae, pixels)
+def encoding(
+    compiled: CompiledModel, pixels: Tensor, *, deterministic: bool = False, single: bool = False
+) -> Callable[[], object]:
+    """The function that encodes pixels as the service does."""
+    rows = RowBatch((pixels.numpy(),))
+    return partial(compiled.run, "encode", rows, deterministic=deterministic, single=single)
 
 
 def spent(work: Callable[[], object], seconds: float) -> float:

@@ -14,9 +14,9 @@ import torch
 import typer
 from torch import Tensor
 
-from app.inference.device import TorchDevice
-from app.observability.metrics import Metrics
+from app.inference.device import TorchDevice, configure_torch
 from app.runtimes.operations import OPERATIONS
+from app.runtimes.torch_eager import TorchRuntime
 from app.settings import Settings
 from benchmarks.closed import closed_loop
 from benchmarks.contestants import CONNECTIONS, service
@@ -27,6 +27,7 @@ from benchmarks.rounds import scratch
 from benchmarks.servers import serving
 from model.checkpoint import read_checkpoint
 from model.device import autocast
+from model.formats.native import model_of
 
 BATCHES = (1, 64, 256, 1024)
 CROWDS = (4, 16)
@@ -47,14 +48,15 @@ def limit(folder: Path, body: bytes, settings: Settings) -> Limit:
     """The networks as the service has them, replayed on pixels that lie on the GPU already; the codec on the CPU."""
     os.environ["BENCH_MODEL"] = str(folder)
     codec = Codec(body)
-    device = TorchDevice(settings, Metrics())
-    vae = device.networks(codec.vae).swift
+    configure_torch(settings)
+    target = TorchDevice(settings).target
+    model = TorchRuntime().compile(model_of(codec.vae), target).model
 
     def encode(x: Tensor) -> tuple[Tensor, ...]:
-        with autocast(device.precision, device.place):
-            return OPERATIONS["encode"](vae, x)
+        with autocast(target.precision, target.device):
+            return OPERATIONS["encode"](model, x)
 
-    took = {n: spent(_replayed(encode, codec.pixels.expand(n, -1, -1, -1).to(device.place)), 0.5) for n in BATCHES}
+    took = {n: spent(_replayed(encode, codec.pixels.expand(n, -1, -1, -1).to(target.device)), 0.5) for n in BATCHES}
     best = max(n / seconds for n, seconds in took.items())
     return Limit(best, 1000 * took[1], 1000 * spent(codec.once, 0.5))
 

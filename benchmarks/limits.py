@@ -16,7 +16,8 @@ import torch
 import typer
 
 from app.resources import cores
-from app.runtimes.selection import networks
+from app.runtimes.base import Target
+from app.runtimes.selection import compile_model
 from app.settings import Settings
 from benchmarks.closed import closed_loop
 from benchmarks.contestants import CONNECTIONS, service
@@ -26,6 +27,7 @@ from benchmarks.payloads import BULK, bulk, singles
 from benchmarks.rounds import scratch
 from benchmarks.servers import serving
 from model.checkpoint import read_checkpoint
+from model.formats.native import model_of
 
 CROWD = CONNECTIONS[-1]
 
@@ -62,8 +64,9 @@ class Lone:
 
     def __init__(self, body: bytes) -> None:
         self._codec = Codec(body)
-        made = networks(self._codec.vae, Settings(), torch.device("cpu"), 1, cores())
-        self._forward = encoding(made, made.alone, self._codec.pixels)
+        target = Target(torch.device("cpu"), "float32", 1, cores())
+        compiled = compile_model(model_of(self._codec.vae), Settings(), target)
+        self._forward = encoding(compiled, self._codec.pixels, single=True)
 
     @torch.inference_mode()
     def ms(self, seconds: float) -> float:

@@ -14,6 +14,7 @@ from hypothesis import settings
 from sklearn.datasets import load_digits
 
 from app.codecs.png import write_png
+from app.inference.device import configure_torch
 from app.main import create_app
 from app.settings import Settings
 from model.checkpoint import METRICS, write_json
@@ -26,7 +27,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for those laws that import ONNX Run
 settings.register_profile("laws", deadline=None)  # a law holds however busy the machine is
 settings.load_profile("laws")
 
-torch.set_num_threads(1)  # these models are small: more threads wait for one another, and for other processes
+configure_torch(Settings(device="cpu", threads=1))  # with small models more threads only wait for one another
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

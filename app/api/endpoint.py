@@ -54,8 +54,8 @@ class EndpointRequest:
         engine = self.services.engine
         if not engine.ready:
             raise Unavailable
-        model = engine.served
-        self.context.model = model.model
+        model = engine.loaded_model
+        self.context.model = model.identity
         return model
 
     def reserve(self, model: LoadedModel, operation: str, count: int, draws: int = 0, *, part: str = "images") -> None:

@@ -95,7 +95,7 @@ async def read_latents(request: EndpointRequest, model: LoadedModel) -> np.ndarr
     kind = kind_of(content_type, body)
     if kind == JSON:
         request.services.budget.reserve(context, min(JSON_OVERHEAD * len(body), limits.max_memory_bytes))
-        return await run_codec(context, len(body), latents_of_json, body, shape, model.model, limits.max_items)
+        return await run_codec(context, len(body), latents_of_json, body, shape, model.identity, limits.max_items)
     if kind == NPY:
         header = read_header(body)
         check_header(header, shape, limits.max_items)

@@ -66,17 +66,17 @@ def scores(bounds: Bounds, model: LoadedModel, noise: Noise, *, with_likelihood:
 def model(request: EndpointRequest) -> Response:
     """Respond with a description of the served model."""
     engine = request.services.engine
-    served = engine.served
-    request.context.model = served.model
-    runtime = (str(engine.device), engine.device.precision, served.networks.runtime)
+    served = engine.loaded_model
+    request.context.model = served.identity
+    runtime = (str(engine.device), engine.device.target.precision, served.runtime)
     return Response(JSON, dump(describe_model(served.checkpoint, *runtime, batch_invariant=served.batch_invariant)))
 
 
 def history(request: EndpointRequest) -> Response:
     """Respond with the training and evaluation record of the served model."""
-    served = request.services.engine.served
-    request.context.model = served.model
-    return Response(JSON, dump({"model": served.model, "metrics": served.checkpoint.metrics.entries}))
+    served = request.services.engine.loaded_model
+    request.context.model = served.identity
+    return Response(JSON, dump({"model": served.identity, "metrics": served.checkpoint.metrics.entries}))
 
 
 def latents_json(

@@ -25,13 +25,13 @@ async def encode(request: EndpointRequest, query: EncodeQuery) -> Response:
     pixels = await read_images(request, model, query.fit, Operation.ENCODE, query.samples or 0)
     if query.samples is None:
         rows = await model.encode(pixels, request.context)
-        return await responses.latents(request, rows, model.model)
-    posterior = await model.posterior(pixels, request.context, exact=True)
+        return await responses.latents(request, rows, model.identity)
+    posterior = await model.posterior(pixels, request.context, deterministic=True)
     noise = Noise(query.seed)
     eps = noise.normal(len(pixels), query.samples, *model.config.latent_shape)
     z = posterior.reparameterize(eps.transpose(0, 1))
     rows = [tensor.numpy() for tensor in (posterior.mean, posterior.logvar, *z)]
-    return await responses.latents(request, rows, model.model, noise)
+    return await responses.latents(request, rows, model.identity, noise)
 
 
 async def decode(request: EndpointRequest, query: DecodeQuery) -> Response:
@@ -57,10 +57,10 @@ async def sample(request: EndpointRequest, query: SampleQuery) -> Response:
     """New images: the means of p(x|z) for draws z from the prior N(0, I)."""
     model = request.model()
     request.reserve(model, Operation.DECODE, query.n, part="n")
-    request.services.engine.require_room(query.n)
+    request.services.engine.check_capacity(query.n)
     noise = Noise(query.seed)
     latents = noise.normal(query.n, *model.config.latent_shape) * query.temperature
-    pixels = await model.decode(latents, request.context, exact=True)
+    pixels = await model.decode(latents, request.context, deterministic=True)
     return await responses.images(request, pixels, query.columns, noise)
 
 

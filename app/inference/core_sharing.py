@@ -1,34 +1,36 @@
-"""Which of several workers compute just now: who does so alone may take all cores, and nobody else waits for them."""
+"""Shared flags of the workers that compute: a worker may use all CPU cores while the others are idle."""
 
-from collections.abc import Iterator, MutableSequence
-from contextlib import contextmanager
+from collections.abc import MutableSequence
 from multiprocessing import get_context
+from types import TracebackType
 
 
-def places(workers: int) -> MutableSequence[int]:
-    """A place for each worker, in memory that processes share when they are started with it; 1 while he computes."""
-    shared: MutableSequence[int] = get_context("spawn").RawArray("b", workers)
-    return shared
+def shared_slots(workers: int) -> MutableSequence[int]:
+    """Create a slot for each worker, in memory that processes inherit; a slot is 1 while its worker computes."""
+    slots: MutableSequence[int] = get_context("spawn").RawArray("b", workers)
+    return slots
 
 
 class CoreUsage:
-    """The others, as the worker in one of the `places` sees them; by itself a process has none."""
+    """The slots as one worker sees them; a process without other workers has only its own.
 
-    def __init__(self, places: MutableSequence[int] | None = None, own: int = 0) -> None:
-        self._places = [0] if places is None else places
+    As a context manager it marks the worker as busy.
+    """
+
+    def __init__(self, slots: MutableSequence[int] | None = None, own: int = 0) -> None:
+        self._slots = [0] if slots is None else slots
         self._own = own
-        self._places[own] = 0  # who had the place before may have died at work
+        self._slots[own] = 0  # a worker that was killed during a batch has left it at 1
 
     @property
-    def idle(self) -> bool:
-        """Whether no other computes."""
-        return not any(busy for place, busy in enumerate(self._places) if place != self._own)
+    def others_idle(self) -> bool:
+        """Whether no other worker computes."""
+        return not any(busy for slot, busy in enumerate(self._slots) if slot != self._own)
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """The others see it meanwhile."""
-        self._places[self._own] = 1
-        try:
-            yield
-        finally:
-            self._places[self._own] = 0
+    def __enter__(self) -> None:
+        self._slots[self._own] = 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._slots[self._own] = 0

@@ -1,4 +1,4 @@
-"""What torch and ONNX Runtime fail with, in the batcher's words: out of memory, or lost for good."""
+"""Classification of the errors of torch, ONNX Runtime and MNN: out of memory, device lost, or an error of the batch."""
 
 import torch
 
@@ -15,9 +15,9 @@ _NO_MEMORY = (
 
 
 def diagnose(failure: Exception, device: torch.device) -> OutOfMemory | DeviceLost | None:
-    """What befell the device; None for a failure that is the batch's own."""
+    """Return what has happened to the device; None for an error of the batch."""
     summary = str(failure).partition("\n")[0]
-    if isinstance(failure, MemoryError | torch.OutOfMemoryError) or any(words in summary for words in _NO_MEMORY):
+    if isinstance(failure, MemoryError | torch.OutOfMemoryError) or any(text in summary for text in _NO_MEMORY):
         return OutOfMemory(summary)
     return None if works(device) else DeviceLost(summary)
 
@@ -33,6 +33,6 @@ def works(device: torch.device) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give back the device memory that torch keeps for later."""
+    """Free the device memory that torch caches."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,108 +1,142 @@
-"""The VAE that new requests are served by: loaded, warmed, fed in batches, replaced between two of them."""
+"""The engine: one device, and the model on it that serves new requests; loaded, warmed up, and replaced on reload."""
 
 import asyncio
 import logging
 from functools import partial
+from typing import Protocol
 
 from app.batching.batcher import Batcher
 from app.errors import Unavailable
+from app.inference.calibration import Calibration
 from app.inference.core_sharing import CoreUsage
-from app.inference.device import TorchDevice
+from app.inference.device import DeviceModel, TorchDevice
 from app.inference.loaded_model import LoadedModel
 from app.inference.memory import trim
 from app.inference.threads import run_in_own_thread
 from app.inference.warmup import WarmUp
 from app.observability.metrics import Metrics
-from app.runtimes.operations import shapes
+from app.runtimes.base import CompiledModel, Target
+from app.runtimes.operations import batch_sizes
+from app.runtimes.selection import compile_model
 from app.settings import Settings
 from model.checkpoint import Checkpoint
+from model.formats.native import native_model
+from model.interface import ImageModel
 
 log = logging.getLogger(__name__)
 
 
+class Compile(Protocol):
+    """Compiles a model as `app.runtimes.selection.compile_model` does."""
+
+    def __call__(self, model: ImageModel, settings: Settings, target: Target) -> CompiledModel: ...
+
+
 class Engine:
-    """A device, and on it the checkpoint that new requests are served by."""
+    """A device, and the model on it. `core_usage` tells which other workers compute.
+
+    Raises `CheckpointError` for a model that cannot be compiled, `ValueError` for settings that do not fit the device.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, settings: Settings, metrics: Metrics, core_usage: CoreUsage | None = None
+        self,
+        checkpoint: Checkpoint,
+        settings: Settings,
+        metrics: Metrics,
+        core_usage: CoreUsage | None = None,
+        compile_model: Compile = compile_model,
     ) -> None:
-        self.device = TorchDevice(settings, metrics, core_usage)
-        self._always_exact = settings.batch_invariant
+        self.device = TorchDevice(settings)
+        self._settings = settings
         self._metrics = metrics
-        self._workers = settings.workers
+        self._core_usage = core_usage or CoreUsage()
+        self._compile = compile_model
         self._warm = False
         self._replacing = asyncio.Lock()
         self._batcher = Batcher(
             metrics,
-            max_batch_size=self.device.largest,
+            max_batch_size=self.device.max_batch_size,
             max_queue_items=settings.max_queue_items,
             max_delay=settings.max_batch_delay_ms / 1000,
         )
-        self.served = self._load(checkpoint)
-        self._tell_model()
+        self.loaded_model = self._load(checkpoint)
+        self._publish_model_info()
 
     @property
     def alive(self) -> bool:
-        """Whether the device thread is at work."""
+        """Whether the device thread runs."""
         return self._batcher.alive
 
     @property
     def ready(self) -> bool:
-        """Whether the weights are loaded, every batch shape is warmed and the device takes work."""
+        """Whether the model is warmed up and requests are accepted."""
         return self._warm and self._batcher.ready
 
-    def require_room(self, images: int = 1) -> None:
-        """Raises `QueueFull` where the queue has no room for so many, before anything is read or drawn."""
-        self._batcher.check_capacity(images)
+    def check_capacity(self, items: int = 1) -> None:
+        """Raise `QueueFull` if the queue has no room for so many items."""
+        self._batcher.check_capacity(items)
 
     def start(self) -> None:
-        """Start the device and warm it up; needs a running event loop."""
+        """Start the device thread and the warm-up; needs a running event loop."""
         self._batcher.start()
-        self._opening = asyncio.create_task(self._open())
+        self._warming_up = asyncio.create_task(self._warm_up_first())
 
-    async def warmed(self) -> bool:
-        """Whether the model got warm, once that is known."""
-        await asyncio.wait([self._opening])
+    async def wait_until_warm(self) -> bool:
+        """Wait for the end of the warm-up; return whether the engine is ready."""
+        await asyncio.wait([self._warming_up])
         return self.ready
 
     async def close(self) -> None:
-        """Take no more work, answer what was accepted, stop the device thread."""
-        self._opening.cancel()
+        """Refuse new requests, answer those that were accepted, stop the device thread."""
+        self._warming_up.cancel()
         await self._batcher.close()
 
     async def replace(self, checkpoint: Checkpoint) -> None:
-        """Serve new requests by another checkpoint, once it is on the device beside the old one, and warm.
+        """Serve new requests by another checkpoint, once it is loaded beside the old one and warmed up.
 
-        It waits for the warm-up of the first model to end, and for another call to end. Raises `CheckpointError` for a
-        checkpoint that computes no finite numbers, `OutOfMemory` where there is no room for both, `Unavailable` where
-        the device takes no work.
+        Waits for the first warm-up and for other calls. Raises `CheckpointError` for a checkpoint that computes no
+        finite numbers, `OutOfMemory` if there is no memory for both models, `Unavailable` if no requests are accepted.
         """
         async with self._replacing:
-            if not await self.warmed():
+            if not await self.wait_until_warm():
                 raise Unavailable
-            coming = await run_in_own_thread(partial(self._load, checkpoint))
-            limits = await self._warm_up(coming)
-            self.served = coming  # requests under way keep the old one, and with the last of them it goes
-            self._batcher.set_batch_limits(limits)
-            self._tell_model()
+            candidate = await run_in_own_thread(partial(self._load, checkpoint))
+            # Requests in flight keep the old model, which is freed with the last of them.
+            self._serve(await self._warm_up(candidate))
+            self._publish_model_info()
 
-    async def _open(self) -> None:
+    async def _warm_up_first(self) -> None:
         try:
-            self._batcher.set_batch_limits(await self._warm_up(self.served))
+            self._serve(await self._warm_up(self.loaded_model))
             self._warm = True
         except Exception:
-            log.critical("the model does not get warm; only a restart helps", exc_info=True)
+            log.critical("the warm-up of the model failed; only a restart helps", exc_info=True)
             await self._batcher.close()
 
-    async def _warm_up(self, served: LoadedModel) -> dict[str, int]:
-        return await WarmUp(self.device, self._batcher, served, self._workers).run()
+    async def _warm_up(self, model: LoadedModel) -> LoadedModel:
+        always_deterministic = self._settings.batch_invariant
+        warm_up = WarmUp(model.spec, model.device_model, self._batcher, self._settings.workers)
+        compiled, calibration = await warm_up.run(always_deterministic=always_deterministic)
+        return model.calibrated(compiled, calibration)
+
+    def _serve(self, model: LoadedModel) -> None:
+        self.loaded_model = model
+        self._batcher.set_batch_limits(dict(model.calibration.batch_limits))
 
     def _load(self, checkpoint: Checkpoint) -> LoadedModel:
-        networks, sizes = self.device.networks(checkpoint.vae), shapes(self.device.largest)
-        trim()  # of what was needed to load them
-        return LoadedModel(
-            checkpoint, networks, self._batcher, self.device, shapes=sizes, always_exact=self._always_exact
+        model = native_model(checkpoint)
+        compiled = self.device.translating_errors(partial(self._compile, model, self._settings, self.device.target))
+        device_model = DeviceModel(compiled, self.device, self._core_usage)
+        calibration = Calibration(tuple(batch_sizes(self.device.max_batch_size)))
+        loaded = LoadedModel.build(
+            checkpoint,
+            device_model,
+            calibration,
+            self._batcher,
+            always_deterministic=self._settings.batch_invariant,
         )
+        trim()  # the weights that were read, if the runtime has its own
+        return loaded
 
-    def _tell_model(self) -> None:
-        self._metrics.tell_model(self.served.model, str(self.device))
+    def _publish_model_info(self) -> None:
+        self._metrics.tell_model(self.loaded_model.identity, str(self.device))

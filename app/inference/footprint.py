@@ -3,11 +3,10 @@
 Pixels count twice, since they are joined from the parts of several batches, and the response once more.
 """
 
-from math import prod
 from typing import NamedTuple
 
 from app.errors import ContentTooLarge
-from model.config import VAEConfig
+from model.interface import ModelSpec
 
 FLOAT = 4
 
@@ -38,37 +37,37 @@ class Footprint(NamedTuple):
         return ContentTooLarge(detail)
 
 
-def of_encode(config: VAEConfig, *, as_json: bool) -> Footprint:
+def of_encode(spec: ModelSpec, *, as_json: bool) -> Footprint:
     """Of /encode: pixels, mean and logvar; the noise, the draws and an intermediate result; each number written."""
-    values, written = prod(config.latent_shape), DIGITS if as_json else FLOAT
-    return Footprint(2 * config.dimensions + 2 * values * (FLOAT + written), values * (3 * FLOAT + written))
+    values, written = spec.latent_values, DIGITS if as_json else FLOAT
+    return Footprint(2 * spec.image_values + 2 * values * (FLOAT + written), values * (3 * FLOAT + written))
 
 
-def of_decode(config: VAEConfig, *, as_json: bool) -> Footprint:
+def of_decode(spec: ModelSpec, *, as_json: bool) -> Footprint:
     """Of /decode and /sample: latents before and after they are scaled; pixels and the response."""
-    return Footprint(2 * FLOAT * prod(config.latent_shape) + _drawn(config, as_json))
+    return Footprint(2 * FLOAT * spec.latent_values + _drawn(spec, as_json))
 
 
-def of_reconstruct(config: VAEConfig, *, as_json: bool) -> Footprint:
+def of_reconstruct(spec: ModelSpec, *, as_json: bool) -> Footprint:
     """Of /reconstruct: pixels and noise; pixels and the response."""
-    return Footprint(2 * config.dimensions + FLOAT * prod(config.latent_shape) + _drawn(config, as_json))
+    return Footprint(2 * spec.image_values + FLOAT * spec.latent_values + _drawn(spec, as_json))
 
 
-def of_score(config: VAEConfig) -> Footprint:
+def of_score(spec: ModelSpec) -> Footprint:
     """Of /score: pixels and scores; the noise, and the part of it that a batch takes."""
-    return Footprint(2 * config.dimensions + SCORE, 2 * FLOAT * prod(config.latent_shape))
+    return Footprint(2 * spec.image_values + SCORE, 2 * FLOAT * spec.latent_values)
 
 
-def _drawn(config: VAEConfig, as_json: bool) -> int:
-    written = -(-config.dimensions * 4 // 3) if as_json else config.dimensions
-    return 2 * config.dimensions + written
+def _drawn(spec: ModelSpec, as_json: bool) -> int:
+    written = -(-spec.image_values * 4 // 3) if as_json else spec.image_values
+    return 2 * spec.image_values + written
 
 
-def footprints(config: VAEConfig) -> dict[tuple[str, bool], Footprint]:
+def footprints(spec: ModelSpec) -> dict[tuple[str, bool], Footprint]:
     """The footprint of each operation, by whether its response is JSON."""
     return {
-        **{("encode", as_json): of_encode(config, as_json=as_json) for as_json in (False, True)},
-        **{("decode", as_json): of_decode(config, as_json=as_json) for as_json in (False, True)},
-        **{("reconstruct", as_json): of_reconstruct(config, as_json=as_json) for as_json in (False, True)},
-        ("score", True): of_score(config),
+        **{("encode", as_json): of_encode(spec, as_json=as_json) for as_json in (False, True)},
+        **{("decode", as_json): of_decode(spec, as_json=as_json) for as_json in (False, True)},
+        **{("reconstruct", as_json): of_reconstruct(spec, as_json=as_json) for as_json in (False, True)},
+        ("score", True): of_score(spec),
     }

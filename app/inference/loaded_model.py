@@ -1,12 +1,9 @@
-"""One checkpoint on the device, and the door to it: what a request holds on to from its first byte to its last.
+"""A loaded checkpoint. A request keeps using the one that it started with, also while another one replaces it."""
 
-A request that is under way when another checkpoint takes over is answered by the one that it began with.
-"""
-
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,156 +13,166 @@ from app.batching.batcher import Batcher
 from app.batching.policy import BatchPolicy
 from app.batching.rows import RowBatch
 from app.context import RequestContext
-from app.inference.footprint import footprints
-from app.runtimes.cuda_graphs import CudaGraph
-from app.runtimes.selection import CompiledNetworks
+from app.inference.calibration import SCORE, Calibration, Variant
+from app.inference.device import DeviceModel
+from app.inference.footprint import Footprint, footprints
+from app.runtimes.base import CompiledModel
 from model.checkpoint import Checkpoint
+from model.config import VAEConfig
 from model.elbo import ELBO, Bounds
+from model.elbo_percentiles import ElboPercentiles
+from model.formats.native import NativeModel
 from model.gaussian import DiagonalGaussian
-from model.vae import VAE
+from model.interface import ModelSpec
 
-if TYPE_CHECKING:
-    from app.inference.device import TorchDevice
+BATCHED_OPERATIONS = ("encode", "decode", "reconstruct")
 
 
 @dataclass(frozen=True, slots=True)
-class BatchKey:
-    """What to do with a batch, and by which weights.
+class ModelBatchKey:
+    """The batch key of an operation by one model: requests share a batch if model, operation and draws are the same.
 
-    Of `exact` work a row has the same bits whoever shares its batch, `by_row` because each is computed by itself;
-    `weight` is the number of draws that each row takes.
+    `weight` is the number of draws of each row. `sizes` are those that batches are padded to; without any, rows are
+    computed one by one.
     """
 
+    model: DeviceModel
     operation: str
-    served: "LoadedModel"
-    exact: bool = False
-    by_row: bool = False
+    deterministic: bool = False
     weight: int = 1
-
-    @property
-    def policy(self) -> BatchPolicy:
-        """The size of batches that the warm-up has found best."""
-        return self.served.device.pace(self)
+    sizes: tuple[int, ...] = field(default=(), compare=False)
+    policy: BatchPolicy = field(default=BatchPolicy(), compare=False)
 
     def stack(self, parts: Sequence[RowBatch]) -> RowBatch:
-        """Join the parts, padded to a size that was warmed up."""
-        return self.served.device.stack(self, parts)
+        """Join the parts, padded with zeros to one of the sizes."""
+        batch = parts[0] if len(parts) == 1 else RowBatch.join(parts)
+        if not self.sizes:
+            return batch
+        rows = len(batch)
+        size = self.sizes[bisect_left(self.sizes, rows)]
+        return batch if size == rows else batch.padded(size)
 
     def run(self, batch: RowBatch, *, single: bool) -> RowBatch:
         """Compute the batch on the device."""
-        return self.served.device.infer(self, batch, alone=single)
+        if self.sizes:
+            return self.model.run(self.operation, batch, deterministic=self.deterministic, single=single)
+        rows = [batch[row : row + 1] for row in range(len(batch))]
+        return RowBatch.join([self.model.run(self.operation, row, deterministic=self.deterministic) for row in rows])
 
-    def recorded(self, rows: int) -> "CudaGraph | None":
-        """How a batch of so many rows is computed on a GPU, once the warm-up has recorded it."""
-        return self.served.recordings.get((self.operation, self.exact, self.weight, rows))
 
-
+@dataclass(frozen=True)
 class LoadedModel:
-    """Encode, decode, reconstruct and score by one checkpoint, for many callers at once.
+    """Encode, decode, reconstruct and score by one checkpoint, for many concurrent requests.
 
-    Batches have one of the `sizes`; the warm-up may leave the smaller ones. It finds `paces`, of each operation whether
-    exact or not, and in which sizes rows are kept `apart`: exact networks give them the same bits always. Without any,
-    each goes by itself. Where there are `programs` they do all of an operation, whoever asks; of `recordings` each does
-    one shape of batch.
+    `checkpoint` describes the model; its networks may have been replaced by those of a runtime. `spec` are the
+    properties of the model, `identity` its name as responses quote it, `config` its architecture.
     """
 
-    def __init__(
-        self,
+    checkpoint: Checkpoint
+    spec: ModelSpec
+    identity: str
+    config: VAEConfig
+    device_model: DeviceModel
+    calibration: Calibration
+    batcher: Batcher
+    always_deterministic: bool
+    keys: Mapping[Variant, ModelBatchKey]
+
+    @classmethod
+    def build(
+        cls,
         checkpoint: Checkpoint,
-        networks: CompiledNetworks,
+        device_model: DeviceModel,
+        calibration: Calibration,
         batcher: Batcher,
-        device: "TorchDevice",
         *,
-        shapes: Sequence[int],
-        always_exact: bool,
-    ) -> None:
-        self.checkpoint = replace(checkpoint, vae=networks.exact)  # the weights may have been read into another form
-        self.networks = networks
-        self.config = checkpoint.vae.config
-        self.footprints = footprints(self.config)
-        self.model = checkpoint.identity
-        self.reference = checkpoint.reference
-        self.paces: dict[tuple[str, bool], BatchPolicy] = {}
-        self.apart: Sequence[int] = ()
-        self.programs = dict(networks.programs)
-        self.recordings: dict[tuple[str, bool, int, int], CudaGraph] = {}
-        self.sizes = shapes
-        self._batcher = batcher
-        self.device = device
-        self._always_exact = always_exact
+        always_deterministic: bool,
+    ) -> "LoadedModel":
+        """Build the model with a batch key for each operation and variant; `always_deterministic` is a setting."""
 
-    def measured(self, work: BatchKey, seconds: dict[int, float], quick: float, longest: float = math.inf) -> None:
-        """Keep the seconds of batches by their number of rows; `quick` and `longest` are as in `BatchPolicy`."""
-        pace = (
-            BatchPolicy.from_row_timing(seconds[1], quick, longest)
-            if work.by_row
-            else BatchPolicy.from_batch_timings(seconds, quick)
+        def key(variant: Variant) -> ModelBatchKey:
+            if variant != SCORE:
+                deterministic = (variant.deterministic or always_deterministic) and not calibration.always_deterministic
+                variant = Variant(variant.operation, deterministic)
+            sizes, policy = calibration.sizes_of(variant), calibration.policy_of(variant)
+            return ModelBatchKey(device_model, *variant, sizes=sizes, policy=policy)
+
+        variants = [Variant(name, deterministic) for name in BATCHED_OPERATIONS for deterministic in (False, True)]
+        keys = {variant: key(variant) for variant in (*variants, SCORE)}
+        model = device_model.compiled.model
+        if isinstance(model, NativeModel):  # a runtime with its own weights lets go of those that were read
+            checkpoint = replace(checkpoint, vae=model.vae)
+        return cls(
+            checkpoint,
+            model.spec,
+            checkpoint.identity,
+            checkpoint.vae.config,
+            device_model,
+            calibration,
+            batcher,
+            always_deterministic,
+            keys,
         )
-        self.paces[work.operation, work.exact] = pace
 
-    async def encode(self, pixels: np.ndarray, context: RequestContext, *, exact: bool = False) -> Sequence[np.ndarray]:
-        """The mean and the logvar of q(z|x) for uint8 pixels [N, C, H, W]: float32 [N, *latent]."""
-        return (await self._submit(self.work("encode", exact=exact), context, pixels)).columns
-
-    async def posterior(self, pixels: np.ndarray, context: RequestContext, *, exact: bool = False) -> DiagonalGaussian:
-        """The same as a distribution, to take draws from; on the CPU."""
-        return DiagonalGaussian(*map(torch.from_numpy, await self.encode(pixels, context, exact=exact)))
-
-    async def decode(self, latents: np.ndarray | Tensor, context: RequestContext, *, exact: bool = False) -> np.ndarray:
-        """The mean image of p(x|z) for float32 latents [N, *latent]: uint8 [N, C, H, W]."""
-        return _only(await self._submit(self.work("decode", exact=exact), context, latents))
-
-    async def reconstruct(self, pixels: np.ndarray, noise: Tensor | None, context: RequestContext) -> np.ndarray:
-        """The mean image, uint8 [N, C, H, W], at the posterior mean or at the draw of `noise` [N, *latent]."""
-        at = np.zeros((len(pixels), *self.config.latent_shape), np.float32) if noise is None else noise
-        return _only(await self._submit(self.work("reconstruct", exact=noise is not None), context, pixels, at))
-
-    async def score(self, pixels: np.ndarray, noise: Tensor, context: RequestContext) -> Bounds:
-        """Both bounds on log p(x), [N] nats, by the draws of `noise` [N, K, *latent]."""
-        answer = await self._submit(self.scoring(noise.shape[1]), context, pixels, noise)
-        total, reconstruction, kl, log_likelihood = map(torch.from_numpy, answer.columns)
-        return Bounds(ELBO(total, reconstruction, kl), log_likelihood)
+    def calibrated(self, compiled: CompiledModel, calibration: Calibration) -> "LoadedModel":
+        """Return the model with what its warm-up has found."""
+        model, deterministic = self.device_model.recompiled(compiled), self.always_deterministic
+        return self.build(self.checkpoint, model, calibration, self.batcher, always_deterministic=deterministic)
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether no answer depends on who shares its batch."""
-        return self._always_exact or self._alike
-
-    def work(self, operation: str, *, exact: bool = False) -> BatchKey:
-        """An operation by these weights; whether `exact` or not, where that makes no difference."""
-        exact = (exact or self._always_exact) and not self._alike
-        return BatchKey(operation, self, exact, by_row=exact and not self.apart)
-
-    def shapes(self, work: BatchKey) -> Sequence[int]:
-        """How many rows a batch of that work can have, least first."""
-        if work.by_row:
-            return [1]
-        return self.apart if work.exact else self.sizes
-
-    def works(self, operation: str) -> list[BatchKey]:
-        """All ways in which it may be asked for."""
-        return list(dict.fromkeys(self.work(operation, exact=exact) for exact in (False, True)))
-
-    def scoring(self, draws: int = 1) -> BatchKey:
-        """To score by so many draws, always row by row: of each row the draws are a batch already."""
-        return BatchKey("score", self, exact=True, by_row=True, weight=draws)
-
-    def vae(self, work: BatchKey, *, alone: bool) -> VAE:
-        """The networks for a batch of that work, which may be one row `alone`."""
-        batches = self.networks.exact if work.exact else self.networks.swift
-        lone = self.networks.alone
-        return lone if alone and not work.by_row and lone is not self.networks.exact else batches
+        """Whether no result depends on the other rows of its batch."""
+        return self.always_deterministic or self.calibration.always_deterministic
 
     @property
-    def _alike(self) -> bool:
-        """Whether all work is exact: by the same networks, with the same bits in all batches."""
-        return self.networks.swift is self.networks.exact and self.apart == self.sizes
+    def reference(self) -> ElboPercentiles | None:
+        """The scores of the images that the model was evaluated on."""
+        return self.checkpoint.reference
 
-    async def _submit(self, work: BatchKey, context: RequestContext, *columns: np.ndarray | Tensor) -> RowBatch:
-        rows = RowBatch(tuple(map(np.asarray, columns)))
-        return RowBatch.join(await self._batcher.submit(work, rows, context))
+    @property
+    def runtime(self) -> str:
+        """The name of the runtime that computes the model."""
+        return self.device_model.compiled.runtime
 
+    @cached_property
+    def footprints(self) -> dict[tuple[str, bool], Footprint]:
+        """The memory of each operation, by whether its response is JSON."""
+        return footprints(self.spec)
 
-def _only(answer: RowBatch) -> np.ndarray:
-    (pixels,) = answer.columns
-    return pixels
+    async def encode(
+        self, pixels: np.ndarray, context: RequestContext, *, deterministic: bool = False
+    ) -> Sequence[np.ndarray]:
+        """Return mean and logvar of q(z|x) for uint8 pixels [N, C, H, W]: float32 [N, *latent]."""
+        return (await self._submit(self.keys[Variant("encode", deterministic)], context, pixels)).columns
+
+    async def posterior(
+        self, pixels: np.ndarray, context: RequestContext, *, deterministic: bool = False
+    ) -> DiagonalGaussian:
+        """Return q(z|x) as a distribution on the CPU, to take draws from."""
+        mean, logvar = await self.encode(pixels, context, deterministic=deterministic)
+        return DiagonalGaussian(torch.from_numpy(mean), torch.from_numpy(logvar))
+
+    async def decode(
+        self, latents: np.ndarray | Tensor, context: RequestContext, *, deterministic: bool = False
+    ) -> np.ndarray:
+        """Return the mean image of p(x|z) for float32 latents [N, *latent]: uint8 [N, C, H, W]."""
+        (pixels,) = (await self._submit(self.keys[Variant("decode", deterministic)], context, latents)).columns
+        return pixels
+
+    async def reconstruct(self, pixels: np.ndarray, noise: Tensor | None, context: RequestContext) -> np.ndarray:
+        """Return the mean image, uint8 [N, C, H, W], at the posterior mean or at the draw of `noise` [N, *latent]."""
+        draws = np.zeros((len(pixels), *self.spec.latent_shape), np.float32) if noise is None else noise
+        key = self.keys[Variant("reconstruct", noise is not None)]
+        (images,) = (await self._submit(key, context, pixels, draws)).columns
+        return images
+
+    async def score(self, pixels: np.ndarray, noise: Tensor, context: RequestContext) -> Bounds:
+        """Return both bounds on log p(x), [N] nats, by the draws of `noise` [N, K, *latent]."""
+        key = replace(self.keys[SCORE], weight=noise.shape[1])
+        columns = (await self._submit(key, context, pixels, noise)).columns
+        total, reconstruction, kl, log_likelihood = map(torch.from_numpy, columns)
+        return Bounds(ELBO(total, reconstruction, kl), log_likelihood)
+
+    async def _submit(self, key: ModelBatchKey, context: RequestContext, *columns: np.ndarray | Tensor) -> RowBatch:
+        parts = await self.batcher.submit(key, RowBatch(tuple(map(np.asarray, columns))), context)
+        return parts[0] if len(parts) == 1 else RowBatch.join(parts)

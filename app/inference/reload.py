@@ -1,6 +1,6 @@
-"""The served model, read anew from its folder while it serves; a folder that holds nothing usable changes nothing.
+"""Reload of the model from its folder, without interruption; a folder without a usable model changes nothing.
 
-Only the folder that the settings name is ever read: a caller can ask when, not what.
+A client can trigger a reload, but only the folder that the settings name is ever read.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class ModelReloader:
-    """Reloads, one at a time, each carried through whether or not its caller still waits for it.
+    """Runs reloads one at a time, each to its end, even if the client has disconnected.
 
-    Those who ask while one is under way share the next one. `on_reloaded` lets the other workers of the service follow,
-    where there are any.
+    Requests that arrive during a reload share the next one. `on_reloaded` is called after a reload that the other
+    workers should follow.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class ModelReloader:
         self._runs = SingleFlight(self._run)
 
     def begin(self, *, others: bool = False) -> asyncio.Task[None]:
-        """Load, verify, warm and swap, in the reload to come; then tell other workers too.
+        """Load, verify, warm up and swap the model in the next reload; with `others`, the other workers follow.
 
-        It raises `ReloadFailed` for a folder without a usable model, `Unavailable` where the device takes no work.
+        The task raises `ReloadFailed` for a folder without a usable model, `Unavailable` if the device has stopped.
         """
         self._others = self._others or others
         return self._runs.begin()
@@ -51,22 +51,22 @@ class ModelReloader:
             await self._reload()
         except Exception as failure:
             self._metrics.reloads["failed"].inc()
-            told = isinstance(failure, ServiceError)
-            log.error("not reloaded: %s", failure, exc_info=None if told else failure)  # noqa: TRY400  # as it says
+            expected = isinstance(failure, ServiceError)
+            log.error("not reloaded: %s", failure, exc_info=None if expected else failure)  # noqa: TRY400  # see exc_info
             raise
         if others and self._on_reloaded is not None:
             self._on_reloaded()
 
     async def _reload(self) -> None:
-        await self._engine.warmed()
-        before = self._engine.served.model
+        await self._engine.wait_until_warm()
+        before = self._engine.loaded_model.identity
         try:
             checkpoint = await run_in_own_thread(partial(read_checkpoint, self._folder))
             for warning in checkpoint.warnings:
                 log.warning(warning)
             await self._engine.replace(checkpoint)
         except (CheckpointError, OutOfMemory) as failure:
-            said = str(failure).replace(str(self._folder), self._folder.name)
-            raise ReloadFailed(f"{said}; {before} goes on serving") from failure
+            reason = str(failure).replace(str(self._folder), self._folder.name)
+            raise ReloadFailed(f"{reason}; {before} goes on serving") from failure
         self._metrics.reloads["done"].inc()
-        log.info("reloaded: %s serves after %s", self._engine.served.model, before)
+        log.info("reloaded: %s serves after %s", self._engine.loaded_model.identity, before)

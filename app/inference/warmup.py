@@ -1,7 +1,7 @@
-"""Warm-up of a loaded model: it finds the batch sizes that are worth their time and memory, in a bounded time.
+"""Warm-up of a compiled model: finds the batch sizes that are worth their time and memory, in a bounded time.
 
-Sizes of batches are tried in rising order. The next size is not tried where it would take longer than `LONGEST` or more
-memory than there is, or where the last one gained no throughput. A batch that is served has a size that was tried.
+Batches are measured in sizes of rising order. The next size is left out if it would take longer than `MAX_SECONDS` or
+more memory than there is, or if the last one gained no throughput. Later batches have only sizes that were measured.
 """
 
 import logging
@@ -14,203 +14,270 @@ import numpy as np
 
 from app.batching.batcher import Batcher
 from app.batching.executor import OutOfMemory
+from app.batching.policy import CPU_INLINE_SECONDS, BatchPolicy
 from app.batching.rows import RowBatch
-from app.inference.device import TOGETHER, TorchDevice
-from app.inference.loaded_model import BatchKey, LoadedModel
+from app.inference.calibration import SCORE, Calibration, Variant
+from app.inference.device import DeviceModel, TorchDevice
 from app.inference.memory import available, peak, reset_peak, resident, trim
 from app.inference.threads import run_in_own_thread
-from app.runtimes.operations import examples
+from app.runtimes.base import CompiledModel
+from app.runtimes.operations import batch_sizes, examples
 from model.checkpoint import CheckpointError
+from model.interface import ModelSpec
 
 log = logging.getLogger(__name__)
 
-BUDGET = 45.0
-"""Seconds of computing after which a warm-up leaves out what it can, so that a service is ready within a minute."""
+BUDGET_SECONDS = 45.0
+"""Seconds of computing after which the warm-up leaves out what it can, so that a service is ready within a minute."""
 
-LONGEST = 1.0
-"""Seconds that a batch may take: other requests, and the end of the process, wait for the batch under way."""
+MAX_SECONDS = 1.0
+"""Longest batch: other requests, and the end of the process, wait for the batch that runs."""
 
-REPEATED = 0.5
-"""Seconds of a batch up to which it is measured twice: the first time is slower than all later ones."""
+REPEATED_SECONDS = 0.5
+"""Batches of up to this duration are measured twice: the first run is slower than all later ones."""
 
-SHORT = 0.05
-"""Seconds of a batch up to which it is measured `TURNS` times."""
+SHORT_SECONDS = 0.05
+"""Batches of up to this duration are measured `WARMUP_ROUNDS` times."""
 
-TURNS = 4
-"""Times that each size of a short batch is measured, in turn with the others: a slow moment affects all sizes alike."""
+WARMUP_ROUNDS = 4
+"""Number of measurements of a short batch, interleaved with other sizes: a slow moment affects all sizes alike."""
 
-LONG = 0.25
-"""Seconds of a batch from which it must gain throughput, as requests wait longer for it."""
+SLOW_BATCH_SECONDS = 0.25
+"""Duration from which a larger batch must gain throughput, since requests wait longer for it."""
 
-GAIN = 0.97
-"""What an item may take in such a batch, as a part of what it takes in a batch of the size before."""
+MIN_GAIN = 0.97
+"""Largest time of an item in such a batch, relative to its time in a batch of the size before."""
 
-SHARE = 0.5
-"""What the batches of all workers may take of the available memory; the rest is for requests."""
+MEMORY_SHARE = 0.5
+"""Part of the available memory that the batches of all workers may take; the rest is for requests."""
 
-LEAST_MEMORY = 2**26
-"""Bytes more that a larger batch may always take."""
+MIN_MEMORY = 2**26
+"""Bytes by which a larger batch may always exceed the one before."""
 
 MIB = 2**20
 
-PROGRESS = 2.0
-"""Seconds between two lines of the log that tell how far the warm-up is."""
+PROGRESS_SECONDS = 2.0
+"""Seconds between two log lines about the progress."""
+
+DETERMINISTIC_GPU_BATCH = 16
+"""Size of deterministic batches on a GPU. One size is used, since other sizes may select other kernels."""
+
+GPU_INLINE_SECONDS = 0.001
+"""Longest batch that the event loop runs itself on a GPU; a switch of threads takes a good part of that."""
 
 
 class WarmUp:
-    """The warm-up of one model on the device of `batcher`, in one of as many `workers` as share the memory."""
+    """The warm-up of one model on the device of `batcher`, in one of `workers` processes that share the memory."""
 
-    def __init__(self, device: TorchDevice, batcher: Batcher, served: LoadedModel, workers: int) -> None:
-        self._device, self._batcher, self._served = device, batcher, served
-        self._rows = examples(served.config, device.largest)
+    def __init__(self, spec: ModelSpec, model: DeviceModel, batcher: Batcher, workers: int) -> None:
+        self._spec, self._model, self._batcher, self._device = spec, model, batcher, model.device
+        self._timer = BatchTimer(model.device)
+        self._rows = examples(spec, self._device.max_batch_size)
+        self._sizes: Sequence[int] = batch_sizes(self._device.max_batch_size)
         self._limits: dict[str, int] = {}
-        self._sizes: dict[str, int] = {}
-        self._started = self._told = time.monotonic()
-        self._spent = 0.0  # on the clock of the device: other processes on its cores make no model look slow
-        self._memory_before, self._memory = resident(), int(available() * SHARE / max(1, workers))
+        self._policies: dict[Variant, BatchPolicy] = {}
+        self._largest: dict[str, int] = {}
+        self._started = self._logged_at = time.monotonic()
+        self._spent = 0.0  # on the clock of the timer: other processes on the same cores make no model look slow
+        self._memory_before, self._memory = resident(), int(available() * MEMORY_SHARE / max(1, workers))
 
-    async def run(self) -> dict[str, int]:
-        """Measure every kind of work; returns the most items of an operation for which the device has memory.
+    async def run(self, *, always_deterministic: bool) -> tuple[CompiledModel, Calibration]:
+        """Measure all variants, or only the deterministic ones; return the calibrated model and its calibration.
 
-        An operation for which its memory was no limit is not in it. Raises `CheckpointError` where the model gives
-        numbers that are not finite, `OutOfMemory` where not one item fits, `Unavailable` where the device has stopped.
+        Raises `CheckpointError` if the model computes numbers that are not finite, `OutOfMemory` if not one item fits,
+        `Unavailable` if the device has stopped.
         """
-        served = self._served
-        log.info("warm-up of %s: measuring batches of up to %d images", served.model, self._device.largest)
-        draw = await self._timed(served.scoring(), _one_draw(served))
-        served.measured(served.scoring(), {1: draw}, quick=0.0, longest=LONGEST)
-        await self._find_exact_sizes()
+        log.info(
+            "warm-up of %s: measuring batches of up to %d images", self._spec.identity, self._device.max_batch_size
+        )
+        seconds = await self._time(SCORE, _one_draw(self._spec))
+        self._policies[SCORE] = BatchPolicy.from_row_timing(seconds, 0.0, MAX_SECONDS)
+        deterministic_sizes = await self._find_deterministic_sizes()
+        sizes, uniform = tuple(self._sizes), self._model.compiled.uniform
+        found = Calibration(sizes, deterministic_sizes, uniform)
         for operation in self._rows:
-            for work in served.works(operation):
-                seconds = await self._measure(work)
-                served.measured(work, seconds, self._device.quick(seconds), LONGEST)
-                self._sizes[operation] = max(*seconds, self._sizes.get(operation, 0))
+            for variant in _variants(operation, found, always_deterministic=always_deterministic):
+                await self._measure(variant, found.sizes_of(variant))
         await self._batcher.run_on_device(trim)
-        self._tell_end()
-        return self._limits
+        self._log_end(deterministic_sizes)
+        return self._model.compiled, Calibration(sizes, deterministic_sizes, uniform, self._policies, self._limits)
 
-    async def _find_exact_sizes(self) -> None:
-        """Find the sizes of batches in which a row has the same bits always."""
-        served, device, until = self._served, self._device, time.monotonic() + BUDGET
-        if device.is_gpu:
-            trial = partial(device.apart, served, [min(TOGETHER, device.largest)], until)
-            served.apart = await self._batcher.run_on_device(trial)
-        elif served.networks.runtime != "torch":
-            seconds = await self._grow(BatchKey("reconstruct", served, exact=True), served.sizes)
-            if served.networks.swift is served.networks.exact:
-                served.sizes = [*seconds]  # all that may be compared, so that all requests share batches
-            if sizes := self._comparable(seconds):
-                self._tell("comparing each row of batches of up to %d with the row alone", max(sizes))
-                # In a thread of its own: the device may be serving the model before this one.
-                served.apart = await run_in_own_thread(partial(device.apart, served, sizes, until))
-            else:
-                log.info("warm-up: no time to compare rows in batches with rows alone; seeded rows go one by one")
+    async def _find_deterministic_sizes(self) -> tuple[int, ...]:
+        """Find the sizes of batches in which a row always has the same bits."""
+        until = time.monotonic() + BUDGET_SECONDS
+        if self._device.is_gpu:
+            sizes: Sequence[int] = [min(DETERMINISTIC_GPU_BATCH, self._device.max_batch_size)]
+            return await self._batcher.run_on_device(partial(self._test_batch_invariance, sizes, until))
+        if self._model.compiled.runtime == "torch":
+            return ()
+        seconds = await self._grow(Variant("reconstruct", deterministic=True), self._sizes)
+        if self._model.compiled.uniform:
+            self._sizes = [*seconds]  # only sizes that can be compared, so that all requests may share batches
+        if not (sizes := self._comparable_sizes(seconds)):
+            log.info(
+                "warm-up: no time to compare rows in batches with single rows; seeded rows are computed one by one"
+            )
+            return ()
+        self._log_progress("comparing each row of batches of up to %d with the row alone", max(sizes))
+        # On a thread of its own: the device may still serve the model before this one.
+        return await run_in_own_thread(partial(self._test_batch_invariance, sizes, until))
 
-    def _comparable(self, seconds: Mapping[int, float]) -> list[int]:
-        """The sizes of batches for which there is time to compare each row with the row alone."""
+    def _test_batch_invariance(self, sizes: Sequence[int], until: float) -> tuple[int, ...]:
+        """Return the sizes if the model, or else its fallback, gives rows the same bits in all of them; else none."""
+        compiled: CompiledModel | None = self._model.compiled
+        while compiled:
+            try:
+                if self._device.translating_errors(partial(compiled.is_batch_invariant, sizes, until)):
+                    self._model = self._model.recompiled(compiled)
+                    return tuple(sizes)
+            except OutOfMemory:
+                return ()  # the measurement of batches will find out which sizes fit
+            compiled = compiled.fallback()
+        return ()
+
+    def _comparable_sizes(self, seconds: Mapping[int, float]) -> list[int]:
+        """Return the sizes for which there is time to compare each row with the row alone."""
         sizes = [*seconds]
         while sizes and max(sizes) * seconds[sizes[0]] + sum(map(seconds.__getitem__, sizes)) > self._left / 2:
             sizes.pop()
         return sizes
 
-    async def _measure(self, work: BatchKey) -> dict[int, float]:
-        """The seconds of batches of each size, the least of up to `TURNS` times."""
-        seconds = await self._grow(work, self._served.shapes(work))
-        for _ in range(2, TURNS):
-            for size in [size for size, least in seconds.items() if least < SHORT]:
+    async def _measure(self, variant: Variant, sizes: Sequence[int]) -> None:
+        """Derive the policy of a variant from the shortest of up to `WARMUP_ROUNDS` runs of each size."""
+        seconds = await self._grow(variant, sizes or [1])
+        for _ in range(2, WARMUP_ROUNDS):
+            for size in [size for size, least in seconds.items() if least < SHORT_SECONDS]:
                 if self._left > 0 and size in seconds:
-                    await self._try(work, size, seconds)
-        return seconds
+                    await self._try(variant, size, seconds)
+        limit = self._inline_limit(seconds)
+        if sizes:
+            policy = BatchPolicy.from_batch_timings(seconds, limit)
+        else:
+            policy = BatchPolicy.from_row_timing(seconds[1], limit, MAX_SECONDS)
+        self._policies[variant] = policy
+        self._largest[variant.operation] = max(*seconds, self._largest.get(variant.operation, 0))
 
-    async def _grow(self, work: BatchKey, sizes: Sequence[int]) -> dict[int, float]:
-        """The seconds of batches of rising size, up to the largest that is worth its time and memory."""
+    def _inline_limit(self, seconds: Mapping[int, float]) -> float:
+        """Return the duration up to which batches run inline.
+
+        On a GPU that is all batches or none: a large batch takes little longer than a small one.
+        """
+        if not self._device.is_gpu:
+            return CPU_INLINE_SECONDS
+        return GPU_INLINE_SECONDS if max(seconds.values()) <= GPU_INLINE_SECONDS else 0.0
+
+    async def _grow(self, variant: Variant, sizes: Sequence[int]) -> dict[int, float]:
+        """Measure batches of rising size, up to the largest that is worth its time and memory."""
         seconds: dict[int, float] = {}
         if self._left <= 0:
             return {sizes[0]: math.inf}
-        before = resident()
+        before, operation = resident(), variant.operation
         for size in sizes:
             if seconds and (reason := self._reason_to_stop(seconds, peak() - before, size)):
-                log.info("warm-up: %s: batches of up to %d: %s", work.operation, max(seconds), reason)
+                log.info("warm-up: %s: batches of up to %d: %s", operation, max(seconds), reason)
                 break
             reset_peak()
-            if not await self._try(work, size, seconds):
+            if not await self._try(variant, size, seconds):
                 break
-            if seconds[size] < REPEATED:
-                await self._try(work, size, seconds)
+            if seconds[size] < REPEATED_SECONDS:
+                await self._try(variant, size, seconds)
             if not _gains(seconds):
                 del seconds[size]
-                log.info("warm-up: %s: batches of up to %d: one of %d is no faster", work.operation, max(seconds), size)
+                log.info("warm-up: %s: batches of up to %d: one of %d is no faster", operation, max(seconds), size)
                 break
         return seconds
 
     def _reason_to_stop(self, seconds: Mapping[int, float], taken: int, size: int) -> str:
-        """Why a batch of `size` is not tried, after smaller ones of which the last has taken so many bytes."""
+        """Return why a batch of `size` is left out, after smaller ones of which the last took `taken` bytes."""
         last = max(seconds)
         if self._left <= 0:
             return "the time for the warm-up is over"
-        if (expected := seconds[last] * size / last) > LONGEST:
+        if (expected := seconds[last] * size / last) > MAX_SECONDS:
             return f"one of {size} would take about {expected:.1f} s"
         # A runtime keeps the memory of its largest batch. Half of what is left is for the other operations.
         left = self._memory - (resident() - self._memory_before)
-        allowed = max(LEAST_MEMORY, left // 2)
+        allowed = max(MIN_MEMORY, left // 2)
         if (more := taken * size // last - taken) > allowed:
             return f"one of {size} would take about {more / MIB:.0f} MiB more, of {allowed / MIB:.0f} MiB allowed"
         return ""
 
-    async def _try(self, work: BatchKey, size: int, seconds: dict[int, float]) -> bool:
-        """Add a measurement to `seconds`; false where the device has no memory for it, or raises for a first size."""
+    async def _try(self, variant: Variant, size: int, seconds: dict[int, float]) -> bool:
+        """Add a measurement to `seconds`; false if the device has no memory for it. Raises that for a first size."""
+        operation = variant.operation
         try:
-            took = await self._timed(work, self._rows[work.operation][:size])
+            duration = await self._time(variant, self._rows[operation][:size])
         except OutOfMemory:
             for larger in [other for other in seconds if other >= size]:
                 del seconds[larger]
             if not seconds:
                 raise
-            self._limit(work.operation, max(seconds), size)
+            self._limits[operation] = min(max(seconds), self._limits.get(operation, max(seconds)))
+            text = "the device has memory for %d images to %s at once, not for %d"
+            log.warning(text, max(seconds), operation, size)
             return False
-        seconds[size] = min(took, seconds.get(size, math.inf))
-        self._tell("%s, batch of %d: %.0f ms", work.operation, size, took * 1000)
+        seconds[size] = min(duration, seconds.get(size, math.inf))
+        self._log_progress("%s, batch of %d: %.0f ms", operation, size, duration * 1000)
         return True
 
-    async def _timed(self, work: BatchKey, batch: RowBatch) -> float:
-        """The seconds that a batch takes, recorded on a GPU if its shape is new."""
-        if self._device.is_gpu and not work.recorded(len(batch)):
-            await self._batcher.run_on_device(partial(self._device.record, work, batch))
-        answers, seconds = await self._batcher.run_on_device(partial(self._device.timed, work, batch))
+    async def _time(self, variant: Variant, batch: RowBatch) -> float:
+        """Return the seconds that a batch takes, once the runtime is prepared for its shape."""
+        prepare = partial(self._model.compiled.prepare, variant.operation, batch)
+        await self._batcher.run_on_device(partial(self._device.translating_errors, prepare))
+        run = partial(self._timer.run, self._model, variant, batch)
+        results, seconds = await self._batcher.run_on_device(run)
         self._spent += seconds
-        if not all(np.isfinite(column).all() for column in answers.columns):
-            raise CheckpointError(f"{work.served.model}: {work.operation} gives numbers that are not finite")
+        if not all(np.isfinite(column).all() for column in results.columns):
+            raise CheckpointError(f"{self._spec.identity}: {variant.operation} gives numbers that are not finite")
         return seconds
-
-    def _limit(self, operation: str, fitted: int, size: int) -> None:
-        self._limits[operation] = min(fitted, self._limits.get(operation, fitted))
-        log.warning("the device has room for %d images to %s at once, not for %d", fitted, operation, size)
 
     @property
     def _left(self) -> float:
-        return BUDGET - self._spent
+        return BUDGET_SECONDS - self._spent
 
-    def _tell(self, text: str, *values: object) -> None:
-        """Log what has just been done, where the last line is some time ago."""
-        if (now := time.monotonic()) - self._told > PROGRESS:
-            self._told = now
+    def _log_progress(self, text: str, *values: object) -> None:
+        """Log a step, unless the last line is recent."""
+        if (now := time.monotonic()) - self._logged_at > PROGRESS_SECONDS:
+            self._logged_at = now
             log.info("warm-up: " + text, *values)
 
-    def _tell_end(self) -> None:
-        exact = max(self._served.apart, default=1)
-        sizes = ", ".join(f"{operation} {size}" for operation, size in self._sizes.items())
+    def _log_end(self, deterministic_sizes: Sequence[int]) -> None:
+        sizes = ", ".join(f"{operation} {size}" for operation, size in self._largest.items())
         text = "warm-up of %s: done after %.1f s; images in a batch: %s, up to %d where the draws come from a seed"
-        log.info(text, self._served.model, time.monotonic() - self._started, sizes, exact)
+        seconds = time.monotonic() - self._started
+        log.info(text, self._spec.identity, seconds, sizes, max(deterministic_sizes, default=1))
+
+
+class BatchTimer:
+    """Measures batches. On one CPU thread it counts the time of that thread, not of others on the same core."""
+
+    def __init__(self, device: TorchDevice) -> None:
+        single_thread = not device.is_gpu and device.target.threads == 1
+        self._clock = time.thread_time if single_thread else time.monotonic
+        self._resolution = time.get_clock_info("thread_time" if single_thread else "monotonic").resolution
+
+    def run(self, model: DeviceModel, variant: Variant, batch: RowBatch) -> tuple[RowBatch, float]:
+        """Compute a batch; return its results and its seconds, at least one step of the clock."""
+        start = self._clock()
+        results = model.run(variant.operation, batch, deterministic=variant.deterministic)
+        return results, max(self._clock() - start, self._resolution)
+
+
+def _variants(operation: str, found: Calibration, *, always_deterministic: bool) -> list[Variant]:
+    """Return the variants of an operation that requests can need."""
+    if found.always_deterministic:
+        return [Variant(operation)]
+    deterministic = Variant(operation, deterministic=True)
+    return [deterministic] if always_deterministic else [Variant(operation), deterministic]
 
 
 def _gains(seconds: Mapping[int, float]) -> bool:
-    """Whether the largest batch is not long, or takes less time for an item than the one before."""
+    """Whether the largest batch is not slow, or takes less time for an item than the one before."""
     *smaller, size = seconds
-    if not smaller or seconds[size] < LONG:
+    if not smaller or seconds[size] < SLOW_BATCH_SECONDS:
         return True
-    return seconds[size] * smaller[-1] < GAIN * seconds[smaller[-1]] * size
+    return seconds[size] * smaller[-1] < MIN_GAIN * seconds[smaller[-1]] * size
 
 
-def _one_draw(served: LoadedModel) -> RowBatch:
-    pixels, noise = examples(served.config, 1)["reconstruct"].columns
+def _one_draw(spec: ModelSpec) -> RowBatch:
+    pixels, noise = examples(spec, 1)["reconstruct"].columns
     return RowBatch((pixels, noise[:, None]))

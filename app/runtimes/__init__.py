@@ -1,1 +1,1 @@
-"""Runtimes: how an operation of the model is computed, by torch, ONNX Runtime, MNN, or CUDA graphs."""
+"""Runtimes, a module each: how torch, CUDA graphs, ONNX Runtime and MNN compute the operations of a model."""

@@ -1,7 +1,7 @@
-"""Whether a row gets the same bits whoever shares its batch.
+"""Test of batch invariance: whether a row gets the same bits in batches of all sizes.
 
-Each sum, product and quotient is rounded in one way alone. What may differ is the order in which a network adds up, and
-the last elements of a tensor, for which some functions take another way than for those before.
+The operations are elementwise products, sums and functions. Results can differ through the summation order in the
+networks, and through functions that compute the last elements of a tensor otherwise than those before.
 """
 
 import time
@@ -12,64 +12,67 @@ from math import inf
 import torch
 from torch import Tensor
 
-from app.runtimes.onnx_program import LATENTS, PIXELS, OnnxOperation
-from model.config import VAEConfig
-from model.vae import VAE
+from app.batching.rows import RowBatch
+from app.runtimes.onnx_operations import LATENTS, PIXELS, OnnxOperation
+from model.interface import Autoencoder, ImageModel, ModelSpec
 
 CPU = torch.device("cpu")
 
-_Tell = Callable[..., Iterable[Tensor]]
+_Compute = Callable[..., Iterable[Tensor]]
 
 
-def keeps_rows_apart(vae: VAE, sizes: Sequence[int], lone: VAE, device: torch.device = CPU, until: float = inf) -> bool:
-    """Whether each row of batches of these sizes has the posterior, draw and likelihood that `lone` gives it by itself.
+def model_is_batch_invariant(
+    model: ImageModel, sizes: Sequence[int], single: ImageModel, device: torch.device = CPU, until: float = inf
+) -> bool:
+    """Whether each row of batches of these sizes has the posterior, draw and likelihood that `single` gives it alone.
 
-    By itself a row has zeros after it, up to the least of the sizes. Tried with noise: which way is taken does not
-    depend on the numbers, and of thousands of random sums that are added up in another order some round otherwise.
-    False as well where that is not known `until` then, in seconds of `time.monotonic`.
+    A row alone is padded with zeros to the least of the sizes. The input is noise: the choice of kernels does not
+    depend on the values, and of thousands of random sums that are added in another order some round differently. False
+    as well if that is not known `until` then, in seconds of `time.monotonic`.
     """
-    if max(sizes) == 1 and lone is vae:
+    if max(sizes) == 1 and single is model:
         return True
     generator = torch.Generator().manual_seed(0)
-    shapes = vae.config.image_shape, vae.config.latent_shape
+    shapes = model.spec.image_shape, model.spec.latent_shape
     columns = [torch.randn(max(sizes), *shape, generator=generator).to(device) for shape in shapes]
-    return _keeps_apart(partial(_told, vae), partial(_told, lone), columns, sizes, until)
+    return _is_invariant(partial(_outputs, model), partial(_outputs, single), columns, sizes, until)
 
 
-def program_keeps_rows_apart(
-    program: OnnxOperation, config: VAEConfig, sizes: Sequence[int], until: float = inf
-) -> bool:
-    """Whether a program gives each row of batches of these sizes the same; tried likewise."""
+def graph_is_batch_invariant(graph: OnnxOperation, spec: ModelSpec, sizes: Sequence[int], until: float = inf) -> bool:
+    """Whether a graph of an operation gives each row the same bits in batches of all sizes, tested likewise."""
     generator, rows = torch.Generator().manual_seed(0), max(sizes)
-    known = {
-        PIXELS: torch.randint(0, 256, (rows, *config.image_shape), generator=generator, dtype=torch.uint8),
-        LATENTS: torch.randn(rows, *config.latent_shape, generator=generator),
+    inputs = {
+        PIXELS: torch.randint(0, 256, (rows, *spec.image_shape), generator=generator, dtype=torch.uint8),
+        LATENTS: torch.randn(rows, *spec.latent_shape, generator=generator),
     }
 
-    def tell(*columns: Tensor) -> Iterable[Tensor]:
-        return map(torch.from_numpy, program.tell(*(column.numpy() for column in columns)))
+    def compute(*columns: Tensor) -> Iterable[Tensor]:
+        return map(torch.from_numpy, graph.run_unrounded(RowBatch(tuple(c.numpy() for c in columns))).columns)
 
-    return _keeps_apart(tell, tell, [known[name] for name in program.takes], sizes, until)
+    return _is_invariant(compute, compute, [inputs[name] for name in graph.input_names], sizes, until)
 
 
-def _keeps_apart(tell: _Tell, lone: _Tell, columns: Sequence[Tensor], sizes: Sequence[int], until: float) -> bool:
+def _is_invariant(
+    compute: _Compute, compute_single: _Compute, columns: Sequence[Tensor], sizes: Sequence[int], until: float
+) -> bool:
     rows = []
     for row in range(max(sizes)):
         if time.monotonic() > until:
             return False
-        rows.append(lone(*(_by_itself(column, row, min(sizes)) for column in columns)))
-    alone = [torch.cat([told[:1] for told in column]) for column in zip(*rows, strict=True)]
+        rows.append(compute_single(*(_padded_row(column, row, min(sizes)) for column in columns)))
+    singles = [torch.cat([output[:1] for output in column]) for column in zip(*rows, strict=True)]
     return all(
-        time.monotonic() <= until and torch.equal(together, separate[:size])
+        time.monotonic() <= until and torch.equal(batched, separate[:size])
         for size in sizes
-        for together, separate in zip(tell(*(column[:size] for column in columns)), alone, strict=True)
+        for batched, separate in zip(compute(*(column[:size] for column in columns)), singles, strict=True)
     )
 
 
-def _by_itself(column: Tensor, row: int, size: int) -> Tensor:
+def _padded_row(column: Tensor, row: int, size: int) -> Tensor:
     return torch.cat([column[row : row + 1], torch.zeros_like(column[1:size])])
 
 
-def _told(vae: VAE, x: Tensor, z: Tensor) -> Iterable[Tensor]:
-    q, p = vae.posterior(x), vae.likelihood(z)
-    return q.mean, q.logvar, q.reparameterize(z), p.logits, *p.extra_params, p.mean
+def _outputs(model: Autoencoder, x: Tensor, z: Tensor) -> Iterable[Tensor]:
+    q, p = model.posterior(x), model.likelihood(z)
+    parameters = [getattr(p, "logits", p.mean), *getattr(p, "extra_params", ())]
+    return q.mean, q.logvar, q.reparameterize(z), *parameters, p.mean

@@ -1,141 +1,144 @@
-"""Networks that others than torch compute on a processor, in fewer and larger steps: ONNX Runtime, and MNN.
+"""ONNX Runtime: computes graphs on a CPU in fewer and larger steps than torch.
 
-MNN computes 3x3 convolutions by Winograd's algorithm (Lavin and Gray 2016), which multiplies less than half as often
-and rounds as well; but the last bits of a row depend on the batch that it shares. Each keeps weights of its own.
+Of a small model each operation is one graph, from pixels to pixels: around the networks each step of torch costs
+microseconds, as long as a small network takes for one image. Of other models the networks are graphs, and torch
+computes the steps around them.
 """
 
-import ctypes
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, BinaryIO
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
-from onnx import ModelProto
 from torch import Tensor, nn
 
-from app.runtimes.onnx_graph import INPUT, OUTPUT, onnx_model
-from app.runtimes.thread_affinity import PinnedSession
+from app.batching.rows import RowBatch
+from app.runtimes.base import CompiledModel, Target
+from app.runtimes.batch_invariance import graph_is_batch_invariant, model_is_batch_invariant
+from app.runtimes.flops import is_compute_bound
+from app.runtimes.onnx_graph import INPUT, onnx_model
+from app.runtimes.onnx_operations import OPERATION_GRAPHS, OnnxOperation
+from app.runtimes.onnx_session import create_session
+from app.runtimes.torch_eager import TorchModel
+from app.runtimes.verification import differing
+from model.checkpoint import CheckpointError
+from model.formats.native import NativeModel
+from model.interface import ImageModel
+from model.vae import VAE
 
-QUIET = 4
-"""Of ONNX Runtime's own log, what is fatal alone: all else that befalls a batch it raises as well."""
+log = logging.getLogger(__name__)
 
+MAX_GRAPH_BYTES = 2**31 - 2**20
+"""Bytes of weights that fit into one graph."""
 
-CONVERT = """
-import sys
-import _tools  # not MNN.tools, which reports each conversion to its maker
-_tools.mnnconvert(["", "-f", "ONNX", "--modelFile", sys.argv[1], "--MNNModel", sys.argv[2], "--bizCode", "MNN"])
-"""
+MAX_COPIED_BYTES = 2**26
+"""Bytes of the weights of a network up to which further copies of them are made for speed."""
+
+Network = Callable[[nn.Sequential, tuple[int, ...], int], nn.Module]
 
 
 class OnnxNetwork(nn.Module):
-    """A network that ONNX Runtime computes on so many threads: float32 [B, *shape] to what the network gives."""
+    """A network that ONNX Runtime computes on so many threads, from float32 [B, *shape]; it has its own weights."""
 
     def __init__(self, network: nn.Sequential, shape: tuple[int, ...], threads: int) -> None:
         super().__init__()
-        self._session = session(onnx_model(network, shape), threads)
+        self._session = create_session(onnx_model(network, shape), threads)
 
     def forward(self, x: Tensor) -> Tensor:
         (y,) = self._session.run(None, {INPUT: x.contiguous().numpy()})
         return torch.from_numpy(y)
 
 
-def session(model: ModelProto, threads: int) -> Any:
-    """One of ONNX Runtime, that computes the graph on so many threads."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else its import begins to tell its maker of machine and model
-    import onnxruntime  # noqa: PLC0415
+class OnnxModel:
+    """A model whose networks, or whole operations, are graphs.
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = QUIET
-    options.intra_op_num_threads = threads
-    options.enable_mem_pattern = False  # it keeps memory for each size of batch, and no size was seen to gain by it
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the event loop wants the cores too
-    start = partial(onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"])
-    if sys.platform != "linux":
-        return start(model.SerializeToString())
-    with _in_memory(model.SerializeToString()) as file:  # of a model that comes as bytes a session keeps them for good
-        return PinnedSession(partial(start, _path(file))) if threads > 1 else start(_path(file))
+    `batched` computes batches. `single_row` computes one row on more threads; it is `batched` itself where a second
+    copy of the weights does not pay. `operations` are those that are one graph each.
+    """
 
+    runtime = "onnxruntime"
+    uniform = True
 
-class MnnNetwork(nn.Module):
-    """A network that MNN computes on so many threads, for one caller at a time; as `OnnxNetwork`, on Linux."""
+    def __init__(self, batched: TorchModel, single_row: TorchModel, operations: Mapping[str, OnnxOperation]) -> None:
+        self._batched = batched
+        self._single_row = single_row
+        self.operations = operations
 
-    _shape: tuple[int, ...]
+    @property
+    def model(self) -> ImageModel:
+        return self._batched.model
 
-    def __init__(self, network: nn.Sequential, shape: tuple[int, ...], threads: int) -> None:
-        super().__init__()
-        with _hushed():
-            import MNN  # noqa: PLC0415
-        with _in_memory() as own:
-            _convert(onnx_model(network, shape).SerializeToString(), own)
-            self._mnn, self._interpreter = MNN, MNN.Interpreter(_path(own))
-        self._threads = threads
-        self._begin()
+    @property
+    def has_single_row_networks(self) -> bool:
+        """Whether one row is computed on more threads than a batch."""
+        return self._single_row is not self._batched
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self._shape != x.shape:
-            self._shape = tuple(x.shape)
-            self._interpreter.resizeTensor(self._x, self._shape)
-            self._interpreter.resizeSession(self._session)
-        self._x.copyFrom(self._host(x.contiguous().numpy()))
-        if self._interpreter.runSession(self._session):
-            self._begin()
-            raise MemoryError(f"MNN has not enough memory for a batch of {len(x)}")
-        y = np.empty(self._y.getShape(), np.float32)
-        there = self._host(y)
-        self._y.copyToHostTensor(there)
-        return torch.from_numpy(there.getNumpyData().copy())
+    def run(self, operation: str, rows: RowBatch, *, deterministic: bool = True, single: bool = False) -> RowBatch:  # noqa: ARG002  # all batches are deterministic
+        if graph := self.operations.get(operation):
+            return graph.run(rows)
+        return (self._single_row if single else self._batched).run(operation, rows)
 
-    def _begin(self) -> None:
-        """A session anew: one that has failed is of no more use."""
-        with _hushed():
-            self._session = self._interpreter.createSession({"numThread": self._threads, "precision": "high"})
-        self._x = self._interpreter.getSessionInput(self._session, INPUT)
-        self._y = self._interpreter.getSessionOutput(self._session, OUTPUT)
-        self._shape = ()
+    def prepare(self, operation: str, rows: RowBatch) -> None:
+        """ONNX Runtime needs no preparation."""
 
-    def _host(self, values: np.ndarray) -> Any:
-        mnn = self._mnn
-        return mnn.Tensor(values.shape, mnn.Halide_Type_Float, values, mnn.Tensor_DimensionType_Caffe)
+    @torch.inference_mode()
+    def is_batch_invariant(self, sizes: Sequence[int], until: float) -> bool:
+        if not self.operations:
+            return model_is_batch_invariant(self.model, sizes, self._single_row.model, until=until)
+        return all(graph_is_batch_invariant(graph, self.model.spec, sizes, until) for graph in self.operations.values())
+
+    def fallback(self) -> CompiledModel | None:
+        return OnnxModel(self._batched, self._single_row, {}) if self.operations else None
 
 
-def _convert(graph: bytes, own: BinaryIO) -> None:
-    """Write an ONNX graph as MNN's own; in another process, because this one would stand still meanwhile."""
-    with _in_memory(graph) as file:
-        words = [sys.executable, "-c", CONVERT, _path(file), _path(own)]
-        done = subprocess.run(words, pass_fds=(file.fileno(), own.fileno()), capture_output=True, check=False)  # noqa: S603  # our own words
-    if not os.fstat(own.fileno()).st_size:
-        raise RuntimeError(
-            f"MNN does not read the graph: {(done.stdout + done.stderr).decode(errors='replace')[-500:]}"
-        )
+class OnnxRuntime:
+    """Compiles models of this project for ONNX Runtime; `fused` makes whole operations graphs where that pays."""
+
+    def __init__(self, *, fused: bool = True) -> None:
+        self._fused = fused
+
+    def compile(self, model: ImageModel, target: Target) -> OnnxModel:
+        """Compile the networks, and the operations of a small model."""
+        vae = native_vae(model)
+        batched = single = TorchModel(with_networks(model, target.threads), target)
+        if target.max_threads > target.threads and is_compute_bound(vae):
+            single = TorchModel(with_networks(model, target.max_threads), target)
+        small = not is_compute_bound(vae) and largest_network_bytes(vae) <= MAX_COPIED_BYTES
+        return OnnxModel(batched, single, _verified_operations(vae, target.threads) if self._fused and small else {})
 
 
-@contextmanager
-def _in_memory(content: bytes = b"") -> Iterator[BinaryIO]:
-    """A file that is on no disk: a service may have none that it can write to."""
-    with open(os.memfd_create("network"), "wb") as file:  # noqa: PTH123  # it has no name
-        file.write(content)
-        file.flush()
-        yield file
+def native_vae(model: ImageModel) -> VAE:
+    """Return the VAE of a model of this project. Raises `CheckpointError` for other models."""
+    if not isinstance(model, NativeModel):
+        raise CheckpointError(f"a model in the format {model.spec.format} is served by VAE_RUNTIME=torch")
+    return model.vae
 
 
-def _path(file: BinaryIO) -> str:
-    return f"/proc/self/fd/{file.fileno()}"
+def with_networks(model: ImageModel, threads: int = 1, network: Network = OnnxNetwork) -> NativeModel:
+    """Return the model with networks that another runtime computes on so many threads; it shares no weights with it.
+
+    Raises `CheckpointError` for networks that are too large for a graph.
+    """
+    vae = native_vae(model)
+    if (most := largest_network_bytes(vae)) > MAX_GRAPH_BYTES:
+        msg = f"the weights of a network are {most} bytes; beyond {MAX_GRAPH_BYTES} only VAE_RUNTIME=torch serves them"
+        raise CheckpointError(msg)
+    with torch.device("meta"):
+        other = VAE(vae.config).eval()
+    other.encoder.add_module("network", network(vae.encoder.network, vae.config.image_shape, threads))
+    other.decoder.add_module("network", network(vae.decoder.network, vae.config.latent_shape, threads))
+    return NativeModel(other, model.spec)
 
 
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Nothing that is printed meanwhile, by C or C++, comes out: it would stand among the lines of other programs."""
-    flush, out = ctypes.CDLL(None).fflush, os.dup(1)
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # for its number
-        os.dup2(nowhere.fileno(), 1)
-    try:
-        yield
-    finally:
-        flush(None)
-        os.dup2(out, 1)
-        os.close(out)
+def largest_network_bytes(vae: VAE) -> int:
+    """Return the bytes of the weights of the larger network."""
+    return max(sum(weight.nbytes for weight in part.parameters()) for part in vae.children())
+
+
+def _verified_operations(vae: VAE, threads: int) -> dict[str, OnnxOperation]:
+    """Return a graph for each operation that has one; none if torch computes other results than one of them."""
+    operations = {operation: OnnxOperation(operation, vae, threads) for operation in OPERATION_GRAPHS}
+    if wrong := list(differing(vae, operations)):
+        text = "%s: the ONNX graph gives other results than torch; torch computes the steps around the networks"
+        log.warning(text, ", ".join(wrong))
+        return {}
+    return operations

@@ -1,16 +1,16 @@
-"""Encode, decode and reconstruct as one graph each, from pixels to pixels, that ONNX Runtime computes.
+"""ONNX graphs of encode, decode and reconstruct, from pixels to pixels.
 
-Around the networks each step of torch costs microseconds, and more when caches are cold: for a lone image of a small
-model the steps took as long as the networks. The formulas are those that `app.runtimes.operations` follows.
+The formulas around the networks are those of `app.runtimes.operations`; `app.runtimes.verification` compares both.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-import numpy as np
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
+from app.batching.rows import RowBatch
 from app.runtimes.onnx_graph import Graph
-from app.runtimes.sessions import session
+from app.runtimes.onnx_session import create_session
 from model.likelihoods import LEVELS
 from model.networks.encoder import MAX_ABS_LOGVAR
 from model.vae import VAE
@@ -18,34 +18,16 @@ from model.vae import VAE
 PIXELS, LATENTS = "pixels", "latents"
 
 
-class OnnxOperation:
-    """One operation of a VAE on so many threads, with weights of its own."""
-
-    def __init__(self, operation: str, vae: VAE, threads: int) -> None:
-        self.takes, self._gives, formula = _FORMULAS[operation]
-        graph = Graph()
-        outputs = formula(graph, vae)
-        kinds = {
-            PIXELS: (TensorProto.UINT8, vae.config.image_shape),
-            LATENTS: (TensorProto.FLOAT, vae.config.latent_shape),
-        }
-        self._session = session(graph.model({name: kinds[name] for name in self.takes}, outputs), threads)
-
-    def __call__(self, *columns: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The columns of the answer, as the operation gives them."""
-        return self._run(self._gives, columns)
-
-    def tell(self, *columns: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The same, and what was rounded to levels, before it was."""
-        return self._run(None, columns)
-
-    def _run(self, outputs: list[str] | None, columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        return tuple(self._session.run(outputs, dict(zip(self.takes, columns, strict=True))))
-
-
-def programs(vae: VAE, threads: int) -> dict[str, OnnxOperation]:
-    """One for each operation that has one."""
-    return {operation: OnnxOperation(operation, vae, threads) for operation in _FORMULAS}
+def operation_graph(operation: str, vae: VAE) -> ModelProto:
+    """Return an operation of a VAE as a graph, with its weights."""
+    inputs, _, formula = OPERATION_GRAPHS[operation]
+    graph = Graph()
+    outputs = formula(graph, vae)
+    types = {
+        PIXELS: (TensorProto.UINT8, vae.config.image_shape),
+        LATENTS: (TensorProto.FLOAT, vae.config.latent_shape),
+    }
+    return graph.model({name: types[name] for name in inputs}, outputs)
 
 
 def _encode(graph: Graph, vae: VAE) -> dict[str, str]:
@@ -79,9 +61,34 @@ def _levels(graph: Graph, vae: VAE, z: str) -> dict[str, str]:
     return {"levels": graph.node("Cast", level, to=TensorProto.UINT8), "image": mean}
 
 
-_Formula = Callable[[Graph, VAE], Mapping[str, str]]
-_FORMULAS: dict[str, tuple[list[str], list[str], _Formula]] = {
-    "encode": ([PIXELS], ["mean", "logvar"], _encode),
-    "decode": ([LATENTS], ["levels"], _decode),
-    "reconstruct": ([PIXELS, LATENTS], ["levels"], _reconstruct),
+class OperationGraph(NamedTuple):
+    """The names of the inputs and outputs of an operation, and the function that adds its nodes to a graph."""
+
+    inputs: list[str]
+    outputs: list[str]
+    formula: Callable[[Graph, VAE], Mapping[str, str]]
+
+
+OPERATION_GRAPHS: dict[str, OperationGraph] = {
+    "encode": OperationGraph([PIXELS], ["mean", "logvar"], _encode),
+    "decode": OperationGraph([LATENTS], ["levels"], _decode),
+    "reconstruct": OperationGraph([PIXELS, LATENTS], ["levels"], _reconstruct),
 }
+
+
+class OnnxOperation:
+    """One operation of a model as one graph, on so many threads, with its own weights."""
+
+    def __init__(self, operation: str, vae: VAE, threads: int) -> None:
+        self.input_names = OPERATION_GRAPHS[operation].inputs
+        self._output_names = OPERATION_GRAPHS[operation].outputs
+        self._session = create_session(operation_graph(operation, vae), threads)
+
+    def run(self, rows: RowBatch) -> RowBatch:
+        """Compute the operation for a batch."""
+        inputs = dict(zip(self.input_names, rows.columns, strict=True))
+        return RowBatch(tuple(self._session.run(self._output_names, inputs)))
+
+    def run_unrounded(self, rows: RowBatch) -> RowBatch:
+        """Compute the operation, and add the images before they are rounded to grey levels."""
+        return RowBatch(tuple(self._session.run(None, dict(zip(self.input_names, rows.columns, strict=True)))))

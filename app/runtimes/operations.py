@@ -1,7 +1,4 @@
-"""What the VAE does with a batch: encode, decode, reconstruct and score, from columns to columns.
-
-Columns are arrays until the device gets them: arrays are cut and joined with less ado than tensors.
-"""
+"""The operations of a model: encode, decode, reconstruct and score, as functions from tensors to tensors."""
 
 from collections.abc import Callable
 
@@ -9,34 +6,33 @@ import numpy as np
 from torch import Tensor
 
 from app.batching.rows import RowBatch
-from model.config import VAEConfig
 from model.elbo import bounds
+from model.interface import Autoencoder, ModelSpec
 from model.pixels import to_grey_levels, to_unit_interval
-from model.vae import VAE
 
-MOST_DRAWS = 64
-"""Draws that are scored at once, where the images are small."""
+MAX_DRAWS = 64
+"""Number of draws that are scored at once if the images are small."""
 
-VALUES = 2**22
-"""Values of the images that are scored at once: a likelihood keeps some ten floats for each."""
+MAX_SCORED_VALUES = 2**22
+"""Number of image values that are scored at once: a likelihood needs about ten floats for each."""
 
 
-def _encode(vae: VAE, pixels: Tensor) -> tuple[Tensor, ...]:
-    q = vae.posterior(to_unit_interval(pixels))
+def _encode(model: Autoencoder, pixels: Tensor) -> tuple[Tensor, ...]:
+    q = model.posterior(to_unit_interval(pixels))
     return q.mean, q.logvar
 
 
-def _decode(vae: VAE, latents: Tensor) -> tuple[Tensor, ...]:
-    return (to_grey_levels(vae.likelihood(latents).mean),)
+def _decode(model: Autoencoder, latents: Tensor) -> tuple[Tensor, ...]:
+    return (to_grey_levels(model.likelihood(latents).mean),)
 
 
-def _reconstruct(vae: VAE, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-    return _decode(vae, vae.posterior(to_unit_interval(pixels)).reparameterize(noise))
+def _reconstruct(model: Autoencoder, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    return _decode(model, model.posterior(to_unit_interval(pixels)).reparameterize(noise))
 
 
-def _score(vae: VAE, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-    chunk = max(1, min(MOST_DRAWS, VALUES // (len(pixels) * vae.config.dimensions)))
-    found = bounds(vae, to_unit_interval(pixels), noise.shape[1], noise=noise.transpose(0, 1), chunk=chunk)
+def _score(model: Autoencoder, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    chunk = max(1, min(MAX_DRAWS, MAX_SCORED_VALUES // pixels.numel()))
+    found = bounds(model, to_unit_interval(pixels), noise.shape[1], noise=noise.transpose(0, 1), chunk=chunk)
     return (*found.elbo, found.log_likelihood)
 
 
@@ -48,14 +44,14 @@ OPERATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 }
 
 
-def examples(config: VAEConfig, rows: int) -> dict[str, RowBatch]:
-    """A stack of zeros for each operation that is computed in batches."""
-    pixels = np.zeros((rows, *config.image_shape), np.uint8)
-    noise = np.zeros((rows, *config.latent_shape), np.float32)
+def examples(spec: ModelSpec, rows: int) -> dict[str, RowBatch]:
+    """Return a batch of zeros for each operation that is computed in batches."""
+    pixels = np.zeros((rows, *spec.image_shape), np.uint8)
+    noise = np.zeros((rows, *spec.latent_shape), np.float32)
     return {"encode": RowBatch((pixels,)), "decode": RowBatch((noise,)), "reconstruct": RowBatch((pixels, noise))}
 
 
-def shapes(largest: int) -> list[int]:
-    """How many rows a batch on the device can have: powers of two, and the largest."""
+def batch_sizes(largest: int) -> list[int]:
+    """Return the sizes that batches are padded to: powers of two, and the largest."""
     powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
     return [*powers, largest]

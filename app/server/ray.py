@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, NonNegativeFloat, PositiveInt
 from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
+from app.inference.device import configure_torch
 from app.main import create_app
 from app.observability.logs import configure_logging
 from app.resources import largest_batch
@@ -51,6 +52,7 @@ def build() -> FastAPI:
     """The application, in the process of a replica."""
     settings = Settings()
     configure_logging(settings)
+    configure_torch(settings)
     app = create_app(settings)
     app.add_middleware(LostBodyMiddleware, margin_s=BODY_MARGIN_S, silence_s=BODY_SILENCE_S)
     return app

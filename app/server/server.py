@@ -23,6 +23,7 @@ from app.api.services import Services
 from app.http.protocol.connection import HttpConnection
 from app.http.protocol.pool import ConnectionPool
 from app.http.state import ServiceState
+from app.inference.device import configure_torch
 from app.main import ProcessGroup, create_app
 from app.server.listener import Listener
 from app.server.startup import ignore_signals, release_signals
@@ -49,6 +50,7 @@ class Server(uvicorn.Server):
         self.reception = reception
         self.pool = ConnectionPool(settings.max_connections, self.on_connection_closed)
         self.state = ServiceState(self.pool.connections)
+        configure_torch(settings)
         self.app = create_app(settings, state=self.state, group=group)
         self.services: Services = self.app.state.services
         self.grace = settings.graceful_timeout_s
@@ -83,7 +85,7 @@ class Server(uvicorn.Server):
         ignore_signals()
 
     async def _tell_address(self, address: str) -> None:
-        if await self.services.engine.warmed():
+        if await self.services.engine.wait_until_warm():
             log.info("open %s", address)
 
     def on_connection_closed(self) -> None:

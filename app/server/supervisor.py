@@ -18,7 +18,7 @@ from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from app.inference.core_sharing import places
+from app.inference.core_sharing import shared_slots
 from app.resources import resolve
 from app.server.listener import Listener
 from app.server.startup import ignore_signals, release_signals
@@ -64,7 +64,7 @@ class Supervisor:
         self._reception = reception
         self._children: dict[int, WorkerProcess] = {}
         self._lobby: deque[socket.socket] = deque()
-        self._places = places(settings.workers)
+        self._places = shared_slots(settings.workers)
         self._whole = False
         self._ending = asyncio.Event()
         self._failure = ""

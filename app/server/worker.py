@@ -92,7 +92,7 @@ class Worker(Server):
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         async with self._inner(app):
-            if not await self.services.engine.warmed():
+            if not await self.services.engine.wait_until_warm():
                 self._channel.send("failed the model does not get warm; the log says why")
                 raise RuntimeError("the model does not get warm")
             yield

@@ -147,3 +147,11 @@ async def test_a_device_lost_by_an_inline_batch_ends_the_device_thread(caplog):
         await until(lambda: not harness.batcher.alive)
         assert not harness.batcher.ready
     assert [record.levelno for record in caplog.records] == [logging.CRITICAL]
+
+
+async def test_padding_is_counted_and_its_results_are_left_out():
+    async with running_batcher() as harness:
+        harness.device.padded_to = 4
+        assert await harness.submit(1, 2, 3) == [10, 20, 30]
+        assert harness.device.batches == [[1, 2, 3, 0]]
+        assert harness.metric("padding_items_total") == 1

@@ -9,6 +9,8 @@ import pytest
 
 from app.codecs.png import write_png
 from app.inference.footprint import of_decode, of_encode
+from model.formats.native import model_of
+from model.vae import VAE
 from tests.support.live_server import serving
 from tests.support.models import LARGE, write
 
@@ -27,7 +29,7 @@ def mebibytes(process: int, field: str) -> int:
 
 async def test_a_server_takes_no_more_memory_for_a_request_than_it_says(tmp_path):
     model = write(tmp_path / "large", LARGE)
-    most = LIMIT // of_decode(LARGE, as_json=False).item
+    most = LIMIT // of_decode(model_of(VAE(LARGE)).spec, as_json=False).item
     async with serving(model, max_memory_bytes=LIMIT, max_batch_size=4) as service:
         process = service.process.pid
         await service.client.get("/sample?n=4")
@@ -38,7 +40,7 @@ async def test_a_server_takes_no_more_memory_for_a_request_than_it_says(tmp_path
         dot = write_png(np.zeros((1, 1, 1), np.uint8))  # 70 bytes, which become 192 KiB
         files = [("images", (str(n), dot)) for n in range(1000)]
         refused = await service.client.post("/encode", files=files)
-        fit = LIMIT // of_encode(LARGE, as_json=True).item
+        fit = LIMIT // of_encode(model_of(VAE(LARGE)).spec, as_json=True).item
         assert (refused.status_code, f"at most {fit} fit" in refused.json()["detail"]) == (413, True)
         answers = await asyncio.gather(*(service.client.get(f"/sample?n={most}") for _ in range(4)))
         assert {answer.status_code for answer in answers} <= {200, 503}

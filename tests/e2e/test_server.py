@@ -165,8 +165,7 @@ def lose(module, arguments):
         raise DeviceLost("as after an illegal access")
 server = Server(settings, Listener(settings.host, settings.port))
 server.linger = 0.5
-server.app.state.services.engine.served.programs.clear()  # in them there is no hook
-server.app.state.services.engine.served.networks.exact.encoder.register_forward_pre_hook(lose)
+server.services.engine.loaded_model.checkpoint.vae.encoder.register_forward_pre_hook(lose)
 run(server)
 """,
 )
@@ -175,7 +174,7 @@ run(server)
 
 async def test_a_process_whose_device_is_lost_says_so_to_its_probes_and_ends_with_1(digits_model):
     white = write_npy(np.full((1, 8, 8), 255, np.uint8))
-    async with serving(digits_model, program=LOSING) as it:
+    async with serving(digits_model, program=LOSING, runtime="torch") as it:
         answer = await it.client.post("/encode", content=white, headers={"content-type": "application/x-npy"})
         assert (answer.status_code, answer.json()["detail"]) == (503, "the device has stopped")
         await it.becomes(503, "/livez")

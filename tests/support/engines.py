@@ -16,9 +16,10 @@ def context() -> RequestContext:
 
 
 @asynccontextmanager
-async def running_engine(folder, device, **options):
+async def running_engine(folder, device, *, metrics=None, core_usage=None, compile_model=None, **options):
     settings = Settings(model=folder, device=device, threads=1, **options)
-    engine = Engine(read_checkpoint(folder), settings, Metrics())
+    extra = {"compile_model": compile_model} if compile_model else {}
+    engine = Engine(read_checkpoint(folder), settings, metrics or Metrics(), core_usage, **extra)
     engine.start()
     try:
         await until(lambda: engine.ready)

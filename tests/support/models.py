@@ -12,6 +12,9 @@ DIGITS = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), stride=2, channels=
 COLOUR = VAEConfig(
     image_shape=(3, 13, 9), latent_shape=(2, 4, 3), stride=2, channels=(6, 6), blocks=(0, 1), likelihood="logistic"
 )
+COMPUTE_BOUND = VAEConfig(image_shape=(1, 64, 64), latent_shape=(1, 16, 16), channels=(48, 48, 48), blocks=(1, 1, 1))
+"""Some 0.6 GFLOP an image."""
+
 LARGE = VAEConfig(image_shape=(3, 256, 256), latent_shape=(4, 16, 16), stride=2, channels=(2, 2, 2, 2), blocks=(0,) * 4)
 """192 KiB an image, and next to no work."""
 

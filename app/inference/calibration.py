@@ -1,0 +1,51 @@
+"""The calibration of a model: what the warm-up has found about its batches on this device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
+
+from app.batching.policy import BatchPolicy
+
+
+class Variant(NamedTuple):
+    """An operation, and whether each row must have the same bits in any batch."""
+
+    operation: str
+    deterministic: bool = False
+
+
+SCORE = Variant("score", deterministic=True)
+"""Scores are computed row by row: the draws of a row form a batch already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The batches of a model: their sizes, their policies, and the limits of the device's memory.
+
+    Batches are padded to one of `sizes`, deterministic batches to one of `deterministic_sizes`, in which each row has
+    the same bits; without any, deterministic rows are computed one by one. `uniform` tells that deterministic and other
+    batches are computed in the same way. `policies` has an entry for each variant that was measured. `batch_limits` is
+    the number of items for operations whose batches are limited by memory.
+    """
+
+    sizes: tuple[int, ...]
+    deterministic_sizes: tuple[int, ...] = ()
+    uniform: bool = False
+    policies: Mapping[Variant, BatchPolicy] = field(default_factory=lambda: MappingProxyType({}))
+    batch_limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def always_deterministic(self) -> bool:
+        """Whether all batches are deterministic, so that requests with and without a seed share them."""
+        return self.uniform and self.deterministic_sizes == self.sizes
+
+    def sizes_of(self, variant: Variant) -> tuple[int, ...]:
+        """Return the sizes of batches; none if rows are computed one by one."""
+        if variant == SCORE:
+            return ()
+        return self.deterministic_sizes if variant.deterministic else self.sizes
+
+    def policy_of(self, variant: Variant) -> BatchPolicy:
+        """Return the policy of a variant; without limits if it was not measured."""
+        return self.policies.get(variant, BatchPolicy())

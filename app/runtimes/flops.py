@@ -1,0 +1,50 @@
+"""The number of floating-point operations of a model, counted from its layers."""
+
+from math import prod
+
+from torch import nn
+
+from model.networks.blocks import Residual
+from model.vae import VAE
+
+COMPUTE_BOUND_FLOPS = 4e8
+"""Operations of one image, encoded and decoded, above which further copies of the weights pay off."""
+
+
+def is_compute_bound(vae: VAE) -> bool:
+    """Whether one image is so much work that the steps around the networks do not count."""
+    return count_flops(vae) >= COMPUTE_BOUND_FLOPS
+
+
+def count_flops(vae: VAE) -> int:
+    """Count the operations to encode and decode one image, as `torch.utils.flop_counter` does in two seconds."""
+    config = vae.config
+    return _network_flops(vae.encoder.network, config.image_shape) + _network_flops(
+        vae.decoder.network, config.latent_shape
+    )
+
+
+def _network_flops(network: nn.Sequential, shape: tuple[int, ...]) -> int:
+    """Count the operations of one row [*shape]: a product and a sum for each weight wherever it is applied."""
+    total = 0
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            total += 2 * layer.weight.numel()
+        elif isinstance(layer, nn.Unflatten):
+            shape = tuple(map(int, layer.unflattened_size))
+        elif isinstance(layer, Residual):
+            total += _network_flops(nn.Sequential(layer.first, layer.second), shape)
+        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            size = _output_size(layer, shape[1:])
+            where = shape[1:] if isinstance(layer, nn.ConvTranspose2d) else size
+            total += 2 * layer.weight.numel() * prod(where)
+            shape = (layer.out_channels, *size)
+    return total
+
+
+def _output_size(layer: nn.Conv2d | nn.ConvTranspose2d, grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Return height and width of the output of a convolution for an input of `grid`."""
+    dimensions = zip(grid, layer.kernel_size, layer.stride, map(int, layer.padding), layer.output_padding, strict=True)
+    if isinstance(layer, nn.ConvTranspose2d):
+        return tuple((size - 1) * stride - 2 * pad + kernel + more for size, kernel, stride, pad, more in dimensions)
+    return tuple((size + 2 * pad - kernel) // stride + 1 for size, kernel, stride, pad, _ in dimensions)
