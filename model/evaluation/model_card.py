@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import Checkpoint, read_checkpoint, write_atomically
+from model.checkpoint import Checkpoint, read_checkpoint
 from model.config import VAEConfig
 from model.elbo_percentiles import ElboPercentiles
+from model.files import write_atomically
 from model.records import EvaluationRecord, InputComparison, TrainingRecord
 
 CARD = "README.md"

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, parse_json, write_atomically
+from model.files import CheckpointError, parse_json, write_atomically
 from model.records import EpochRecord, read_record
 from model.training.options import OptionsError
 from model.training.trainer import Training
