@@ -17,7 +17,7 @@ class Outer(BaseModel):
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (7, "latents: expected a valid list"),
+        (7, "latents: expected a valid array"),
         ([7], "latents[0]: expected an object"),
         ([{"mean": [1, 2, "x"]}], "latents[0].mean[2]: expected a valid number"),
         ([{"mean": [1], "man": 0}], "latents[0].man: unknown field"),

@@ -26,14 +26,25 @@ def latents_of_json(body: bytes, shape: Sequence[int], model: str, max_items: in
     `MAX_LATENT`.
     """
     most = 3 * max_items  # of an answer of /encode: means and logvars of all items, and as many draws
-    sent = parsed(LatentsIn, body, values=most * (prod(shape) + 1) + ENVELOPE, names=most + ENVELOPE)
+    arrays = sum(prod(shape[:depth]) for depth in range(len(shape)))  # of one latent, which are nested
+    sent = parsed(
+        LatentsIn,
+        body,
+        values=most * (prod(shape) + 1) + ENVELOPE,
+        names=most + ENVELOPE,
+        arrays=most * arrays + ENVELOPE + max_items,
+    )
     require_items(len(sent.latents), max_items)
     _check_origin(sent, shape, model)
     posteriors = [(index, item) for index, item in enumerate(sent.latents) if isinstance(item, Posterior)]
     if posteriors:
         _check_posteriors(posteriors, shape)
     means = [item.mean if isinstance(item, Posterior) else item for item in sent.latents]
-    return _within_range(_array(means, shape, lambda n: f"latents[{n}]{_field_of(sent.latents[n])}"))
+
+    def place(index: int) -> str:
+        return f"latents[{index}]" + (".mean" if isinstance(sent.latents[index], Posterior) else "")
+
+    return _within_range(_array(means, shape, place), place)
 
 
 def latents_of_npy(body: bytes, header: Header, shape: Sequence[int]) -> np.ndarray:
@@ -99,16 +110,15 @@ def _row(value: Any, shape: Sequence[int], place: str) -> np.ndarray:
     return row
 
 
-def _field_of(item: Any) -> str:
-    return ".mean" if isinstance(item, Posterior) else ""
-
-
-def _within_range(latents: np.ndarray) -> np.ndarray:
+def _within_range(latents: np.ndarray, place: Callable[[int], str] = "latents[{}]".format) -> np.ndarray:
+    """The latents as float32; `UnprocessableContent` names the `place` of the first value that is beyond the range."""
     usable = np.abs(latents) <= MAX_LATENT
     if not usable.all():
-        index = int(np.argwhere(~usable)[0, 0])
+        item, *inner = np.unravel_index(int(np.argmin(usable)), usable.shape)
+        where = place(int(item)) + "".join(f"[{index}]" for index in inner)
+        value = float(latents[(item, *inner)])
         raise UnprocessableContent(
-            f"latents[{index}]: expected finite numbers between {-MAX_LATENT:.0f} and {MAX_LATENT:.0f}"
+            f"{where}: expected a finite number between {-MAX_LATENT:.0f} and {MAX_LATENT:.0f}, got {value}"
         )
     return np.ascontiguousarray(latents, np.float32)
 

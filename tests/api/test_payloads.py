@@ -205,7 +205,7 @@ async def test_parts_of_any_size_are_read(client):
     ("body", "status", "sentence"),
     [
         ("{", 400, "not JSON"),
-        ("[" * 10_000, 400, "not JSON"),
+        ("[" * 5000, 400, "not JSON"),
         (b'{"images": ["\xff"]}', 400, "not JSON"),
         ("null", 422, "object"),
         ("{}", 422, "images: field required"),
@@ -221,7 +221,7 @@ async def test_parts_of_any_size_are_read(client):
         (
             f'{{"images": [{"7" * 4000}]}}',
             422,
-            "images[0]: expected a valid string, got a number of more than 100 digits",
+            "the body: expected finite numbers, got a number that no float64 can hold at line 1 column 13",
         ),
         ('{"images": [null]}', 422, "images[0]: expected a valid string, got null"),
         ('{"images": [true]}', 422, "images[0]: expected a valid string, got true"),
@@ -240,6 +240,8 @@ async def test_json_that_holds_no_pictures_is_refused_with_a_sentence(client, bo
         b'{"images": [%s]}' % b",".join([b'""'] * 10_000),
         b'{"images": ["a"], %s}' % b",".join(b'"%d":0' % n for n in range(10_000)),
         b'{"latents": [[%s]]}' % b",".join([b"0"] * 100_000),
+        b'{"latents": [%s]}' % b",".join([b"[]"] * 20_000),
+        b'{"latents": %s' % (b"[" * 20_000),
         b'{"latents": [[0, 0, 0, 0]], %s}' % b",".join(b'"%d":0' % n for n in range(20_000)),
     ],
 )
