@@ -73,6 +73,12 @@ def test_every_make_target_in_the_documents_exists(document: Path) -> None:
         assert target in targets
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_every_benchmark_in_the_documents_exists(document: Path) -> None:
+    for name in re.findall(r"-m benchmarks\.([a-z_]+)", text_of(document)):
+        assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
+
+
 @pytest.mark.parametrize("document", ["docs/architecture.md", "docs/mathematics.md", "CONTRIBUTING.md"])
 def test_every_path_in_the_documents_exists(document: str) -> None:
     later = {"model/formats"}  # described before it is there
