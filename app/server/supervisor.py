@@ -21,6 +21,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from app.inference.core_sharing import shared_slots
 from app.resources import resolve
 from app.server.listener import Listener
+from app.server.open_files import fit_connections
 from app.server.startup import ignore_signals, release_signals
 from app.server.worker_process import WorkerProcess, pause
 from app.settings import Settings
@@ -46,7 +47,7 @@ def serve(settings: Settings) -> None:
     Raises `OSError` for a port that is taken, `ChildProcessError` where the workers cannot start. Ends the process with
     1 if one of them did not end as it should.
     """
-    settings = resolve(settings)
+    settings = fit_connections(resolve(settings))
     if settings.workers == 1:
         from app.server.server import serve as serve_alone  # noqa: PLC0415  # it brings torch, which the parent does without
 

@@ -38,6 +38,14 @@ class Log:
         self._lines: list[bytes] = []
         self._reader = threading.Thread(target=self._read)
 
+    def read_until(self, pattern: bytes) -> re.Match[bytes]:
+        """Read lines until one matches, before `start`."""
+        for line in self._stream:
+            self._lines.append(line)
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError("the process has ended")
+
     def start(self) -> None:
         self._reader.start()
 
@@ -100,8 +108,7 @@ def server_process(model: Path, program: str = SERVE, workers: int = 1, **settin
     assert process.stderr is not None
     log = Log(process.stderr)
     try:
-        while not (found := re.search(rb"listening on http://127.0.0.1:(\d+)", line := process.stderr.readline())):
-            assert line, "the server has ended"
+        found = log.read_until(rb"listening on http://127.0.0.1:(\d+)")
         log.start()
         server = ServerProcess(int(found[1]), process.pid, log)
         ready = b"\nvae_workers %d.0\n" % workers
