@@ -34,7 +34,7 @@ class Operation(StrEnum):
 MODEL_PATHS = frozenset(
     (EndpointPath.ENCODE, EndpointPath.DECODE, EndpointPath.RECONSTRUCT, EndpointPath.SAMPLE, EndpointPath.SCORE)
 )
-"""Endpoints whose requests wait in the queue of the model."""
+"""Endpoints that use the queue of the model."""
 
 STAGES = ("queue", "batch", "infer", "codec")
 

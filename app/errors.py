@@ -1,33 +1,33 @@
-"""What can go wrong, drawn as a tree, each with the status that a caller sees.
+"""Errors that clients see, each with its HTTP status.
 
 ServiceError                        500
-+-- Malformed                       400   the bytes are not what their content type says
-+-- Unauthorised                    401
-+-- Forbidden                       403   nobody may do this here
++-- BadRequest                      400   the bytes are not what their content type says
++-- Unauthorized                    401
++-- Forbidden                       403   the configuration does not allow it
 +-- NotFound                        404
 +-- MethodNotAllowed                405
 +-- NotAcceptable                   406
-+-- RequestTimeout                  408   the body makes no progress, and others need its room
-+-- NotReloaded                     409   the model's folder holds nothing to serve; the old one goes on
-+-- TooLarge                        413   bytes, pixels or items
-+-- TargetTooLong                   414   a request target longer than any that the service has
-+-- UnsupportedMedia                415
-+-- Unusable                        422   well-formed, but nothing that the model can work on
-+-- Overloaded                      429   the queue is full; says when to come back
-+-- HeadTooLarge                    431
-+-- NotImplementedHere              501   a method or a transfer coding that the service does not know
-+-- Unavailable                     503   not ready yet, or draining; says when to come back
++-- RequestTimeout                  408   the body makes no progress, and others need its memory
++-- ReloadFailed                    409   the model folder has no usable model; the served model stays
++-- ContentTooLarge                 413   bytes, pixels or items
++-- UriTooLong                      414
++-- UnsupportedMediaType            415
++-- UnprocessableContent            422   well-formed, but not valid for the model
++-- QueueFull                       429   with Retry-After
++-- RequestHeaderFieldsTooLarge     431
++-- NotImplementedByServer          501   an unknown method or transfer coding
++-- Unavailable                     503   not ready, draining or overloaded; with Retry-After
 +-- DeadlineExceeded                504
-+-- VersionNotSupported             505   a version of HTTP that the service does not speak
++-- VersionNotSupported             505   an unknown version of HTTP
 """
 
 from typing import ClassVar
 
-_NO_WORK = "the model takes no work: it is warming up, draining, or its device has stopped"
+_NO_WORK = "the model is not ready: it is warming up, draining, or its device has stopped"
 
 
 class ServiceError(Exception):
-    """A failure with a sentence for the client: `detail` says what was expected and what came, bounded and quoted."""
+    """An error with a sentence for the client: `detail` says what was expected and what was given."""
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
@@ -39,7 +39,7 @@ class ServiceError(Exception):
 
     @classmethod
     def urn(cls) -> str:
-        """The problem's identifier."""
+        """Return the identifier of the problem type."""
         return f"urn:vae:problem:{cls.title.lower().replace(' ', '-')}"
 
 
@@ -61,7 +61,7 @@ class Unauthorized(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """Nobody may do this, as the service is configured."""
+    """The configuration of the service does not allow it."""
 
     status = 403
     title = "Forbidden"
@@ -75,14 +75,14 @@ class NotFound(ServiceError):
 
 
 class MethodNotAllowed(ServiceError):
-    """The path is there, but not for this method."""
+    """The path does not allow this method."""
 
     status = 405
     title = "Method not allowed"
 
 
 class NotAcceptable(ServiceError):
-    """The answer cannot be given in any media type of the Accept header."""
+    """The endpoint has no response in a media type of the Accept header."""
 
     status = 406
     title = "Not acceptable"
@@ -99,42 +99,42 @@ class RequestTimeout(ServiceError):
 
 
 class ReloadFailed(ServiceError):
-    """The model's folder holds nothing that can be served; the model that was served goes on."""
+    """The model folder has no usable model; the served model stays."""
 
     status = 409
     title = "Not reloaded"
 
 
 class ContentTooLarge(ServiceError):
-    """More bytes, pixels or items than the service takes at once."""
+    """More bytes, pixels or items than one request may have."""
 
     status = 413
     title = "Too large"
 
 
 class UriTooLong(ServiceError):
-    """A request target that is longer than a head may be."""
+    """The request target is too long."""
 
     status = 414
     title = "Target too long"
 
 
 class UnsupportedMediaType(ServiceError):
-    """A content type that the endpoint does not read."""
+    """The endpoint does not read this content type."""
 
     status = 415
     title = "Unsupported media type"
 
 
 class UnprocessableContent(ServiceError):
-    """Well-formed, but nothing that the model can work on."""
+    """Well-formed, but not valid for the model."""
 
     status = 422
     title = "Unusable input"
 
 
 class QueueFull(ServiceError):
-    """The queue is full."""
+    """The queue of the model is full."""
 
     status = 429
     title = "Queue full"
@@ -144,21 +144,21 @@ class QueueFull(ServiceError):
 
 
 class RequestHeaderFieldsTooLarge(ServiceError):
-    """More bytes before the body than a request line and its headers need."""
+    """The request headers are too large."""
 
     status = 431
     title = "Head too large"
 
 
 class NotImplementedByServer(ServiceError):
-    """A method or a transfer coding that the service does not know."""
+    """The service does not know this method or transfer coding."""
 
     status = 501
     title = "Not implemented"
 
 
 class Unavailable(ServiceError):
-    """Not ready yet, or no longer."""
+    """The service is not ready, draining or overloaded."""
 
     status = 503
     title = "Not available"
@@ -168,14 +168,14 @@ class Unavailable(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """The answer would have come too late."""
+    """The deadline of the request has passed."""
 
     status = 504
     title = "Deadline exceeded"
 
 
 class VersionNotSupported(ServiceError):
-    """A version of HTTP that the service does not speak."""
+    """The service does not support this version of HTTP."""
 
     status = 505
     title = "HTTP version not supported"

@@ -1,4 +1,4 @@
-"""Runs of one job that concurrent callers share: one under way and one to come, however many ask."""
+"""Single flight: concurrent callers of a job share its runs."""
 
 import asyncio
 import time
@@ -7,48 +7,48 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-LONGEST_REST = 0.5
-"""Seconds between two runs, at most."""
+MAX_REST_SECONDS = 0.5
+"""Longest pause between two runs."""
 
 
 class SingleFlight(Generic[T]):
-    """A job that runs once at a time. A caller gets the result of a run that begins after the call, never an older one.
+    """A job that runs once at a time. A caller gets the result of a run that starts after the call.
 
-    Between two runs there are `rest` times as many seconds as the first of them took, `LONGEST_REST` at most: so a job
-    that is asked for without end takes a bounded share of the time.
+    So at most one run is pending while another one is active. After each run the job rests for `rest` times the seconds
+    that the run took, at most `MAX_REST_SECONDS`, which limits the job to a share of the time.
     """
 
     def __init__(self, job: Callable[[], Awaitable[T]], rest: float = 0.0) -> None:
         self._job = job
         self._rest = rest
-        self._earliest = 0.0
-        self._turn = asyncio.Lock()
-        self._to_come: asyncio.Task[T] | None = None
+        self._earliest_start = 0.0
+        self._lock = asyncio.Lock()
+        self._pending: asyncio.Task[T] | None = None
         self._tasks: set[asyncio.Task[T]] = set()
 
     def begin(self) -> asyncio.Task[T]:
-        """The run to come, which is begun if there is none. It goes on when a caller leaves: wait for it by a shield.
+        """Return the pending run; without one, schedule it. Await it through `asyncio.shield`: callers share it.
 
-        Needs a running event loop. A failure is raised to those who wait, and is no failure of the event loop.
+        Needs a running event loop. An exception is raised to the callers that await the run.
         """
-        if self._to_come is None:
-            self._to_come = asyncio.create_task(self._run())
-            self._tasks.add(self._to_come)
-            self._to_come.add_done_callback(self._done)
-        return self._to_come
+        if self._pending is None:
+            self._pending = asyncio.create_task(self._run())
+            self._tasks.add(self._pending)
+            self._pending.add_done_callback(self._done)
+        return self._pending
 
     async def _run(self) -> T:
-        async with self._turn:
-            await asyncio.sleep(max(0.0, self._earliest - time.monotonic()))
-            self._to_come = None
-            began = time.monotonic()
+        async with self._lock:
+            await asyncio.sleep(max(0.0, self._earliest_start - time.monotonic()))
+            self._pending = None
+            started = time.monotonic()
             try:
                 return await self._job()
             finally:
                 ended = time.monotonic()
-                self._earliest = ended + min(LONGEST_REST, self._rest * (ended - began))
+                self._earliest_start = ended + min(MAX_REST_SECONDS, self._rest * (ended - started))
 
     def _done(self, task: "asyncio.Task[T]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()
+            task.exception()  # mark it as retrieved: no caller may be left to await it

@@ -1,109 +1,144 @@
-"""Validation of JSON bodies against pydantic schemas; the first error becomes one sentence of the service.
+"""Validation of client data against pydantic schemas; the first error becomes one sentence of the service.
 
-Parsers hold the interpreter's lock until they return, so the size of what they build is bounded before: orjson takes
-some 50 ns for a number, 1 us for an array, and time that is linear in the bytes of numbers and strings, as pydantic's
-own parser does not.
+Parsers hold the interpreter's lock until they return, so the size of what they build is limited first: orjson takes
+some 50 ns for a number, 1 us for an array, and linear time for the bytes of numbers and strings, unlike pydantic's own
+parser.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_args
 
 import orjson
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from app.errors import BadRequest, ContentTooLarge, UnprocessableContent
 
-LONGEST = 100
+MAX_QUOTED_LENGTH = 100
 """Characters of a client's text that an error repeats."""
 
-_WORDS = (
-    (r"^Value error, ", ""),
-    (r"^Input should be (greater|less) than", r"expected a number \1 than"),
-    (r"^Input should be ", "expected "),
-    (r"a valid dictionary or instance of \w+$", "an object"),
-    (r"a valid list$", "a valid array"),
-    (
-        r"^(?:List|Tuple) should have at least (\d+ items?) after validation, not (\d+)$",
-        r"expected at least \1, got \2",
-    ),
-    (r"^Extra inputs are not permitted$", "unknown field"),
-    (r", unable to (?:parse|interpret).*$", ""),
-    (r"^[A-Z](?=[a-z])", lambda first: first[0].lower()),
-)
+MAX_VALUES = 2**20
+"""Values of one JSON body, independent of the limits of a request: orjson takes some 50 ms for as many."""
+
+_COUNT_WINDOW = 2**20
+"""Bytes that one call of `bytes.count` searches, in some 1 ms."""
+
+_INTEGER, _NUMBER, _OBJECT = "expected a valid integer", "expected a valid number", "expected an object"
+_EXPECTED = {
+    "dict_type": _OBJECT,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "greater_than": "expected a number greater than {gt}",
+    "greater_than_equal": "expected a number greater than or equal to {ge}",
+    "int_from_float": _INTEGER,
+    "int_parsing": _INTEGER,
+    "int_parsing_size": _INTEGER,
+    "int_type": _INTEGER,
+    "less_than": "expected a number less than {lt}",
+    "less_than_equal": "expected a number less than or equal to {le}",
+    "list_type": "expected a valid array",
+    "literal_error": "expected {expected}",
+    "missing": "field required",
+    "model_attributes_type": _OBJECT,
+    "model_type": _OBJECT,
+    "too_short": "expected at least {min_length} items",
+    "value_error": "{error}",
+}
+"""What was expected, by pydantic's type of the error and the values of its `ctx`."""
+
+_TAGS = ("query", "vector", "grid", "posterior")
+"""Steps in pydantic's location of an error that are not in the client's data."""
+
+_COMPLETE = ("missing", "too_short")
+"""Types of errors that are described without the value."""
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
-def expectation(message: str) -> str:
-    """A finding's message as it is told."""
-    for pattern, words in _WORDS:
-        message = re.sub(pattern, words, message)
-    return message
+def expectation(error: ErrorDetails) -> str:
+    """Return what was expected where pydantic found an error."""
+    template = _EXPECTED.get(error["type"])
+    if template is not None:
+        return template.format(**{name: _without_zeros(value) for name, value in error.get("ctx", {}).items()})
+    message = error["msg"].replace("Input should be ", "expected ", 1)
+    return message[:1].lower() + message[1:]
 
 
-def place(steps: Sequence[str | int]) -> str:
-    """Where it was found: `latents[0].mean`."""
+def _without_zeros(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def json_path(steps: Sequence[str | int]) -> str:
+    """Return a location as a path: `latents[0].mean`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
 
 
 def quoted(text: str) -> str:
-    """A client's text as an error repeats it: in quotes, at most 100 characters, what does not print escaped."""
-    return repr(text[:LONGEST]) + ("..." if len(text) > LONGEST else "")
+    """Quote a client's text for an error: at most 100 characters, with escapes for those that do not print."""
+    return repr(text[:MAX_QUOTED_LENGTH]) + ("..." if len(text) > MAX_QUOTED_LENGTH else "")
 
 
-def came(value: Any) -> str:
-    """A value of a client as an error tells it, in the words of JSON: scalars bounded, containers by their kind."""
+def describe_value(value: Any) -> str:
+    """Describe a JSON value for an error: scalars in bounded length, containers by their kind."""
     if isinstance(value, str):
         return quoted(value)
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int):  # Python writes none of more than 4,300 digits
-        return str(value) if abs(value) < 10**LONGEST else f"a number of more than {LONGEST} digits"
+    if isinstance(value, int):  # Python refuses to write more than 4,300 digits
+        short = abs(value) < 10**MAX_QUOTED_LENGTH
+        return str(value) if short else f"a number of more than {MAX_QUOTED_LENGTH} digits"
     if isinstance(value, float):
         return str(value)
     return "an object" if isinstance(value, dict) else "an array"
 
 
-Model = TypeVar("Model", bound=BaseModel)
+def parse_json(schema: type[Model], body: bytes, *, max_values: int, max_names: int, max_arrays: int) -> Model:
+    """Parse and validate a JSON body; no valid body has more values, names and arrays than the limits.
 
-_TAGS = ("query", "vector", "grid", "posterior")
-"""Steps of pydantic's places that a client does not know."""
-
-_COMPLETE = ("missing", "too_short")
-"""Types of findings whose message needs no word about what came."""
-
-
-MAX_VALUES = 2**20
-"""Values of one JSON body, whatever the limits of a request: orjson takes some 50 ms for as many."""
-
-_WINDOW = 2**20
-"""Bytes that one call of `bytes.count` looks at: some 1 ms."""
-
-
-def parsed(schema: type[Model], body: bytes, *, values: int, names: int, arrays: int) -> Model:
-    """The body by its schema, of which no usable one has more than so many values, names and arrays.
-
-    Raises `BadRequest` for what is no JSON, `ContentTooLarge` for more of them or more than `MAX_VALUES`,
+    Raises `BadRequest` for a body that is not JSON, `ContentTooLarge` for a body over a limit or `MAX_VALUES`,
     `UnprocessableContent` for a body that does not match the schema.
     """
-    for mark, limit, what in ((b",", values, "values"), (b":", names, "names"), (b"[", arrays, "arrays")):
-        _require_few(body, mark, min(limit, MAX_VALUES), what)
+    for mark, limit, what in ((b",", max_values, "values"), (b":", max_names, "names"), (b"[", max_arrays, "arrays")):
+        _require_count(body, mark, min(limit, MAX_VALUES), what)
     try:
         return schema.model_validate(orjson.loads(body))
     except orjson.JSONDecodeError as error:
-        raise _unparsable(error) from None
+        raise _decode_error(error) from None
     except ValidationError as error:
         raise unprocessable(error.errors(include_url=False), schema) from None
 
 
-def _require_few(body: bytes, mark: bytes, limit: int, what: str) -> None:
+def unprocessable(errors: Sequence[ErrorDetails], schema: type[BaseModel] | None = None) -> UnprocessableContent:
+    """Return the first of pydantic's errors as one sentence: where it is, what was expected, what the value is.
+
+    With the `schema` of the body an unknown field is answered with the known ones.
+    """
+    first = _most_helpful(errors)
+    is_unknown = first["type"] == "extra_forbidden"  # then the last step of the location is the client's name
+    steps = [step for step in (first["loc"][:-1] if is_unknown else first["loc"]) if step not in _TAGS]
+    where = json_path(steps) or "the body"
+    if is_unknown:
+        known = f"; known are {_field_names(schema, steps)}" if schema else ""
+        return UnprocessableContent(f"{where}: unknown field {quoted(str(first['loc'][-1]))}{known}")
+    got = "" if first["type"] in _COMPLETE else f", got {describe_value(first['input'])}"
+    return UnprocessableContent(f"{where}: {expectation(first)}{got}")
+
+
+def require_items(count: int, limit: int) -> None:
+    """Raise `ContentTooLarge` for more images or latents than one request may have."""
+    if count > limit:
+        raise ContentTooLarge(f"{count} items are more than the {limit} allowed in one request")
+
+
+def _require_count(body: bytes, mark: bytes, limit: int, what: str) -> None:
     if len(body) <= limit:
         return
-    if sum(body.count(mark, start, start + _WINDOW) for start in range(0, len(body), _WINDOW)) > limit:
+    if sum(body.count(mark, start, start + _COUNT_WINDOW) for start in range(0, len(body), _COUNT_WINDOW)) > limit:
         raise ContentTooLarge(f"the body holds more than the {limit} {what} that a request may have")
 
 
-def _unparsable(error: orjson.JSONDecodeError) -> BadRequest | UnprocessableContent:
-    """Numbers that are not finite, which some libraries write, have a place and a name; all else is no JSON."""
+def _decode_error(error: orjson.JSONDecodeError) -> BadRequest | UnprocessableContent:
+    """Return the error of a body that is not JSON; non-finite numbers, which some libraries write, are described."""
     name = next((name for name in ("NaN", "Infinity") if error.doc.startswith(name, error.pos)), "")
     if error.doc.startswith("-", error.pos - 1) and name:
         name = f"-{name}"
@@ -115,24 +150,8 @@ def _unparsable(error: orjson.JSONDecodeError) -> BadRequest | UnprocessableCont
     )
 
 
-def unprocessable(errors: Sequence[Any], schema: type[BaseModel] | None = None) -> BadRequest | UnprocessableContent:
-    """What pydantic found first, as one sentence: where, what was expected, what came.
-
-    With the `schema` of the body it names the known fields beside an unknown one.
-    """
-    first = _most_telling(errors)
-    unknown = first["type"] == "extra_forbidden"  # the last step of its place is the name that came
-    steps = [step for step in (first["loc"][:-1] if unknown else first["loc"]) if step not in _TAGS]
-    where = place(steps) or "the body"
-    if unknown:
-        known = f"; known are {_fields(schema, steps)}" if schema else ""
-        return UnprocessableContent(f"{where}: unknown field {quoted(str(first['loc'][-1]))}{known}")
-    got = "" if first["type"] in _COMPLETE else f", got {came(first['input'])}"
-    return UnprocessableContent(f"{where}: {expectation(first['msg'])}{got}")
-
-
-def _most_telling(errors: Sequence[Any]) -> Any:
-    """The first error; if a field is missing, an unknown field of the same object, which may be the mistyped one."""
+def _most_helpful(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """Return the first error; but for a missing field an unknown one of the same object, perhaps a typing error."""
     first = errors[0]
     if first["type"] != "missing":
         return first
@@ -142,15 +161,9 @@ def _most_telling(errors: Sequence[Any]) -> Any:
     return next(unknown, first)
 
 
-def require_items(count: int, most: int) -> None:
-    """Refuse more images or latents than one request may have: `ContentTooLarge`."""
-    if count > most:
-        raise ContentTooLarge(f"{count} items are more than the {most} allowed in one request")
-
-
-def _fields(schema: type[BaseModel], where: Sequence[str | int]) -> str:
-    """The names of the fields of the object at that place of a body."""
-    for step in where:
+def _field_names(schema: type[BaseModel], location: Sequence[str | int]) -> str:
+    """Return the names of the fields of the object at a location of the body."""
+    for step in location:
         if isinstance(step, str):
             schema = next(_schemas(schema.model_fields[step].annotation), schema)
     return ", ".join(schema.model_fields)

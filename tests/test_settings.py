@@ -1,9 +1,9 @@
-"""Every knob is read from the environment or the command line, checked, and told in one line when it is wrong."""
+"""Settings: read from environment and command line, validated, and reported in one line when invalid."""
 
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, SettingsError, read_settings, strange_variables
+from app.settings import Settings, SettingsError, read_settings, unknown_variables
 
 DEFAULTS = {name: field.get_default() for name, field in Settings.model_fields.items()}
 
@@ -14,7 +14,7 @@ def _bare_environment(monkeypatch):
         monkeypatch.delenv(f"VAE_{name.upper()}", raising=False)
 
 
-def test_without_any_setting_the_defaults_serve():
+def test_without_any_setting_the_defaults_apply():
     assert Settings().model_dump() == DEFAULTS
     assert Settings().keys() == ()
 
@@ -35,7 +35,7 @@ def test_without_any_setting_the_defaults_serve():
         ("log_level", "INFO", "info"),
     ],
 )
-def test_a_variable_is_the_setting_of_its_name(monkeypatch, name, text, value):
+def test_a_prefixed_variable_sets_the_setting_of_its_name(monkeypatch, name, text, value):
     monkeypatch.setenv(name.upper(), "unprefixed")
     assert Settings().model_dump() == DEFAULTS
     monkeypatch.setenv(f"VAE_{name.upper()}", text)
@@ -67,7 +67,7 @@ def test_a_variable_is_the_setting_of_its_name(monkeypatch, name, text, value):
         ("log_format", "xml"),
     ],
 )
-def test_a_setting_that_cannot_be_served_with_is_refused_in_one_line_that_names_it(monkeypatch, name, text):
+def test_an_invalid_setting_is_reported_in_one_line_with_its_name(monkeypatch, name, text):
     monkeypatch.setenv(f"VAE_{name.upper()}", text)
     with pytest.raises(ValidationError):
         Settings()
@@ -78,14 +78,14 @@ def test_a_setting_that_cannot_be_served_with_is_refused_in_one_line_that_names_
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("device", "gpu", "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         ("max_batch_size", "many", "max_batch_size: expected a valid integer, got 'many'"),
         ("max_batch_size", "-1", "max_batch_size: expected a number greater than or equal to 0, got '-1'"),
         ("log_format", "xml", "log_format: expected 'auto', 'json' or 'text', got 'xml'"),
         ("api_key_file", "/no/such", "api_key_file: path does not point to a file, got '/no/such'"),
-        ("api_key", " , ", "api_key: expected a key, it holds none; where nobody needs a key, leave it out"),
+        ("api_key", " , ", "api_key: expected a key, got none; leave the setting out for a service without keys"),
         (
             "cors_origins",
             "a.example",
@@ -93,14 +93,14 @@ def test_a_setting_that_cannot_be_served_with_is_refused_in_one_line_that_names_
         ),
     ],
 )
-def test_what_was_expected_is_told_and_what_came(monkeypatch, name, text, told):
+def test_an_error_says_what_was_expected_and_what_was_given(monkeypatch, name, text, message):
     monkeypatch.setenv(f"VAE_{name.upper()}", text)
     with pytest.raises(SettingsError) as refused:
         read_settings([])
-    assert str(refused.value) == told
+    assert str(refused.value) == message
 
 
-def test_a_variable_that_only_looks_like_a_setting_is_told():
+def test_a_variable_with_the_prefix_that_is_not_a_setting_is_reported():
     environment = {
         "VAE_PORT": "1",
         "vae_host": "::",
@@ -109,14 +109,14 @@ def test_a_variable_that_only_looks_like_a_setting_is_told():
         "VAE_QUITE_ANOTHER_WORD": "",
         "X": "",
     }
-    assert [*strange_variables(environment)] == [
-        "VAE_MAX_BATCHSIZE is no setting; is VAE_MAX_BATCH_SIZE meant?",
-        "VAE_API_KEYS is no setting; is VAE_API_KEY meant?",
-        "VAE_QUITE_ANOTHER_WORD is no setting",
+    assert [*unknown_variables(environment)] == [
+        "VAE_MAX_BATCHSIZE is not a setting; did you mean VAE_MAX_BATCH_SIZE?",
+        "VAE_API_KEYS is not a setting; did you mean VAE_API_KEY?",
+        "VAE_QUITE_ANOTHER_WORD is not a setting",
     ]
 
 
-def test_options_win_over_variables_and_variables_over_defaults(monkeypatch):
+def test_options_override_variables_and_variables_override_defaults(monkeypatch):
     monkeypatch.setenv("VAE_PORT", "9000")
     monkeypatch.setenv("VAE_MAX_BATCH_SIZE", "7")
     read = read_settings(["--port", "9001", "--batch-invariant", "--cors-origins", "https://a.example"])
@@ -124,12 +124,12 @@ def test_options_win_over_variables_and_variables_over_defaults(monkeypatch):
     assert read.cors_origins == ("https://a.example",)
 
 
-def test_more_may_not_be_asked_than_may_wait():
+def test_a_request_may_not_have_more_items_than_the_queue():
     with pytest.raises(ValidationError, match=r"max_items \(9\) must not exceed max_queue_items \(8\)"):
         Settings(max_items=9, max_queue_items=8)
 
 
-def test_keys_come_from_the_setting_and_from_a_file(tmp_path):
+def test_keys_are_read_from_the_setting_and_from_a_file(tmp_path):
     file = tmp_path / "keys"
     file.write_text("  filed \n\nclé\n")
     assert Settings(api_key="one, two,,").keys() == (b"one", b"two")
@@ -137,32 +137,32 @@ def test_keys_come_from_the_setting_and_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("host", ["", "  "])
-def test_an_empty_host_is_the_default_and_not_every_address(monkeypatch, host):
+def test_an_empty_host_means_the_default_and_not_all_addresses(monkeypatch, host):
     assert read_settings(["--host", host]).host == "127.0.0.1"
     monkeypatch.setenv("VAE_HOST", host)
     assert Settings().host == "127.0.0.1"
 
 
-def test_a_key_is_shown_nowhere():
+def test_the_settings_never_show_a_key():
     settings = Settings(api_key="hunter2")
     shown = (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump(mode="json")))
     assert not any("hunter2" in text for text in shown)
 
 
 @pytest.mark.parametrize("wrong", [{"port": -1}, {"max_items": 9, "max_queue_items": 8}])
-def test_a_key_is_not_shown_when_another_setting_is_wrong(monkeypatch, wrong):
+def test_an_error_of_another_setting_does_not_show_the_key(monkeypatch, wrong):
     with pytest.raises(ValidationError) as refused:
         Settings(api_key="hunter2", **wrong)
     assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize("key", ["", "  ", ",", " ,, "])
-def test_a_key_that_is_none_does_not_open_the_house(key):
-    with pytest.raises(ValidationError, match="api_key: expected a key, it holds none"):
+def test_an_empty_key_is_invalid_instead_of_switching_authentication_off(key):
+    with pytest.raises(ValidationError, match="api_key: expected a key, got none"):
         Settings(api_key=key)
 
 
-def test_a_file_of_keys_that_holds_none_does_not_open_the_house(tmp_path):
+def test_a_key_file_without_keys_is_invalid_instead_of_switching_authentication_off(tmp_path):
     (tmp_path / "keys").write_text("\n  \n")
     with pytest.raises(ValidationError, match="api_key_file"):
         Settings(api_key_file=tmp_path / "keys")
@@ -170,6 +170,6 @@ def test_a_file_of_keys_that_holds_none_does_not_open_the_house(tmp_path):
         Settings(api_key_file=tmp_path / "none")
 
 
-def test_settings_do_not_change_while_they_are_served_with():
+def test_settings_are_frozen():
     with pytest.raises(ValidationError):
         Settings().port = 1

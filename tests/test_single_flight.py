@@ -31,7 +31,7 @@ class Job:
             self.under_way -= 1
 
 
-async def test_one_is_under_way_and_one_to_come():
+async def test_at_most_one_run_is_active_and_one_pending():
     job = Job()
     joined = SingleFlight(job)
     first = joined.begin()
@@ -43,7 +43,7 @@ async def test_one_is_under_way_and_one_to_come():
     assert (await first, await others[0], job.runs) == (1, 2, 2)
 
 
-async def test_a_failure_is_told_to_all_who_share_it_and_the_next_run_is_another(caplog):
+async def test_all_callers_of_a_run_get_its_exception_and_the_next_run_is_a_new_one(caplog):
     job = Job()
     job.may_end.set()
     joined = SingleFlight(job)
@@ -54,7 +54,7 @@ async def test_a_failure_is_told_to_all_who_share_it_and_the_next_run_is_another
     assert await joined.begin() == 4
 
 
-async def test_a_caller_that_leaves_does_not_end_the_run_of_the_others():
+async def test_a_cancelled_caller_does_not_cancel_the_run_of_the_others():
     job = Job()
     joined = SingleFlight(job)
 
@@ -68,7 +68,7 @@ async def test_a_caller_that_leaves_does_not_end_the_run_of_the_others():
     assert await other == 1
 
 
-async def test_a_job_that_is_asked_for_without_end_takes_a_share_of_the_time():
+async def test_a_job_with_rest_takes_a_limited_share_of_the_time():
     began = []
 
     async def job() -> None:

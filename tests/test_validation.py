@@ -1,31 +1,57 @@
-"""JSON is read up to the values and names that a request can have, and refused beyond them before it is read."""
+"""Validation of client data: limits before parsing, and errors with location, expectation and value."""
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from app.api.schemas import Images, LatentsIn
 from app.errors import BadRequest, ContentTooLarge, UnprocessableContent
-from app.validation import MAX_VALUES, parsed
+from app.validation import MAX_VALUES, expectation, json_path, parse_json
 
 
-def test_as_many_values_and_names_as_are_allowed_are_read():
-    body = b'{"images": ["a", "b", "c"]}'
-    assert parsed(Images, body, values=2, names=1, arrays=1).images == ["a", "b", "c"]
-    with pytest.raises(ContentTooLarge, match="the body holds more than the 1 values"):
-        parsed(Images, body, values=1, names=1, arrays=1)
-    with pytest.raises(ContentTooLarge, match="the body holds more than the 0 names"):
-        parsed(Images, body, values=2, names=0, arrays=1)
-    with pytest.raises(ContentTooLarge, match="the body holds more than the 0 arrays"):
-        parsed(Images, body, values=2, names=1, arrays=0)
+class Inner(BaseModel, extra="forbid"):
+    mean: list[float]
 
 
-def test_there_is_a_limit_of_values_whatever_a_request_may_have():
-    body = b'{"latents": [[%s0]]}' % (b"0," * (MAX_VALUES + 1))
-    with pytest.raises(ContentTooLarge, match=f"the body holds more than the {MAX_VALUES} values"):
-        parsed(LatentsIn, body, values=10**9, names=9, arrays=9)
+class Outer(BaseModel):
+    latents: list[Inner]
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("value", "sentence"),
+    [
+        (7, "latents: expected a valid array"),
+        ([7], "latents[0]: expected an object"),
+        ([{"mean": [1, 2, "x"]}], "latents[0].mean[2]: expected a valid number"),
+        ([{"mean": [1], "man": 0}], "latents[0].man: extra inputs are not permitted"),
+        ([{}], "latents[0].mean: field required"),
+    ],
+)
+def test_an_error_of_pydantic_is_described_with_its_location(value, sentence):
+    with pytest.raises(ValidationError) as invalid:
+        Outer(latents=value)
+    (first,) = invalid.value.errors()
+    assert f"{json_path(first['loc'])}: {expectation(first)}" == sentence
+
+
+def test_a_body_up_to_the_limits_of_values_and_names_is_parsed():
+    body = b'{"images": ["a", "b", "c"]}'
+    assert parse_json(Images, body, max_values=2, max_names=1, max_arrays=1).images == ["a", "b", "c"]
+    with pytest.raises(ContentTooLarge, match="the body holds more than the 1 values"):
+        parse_json(Images, body, max_values=1, max_names=1, max_arrays=1)
+    with pytest.raises(ContentTooLarge, match="the body holds more than the 0 names"):
+        parse_json(Images, body, max_values=2, max_names=0, max_arrays=1)
+    with pytest.raises(ContentTooLarge, match="the body holds more than the 0 arrays"):
+        parse_json(Images, body, max_values=2, max_names=1, max_arrays=0)
+
+
+def test_a_body_has_a_fixed_limit_of_values_besides_those_of_a_request():
+    body = b'{"latents": [[%s0]]}' % (b"0," * (MAX_VALUES + 1))
+    with pytest.raises(ContentTooLarge, match=f"the body holds more than the {MAX_VALUES} values"):
+        parse_json(LatentsIn, body, max_values=10**9, max_names=9, max_arrays=9)
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
     [
         ("NaN", "NaN at line 1 column 32"),
         ("Infinity", "Infinity at line 1 column 32"),
@@ -34,35 +60,35 @@ def test_there_is_a_limit_of_values_whatever_a_request_may_have():
         ("7" * 4000, "a number that no float64 can hold at line 1 column 32"),
     ],
 )
-def test_a_number_that_is_not_finite_is_told_with_its_place(number, told):
+def test_a_number_that_is_not_finite_is_reported_with_its_position(number, sentence):
     body = f'{{"model": "é", "latents": [[1, {number}]]}}'
     with pytest.raises(UnprocessableContent) as refused:
-        parsed(LatentsIn, body.encode(), values=9, names=9, arrays=9)
-    assert refused.value.detail == f"the body: expected finite numbers, got {told}"
+        parse_json(LatentsIn, body.encode(), max_values=9, max_names=9, max_arrays=9)
+    assert refused.value.detail == f"the body: expected finite numbers, got {sentence}"
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "sentence"),
     [
         (b'{"image": ["abc"]}', "the body: unknown field 'image'; known are images"),
         (b"{}", "images: field required"),
     ],
 )
-def test_a_mistyped_field_is_named_rather_than_the_missing_one(body, told):
+def test_an_unknown_field_is_reported_instead_of_a_missing_one(body, sentence):
     with pytest.raises(UnprocessableContent) as refused:
-        parsed(Images, body, values=9, names=9, arrays=9)
-    assert refused.value.detail == told
+        parse_json(Images, body, max_values=9, max_names=9, max_arrays=9)
+    assert refused.value.detail == sentence
 
 
-def test_a_mistyped_field_of_a_posterior_is_named():
+def test_an_unknown_field_of_a_posterior_is_reported():
     body = b'{"latents": [{"meen": [1], "logvar": [1]}]}'
     with pytest.raises(UnprocessableContent) as refused:
-        parsed(LatentsIn, body, values=9, names=9, arrays=9)
+        parse_json(LatentsIn, body, max_values=9, max_names=9, max_arrays=9)
     assert refused.value.detail == "latents[0]: unknown field 'meen'; known are mean, logvar, z"
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "told"),
+    ("body", "error", "sentence"),
     [
         (b"", BadRequest, "the body is not JSON"),
         (b'{"images": [7]}', UnprocessableContent, r"images\[0\]: expected a valid string, got 7"),
@@ -73,13 +99,13 @@ def test_a_mistyped_field_of_a_posterior_is_named():
         ),
     ],
 )
-def test_what_cannot_be_used_is_told_with_its_place(body, kind, told):
-    with pytest.raises(kind, match=told):
-        parsed(Images, body, values=9, names=9, arrays=9)
+def test_an_invalid_body_is_refused_with_the_location_of_the_error(body, error, sentence):
+    with pytest.raises(error, match=sentence):
+        parse_json(Images, body, max_values=9, max_names=9, max_arrays=9)
 
 
-def test_an_unknown_field_is_named_beside_those_of_the_object_that_it_stands_in():
+def test_an_unknown_field_is_reported_with_the_known_fields_of_its_object():
     body = b'{"latents": [[1, 2], {"mean": [1, 2], "logvar": [1, 2], "posterior": 3}]}'
     with pytest.raises(UnprocessableContent) as refused:
-        parsed(LatentsIn, body, values=99, names=99, arrays=99)
+        parse_json(LatentsIn, body, max_values=99, max_names=99, max_arrays=99)
     assert refused.value.detail == "latents[1]: unknown field 'posterior'; known are mean, logvar, z"

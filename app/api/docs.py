@@ -1,4 +1,4 @@
-"""Documentation for people: the page /docs, whose files are served from this machine, and /openapi.json."""
+"""Documentation pages: /docs, with its files served by this service, and /openapi.json."""
 
 from importlib.resources import files
 

@@ -42,7 +42,7 @@ class Response:
 
 @dataclass(slots=True)
 class EndpointRequest:
-    """A request whose query and Accept header are valid; `media_type` is the negotiated one of the response."""
+    """A request with a valid query and Accept header; `media_type` is the negotiated one of the response."""
 
     services: Services
     context: RequestContext

@@ -1,4 +1,4 @@
-"""Examples of the OpenAPI document that fit the served model: its shapes, its name, figures of its size."""
+"""Examples of the OpenAPI document that are valid for the served model: shapes, name and typical scores."""
 
 import base64
 from math import prod
@@ -6,26 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from app.api.schemas import PICTURE
+from app.api.schemas import EXAMPLE_PNG
 from app.codecs.png import write_png
 from model.checkpoint import Checkpoint
 from model.likelihoods import FAMILIES
 
-MOST_VALUES = 4096
-"""Values of a latent that is shown as an example: more would make a document of megabytes."""
+MAX_LATENT_VALUES = 4096
+"""Values of a latent in an example; more would make a document of megabytes."""
 
-MOST_PIXELS = 2**20
-"""Pixel values of a picture that is shown as an example."""
+MAX_PIXEL_VALUES = 2**20
+"""Pixel values of an image in an example."""
 
 Examples = dict[tuple[str, str], Any]
 
 
 def examples_of(checkpoint: Checkpoint) -> Examples:
-    """An example for each property of a schema, by the names of schema and property, that depends on the model.
+    """Return an example for each property that depends on the model, by the names of schema and property.
 
-    None where the model's latents are too large to be shown.
+    An example is None if the latents of the model are too large for it.
     """
-    config, picture = checkpoint.vae.config, _picture(checkpoint.vae.config.image_shape)
+    config, image = checkpoint.vae.config, _image(checkpoint.vae.config.image_shape)
     mean = _latent(config.latent_shape, np.sin)
     logvar = _latent(config.latent_shape, lambda steps: np.sin(steps) - 3)
     return {
@@ -37,7 +37,7 @@ def examples_of(checkpoint: Checkpoint) -> Examples:
         ("LatentsIn", "model"): checkpoint.identity,
         ("Latents", "shape"): list(config.latent_shape),
         ("Latents", "model"): checkpoint.identity,
-        ("Images", "images"): [picture],
+        ("Images", "images"): [image],
         ("History", "model"): checkpoint.identity,
         **{("Score", name): value for name, value in _score(checkpoint).items()},
         **{("Model", name): value for name, value in _model(checkpoint).items()},
@@ -45,15 +45,15 @@ def examples_of(checkpoint: Checkpoint) -> Examples:
 
 
 def _latent(shape: tuple[int, ...], value: Any) -> Any:
-    if prod(shape) > MOST_VALUES:
+    if prod(shape) > MAX_LATENT_VALUES:
         return None
     return np.round(value(np.arange(prod(shape), dtype=float)), 2).reshape(shape).tolist()
 
 
-def _picture(shape: tuple[int, ...]) -> str:
-    """A ring of the model's size, as a PNG file in base64; a small digit where that would be large."""
-    if prod(shape) > MOST_PIXELS:
-        return PICTURE
+def _image(shape: tuple[int, ...]) -> str:
+    """Return a ring of the model's size, as a PNG file in base64; for large models a small digit."""
+    if prod(shape) > MAX_PIXEL_VALUES:
+        return EXAMPLE_PNG
     _, height, width = shape
     y, x = (np.linspace(-1, 1, length)[:, None] for length in (height, width))
     ring = np.abs(np.hypot(y, 1.4 * x.T) - 0.7) < 0.2
@@ -61,7 +61,7 @@ def _picture(shape: tuple[int, ...]) -> str:
 
 
 def _score(checkpoint: Checkpoint) -> dict[str, float]:
-    """Figures that add up, of a size that images and latents of these shapes may have."""
+    """Return scores that are consistent, and typical for images and latents of these shapes."""
     config = checkpoint.vae.config
     reconstruction, kl = round(-0.07 * config.dimensions, 1), round(0.8 * prod(config.latent_shape), 1)
     elbo = round(reconstruction - kl, 1)

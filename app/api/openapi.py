@@ -1,4 +1,4 @@
-"""The OpenAPI document: bodies and responses in every media type, problems, examples that fit the model."""
+"""OpenAPI document: bodies and responses in every media type, problem details, examples of the served model."""
 
 from collections.abc import Callable, Iterable, Mapping
 from inspect import cleandoc
@@ -60,8 +60,8 @@ def _ref(schema: type) -> dict[str, Any]:
 IMAGES_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One picture as it is, several as multipart or base64, many as a uint8 array [N, H, W(, C)]. "
-        "The first bytes decide which it is, whatever the content type says; only multipart is told by its own.",
+        "description": "One image file, several in multipart or base64, or many in a uint8 array [N, H, W(, C)]. "
+        "The first bytes of the body decide the format, not the content type; only multipart needs its own.",
         "content": {
             MULTIPART: {"schema": {"type": "object", "properties": _FIELD, "required": ["images"]}},
             **{f"image/{kind}": {"schema": _BINARY} for kind in map(str.lower, FORMATS)},
@@ -75,8 +75,8 @@ IMAGES_BODY: dict[str, Any] = {
 LATENTS_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "Latents, or an answer of /encode as it is, or a float32 array [N, ...]. "
-        "An answer of another model, told by `model`, is refused.",
+        "description": "Latents, a response of /encode, or a float32 array [N, ...]. "
+        "A response of another model, by its `model`, is refused.",
         "content": {JSON: _ref(LatentsIn), NPY: {"schema": _BINARY}, OCTETS: {"schema": _BINARY}},
     }
 }
@@ -84,31 +84,31 @@ LATENTS_BODY: dict[str, Any] = {
 _SEED = {"headers": {"X-Seed": {"description": "the seed of the draws", "schema": {"type": "string"}}}}
 
 LATENTS_RESPONSE: dict[str, Any] = {
-    "description": "JSON, or a float32 array whose rows are mean, logvar and the draws: [2 + L, N, ...].",
+    "description": "JSON, or a float32 array of mean, logvar and the draws: [2 + L, N, ...].",
     "content": {NPY: {"schema": _BINARY}},
     **_SEED,
 }
 
 SCORES_RESPONSE: dict[str, Any] = {
-    "description": "Nats, higher is better; estimates by `samples` draws, by one where none is asked for.",
+    "description": "Nats, higher is better; estimates by `samples` draws, by default one.",
     **_SEED,
 }
 
 IMAGES_RESPONSE: dict[str, Any] = {
-    "description": "One image alone, several as a grid without padding; or base64; or a uint8 array [N, H, W, C].",
+    "description": "A PNG file, several images as a grid without padding; or base64; or a uint8 array [N, H, W, C].",
     "content": {PNG: {"schema": _BINARY}, JSON: _ref(Images), NPY: {"schema": _BINARY}},
 }
 
 _TIMEOUT: dict[str, Any] = {
     "name": "X-Request-Timeout",
     "in": "header",
-    "description": "seconds that the caller is ready to wait, if fewer than the service allows; beyond them 504",
+    "description": "deadline in seconds, if shorter than the one of the service; beyond it 504",
     "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 86_400},
     "example": 30,
 }
 
 _REQUEST_ID: dict[str, Any] = {
-    "description": "the client's own id of the request, or one that the service chose; its log has it",
+    "description": "id of the request, from the client or chosen by the service; it is in the log",
     "schema": {"type": "string"},
 }
 
@@ -126,7 +126,7 @@ SEEDED_IMAGES_RESPONSE: dict[str, Any] = {**IMAGES_RESPONSE, **_SEED}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problems of these statuses, and those of every endpoint, as FastAPI's `responses`."""
+    """Return the problems of these statuses and those of every endpoint, as FastAPI's `responses`."""
     everywhere = (errors.RequestHeaderFieldsTooLarge.status, errors.ServiceError.status)
     return {status: _problem(_PROBLEMS[status]) for status in sorted({*statuses, *everywhere})}
 
@@ -158,7 +158,7 @@ def documentation(endpoints: Iterable[Endpoint], tag: str, *, requires_key: bool
 
 
 class DocumentedApplication(FastAPI):
-    """FastAPI application whose OpenAPI document has all bodies and problems, and examples of the served model.
+    """FastAPI application with a complete OpenAPI document: all bodies, problems, and examples of the served model.
 
     `checkpoint` returns the checkpoint that is served.
     """
@@ -174,7 +174,7 @@ class DocumentedApplication(FastAPI):
             **options,
         )
         self._checkpoint = checkpoint
-        self._shown = ""
+        self._example_model = ""
         self._json: dict[str, bytes] = {}
 
     def openapi(self) -> dict[str, Any]:
@@ -184,9 +184,9 @@ class DocumentedApplication(FastAPI):
         if not is_complete:
             _complete(document)
         checkpoint = self._checkpoint()
-        if checkpoint.identity != self._shown:
-            _show(document, examples_of(checkpoint))
-            self._shown = checkpoint.identity
+        if checkpoint.identity != self._example_model:
+            _add_examples(document, examples_of(checkpoint))
+            self._example_model = checkpoint.identity
             self._json.clear()
         return document
 
@@ -220,7 +220,7 @@ def _complete(document: dict[str, Any]) -> None:
     for operation in (operation for methods in document["paths"].values() for operation in methods.values()):
         parameters = operation.setdefault("parameters", [])
         for parameter in parameters:
-            parameter["schema"] = _of_a_query(parameter)
+            parameter["schema"] = _query_schema(parameter)
         if "504" in operation["responses"]:
             parameters.append(_TIMEOUT)
         for response in operation["responses"].values():
@@ -231,13 +231,13 @@ def _complete(document: dict[str, Any]) -> None:
     schemas.update(definitions["$defs"])
     for schema in schemas.values():
         for properties in schema.get("properties", {}).values():
-            properties.pop("title", None)  # generators of clients name classes by it
+            properties.pop("title", None)  # client generators would name classes by it
             if properties.get("default", ...) is None:
-                del properties["default"]  # what may be left out need not be sent as null
+                del properties["default"]  # an optional property need not be sent as null
 
 
-def _of_a_query(parameter: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a parameter that is left out rather than null, and whose integers have 64 bits."""
+def _query_schema(parameter: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a query parameter: it is optional instead of nullable, and integers have 64 bits."""
     schema = {name: value for name, value in parameter["schema"].items() if name not in ("title", "description")}
     kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
     schema |= kinds[0] if kinds else {}
@@ -246,7 +246,7 @@ def _of_a_query(parameter: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _show(document: dict[str, Any], examples: Examples) -> None:
+def _add_examples(document: dict[str, Any], examples: Examples) -> None:
     """Put the examples at the properties of the schemas, and into the bodies of requests."""
     schemas = document["components"]["schemas"]
     for (schema, name), example in examples.items():

@@ -22,7 +22,7 @@ from app.context import RequestContext
 from app.errors import BadRequest, ContentTooLarge, DeadlineExceeded, UnprocessableContent, UnsupportedMediaType
 from app.inference.loaded_model import LoadedModel
 from app.settings import Limits
-from app.validation import parsed, quoted, require_items
+from app.validation import parse_json, quoted, require_items
 
 MAX_INLINE_BYTES = 2**16
 """Bytes or pixels up to which codec work runs on the event loop, because a thread hop would take longer."""
@@ -194,7 +194,7 @@ def _file(part: Part, number: int) -> bytes:
 
 def _texts_of_json(body: bytes, max_items: int) -> list[str]:
     limit = 2 * max_items  # a `data:` URL has a comma of its own
-    texts = parsed(Images, body, values=limit, names=limit, arrays=limit).images
+    texts = parse_json(Images, body, max_values=limit, max_names=limit, max_arrays=limit).images
     require_items(len(texts), max_items)
     return texts
 

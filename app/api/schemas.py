@@ -1,18 +1,18 @@
-"""The JSON of the service, with examples: what comes in is checked against it, what goes out is written by it."""
+"""JSON schemas of request and response bodies, with examples for the OpenAPI document."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
 
-PICTURE = (
+EXAMPLE_PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAwAAAAMCAAAAABzHgM7AAAANUlEQVR42nXNQQrAMAwDwXHI/7+sHBLTlpI9GCRZiB8JGBDSIsfY"
     "iarnrbmLqdsnKX3eox8WPkMJDs0cPvkAAAAASUVORK5CYII="
 )
-"""A zero of 12 x 12 pixels, as a PNG file in base64: the example that /docs sends."""
+"""A PNG file in base64, the digit zero in 12 x 12 pixels: the example that /docs sends."""
 
 
 class Schema(BaseModel):
-    """What all schemas share: unknown fields are refused, so that a typing error is told."""
+    """Base of all schemas: unknown fields are refused, so that typing errors are reported."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -24,12 +24,12 @@ def _depth(value: Any) -> str:
 
 
 class _FailFast(FailFast):
-    __hash__ = object.__hash__  # which pydantic forgot, and unions of types want
+    __hash__ = object.__hash__  # pydantic's class has none, and unions of types need it
 
 
 T = TypeVar("T")
 FailFastList = Annotated[list[T], _FailFast()]
-"""A list whose first wrong item is told alone: a caller may send a million of them."""
+"""A list of which only the first invalid item is reported: a client may send a million of them."""
 
 Number = Annotated[float, Field(strict=True)]
 Vector = Annotated[FailFastList[Number], Tag("vector")]
@@ -46,30 +46,30 @@ class Posterior(Schema):
 
 
 class Latents(Schema):
-    """The answer of /encode; /decode takes it as it is."""
+    """The response of /encode; /decode accepts it unchanged."""
 
     latents: list[Posterior]
     shape: list[int] = Field(examples=[[2]], description="the shape of one latent")
-    model: str = Field(examples=["mnist:0123456789ab"], description="name and digest of what answered")
+    model: str = Field(examples=["mnist:0123456789ab"], description="name and digest of the model")
 
 
 class LatentsIn(Schema):
-    """The latents that /decode turns into images: bare values, or posteriors of /encode, whose means are decoded."""
+    """The latents of a request to /decode: plain values, or posteriors of /encode, of which the means are decoded."""
 
     latents: FailFastList[Annotated[Vector | Grid | Annotated[Posterior, Tag("posterior")], Discriminator(_depth)]] = (
         Field(min_length=1, examples=[[[0.4, -1.2]]])
     )
     shape: FailFastList[Annotated[int, Field(strict=True)]] | None = Field(
-        None, description="has to be that of the model"
+        None, description="must be the latent shape of the model"
     )
-    model: str | None = Field(None, description="name and digest; latents of other weights than the served are refused")
+    model: str | None = Field(None, description="name and digest; latents of another model are refused")
 
 
 class Images(Schema):
-    """Pictures as base64, in and out; what comes in may have line breaks, no padding, the URL alphabet, or `data:`."""
+    """Image files in base64; requests may use line breaks, no padding, the URL alphabet, or `data:` URLs."""
 
     images: FailFastList[str] = Field(
-        min_length=1, examples=[[PICTURE]], description="base64 of PNG, JPEG, WEBP, GIF or BMP files"
+        min_length=1, examples=[[EXAMPLE_PNG]], description="base64 of PNG, JPEG, WEBP, GIF or BMP files"
     )
 
 
@@ -81,46 +81,46 @@ class Score(Schema):
     kl: float = Field(examples=[25.2], description="KL(q(z|x) || p(z)), at least 0")
     bits_per_dim: float = Field(examples=[0.152], description="-elbo in bits per pixel value, lower is better")
     percentile: float | None = Field(
-        None, examples=[48.2], description="the share of the evaluated images, 0 to 100, whose elbo is no higher"
+        None, examples=[48.2], description="percentage of the evaluated images with an elbo that is not higher"
     )
     log_likelihood: float | None = Field(None, examples=[-79.9], description="importance-weighted, with ?samples=")
 
 
 class Scores(Schema):
-    """The answer of /score."""
+    """The response of /score."""
 
     scores: list[Score]
     unit: Literal["nats"] = "nats"
 
 
 class Model(Schema):
-    """What is served, in short; `GET /model/history` tells how it was trained."""
+    """The served model in short; `GET /model/history` has its training record."""
 
     model: str = Field(examples=["mnist:0123456789ab"])
     digest: str = Field(description="SHA-256 of the weights' file")
     image_shape: list[int] = Field(examples=[[1, 28, 28]], description="channels, height, width")
     latent_shape: list[int] = Field(examples=[[32]])
     likelihood: str = Field(examples=["bernoulli"])
-    parameters: int = Field(description="how many numbers the weights are")
+    parameters: int = Field(description="number of weights")
     device: str = Field(examples=["cpu"])
-    precision: str = Field(examples=["float32"], description="the numbers that the networks compute in")
-    runtime: str = Field(examples=["onnxruntime"], description="what computes the networks")
-    batch_invariant: bool = Field(description="whether the bytes of an answer are the same whatever else is asked")
+    precision: str = Field(examples=["float32"], description="number format that the networks compute in")
+    runtime: str = Field(examples=["onnxruntime"], description="library that computes the networks")
+    batch_invariant: bool = Field(description="whether the bytes of a response are independent of other requests")
     architecture: dict[str, Any] = Field(description="the model's config.json")
-    scores: str = Field(description="what the figures of /score mean for this model")
+    scores: str = Field(description="meaning of the scores of this model")
 
 
 class History(Schema):
     """How the served model was trained and evaluated."""
 
-    model: str = Field(examples=["mnist:0123456789ab"], description="name and digest of what is served")
+    model: str = Field(examples=["mnist:0123456789ab"], description="name and digest of the served model")
     metrics: dict[str, Any] = Field(
-        description="the model's metrics.json, as far as it is there: `training` with its options, data and epochs, "
+        description="the model's metrics.json, if it has one: `training` with its options, data and epochs, "
         "`evaluations`, `inputs` and `reference`; log-probabilities in nats"
     )
 
 
 class Health(Schema):
-    """The answer of the probes."""
+    """The response of the probes."""
 
     status: str = Field(examples=["ready"])

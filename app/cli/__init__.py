@@ -52,12 +52,12 @@ def serve(context: typer.Context) -> None:
     """Serve a model over HTTP; `vae serve --help` lists every setting."""
     with told_in_one_line():
         from app.observability.logs import configure_logging
-        from app.settings import read_settings, strange_variables
+        from app.settings import read_settings, unknown_variables
 
         settings = read_settings(context.args)
         check_folder(settings.model)
         configure_logging(settings)
-        for sentence in strange_variables(os.environ):
+        for sentence in unknown_variables(os.environ):
             logging.getLogger("app.settings").warning(sentence)
         from app.server.supervisor import serve as run
 

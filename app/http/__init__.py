@@ -1,1 +1,1 @@
-"""HTTP middleware: request lifecycle, admission, CORS, and problem details, whatever the endpoint."""
+"""HTTP layer of all endpoints: protocol, request lifecycle, authentication, admission, CORS and problem details."""

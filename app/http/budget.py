@@ -5,7 +5,7 @@ from app.errors import ContentTooLarge, Unavailable
 from app.settings import Limits
 
 MAX_BODIES_IN_FLIGHT = 16
-"""Bodies of the largest size whose bytes may be in memory at once; otherwise every connection could hold one."""
+"""Bodies of the largest size that may be in memory at once; otherwise every connection could hold one."""
 
 MAX_REQUESTS_IN_MEMORY = 2
 """Requests of the largest memory per request that may hold it at once."""

@@ -1,6 +1,6 @@
 """Request lifecycle: request id, deadline, disconnect detection, response headers, metrics and the access log line.
 
-This is pure ASGI middleware. It cancels the task of a request whose client disconnects or whose deadline passes.
+This is pure ASGI middleware. It cancels the task of a request when the client disconnects or the deadline passes.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ MAX_BODY_PAUSE = 5.0
 """Seconds without progress after which a body is dropped while connections or room for bodies are scarce."""
 
 CLIENT_CLOSED_REQUEST = 499
-"""Status under which a request is counted and logged whose client disconnected before the response."""
+"""Status in metrics and log of a request if the client disconnected before the response."""
 
 MAX_LOGGED_PATH = 200
 """Characters of an unknown path in the access log."""
@@ -162,7 +162,7 @@ class RequestLifecycle:
     def _response_headers(self) -> list[tuple[bytes, bytes]]:
         context, state = self.context, self._middleware.state
         headers = [(b"x-request-id", context.request_id.encode()), _NO_SNIFFING]
-        if state.draining or (state.connections_to_shed and self in state.in_flight and state.claim_shed()):
+        if state.draining or (state.connections_to_shed and self in state.in_flight and state.take_shed()):
             headers.append(_CLOSE)
         if context.model:
             headers += ((b"x-model", _as_header(context.model)), _NO_STORE)
@@ -187,7 +187,7 @@ class RequestLifecycle:
         return True
 
     async def _handle_cancellation(self) -> bool:
-        """Answer a request whose task was cancelled; returns whether this object has cancelled it."""
+        """Answer a cancelled request; returns whether this object has cancelled it."""
         if self._timeout is not None:
             await self._fail(self._timeout)
         elif not self._client_disconnected:

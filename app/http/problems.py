@@ -1,4 +1,4 @@
-"""Problem details (RFC 9457): the response to every request that fails, whatever its dialect."""
+"""Problem details (RFC 9457): the response to every request that fails."""
 
 from collections.abc import Mapping
 

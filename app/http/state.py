@@ -31,11 +31,11 @@ class ServiceState:
         """Let the next `count` responses close their connections, so that clients reconnect to another worker."""
         self.connections_to_shed = count
 
-    def claim_shed(self) -> bool:
+    def take_shed(self) -> bool:
         """Whether a response should close its connection as one of those to shed."""
-        claimed = self.connections_to_shed > 0
-        self.connections_to_shed -= claimed
-        return claimed
+        shed = self.connections_to_shed > 0
+        self.connections_to_shed -= shed
+        return shed
 
     def cancel_all(self) -> int:
         """Cancel the requests in flight; returns their number."""

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 def test_as_many_responses_close_their_connections_as_there_are_connections_to_shed():
     state = ServiceState()
     state.shed_connections(2)
-    assert [state.claim_shed() for _ in range(4)] == [True, True, False, False]
+    assert [state.take_shed() for _ in range(4)] == [True, True, False, False]
 
 
 async def test_a_probe_uses_up_no_connection_to_shed(digits_model):

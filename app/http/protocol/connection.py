@@ -148,7 +148,7 @@ class HttpConnection(HttpToolsProtocol):
     def on_request(
         self, method: str, path: bytes, query: bytes, headers: Headers, old: bool, expects: bool, keep_alive: bool
     ) -> None:
-        """Start the application for a request, whose body may still arrive."""
+        """Start the application for a request; the body may still arrive."""
         decoded = path.decode()
         self.scope = {
             "type": "http",

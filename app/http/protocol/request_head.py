@@ -11,7 +11,7 @@ from app.errors import (
     UnprocessableContent,
     VersionNotSupported,
 )
-from app.validation import LONGEST, quoted
+from app.validation import MAX_QUOTED_LENGTH, quoted
 
 MAX_LENGTH_DIGITS = 20
 """Digits of a Content-Length: those of 2**64."""
@@ -130,4 +130,4 @@ def without_upgrade(headers: Headers) -> Headers:
 
 
 def _quoted(text: bytes) -> str:
-    return quoted(text[: LONGEST + 1].decode("latin-1"))
+    return quoted(text[: MAX_QUOTED_LENGTH + 1].decode("latin-1"))

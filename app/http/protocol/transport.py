@@ -90,7 +90,7 @@ class PausableFlow(FlowControl):
 
 
 class ExpectingCycle(RequestResponseCycle):
-    """A request whose client waits for 100 (Continue) before it sends the body (RFC 9110, 10.1.1).
+    """A request that waits for 100 (Continue) before its body is sent (RFC 9110, 10.1.1).
 
     If the client gets a response instead, it may send the body or not. What follows on the connection is ambiguous, so
     the connection is closed.
