@@ -81,9 +81,8 @@ def test_every_benchmark_in_the_documents_exists(document: Path) -> None:
 
 @pytest.mark.parametrize("document", ["docs/architecture.md", "docs/mathematics.md", "CONTRIBUTING.md"])
 def test_every_path_in_the_documents_exists(document: str) -> None:
-    later = {"model/formats"}  # described before it is there
     for path in re.findall(r"`((?:app|model|tests|docs|benchmarks|deploy)/[\w./-]*)`", text_of(document)):
-        assert path in later or (ROOT / path).exists(), path
+        assert (ROOT / path).exists(), path
 
 
 def test_every_module_starts_with_a_docstring() -> None:

@@ -1,4 +1,4 @@
-"""The pictures show the originals as they are, the model's means beside them, and are the same each time."""
+"""Tests of the plots of a trained model: content, size, reproducibility."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from model.evaluation.plots import (
     traversal,
     write_pictures,
 )
-from model.training.trainer import EpochRecord
+from model.records import EpochRecord
 from tests.support.models import COLOUR, DIGITS, build
 
 RECORDS = [EpochRecord(n, -100 / n, -90 / n, 10 / n, -101 / n, 1e-3, 1e3, 1.0) for n in range(1, 6)]
