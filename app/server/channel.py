@@ -1,62 +1,61 @@
-"""Messages between the supervisor and a worker, in both directions: short texts, in order, of which none is lost.
+"""Message channel between the supervisor and a worker: both directions, in order, without loss.
 
-A message that the socket has no room for waits in an outbox. There a newer message of the same kind, which is its first
-word, replaces the older one: each kind is a state ("inside 5 7", "spare 2") or asks for something that one message
-asks for as well as two do ("reload", "drain"). So the outbox has at most one message of each kind.
+Messages that do not fit into the socket wait in an outbox. A newer message replaces the waiting one of the same type,
+so the outbox holds at most one message of each type.
 """
 
 import asyncio
 import socket
 
-LONGEST = 65_536
-"""Bytes of a message."""
+from app.server.messages import MAX_MESSAGE_BYTES, Message, parse, serialize
 
 
 class Channel:
-    """One end of a pair of sockets of the type SOCK_SEQPACKET."""
+    """One end of a pair of SOCK_SEQPACKET sockets."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self._socket = end
-        self._outbox: dict[str, str] = {}
-        self._watched = False
+        self._outbox: dict[type[Message], Message] = {}
+        self._waiting = False
 
-    def send(self, message: str) -> None:
-        """Send a message now, or as soon as the socket has room, for which the event loop must be running."""
-        self._outbox[message.partition(" ")[0]] = message
+    def send(self, message: Message) -> None:
+        """Send a message now, or as soon as the socket is writable. The event loop must run in the second case."""
+        self._outbox[type(message)] = message
         self._flush()
 
-    async def receive(self) -> str:
-        """The next message; an empty one when the other end is closed."""
+    async def receive(self) -> Message | None:
+        """Wait for the next message; None when the other end is closed."""
         try:
-            return (await asyncio.get_running_loop().sock_recv(self._socket, LONGEST)).decode()
+            data = await asyncio.get_running_loop().sock_recv(self._socket, MAX_MESSAGE_BYTES)
         except ConnectionError:
-            return ""
+            return None
+        return parse(data) if data else None
 
     def close(self) -> None:
-        """Close this end. Messages that have not been sent are given up."""
+        """Close this end, and discard the messages that have not been sent."""
         self._outbox.clear()
-        self._watch()
+        self._update_writer()
         self._socket.close()
 
     def _flush(self) -> None:
         try:
             while self._outbox:
                 kind, message = next(iter(self._outbox.items()))
-                self._socket.send(message.encode())
+                self._socket.send(serialize(message))
                 del self._outbox[kind]
         except BlockingIOError:
             pass
-        except OSError:  # an end is closed, which `receive` tells
+        except OSError:  # one end is closed, which `receive` reports
             self._outbox.clear()
-        self._watch()
+        self._update_writer()
 
-    def _watch(self) -> None:
-        """Let the event loop flush the outbox once the socket has room, as long as there is something in it."""
-        if self._watched == bool(self._outbox):
+    def _update_writer(self) -> None:
+        """Flush on writability exactly as long as the outbox holds messages."""
+        if self._waiting == bool(self._outbox):
             return
-        self._watched, loop = bool(self._outbox), asyncio.get_running_loop()
-        if self._watched:
+        self._waiting, loop = bool(self._outbox), asyncio.get_running_loop()
+        if self._waiting:
             loop.add_writer(self._socket, self._flush)
         else:
             loop.remove_writer(self._socket)

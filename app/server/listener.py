@@ -1,108 +1,116 @@
-"""A port, and who comes to it: each connection is given to whoever serves it, all who wait in one turn of the loop."""
+"""Listening socket that accepts connections in bulk and hands each one to a callback."""
 
 import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
-"""Connections that may wait to be taken in."""
+"""Connections that the system queues before they are accepted."""
 
-AT_ONCE = 64
-"""Connections taken in by a turn of the event loop, so that those inside have theirs."""
+ACCEPTS_PER_TICK = 64
+"""Connections accepted per event-loop iteration, so that open connections are served in between."""
 
-PAUSE = 0.5
-"""Seconds to wait where the process may open no more files; those who come wait as well."""
+RETRY_SECONDS = 0.5
+"""Pause after a failed accept, such as for lack of file descriptors. New connections wait in the backlog meanwhile."""
 
 
 class Listener:
-    """A port that is held from the start, and listened on once it is open.
+    """Listening sockets for all addresses of a host, bound at once and listening after `start`.
 
-    `port` is its number, a free one where 0 was asked for. Raises `OSError` where somebody else has it.
+    `port` is the bound port, also where 0 was given. Raises `OSError` for an address that is in use.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.port = port
         self._host = host
-        self._doors: list[socket.socket] = []
-        self._watched: set[socket.socket] = set()
+        self._sockets: list[socket.socket] = []
+        self._accepting: set[socket.socket] = set()
+        self._on_connection: Callable[[socket.socket], None] = socket.socket.close
         self._listening = False
         try:
             for family, address in _addresses(host, port):
-                self._doors.append(_bound(family, (address, self.port)))
-                self.port = self._doors[-1].getsockname()[1]
+                self._sockets.append(_bind(family, (address, self.port)))
+                self.port = self._sockets[-1].getsockname()[1]
         except OSError:
             self.close()
             raise
 
     @property
     def address(self) -> str:
-        """The URL that a person on this machine can open."""
+        """The URL under which a user on this machine reaches the service."""
         return url({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host), self.port)  # noqa: S104
 
-    def open(self, give: Callable[[socket.socket], None]) -> None:
-        """Listen, unless it does already, and give each connection away; needs a running event loop."""
+    def start(self, on_connection: Callable[[socket.socket], None]) -> None:
+        """Listen, and pass each connection to the callback. Needs a running event loop; a second call does nothing."""
         if self._listening:
             return
-        self._give, self._listening = give, True
-        for door in self._doors:
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            door.listen(BACKLOG)
-        self.go_on()
+        self._on_connection, self._listening = on_connection, True
+        for sock in self._sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.listen(BACKLOG)
+        self.resume()
         log.info("listening on %s", url(self._host, self.port))
 
-    def hold(self) -> None:
-        """Let those who come wait."""
-        for door in self._watched:
-            asyncio.get_running_loop().remove_reader(door)
-        self._watched.clear()
+    def pause(self) -> None:
+        """Stop accepting. New connections wait in the backlog."""
+        for sock in self._accepting:
+            asyncio.get_running_loop().remove_reader(sock)
+        self._accepting.clear()
 
-    def go_on(self) -> None:
-        """Take in those who wait, and those who come."""
-        for door in self._doors if self._listening else ():
-            if door not in self._watched:
-                self._watched.add(door)
-                asyncio.get_running_loop().add_reader(door, self._take_in, door)
+    def resume(self) -> None:
+        """Accept the connections in the backlog and the ones to come."""
+        for sock in self._sockets if self._listening else ():
+            if sock not in self._accepting:
+                self._accepting.add(sock)
+                asyncio.get_running_loop().add_reader(sock, self._accept, sock)
 
     def close(self) -> None:
-        """Listen no more; who has come is taken in."""
-        doors, self._doors = self._doors, []
+        """Stop listening, after the connections in the backlog have been passed to the callback."""
+        sockets, self._sockets = self._sockets, []
         if self._listening:
-            self.hold()
-            for door in doors:
+            self.pause()
+            for sock in sockets:
                 with suppress(OSError):
-                    for connection in _waiting(door):
-                        self._give(connection)
-        for door in doors:
-            door.close()
+                    for connection in _accept_all(sock):
+                        self._on_connection(connection)
+        for sock in sockets:
+            sock.close()
 
-    def _take_in(self, door: socket.socket) -> None:
+    def _accept(self, sock: socket.socket) -> None:
         try:
-            for _, connection in zip(range(AT_ONCE), _waiting(door), strict=False):
-                self._give(connection)
-                if door not in self._watched:
+            for connection in islice(_accept_all(sock), ACCEPTS_PER_TICK):
+                self._on_connection(connection)
+                if sock not in self._accepting:
                     break
-        except OSError as failure:  # the process may open no more files, or the network has a failure
-            log.warning("no connection can be taken in for %g s: %s", PAUSE, failure.strerror)
-            self.hold()
-            asyncio.get_running_loop().call_later(PAUSE, self.go_on)
+        except OSError as failure:  # no file descriptor is free, or the network fails
+            log_accept_failure(log, failure)
+            self.pause()
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.resume)
+
+
+def log_accept_failure(logger: logging.Logger, failure: OSError) -> None:
+    """Log that accepting a connection failed, with the reason of the system."""
+    logger.warning("accept failed (%s), retrying in %g s", failure.strerror, RETRY_SECONDS)
 
 
 def url(host: str, port: int) -> str:
-    """Where callers find it."""
+    """Return the URL of a host and port, with an IPv6 address in brackets."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _waiting(door: socket.socket) -> Iterator[socket.socket]:
+def _accept_all(sock: socket.socket) -> Iterator[socket.socket]:
+    """Accept connections until the backlog is empty."""
     while True:
         try:
-            yield door.accept()[0]
+            yield sock.accept()[0]
         except BlockingIOError:
             return
-        except ConnectionAbortedError:  # he has left again
+        except ConnectionAbortedError:  # the client has closed the connection
             continue
 
 
@@ -114,7 +122,8 @@ def _addresses(host: str, port: int) -> list[tuple[int, str]]:
     return list(dict.fromkeys((family, str(address[0])) for family, *_, address in found))
 
 
-def _bound(family: int, address: tuple[str, int]) -> socket.socket:
+def _bind(family: int, address: tuple[str, int]) -> socket.socket:
+    """Return a bound socket. Without SO_REUSEADDR until it listens, so that no other socket can bind the same port."""
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setblocking(False)
@@ -122,7 +131,7 @@ def _bound(family: int, address: tuple[str, int]) -> socket.socket:
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind(address)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # until it listens: nobody binds beside it
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except OSError as error:
         bound.close()
         raise OSError(error.errno, f"{address[0]} port {address[1]}: {error.strerror}") from None

@@ -1,9 +1,11 @@
-"""The process: uvicorn, told to drain before it stops listening.
+"""uvicorn server that drains before it closes its listening socket.
 
-On SIGTERM or SIGINT readiness turns 503 while the listener still answers, new work is refused, accepted work is
-finished, and the process ends with 0. What is left when the time for that is over is answered 503, and the process ends
-with 1; a second signal says that it is over. On SIGHUP the model's folder is loaded anew. When the device is lost,
-liveness turns 503, and a little later the process ends with 1, for whoever restarts it. No thread holds up the end.
+On SIGTERM or SIGINT readiness turns 503 while the socket still listens, new work is refused, accepted work is finished,
+and the process exits with 0. Requests that are left after the graceful timeout, or at a second signal, get 503, and the
+process exits with 1. SIGHUP reloads the model from its folder. When the device is lost, liveness turns 503, and a
+little later the process exits with 1, to be restarted. No thread delays the exit.
+
+This module and `app.http.protocol` are the only ones that use uvicorn's internals.
 """
 
 import asyncio
@@ -15,9 +17,12 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Coroutine
 from types import FrameType
+from typing import Any, NoReturn
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from app.api.services import Services
 from app.http.protocol.connection import HttpConnection
@@ -31,78 +36,92 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LAST = 5.0
-"""Seconds after the time for those inside in which the process ends, whatever its threads do."""
+EXIT_DEADLINE_SECONDS = 5.0
+"""Seconds after the graceful timeout in which the process exits, whatever its threads do."""
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that empties the house before it closes the door.
+    """A uvicorn server that gets its connections from a listener of its own or by calls of `attach`.
 
-    Those who come are given to it, by a reception of its own or by whoever has one. `linger` is for how many seconds it
-    goes on answering its probes when the device is lost.
+    `probe_grace_seconds` is the time for which probes are still answered after the device was lost.
     """
 
-    linger = 10.0
+    probe_grace_seconds = 10.0
 
-    def __init__(
-        self, settings: Settings, reception: Listener | None = None, group: ProcessGroup | None = None
-    ) -> None:
-        self.reception = reception
+    def __init__(self, settings: Settings, listener: Listener | None = None, group: ProcessGroup | None = None) -> None:
+        self.listener = listener
         self.pool = ConnectionPool(settings.max_connections, self.on_connection_closed)
         self.state = ServiceState(self.pool.connections)
         configure_torch(settings)
         self.app = create_app(settings, state=self.state, group=group)
         self.services: Services = self.app.state.services
-        self.grace = settings.graceful_timeout_s
-        self.lost_at = 0.0
-        self.cut = 0
-        self.ended = threading.Event()
-        self._coming: set[asyncio.Task[None]] = set()
+        self.graceful_timeout = settings.graceful_timeout_s
+        self.device_lost_at = 0.0
+        self.cancelled_count = 0
+        self.exiting = threading.Event()
+        self._background: list[asyncio.Task[None]] = []
         super().__init__(
             uvicorn.Config(
                 self.app,
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=False,  # nothing here depends on where a caller is
-                timeout_graceful_shutdown=1,  # who is inside by then has been cut, and hears it
+                proxy_headers=False,  # nothing depends on the address of a client
+                timeout_graceful_shutdown=1,  # all requests are cancelled by then and have to send their responses
             )
         )
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until the exit code is known; signals are ignored from then on."""
+        async with asyncio.TaskGroup() as self._tasks:
+            await super().serve(sockets)
+            for task in self._background:
+                task.cancel()
+        ignore_signals()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  # uvicorn's signature
-        """Start to listen, also for SIGHUP where the system has it."""
+        """Start the application, and SIGHUP where the system has it."""
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.handle_reload)
         await super().startup([])
+        await self.on_started()
+
+    async def on_started(self) -> None:
+        """Accept connections, now that the application has started."""
         release_signals()
-        if self.reception:
-            self.reception.open(self.take)
-            self._opened = asyncio.create_task(self._tell_address(self.reception.address))
+        if self.listener:
+            self.listener.start(self.attach)
+            self.run_in_background(self._log_address(self.listener.address))
 
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve to the end; then the exit code is known, and signals are ignored."""
-        await super().serve(sockets)
-        ignore_signals()
+    async def abort_startup(self) -> NoReturn:
+        """Stop the application and exit, because it cannot serve."""
+        await self.lifespan.shutdown()
+        sys.exit(STARTUP_FAILURE)
 
-    async def _tell_address(self, address: str) -> None:
+    def run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine until the server has shut down. An exception in it ends the process."""
+        self._background.append(self._tasks.create_task(work))
+
+    async def _log_address(self, address: str) -> None:
         if await self.services.engine.wait_until_warm():
             log.info("open %s", address)
 
     def on_connection_closed(self) -> None:
         """React to a closed connection."""
 
-    def take(self, connection: socket.socket) -> None:
-        """Serve who is at the other end of a connection."""
-        coming = asyncio.create_task(self._welcome(connection))
-        self._coming.add(coming)
-        coming.add_done_callback(self._coming.discard)
+    def attach(self, connection: socket.socket) -> None:
+        """Serve the requests of an accepted connection."""
+        self._tasks.create_task(self._attach(connection))
 
-    async def _welcome(self, connection: socket.socket) -> None:
+    async def _attach(self, connection: socket.socket) -> None:
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
-        except OSError:  # he has left again
+        except OSError:  # the client has closed the connection
+            connection.close()
+        except Exception:
+            log.exception("a connection cannot be served")
             connection.close()
 
     def _protocol(self) -> asyncio.Protocol:
@@ -111,81 +130,85 @@ class Server(uvicorn.Server):
         )
 
     def handle_reload(self) -> None:
-        """Load the model's folder anew, unless the house is being emptied."""
+        """Reload the model from its folder, unless the server drains."""
         if self.state.draining:
-            log.warning("draining: SIGHUP comes too late to load the model anew")
+            log.warning("ignoring SIGHUP while draining")
         else:
             self.services.reloader.begin()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
-        """Begin to drain; at the second signal, leave."""
-        self.leave() if self.state.draining else self.drain()
+        """Drain; exit at once at the second signal."""
+        if self.state.draining:
+            self.exit_now()
+        else:
+            self.drain()
 
     def drain(self) -> None:
-        """Take no more work, and end when the house is empty or its time is over."""
+        """Refuse new work, and exit when no request is left or the graceful timeout is over."""
         if not self.state.draining:
             self.state.drain()
-            self.drained_by = time.monotonic() + self.grace
-            log.info("draining: %d requests inside, at most %g s", len(self.state.in_flight), self.grace)
+            self._drained_by = time.monotonic() + self.graceful_timeout
+            log.info("draining: %d requests in flight, at most %g s", len(self.state.in_flight), self.graceful_timeout)
 
-    def finish(self) -> None:
-        """The house is empty, or its time over: end."""
+    def exit_when_idle(self) -> None:
+        """Exit, now that no request is left or the graceful timeout is over."""
         self.should_exit = True
 
-    def leave(self) -> None:
-        """There is no more time: end."""
+    def exit_now(self) -> None:
+        """Exit although requests are left."""
         self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """uvicorn's clock, ten times a second."""
-        if self.state.draining and (not len(self.state.in_flight) or time.monotonic() > self.drained_by):
-            self.finish()
+        """Check ten times a second whether the server should exit."""
+        if self.state.draining and (not self.state.in_flight or time.monotonic() > self._drained_by):
+            self.exit_when_idle()
         if not self.services.engine.alive:
-            self.lost_at = self.lost_at or time.monotonic()
-            self.should_exit = self.should_exit or time.monotonic() > self.lost_at + self.linger
+            self.device_lost_at = self.device_lost_at or time.monotonic()
+            if time.monotonic() > self.device_lost_at + self.probe_grace_seconds:
+                self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen no more, let those be refused who have just come in, cut those who are still inside, then end."""
-        if self.reception:
-            self.reception.close()
+        """Close the listener, refuse the last connections, cancel the requests that are left, then shut down."""
+        if self.listener:
+            self.listener.close()
         await asyncio.sleep(0.1)
-        if cut := self.state.cancel_all():
-            self.cut = cut
-            log.warning("no more time: %d requests are cut", cut)
-        threading.Thread(target=self._end_anyway, daemon=True).start()
+        if cancelled := self.state.cancel_all():
+            self.cancelled_count = cancelled
+            log.warning("shutdown timeout: cancelled %d requests", cancelled)
+        threading.Thread(target=self._exit_hard, daemon=True).start()
         await super().shutdown(sockets)
         for connection in [*self.server_state.connections]:
-            connection.abort()  # type: ignore[union-attr]  # uvicorn names its own protocols
+            connection.abort()  # type: ignore[union-attr]  # uvicorn's type lists its own protocols
         if self.force_exit:
-            await self.lifespan.shutdown()  # which uvicorn leaves out: what is cancelled then tells where it was
+            await self.lifespan.shutdown()  # uvicorn leaves it out, and cancelled tasks would be logged as failures
 
     @property
-    def code(self) -> int:
-        """The exit code: whether something accepted was lost."""
-        return int(bool(self.lost_at or self.cut))
+    def exit_code(self) -> int:
+        """1 if the device or an accepted request was lost, else 0."""
+        return int(bool(self.device_lost_at or self.cancelled_count))
 
-    def _end_anyway(self) -> None:
-        """A thread cannot be stopped, and Python waits for each to end: one that reads a picture may take minutes."""
-        if not self.ended.wait(LAST):
-            log.warning("threads are still at work: the process ends without them")
+    def _exit_hard(self) -> None:
+        """Exit after the deadline. Python waits for each thread, and one that decodes an image may take minutes."""
+        if not self.exiting.wait(EXIT_DEADLINE_SECONDS):
+            log.warning("exiting although threads are still running")
             logging.shutdown()
-            os._exit(self.code)
+            os._exit(self.exit_code)
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal; returns when everything accepted was answered.
+    """Serve in this process until a signal; returns when everything accepted was answered.
 
-    Raises `OSError` for a port that is taken.
+    Raises `OSError` for a port that is in use.
     """
     run(Server(settings, Listener(settings.host, settings.port)))
 
 
 def run(server: Server) -> None:
-    """Run a server to its end, and the process with it where its exit code is not 0."""
-    gc.freeze()  # 200,000 objects of torch and the application that stay: no collection stops everyone to look at them
+    """Run a server to its end, and exit if its exit code is not 0."""
+    gc.freeze()  # the 200,000 objects of torch and the application stay: no collection has to visit them
     server.run()
     if all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        server.ended.set()  # else Python waits for the threads, and the watchdog does not
-    if server.code:
-        sys.exit(server.code)
+        server.exiting.set()  # otherwise Python waits for the threads, and the deadline must end the process
+    if server.exit_code:
+        sys.exit(server.exit_code)

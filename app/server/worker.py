@@ -1,9 +1,8 @@
-"""One of several serving processes: its parent gives it connections once it is warm, so that it refuses no request.
+"""Worker process: serves the connections that the supervisor passes to it.
 
-The supervisor sends drain, leave, reload, spare, or end, after which no connection comes; the worker tells ten times a
-second how many are open, and at once when some have gone: the next one is given to the worker that has fewer. When the
-channel ends the supervisor is gone, and the worker drains. Connections are passed by a socket of their own, so that a
-worker that may open no more files leaves them there and still gets its messages.
+The worker reports its open connections ten times a second, and at once when some have closed, so that the next one goes
+to the worker with the fewest. When the message channel ends, the supervisor is gone, and the worker drains. Connections
+arrive on a socket of their own: a worker that has no file descriptor left leaves them there and still gets messages.
 """
 
 import asyncio
@@ -13,159 +12,173 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, MutableSequence
-from contextlib import asynccontextmanager
+from collections.abc import MutableSequence
 from functools import partial
 from types import FrameType
 
-from fastapi import FastAPI
 from prometheus_client import values
 
 from app.inference.core_sharing import CoreUsage
 from app.main import ProcessGroup
 from app.observability.logs import configure_logging
 from app.server.channel import Channel
-from app.server.listener import PAUSE
+from app.server.listener import RETRY_SECONDS, log_accept_failure
+from app.server.messages import (
+    Drain,
+    Drained,
+    Draining,
+    ForceExit,
+    Heartbeat,
+    Message,
+    ModelReloaded,
+    Ready,
+    ReloadModel,
+    Retire,
+    ShedConnections,
+    StartFailed,
+)
 from app.server.server import Server, run
 from app.settings import Settings
 from model.checkpoint import CheckpointError
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 0.001
-"""Seconds in which connections that go together are told together."""
+REPORT_DELAY = 0.001
+"""Seconds for which closed connections are collected before they are reported together."""
+
+MAX_DESCRIPTORS_PASSED = 1
+
+MAX_REASON_LENGTH = 4096
+"""Characters of the reason for which a worker cannot start; a message has a limited size."""
 
 
 class Worker(Server):
-    """A server that is told by its parent when to end; a signal lets it drain, however often it comes."""
+    """A server that the supervisor tells when to exit. A signal only lets it drain, however often it comes."""
 
-    linger = 0.0  # the others answer the probes
-    orphaned = dismissed = False
+    probe_grace_seconds = 0.0  # the other workers answer the probes
 
-    def __init__(self, settings: Settings, channel: Channel, passed: socket.socket, neighbours: CoreUsage) -> None:
-        group = ProcessGroup(neighbours, partial(channel.send, "reloaded"))
-        super().__init__(settings, group=group)
-        passed.setblocking(False)
-        self._channel, self._passed = channel, passed
-        self._taken = 0
-        self._telling = self._paused = False
-        self._inner = self.app.router.lifespan_context
-        self.app.router.lifespan_context = self._lifespan
+    def __init__(self, settings: Settings, channel: Channel, connections: socket.socket, core_usage: CoreUsage) -> None:
+        super().__init__(settings, group=ProcessGroup(core_usage, partial(channel.send, ModelReloaded())))
+        connections.setblocking(False)
+        self._channel, self._connections = channel, connections
+        self._received = 0
+        self._report_scheduled = self._paused = False
+        self.parent_lost = self.no_more_connections = False
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Get warm, then take connections and signals, which were held back since the parent began to start this."""
-        await super().startup(sockets)
-        self._go_on()
-        self._hearing = asyncio.create_task(self._hear())
+    async def on_started(self) -> None:
+        """Wait until the model is warm, then receive connections and the signals that the supervisor has blocked."""
+        if not await self.services.engine.wait_until_warm():
+            self._channel.send(StartFailed("the warm-up of the model failed; the log says why"))
+            await self.abort_startup()
+        self._resume()
+        self.run_in_background(self._receive_messages())
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        self._channel.send("warm")
+        self._channel.send(Ready())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
-        """Begin to drain: a signal to the whole group comes besides what the parent says, and is no second one."""
+        """Drain. A signal to the process group arrives besides the supervisor's message and is not a second one."""
         self.drain()
 
     def drain(self) -> None:
-        """Take no more work; the others are given the connections, unless they drain as well."""
+        """Refuse new work. The supervisor passes connections to other workers, unless all of them drain."""
         super().drain()
-        self._channel.send("draining")
+        self._channel.send(Draining())
 
-    def finish(self) -> None:
-        """The house is empty: end as soon as nobody is sent here any more."""
-        self._channel.send("done")
-        self.should_exit = self.should_exit or self.dismissed
+    def exit_when_idle(self) -> None:
+        """Report that no request is left, and exit once the supervisor passes no more connections."""
+        self._channel.send(Drained())
+        self.should_exit = self.should_exit or self.no_more_connections
 
-    def dismiss(self) -> None:
-        """Nobody is sent here any more."""
-        self.dismissed = True
-
-    def fend_for_itself(self) -> None:
-        """The parent is gone."""
-        self.orphaned = self.dismissed = True
+    def on_parent_lost(self) -> None:
+        """Drain and exit, because the supervisor is gone."""
+        self.parent_lost = self.no_more_connections = True
         self.drain()
 
     async def on_tick(self, counter: int) -> bool:
-        """Tell what the others and the parent cannot see of this process."""
+        """Report to the other workers and the supervisor."""
         self.services.update_gauges()
-        self._tell()
+        self._report()
         return await super().on_tick(counter)
-
-    @asynccontextmanager
-    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        async with self._inner(app):
-            if not await self.services.engine.wait_until_warm():
-                self._channel.send("failed the model does not get warm; the log says why")
-                raise RuntimeError("the model does not get warm")
-            yield
 
     def on_connection_closed(self) -> None:
         """Report soon that there are fewer connections."""
-        if not self._telling:
-            self._telling = True
-            asyncio.get_running_loop().call_later(AT_ONCE, self._tell)
+        if not self._report_scheduled:
+            self._report_scheduled = True
+            asyncio.get_running_loop().call_later(REPORT_DELAY, self._report)
 
-    def _tell(self) -> None:
-        self._telling = False
-        self._channel.send(f"inside {len(self.pool.connections)} {self._taken}")
+    def _report(self) -> None:
+        self._report_scheduled = False
+        self._channel.send(Heartbeat(len(self.pool.connections), self._received))
 
-    async def _hear(self) -> None:
-        """Do what the supervisor says, in the order in which it has passed connections and sent messages."""
-        does = {"drain": self.drain, "leave": self.leave, "reload": self.handle_reload, "end": self.dismiss}
+    async def _receive_messages(self) -> None:
+        """Handle messages and passed connections in the order in which the supervisor has sent them."""
         try:
             while message := await self._channel.receive():
-                self._take_passed()
-                word, _, rest = message.partition(" ")
-                if word == "spare":
-                    self.state.shed_connections(int(rest))
-                else:
-                    does[word]()
+                self._receive_connections()
+                self._on_message(message)
         except Exception:
-            log.exception("the worker cannot do what the supervisor says: it drains and ends")
-            self.dismissed = True
+            log.exception("a message of the supervisor cannot be handled: draining")
+            self.no_more_connections = True
             self.drain()
         else:
-            self._take_passed()
-            self.fend_for_itself()
+            self._receive_connections()
+            self.on_parent_lost()
 
-    def _take_passed(self) -> None:
-        """Take the connections that the supervisor has passed, as far as this process may open files."""
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case Drain():
+                self.drain()
+            case ForceExit():
+                self.exit_now()
+            case ReloadModel():
+                self.handle_reload()
+            case Retire():
+                self.no_more_connections = True
+            case ShedConnections(count):
+                self.state.shed_connections(count)
+            case _:
+                raise TypeError(f"expected a message of the supervisor, got {message}")
+
+    def _receive_connections(self) -> None:
+        """Receive the passed connections, as long as this process has free file descriptors."""
         try:
-            while not self._paused and self._passed.recv(1, socket.MSG_PEEK):
-                os.close(os.dup(self._passed.fileno()))  # a descriptor that has no room when it is received is lost
-                _, connections, *_ = socket.recv_fds(self._passed, 64, 1)
-                self._taken += 1
-                for connection in connections:
-                    self.take(socket.socket(fileno=connection))
+            while not self._paused and self._connections.recv(1, socket.MSG_PEEK):
+                os.close(os.dup(self._connections.fileno()))  # without a free descriptor the connection would be lost
+                _, descriptors, *_ = socket.recv_fds(self._connections, 64, MAX_DESCRIPTORS_PASSED)
+                self._received += 1
+                for descriptor in descriptors:
+                    self.attach(socket.socket(fileno=descriptor))
         except BlockingIOError:
             return
         except ConnectionError:
             pass
         except OSError as failure:
-            log.warning("no connection can be taken in for %g s: %s", PAUSE, failure.strerror)
+            log_accept_failure(log, failure)
             self._paused = True
-            asyncio.get_running_loop().call_later(PAUSE, self._go_on)
-        asyncio.get_running_loop().remove_reader(self._passed)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._resume)
+        asyncio.get_running_loop().remove_reader(self._connections)
 
-    def _go_on(self) -> None:
-        """Watch for connections that are passed."""
+    def _resume(self) -> None:
+        """Receive connections as they arrive."""
         self._paused = False
-        asyncio.get_running_loop().add_reader(self._passed, self._take_passed)
+        asyncio.get_running_loop().add_reader(self._connections, self._receive_connections)
 
 
-def work(
-    settings: Settings, number: int, messages: socket.socket, passed: socket.socket, places: MutableSequence[int]
+def run_worker(
+    settings: Settings, number: int, messages: socket.socket, connections: socket.socket, slots: MutableSequence[int]
 ) -> None:
-    """Serve as worker `number` the connections that the supervisor passes; exit code 0 when drained.
+    """Serve as worker `number`; exit with 0 once drained.
 
-    A failure that the user can mend is sent to the supervisor, which reports it once.
+    An error that the user can correct is sent to the supervisor, which reports it once.
     """
     configure_logging(settings, number)
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
     channel = Channel(messages)
     try:
-        worker = Worker(settings, channel, passed, CoreUsage(places, number))
+        worker = Worker(settings, channel, connections, CoreUsage(slots, number))
     except (ValueError, CheckpointError, OSError) as error:
-        channel.send(f"failed {error}")
+        channel.send(StartFailed(str(error)[:MAX_REASON_LENGTH]))
         sys.exit(2)
     run(worker)
-    if worker.orphaned:
-        shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)  # as the parent would have
+    if worker.parent_lost:
+        shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)  # as the supervisor does otherwise

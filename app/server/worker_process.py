@@ -1,4 +1,4 @@
-"""A worker as the supervisor sees it: a process, a channel of messages, and a socket that passes connections to it."""
+"""The supervisor's handle on a worker: its process, its message channel, and the socket that passes connections."""
 
 import asyncio
 import logging
@@ -10,134 +10,164 @@ from collections.abc import Iterator, MutableSequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from app.server.channel import Channel
+from app.server.messages import (
+    CONNECTION_PASSED,
+    Drain,
+    Drained,
+    Draining,
+    ForceExit,
+    Heartbeat,
+    Message,
+    Ready,
+    Retire,
+    ShedConnections,
+    StartFailed,
+    SupervisorMessage,
+)
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE = 30.0
+MAX_BACKOFF = 30.0
 """Seconds before the next attempt to start a worker, at most."""
 
 _SPAWN = multiprocessing.get_context("spawn")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if sys.platform != "win32" else ()
 
 
-def _work(
-    settings: Settings, number: int, messages: socket.socket, passed: socket.socket, places: MutableSequence[int]
+def _run_worker(
+    settings: Settings, number: int, messages: socket.socket, connections: socket.socket, slots: MutableSequence[int]
 ) -> None:
-    from app.server.worker import work  # noqa: PLC0415  # it brings torch, which the parent does without
+    from app.server.worker import run_worker  # noqa: PLC0415  # it imports torch, which the supervisor does not need
 
-    work(settings, number, messages, passed, places)
+    run_worker(settings, number, messages, connections, slots)
 
 
-def pause(failures: int) -> float:
-    """Seconds before the next attempt to start a worker, after so many that failed in a row."""
-    return min(2.0 ** max(0, failures - 1) - 1, LONGEST_PAUSE)
+def backoff(failures: int) -> float:
+    """Seconds before the next attempt to start a worker, after this number of consecutive failures."""
+    return min(2.0 ** max(0, failures - 1) - 1, MAX_BACKOFF)
 
 
 class WorkerProcess:
-    """`warm` since it said so, `failure` what it could not start with, `draining` and `done` on its way out.
+    """A running worker and what it has reported.
 
-    It has so many `connections`. `silent` counts the seconds since its last word; once `dismissed` it is given nothing
-    more. Raises `OSError` where the process cannot be started, for want of processes, files or memory.
+    `ready`, `draining` and `drained` are states that the worker has reported, `failure` is the reason for which it
+    cannot start. `seconds_silent` counts the seconds since its last message; a `retired` worker gets no more
+    connections. Raises `OSError` where the system has no process, file descriptor or memory for another worker.
     """
 
-    def __init__(self, settings: Settings, number: int, places: MutableSequence[int]) -> None:
+    def __init__(self, settings: Settings, number: int, slots: MutableSequence[int]) -> None:
         self.number = number
-        self.warm = self.draining = self.done = self.dismissed = False
+        self.ready = self.draining = self.drained = self.retired = False
         self.failure = ""
-        self.silent = 0
-        self.connections = self._given = 0
-        self._surplus = self._spare = 0
+        self.seconds_silent = 0
+        self.connections = self._passed = 0
+        self._excess = self._shed = 0
         self._full = False
         self._code: int | None = None
-        with ExitStack() as own, ExitStack() as its:
-            near, messages = _pair(own, its)
-            self._passing, passed = _pair(own, its)
+        with ExitStack() as own, ExitStack() as theirs:
+            near, messages = _socket_pair(own, theirs)
+            self._passing, connections = _socket_pair(own, theirs)
             self._passing.setblocking(False)
             self._channel = Channel(near)
-            words = (settings, number, messages, passed, places)
-            self.process = _SPAWN.Process(target=_work, args=words, name=f"worker {number}")
-            with _held_back():
+            arguments = (settings, number, messages, connections, slots)
+            self.process = _SPAWN.Process(target=_run_worker, args=arguments, name=f"worker {number}")
+            with _blocked_signals():
                 self.process.start()
             own.pop_all()
         log.info("worker %d is process %d", number, self.process.pid)
 
-    async def hear(self) -> str:
-        """Its next word, none when it is gone."""
-        word = await self._channel.receive()
-        self.silent, self._full = 0, not word
-        return word
+    async def receive(self) -> Message | None:
+        """Wait for the next message; None when the worker has exited."""
+        message = await self._channel.receive()
+        self.seconds_silent, self._full = 0, message is None
+        match message:
+            case Heartbeat(open_connections, received):  # passed connections may not be received yet
+                self.connections = open_connections + self._passed - received
+            case Ready():
+                self.ready = True
+            case Draining():
+                self.draining = True
+            case Drained():
+                self.drained = True
+            case StartFailed(reason):
+                self.failure = reason
+        return message
 
-    def say(self, word: str) -> None:
-        """Send it a word: drain, leave, reload, spare or end."""
-        self._channel.send(word)
+    def count_second(self) -> int:
+        """Count a second of silence; the number of seconds since the last message."""
+        self.seconds_silent += 1
+        return self.seconds_silent
 
-    def take(self, connection: socket.socket) -> bool:
-        """Give it a connection; it takes none while it has not looked at the last ones, nor when it is gone."""
+    def send(self, message: SupervisorMessage) -> None:
+        """Send a message to the worker."""
+        self._channel.send(message)
+
+    def hand_over(self, connection: socket.socket) -> bool:
+        """Pass a connection to the worker. False if the socket is full, until the worker sends its next message."""
         try:
-            socket.send_fds(self._passing, [b"caller"], [connection.fileno()])
+            socket.send_fds(self._passing, [CONNECTION_PASSED], [connection.fileno()])
         except OSError:
             self._full = True
             return False
-        self._given += 1
+        self._passed += 1
         self.connections += 1
         return True
 
-    def count(self, inside: int, taken: int) -> None:
-        """So many connections were open when it had taken so many of those that it was given."""
-        self.connections = inside + self._given - taken
+    def rebalance(self, fair_share: float) -> None:
+        """Ask the worker to close connections that exceeded its fair share in two consecutive checks."""
+        excess = max(0, int(self.connections - fair_share))
+        shed, self._excess = min(excess, self._excess), excess
+        if shed or self._shed:
+            self.send(ShedConnections(shed))
+        self._shed = shed
 
-    def share(self, fair: float) -> None:
-        """Let it part with what it has had beyond its fair share of connections, now and the last time."""
-        surplus = max(0, int(self.connections - fair))
-        spare, self._surplus = min(surplus, self._surplus), surplus
-        if spare or self._spare:
-            self.say(f"spare {spare}")
-        self._spare = spare
+    def can_accept(self) -> bool:
+        """Whether a connection can be passed now."""
+        return not (self._full or self.retired)
 
-    def has_room(self) -> bool:
-        """Whether it takes connections."""
-        return not (self._full or self.dismissed)
+    def accepts_more(self) -> bool:
+        """Whether the worker will go on to receive connections."""
+        return self.can_accept() and not self.draining and self.seconds_silent <= 1
 
-    def takes(self) -> bool:
-        """Whether it will go on to take them."""
-        return self.has_room() and not self.draining and self.silent <= 1
+    def load_key(self) -> tuple[bool, bool, int]:
+        """The sort key by which the least loaded worker comes first."""
+        return self.draining, self.seconds_silent > 1, self.connections
 
-    def burden(self) -> tuple[bool, bool, int]:
-        """The less of it, the better it can take another connection."""
-        return self.draining, self.silent > 1, self.connections
+    def retire(self) -> None:
+        """Pass no more connections, and let the worker exit."""
+        self.retired = True
+        self.send(Retire())
 
-    def dismiss(self) -> None:
-        """Let it end."""
-        self.dismissed = True
-        self.say("end")
-
-    def end(self, word: str) -> None:
-        """Let it drain or leave; one that is not warm was given nothing, and is killed."""
-        self.say(word) if self.warm else self.kill()
+    def stop(self, message: Drain | ForceExit) -> None:
+        """Send the message to a worker that is ready; kill one that is not, because it has no connections."""
+        if self.ready:
+            self.send(message)
+        else:
+            self.kill()
 
     async def abandon(self, seconds: float) -> None:
-        """Close the channel, so that the worker drains and ends by itself; kill it if it has not ended in time."""
-        self.end("drain")
+        """Close the channel, so that the worker drains and exits on its own; kill it after this number of seconds."""
+        self.stop(Drain())
         self._channel.close()
         self._passing.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.ended(), seconds)
+            await asyncio.wait_for(self.wait(), seconds)
         self.kill()
-        await self.ended()
+        await self.wait()
 
     def kill(self) -> None:
-        """End the process, unless it has ended."""
+        """Kill the process, unless it has exited."""
         if self._code is None:
             self.process.kill()
 
-    async def ended(self) -> int:
-        """Its exit code, once it has ended."""
+    async def wait(self) -> int:
+        """Wait for the process to exit; its exit code."""
         if self._code is None:
-            loop, ended, sentinel = asyncio.get_running_loop(), asyncio.Event(), self.process.sentinel
-            loop.add_reader(sentinel, ended.set)  # a thread that joins the process might not be had
+            loop, exited, sentinel = asyncio.get_running_loop(), asyncio.Event(), self.process.sentinel
+            loop.add_reader(sentinel, exited.set)  # needs no thread, which the system may refuse
             try:
-                await ended.wait()
+                await exited.wait()
             finally:
                 loop.remove_reader(sentinel)
             self.process.join()
@@ -148,14 +178,14 @@ class WorkerProcess:
         return self._code
 
 
-def _pair(own: ExitStack, its: ExitStack) -> tuple[socket.socket, socket.socket]:
+def _socket_pair(own: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return own.enter_context(near), its.enter_context(far)
+    return own.enter_context(near), theirs.enter_context(far)
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
-    """Signals wait meanwhile; a process that is started here inherits that, and takes them when it can heed them."""
+def _blocked_signals() -> Iterator[None]:
+    """Block signals in this thread. A process started meanwhile inherits the mask and unblocks them when ready."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield

@@ -63,7 +63,7 @@ async def test_a_second_signal_ends_the_process_at_once_with_1_and_one_line_for_
         assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
         assert (await waiting).status_code == 503
         writer.close()
-        assert await warnings_of(it) == ["no more time: 2 requests are cut"]
+        assert await warnings_of(it) == ["shutdown timeout: cancelled 2 requests"]
 
 
 async def test_draining_ends_when_its_time_is_over_with_1_where_somebody_was_still_inside(digits_model):
@@ -73,7 +73,7 @@ async def test_draining_ends_when_its_time_is_over_with_1_where_somebody_was_sti
         assert await it.ended() == 1
         assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
         writer.close()
-        assert await warnings_of(it) == ["no more time: 1 requests are cut"]
+        assert await warnings_of(it) == ["shutdown timeout: cancelled 1 requests"]
 
 
 async def test_where_all_connections_allowed_are_at_work_one_more_is_refused_by_a_problem(digits_model):
@@ -148,7 +148,7 @@ async def test_threads_at_work_do_not_hold_up_the_end_of_the_process(somebody, d
         reader, writer = await it.half_a_request() if somebody else (None, None)
         it.process.send_signal(signal.SIGTERM)
         assert await it.ended() == int(somebody)
-        assert (await warnings_of(it))[-1] == "threads are still at work: the process ends without them"
+        assert (await warnings_of(it))[-1] == "exiting although threads are still running"
         if somebody:
             assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
             writer.close()
@@ -163,8 +163,9 @@ from app.server.server import Server, run
 def lose(module, arguments):
     if arguments[0].min() == 1:
         raise DeviceLost("as after an illegal access")
-server = Server(settings, Listener(settings.host, settings.port))
-server.linger = 0.5
+class BriefServer(Server):
+    probe_grace_seconds = 0.5
+server = BriefServer(settings, Listener(settings.host, settings.port))
 server.services.engine.loaded_model.checkpoint.vae.encoder.register_forward_pre_hook(lose)
 run(server)
 """,

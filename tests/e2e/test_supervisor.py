@@ -16,12 +16,16 @@ from tests.support.two_workers import WORKERS, Two, exists, rest, two
 
 pytestmark = pytest.mark.anyio
 
-GIVES_UP_AT_ONCE = WORKERS.replace("serve(settings)", "app.server.supervisor.ATTEMPTS = 1\nserve(settings)")
+GIVES_UP_AT_ONCE = WORKERS.replace("serve(settings)", "serve(settings, SupervisionPolicy(start_attempts=1))")
 FAILS_AT_SIGUSR1 = WORKERS.replace(
     "serve(settings)",
-    "import signal\n"
-    "signal.signal(signal.SIGUSR1, lambda *_: setattr(app.server.supervisor, 'LOOK', None))\n"
-    "serve(settings)",
+    """
+import signal
+from types import SimpleNamespace
+policy = SimpleNamespace(start_attempts=3, heartbeat_timeout=30, exit_grace=10, rebalance_interval=0.25)
+signal.signal(signal.SIGUSR1, lambda *_: delattr(policy, "rebalance_interval"))
+serve(settings, policy)
+""",
 )
 
 
@@ -96,6 +100,6 @@ async def test_a_supervisor_that_fails_ends_the_service_and_its_workers_answer_w
     assert {await rest(*half) for half in inside} == {b"HTTP/1.1 200 OK\r\n"}
     assert await it.ended() == 1
     assert not any(map(exists, workers))
-    assert await messages(it, "CRITICAL") == ["the supervisor has failed and ends the service"]
-    warned = {message for message in await messages(it, "WARNING") if message.startswith("no connection")}
-    assert warned == {"no connection can be taken in for 0.5 s: Too many open files"}
+    assert await messages(it, "CRITICAL") == ["the supervisor failed: shutting down"]
+    warned = {message for message in await messages(it, "WARNING") if message.startswith("accept")}
+    assert warned == {"accept failed (Too many open files), retrying in 0.5 s"}

@@ -1,4 +1,4 @@
-"""A channel of messages between two processes: none is lost while the socket is full, and the outbox is bounded."""
+"""The message channel between two processes: no message is lost while the socket is full, and the outbox is bounded."""
 
 import asyncio
 import socket
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.server.channel import Channel
+from app.server.messages import Drain, Drained, Draining, Heartbeat, Message, ModelReloaded, Ready, StartFailed
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +20,7 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
     far.close()
 
 
-async def received(channel: Channel, last: str) -> list[str]:
+async def received_before(channel: Channel, last: Message) -> list[Message | None]:
     messages = []
     async with asyncio.timeout(10):
         while (message := await channel.receive()) != last:
@@ -27,39 +28,39 @@ async def received(channel: Channel, last: str) -> list[str]:
     return messages
 
 
-async def test_messages_arrive_in_their_order(ends):
+async def test_messages_arrive_in_order(ends):
     near, far = ends
-    for word in ("warm", "inside 1 1", "draining", "done"):
-        near.send(word)
-    assert await received(far, "done") == ["warm", "inside 1 1", "draining"]
+    for message in (Ready(), Heartbeat(1, 1), Draining(), Drained()):
+        near.send(message)
+    assert await received_before(far, Drained()) == [Ready(), Heartbeat(1, 1), Draining()]
 
 
-async def test_messages_that_found_the_socket_full_arrive_once_it_has_room(ends):
+async def test_messages_sent_while_the_socket_is_full_arrive_once_it_is_writable(ends):
     near, far = ends
     for number in range(5_000):
-        near.send(f"inside {number} 0")
-    for word in ("reloaded", "draining", "inside 7 7", "done"):
-        near.send(word)
-    messages = await received(far, "done")
-    assert messages[-3:] == ["inside 7 7", "reloaded", "draining"]
-    assert len(messages) < 1_000  # of the states that were not sent the last one alone is kept
-    near.send("inside 8 8")
-    assert await far.receive() == "inside 8 8"
+        near.send(Heartbeat(number, 0))
+    for message in (ModelReloaded(), Draining(), Heartbeat(7, 7), Drained()):
+        near.send(message)
+    messages = await received_before(far, Drained())
+    assert messages[-3:] == [Heartbeat(7, 7), ModelReloaded(), Draining()]
+    assert len(messages) < 1_000  # only the newest waiting message of each type is kept
+    near.send(Heartbeat(8, 8))
+    assert await far.receive() == Heartbeat(8, 8)
 
 
-async def test_both_directions_can_be_full_at_once(ends):
+async def test_both_directions_can_be_full_at_the_same_time(ends):
     for channel in ends:
         for number in range(2_000):
-            channel.send(f"inside {number} 0")
-        channel.send("done")
+            channel.send(Heartbeat(number, 0))
+        channel.send(Drained())
     for channel in ends:
-        assert (await received(channel, "done"))[-1] == "inside 1999 0"
+        assert (await received_before(channel, Drained()))[-1] == Heartbeat(1999, 0)
 
 
-async def test_the_end_of_the_other_side_is_an_empty_message_and_sending_to_it_is_no_error(ends):
+async def test_receive_returns_none_once_the_other_end_is_closed_and_send_does_not_fail(ends):
     near, far = ends
-    far.send("failed by that")
+    far.send(StartFailed("no memory"))
     far.close()
-    assert await near.receive() == "failed by that"
-    assert await near.receive() == ""
-    near.send("drain")
+    assert await near.receive() == StartFailed("no memory")
+    assert await near.receive() is None
+    near.send(Drain())

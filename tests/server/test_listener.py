@@ -53,7 +53,7 @@ def given() -> Iterator[Given]:
 
 async def test_all_who_come_are_given_away_each_once(given):
     with reception() as held:
-        held.open(given.append)
+        held.start(given.append)
         with callers(held.port, 200) as lines:
             await given.come(200)
             assert {line.getsockname() for line in lines} == {connection.getpeername() for connection in given}
@@ -69,7 +69,7 @@ def test_a_port_that_is_only_held_takes_no_connection():
 async def test_nobody_takes_a_port_that_another_holds(given, listening):
     with reception() as held:
         if listening:
-            held.open(given.append)
+            held.start(given.append)
         with pytest.raises(OSError, match=f"127.0.0.1 port {held.port}: Address already in use"):
             Listener("127.0.0.1", held.port)
 
@@ -89,45 +89,45 @@ def test_a_host_that_is_none_is_told(host):
 
 async def test_what_is_left_of_closed_connections_does_not_keep_a_port(given):
     with reception() as held:
-        held.open(given.append)
+        held.start(given.append)
         with callers(held.port, 1):
             await given.come(1)
             given.close()  # who closes first is left with what the network may still bring
     with reception(port=held.port) as again:
-        again.open(given.append)
+        again.start(given.append)
         with callers(again.port, 1):
             await given.come(1)
 
 
 async def test_while_it_is_held_back_those_who_come_wait(given):
     with reception() as held:
-        held.open(given.append)
-        held.hold()
+        held.start(given.append)
+        held.pause()
         with callers(held.port, 3):
             await asyncio.sleep(0.1)
             assert not given
-            held.go_on()
+            held.resume()
             await given.come(3)
 
 
 async def test_it_is_held_back_at_once_by_whoever_can_take_no_more(given):
     def give(connection: socket.socket) -> None:
         given.append(connection)
-        held.hold()
+        held.pause()
 
     with reception() as held:
-        held.open(give)
+        held.start(give)
         with callers(held.port, 3):
             for count in (1, 2, 3):
                 await given.come(count)
                 await asyncio.sleep(0.05)
                 assert len(given) == count
-                held.go_on()
+                held.resume()
 
 
 async def test_who_has_come_when_it_closes_is_given_away_and_the_next_refused(given):
     with reception() as held:
-        held.open(given.append)
+        held.start(given.append)
         with callers(held.port, 100):
             assert not given  # the event loop had no turn
             held.close()
@@ -151,18 +151,18 @@ def no_more_files() -> Iterator[None]:
 
 async def test_where_no_more_files_may_be_opened_those_who_come_wait(given, caplog):
     with reception() as held:
-        held.open(given.append)
+        held.start(given.append)
         with callers(held.port, 2):
             with no_more_files():
                 await asyncio.sleep(0.1)
             assert not given
-            assert "no connection can be taken in" in caplog.text
+            assert "accept failed (Too many open files)" in caplog.text
             await given.come(2)
 
 
 async def test_a_name_is_held_at_each_of_its_addresses(given):
     with reception("localhost") as held:
-        held.open(given.append)
+        held.start(given.append)
         hosts = {address[0] for *_, address in socket.getaddrinfo("localhost", held.port, type=socket.SOCK_STREAM)}
         lines = [socket.create_connection((host, held.port)) for host in hosts]
         await given.come(len(hosts))

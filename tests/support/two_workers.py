@@ -12,7 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.apps import until
 from tests.support.live_server import LATENT, SERVE, Service, serving
 
-WORKERS = SERVE.replace("from app.server.server", "import app.server.supervisor\nfrom app.server.supervisor")
+WORKERS = SERVE.replace(
+    "from app.server.server import serve", "from app.server.supervisor import SupervisionPolicy, serve"
+)
 KEY = {"Authorization": "Bearer key"}
 
 
