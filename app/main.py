@@ -65,7 +65,7 @@ def create_app(
 
     `tracer_provider` replaces the one of OpenTelemetry's environment variables. A server that limits connections passes
     the `state` with its connections. Raises `model.checkpoint.CheckpointError` for a folder without a usable model,
-    `ValueError` for a device that does not exist.
+    `UserError` for a device that does not exist.
     """
     configure_pillow_limits()
     services = build_services(settings or Settings(), state or ServiceState(), group or ProcessGroup())

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.validation import expectation, json_path
+from model.errors import UserError
 
 PREFIX = "VAE_"
 DEFAULT_MODEL = Path(__file__).parent.parent / "model" / "checkpoints" / "mnist"
@@ -35,7 +36,7 @@ class Limits:
     request_timeout_s: float
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError):
     """Invalid settings; the message is one line that names each of them and what was expected."""
 
 
@@ -160,8 +161,13 @@ class Settings(BaseSettings):
     def keys(self) -> tuple[bytes, ...]:
         """Return the API keys from both settings; without any the service is open."""
         inline = self.api_key.get_secret_value().split(",") if self.api_key else []
-        filed = self.api_key_file.read_text().splitlines() if self.api_key_file else []
-        return tuple(key.strip().encode() for key in (*inline, *filed) if key.strip())
+        return tuple(key.strip().encode() for key in (*inline, *self._lines_of_key_file()) if key.strip())
+
+    def _lines_of_key_file(self) -> list[str]:
+        try:
+            return self.api_key_file.read_text().splitlines() if self.api_key_file else []
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"api_key_file: {self.api_key_file}: {error}") from None
 
 
 def read_settings(options: list[str]) -> Settings:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model.config import ConfigError, VAEConfig
 from model.elbo_percentiles import ElboPercentiles
+from model.errors import reporting_file
 from model.files import (
     CONFIG,
     MAX_HEADER,
@@ -102,7 +103,8 @@ def write_checkpoint(folder: Path, config: VAEConfig, weights: dict[str, Tensor]
     The weights file contains the digest of the config and is replaced first. A reader that runs between the two
     replacements therefore finds weights that name another config, and `read_checkpoint` retries.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with reporting_file(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     values = config.as_dict()
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
     content = save(contiguous, {CONFIG: _canonical_digest(json.loads(json.dumps(values)))})

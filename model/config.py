@@ -6,6 +6,7 @@ from functools import partial
 from math import ceil, prod
 from typing import Any
 
+from model.errors import UserError
 from model.likelihoods import FAMILIES
 from model.validation import require
 
@@ -13,7 +14,7 @@ MAX_WIDTH = 65_536
 MAX_VALUES = 2**26
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """Invalid architecture; the message names the field, what was expected and what came."""
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO
 
+from model.errors import UserError, reporting_file
+
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 METADATA = "__metadata__"
@@ -24,7 +26,7 @@ MAX_HEADER = 100_000_000
 """Largest header of a safetensors file in bytes, as the format defines it."""
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """Model folder that cannot be used; the message names the file, the key and the shapes."""
 
 
@@ -60,16 +62,13 @@ def replacing(path: Path, content: bytes) -> Iterator[None]:
     """Write a temporary file, and rename it to `path` when the context ends; safe with concurrent writers."""
     partial = path.with_name(f"{path.name}.{token_hex(4)}.partial")
     try:
-        file = partial.open("xb")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
-        with file:
+        with reporting_file(path), partial.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         yield
-        partial.replace(path)
+        with reporting_file(path):
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

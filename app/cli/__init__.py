@@ -1,4 +1,4 @@
-"""The `vae` command: what a user can mend is told in one line, with exit code 2."""
+"""The `vae` command. Errors that a user can correct are reported in one line, with exit code 2."""
 
 import logging
 import os
@@ -13,7 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from app.server.startup import begin
-from model.files import CheckpointError, check_folder
+from model.errors import UserError
+from model.files import check_folder
 from model.training.options import TrainingOptions
 
 DEFAULTS = TrainingOptions()
@@ -50,7 +51,7 @@ def about(
 @cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def serve(context: typer.Context) -> None:
     """Serve a model over HTTP; `vae serve --help` lists every setting."""
-    with told_in_one_line():
+    with report_user_errors():
         from app.observability.logs import configure_logging
         from app.settings import read_settings, unknown_variables
 
@@ -67,7 +68,7 @@ def serve(context: typer.Context) -> None:
 def _follow_recipe(context: typer.Context, name: str) -> str:
     """Let the recipe's options stand where the caller gives none."""
     if name:
-        with told_in_one_line():
+        with report_user_errors():
             from app.cli.recipes import read_recipe
 
             own = {"data", "out", "resume", "download", "recipe", "help"}
@@ -131,7 +132,7 @@ def train(
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for torch's own choice.")] = 0,
 ) -> None:
     """Train a model by gradient ascent on the ELBO; the defaults are a good recipe for MNIST."""
-    with told_in_one_line():
+    with report_user_errors():
         from app.cli.options import Architecture, TrainingRun, use_device
         from app.cli.train import run_training
         from model.checkpoint import read_checkpoint
@@ -181,14 +182,14 @@ def evaluate(  # every option of the command is an argument
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for torch's own choice.")] = 0,
 ) -> None:
     """Score a model: both bounds on log p(x) with their certainty, bits per dimension, active units."""
-    with told_in_one_line():
+    with report_user_errors():
         from app.cli.evaluate import run_evaluation
         from app.cli.options import EvaluationOptions, use_device
         from app.cli.progress import print_figures
         from model.checkpoint import write_json
 
         if replace and not save:
-            raise ValueError("replace: expected together with --save")
+            raise UserError("replace: expected together with --save")
         if save:
             from app.cli.report import require_saveable, save_evaluation
 
@@ -205,20 +206,22 @@ def evaluate(  # every option of the command is an argument
 
 
 @contextmanager
-def told_in_one_line() -> Iterator[None]:
-    """End with one line on stderr and exit code 2 where data, options or files are at fault."""
+def report_user_errors() -> Iterator[None]:
+    """Report a `UserError` in one line on stderr, with exit code 2. Any other exception keeps its traceback."""
     try:
         yield
     except ModuleNotFoundError as error:
-        _end(f"vae: {error}; pip install 'vae-service[train]' brings what training needs")
-    except (ValueError, OSError, CheckpointError) as error:
-        _end(f"vae: {error}")
+        if error.name != "matplotlib":
+            raise
+        _exit(f"vae: {error}; install it with pip install 'vae-service[train]'")
+    except UserError as error:
+        _exit(f"vae: {error}")
 
 
-def _end(line: str) -> NoReturn:
-    """End with exit code 2 after a line on stderr, which is given up where stderr does not take it in a second."""
+def _exit(line: str) -> NoReturn:
+    """Exit with code 2 after a line on stderr, or after a second if stderr is a pipe that is full."""
     for handler in logging.root.handlers:
-        handler.flush()  # this line comes last
+        handler.flush()  # the line is the last one
     writing = Thread(target=typer.echo, args=(line,), kwargs={"err": True}, daemon=True)
     writing.start()
     writing.join(1)

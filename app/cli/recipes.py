@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import model
+from model.errors import reporting_file
 from model.training.options import OptionsError
 
 SHIPPED = Path(*model.__path__) / "recipes"
@@ -36,7 +37,9 @@ def read_recipe(name: str, known: set[str], flags: Container[str] = ()) -> Recip
         shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
         raise OptionsError(f"recipe: expected {shipped} or a .toml file, got {name!r}")
     try:
-        recipe = Recipe(**tomllib.loads(path.read_text()))
+        with reporting_file(path):
+            content = path.read_text()
+        recipe = Recipe(**tomllib.loads(content))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionsError(f"recipe: {path}: not TOML: {error}") from None
     except TypeError:

@@ -14,6 +14,7 @@ from model.checkpoint import CONFIG, METRICS, WEIGHTS, write_atomically, write_c
 from model.data.arrays import Dataset
 from model.data.datasets import read_dataset
 from model.data.mnist import download_mnist
+from model.errors import reporting_file
 from model.evaluation.model_card import CARD, PICTURES
 from model.records import VERSION
 from model.training.options import OptionsError, TrainingOptions
@@ -73,12 +74,10 @@ def _begun(run: TrainingRun) -> bool:
 
 
 def _claim(out: Path) -> None:
-    """Find out before the training, not after an epoch, that the folder cannot be written."""
-    try:
+    """Create the marker file, so that a folder that cannot be written is reported before the training."""
+    with reporting_file(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / MARK, b"")
-    except OSError as error:
-        raise OptionsError(f"out: {out}: {error.strerror}") from None
+    write_atomically(out / MARK, b"")
 
 
 def _keep(out: Path, training: Training, dataset: Dataset) -> None:

@@ -13,6 +13,7 @@ from app.resources import cores, largest_batch, threads
 from app.runtimes.base import CompiledModel, Target
 from app.settings import Settings
 from model.device import disable_tf32
+from model.errors import UserError
 
 T = TypeVar("T")
 
@@ -87,12 +88,12 @@ class DeviceModel:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is the GPU if there is one. Raises `ValueError` if it does not exist."""
+    """Return the device of that name; `auto` is the GPU if there is one. Raises `UserError` if it does not exist."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda:0" if available else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
         here = f"one of the {available} CUDA devices" if available else "cpu, as there is no CUDA device"
-        raise ValueError(f"device: expected {here} here, got {name}")
+        raise UserError(f"device: expected {here} here, got {name}")
     return device

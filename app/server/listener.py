@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 
+from model.errors import UserError
+
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
@@ -22,7 +24,7 @@ RETRY_SECONDS = 0.5
 class Listener:
     """Listening sockets for all addresses of a host, bound at once and listening after `start`.
 
-    `port` is the bound port, also where 0 was given. Raises `OSError` for an address that is in use.
+    `port` is the bound port, also where 0 was given. Raises `UserError` for an address that is in use.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -36,7 +38,7 @@ class Listener:
             for family, address in _addresses(host, port):
                 self._sockets.append(_bind(family, (address, self.port)))
                 self.port = self._sockets[-1].getsockname()[1]
-        except OSError:
+        except UserError:
             self.close()
             raise
 
@@ -118,7 +120,7 @@ def _addresses(host: str, port: int) -> list[tuple[int, str]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
-        raise OSError(f"host: expected an address of this machine or a name for one, got {host!r}") from None
+        raise UserError(f"host: expected an address of this machine or a name for one, got {host!r}") from None
     return list(dict.fromkeys((family, str(address[0])) for family, *_, address in found))
 
 
@@ -134,5 +136,5 @@ def _bind(family: int, address: tuple[str, int]) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except OSError as error:
         bound.close()
-        raise OSError(error.errno, f"{address[0]} port {address[1]}: {error.strerror}") from None
+        raise UserError(f"{address[0]} port {address[1]}: {error.strerror}") from None
     return bound

@@ -199,7 +199,7 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Serve in this process until a signal; returns when everything accepted was answered.
 
-    Raises `OSError` for a port that is in use.
+    Raises `UserError` for a port that is in use.
     """
     run(Server(settings, Listener(settings.host, settings.port)))
 

@@ -35,6 +35,7 @@ from app.server.open_files import fit_connections
 from app.server.startup import ignore_signals, release_signals
 from app.server.worker_process import WorkerProcess, backoff
 from app.settings import Settings
+from model.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class SupervisionPolicy:
 def serve(settings: Settings, policy: SupervisionPolicy | None = None) -> None:
     """Serve until a signal, with the number of processes in the settings; a single one needs no supervisor.
 
-    Raises `OSError` for a port that is in use, `ChildProcessError` if the workers cannot start. Exits with code 1 if a
+    Raises `UserError` for a port that is in use, and if the workers cannot start. Exits with code 1 if a
     worker did not exit with 0 at the end.
     """
     settings = fit_connections(resolve(settings))
@@ -103,7 +104,7 @@ class Supervisor:
             self._close()
             ignore_signals()
         if self._failure:
-            raise ChildProcessError(self._failure)
+            raise UserError(self._failure)
         return self._code
 
     def shutdown(self) -> None:

@@ -39,7 +39,7 @@ from app.server.messages import (
 )
 from app.server.server import Server, run
 from app.settings import Settings
-from model.checkpoint import CheckpointError
+from model.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def run_worker(
     channel = Channel(messages)
     try:
         worker = Worker(settings, channel, connections, CoreUsage(slots, number))
-    except (ValueError, CheckpointError, OSError) as error:
+    except UserError as error:
         channel.send(StartFailed(str(error)[:MAX_REASON_LENGTH]))
         sys.exit(2)
     run(worker)

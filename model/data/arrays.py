@@ -11,13 +11,15 @@ import numpy as np
 from numpy.lib.format import MAGIC_PREFIX, open_memmap
 from numpy.typing import NDArray
 
+from model.errors import UserError
+
 Images = NDArray[np.uint8]
 
 MAX_PIXELS_PER_PASS = 2**20
 """Largest number of pixel values in a batch of large images: 4 MiB as float32, and several times that in features."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data set that cannot be used; the message names the file, what was expected and what came."""
 
 

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 import numpy as np
 
 from model.data.arrays import DataError, Dataset, Images
+from model.errors import reporting_file
 from model.files import write_atomically
 
 TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
@@ -73,7 +74,8 @@ def download_mnist(
 
     A file is written after its digest has been checked, in one step. `progress` is called for each chunk.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with reporting_file(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for name in (TRAIN, TEST):
         if not _path(folder, name).exists():
             content = _fetch(base.rstrip("/") + f"/{name}.gz", progress or (lambda _: None))

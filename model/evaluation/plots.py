@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from model.data.arrays import Images, batch_size
+from model.errors import reporting_file
 from model.pixels import to_grey_levels, to_unit_interval
 from model.records import EpochRecord
 from model.vae import VAE
@@ -34,16 +35,18 @@ def write_pictures(folder: Path, vae: VAE, images: Images, records: Sequence[Epo
 
     `images` are uint8 [N, C, H, W]; held-out images show more than images of the training set.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if records:
-        learning_curve(records).savefig(folder / f"{CURVE}.png", dpi=100)
+    with reporting_file(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if records:
+            learning_curve(records).savefig(folder / f"{CURVE}.png", dpi=100)
     limit = COLUMNS * min(100, max(1, MAX_TRAVERSAL_VALUES // vae.config.dimensions // COLUMNS))
     for name, rows in (
         (RECONSTRUCTIONS, reconstructions(vae, images)),
         (SAMPLES, prior_samples(vae, seed)),
         (TRAVERSAL, traversal(vae, images[:limit])),
     ):
-        imsave(folder / f"{name}.png", _grid(rows))
+        with reporting_file(folder / f"{name}.png"):
+            imsave(folder / f"{name}.png", _grid(rows))
 
 
 def learning_curve(records: Sequence[EpochRecord]) -> Figure:

@@ -13,10 +13,11 @@ from functools import partial
 from math import cos, isfinite, pi
 from typing import Any
 
+from model.errors import UserError
 from model.validation import require
 
 
-class OptionsError(ValueError):
+class OptionsError(UserError):
     """Invalid option; the message names the option, what was expected and what came."""
 
 

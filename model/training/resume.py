@@ -55,8 +55,6 @@ def resume_training(folder: Path, training: Training) -> None:
         _check_unknown_fields(content)
         _check_progress(snapshot, training.steps_per_epoch)
         _check_tensors(tensors, _expected(training))
-    except OptionsError:
-        raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     try:

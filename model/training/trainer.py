@@ -22,6 +22,7 @@ from model.config import VAEConfig
 from model.data.arrays import DataError, Images, digest
 from model.device import autocast
 from model.elbo import elbo
+from model.errors import UserError
 from model.pixels import to_pixels
 from model.records import EpochRecord
 from model.training.objectives import OBJECTIVES
@@ -30,7 +31,7 @@ from model.training.weight_norm import apply_weight_norm, data_dependent_init, e
 from model.vae import VAE
 
 
-class TrainingError(ValueError):
+class TrainingError(UserError):
     """Training that diverged; the message names the epoch and what to try."""
 
 

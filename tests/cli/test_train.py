@@ -106,7 +106,7 @@ def test_a_model_is_not_overwritten_whoever_made_it(digits_model: Path, data: Pa
 def test_a_folder_that_cannot_be_written_is_told_before_the_training(data: Path, tmp_path: Path, name, reason) -> None:
     (tmp_path / "file").touch()
     result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / name)
-    assert refusal(result) == f"out: {tmp_path / name}: {reason}"
+    assert refusal(result) == f"{tmp_path / name}: {reason}"
     assert not result.stdout
 
 

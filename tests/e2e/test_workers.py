@@ -239,4 +239,4 @@ async def test_a_port_that_is_taken_is_told_in_one_line(it, folder):
     process = await python("-c", "from app.cli import main; main()", "serve", *options)
     _, told = await process.communicate()
     assert process.returncode == 2
-    assert told == b"vae: [Errno 98] 127.0.0.1 port %d: Address already in use\n" % it.port
+    assert told == b"vae: 127.0.0.1 port %d: Address already in use\n" % it.port

@@ -5,11 +5,12 @@ import torch
 
 from app.inference.device import TorchDevice, choose_device
 from app.settings import Settings
+from model.errors import UserError
 
 
 def test_a_device_that_does_not_exist_is_named():
     count = torch.cuda.device_count()
-    with pytest.raises(ValueError, match=f"CUDA devices? here, got cuda:{count}"):
+    with pytest.raises(UserError, match=f"CUDA devices? here, got cuda:{count}"):
         choose_device(f"cuda:{count}")
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto") == torch.device("cuda:0" if count else "cpu")

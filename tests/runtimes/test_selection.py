@@ -13,7 +13,7 @@ from app.main import create_app
 from app.runtimes.base import Target
 from app.runtimes.onnx import OnnxModel, OnnxRuntime, with_networks
 from app.runtimes.selection import choose_runtime
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 from model.checkpoint import CheckpointError
 from model.config import VAEConfig
 from model.formats.native import model_of
@@ -45,12 +45,12 @@ def test_a_runtime_in_the_settings_is_chosen(runtime, model):
 @pytest.mark.parametrize("target", [Target(CPU.device, "bfloat16"), CUDA], ids=["bfloat16", "cuda"])
 def test_a_runtime_that_does_not_fit_device_or_precision_is_refused(runtime, target):
     expected = f"{runtime} serves float32 on a CPU, not {target.precision} on {target.device.type}"
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(SettingsError, match=expected):
         choose_runtime(Settings(runtime=runtime), target, SMALL)
 
 
 def test_mnn_is_refused_where_results_must_be_batch_invariant():
-    with pytest.raises(ValueError, match="mnn serves on Linux, where answers may depend on the load"):
+    with pytest.raises(SettingsError, match="mnn serves on Linux, where answers may depend on the load"):
         choose_runtime(Settings(runtime="mnn", batch_invariant=True), CPU, LARGE)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from app.server.listener import Listener
+from model.errors import UserError
 
 pytestmark = pytest.mark.anyio
 
@@ -70,20 +71,20 @@ async def test_nobody_takes_a_port_that_another_holds(given, listening):
     with reception() as held:
         if listening:
             held.start(given.append)
-        with pytest.raises(OSError, match=f"127.0.0.1 port {held.port}: Address already in use"):
+        with pytest.raises(UserError, match=f"127.0.0.1 port {held.port}: Address already in use"):
             Listener("127.0.0.1", held.port)
 
 
 def test_a_port_that_a_stranger_has_cannot_be_held():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(OSError, match="Address already in use"):
+        with pytest.raises(UserError, match="Address already in use"):
             Listener("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("host", ["256.1.1.1", "no.such.invalid", "x" * 70])
 def test_a_host_that_is_none_is_told(host):
-    with pytest.raises(OSError, match=f"host: expected an address of this machine or a name for one, got '{host}'"):
+    with pytest.raises(UserError, match=f"host: expected an address of this machine or a name for one, got '{host}'"):
         Listener(host, 0)
 
 
@@ -179,5 +180,5 @@ def test_the_address_to_open_is_one_that_works_on_this_machine(host, shown):
 
 
 def test_no_host_is_not_all_hosts():
-    with pytest.raises(OSError, match="host: expected an address of this machine or a name for one, got ''"):
+    with pytest.raises(UserError, match="host: expected an address of this machine or a name for one, got ''"):
         Listener("", 0)
