@@ -136,7 +136,7 @@ async def reload() -> str:
                 _replace(folder / "model.safetensors", _other(weights) if turn % 2 == 0 else weights)
                 it.process.send_signal(signal.SIGHUP)
             await load
-            reloads = (await it.metrics())['vae_reloads_total{outcome="done"}']
+            reloads = (await it.metrics())['vae_reloads_total{outcome="success"}']
     return f"{reloads:.0f} reloads; {told(counts)}; by model: {told(models)}"
 
 

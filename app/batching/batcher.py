@@ -19,7 +19,7 @@ from app.batching.queue import FairQueue
 from app.batching.requests import Batch, BatchKey, QueuedRequest, Rows
 from app.context import RequestContext
 from app.errors import DeadlineExceeded, QueueFull, Unavailable
-from app.observability.metrics import OPERATIONS, Metrics
+from app.observability.metrics import OPERATIONS, DropReason, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,8 @@ class Batcher:
         try:
             return await request.future
         except (DeadlineExceeded, asyncio.CancelledError) as end:
-            self._metrics.dropped["timed_out" if isinstance(end, DeadlineExceeded) else "cancelled"].inc()
+            expired = isinstance(end, DeadlineExceeded)
+            self._metrics.dropped[DropReason.TIMED_OUT if expired else DropReason.CANCELLED].inc()
             raise
         finally:
             timer.cancel()

@@ -13,7 +13,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from app.batching.requests import Batch, BatchKey, DispatchTrigger, QueuedRequest
+from app.batching.requests import Batch, BatchKey, QueuedRequest
+from app.observability.metrics import DispatchTrigger
 
 MIN_CHARGE_SECONDS = 1e-6
 """Least time that a batch is charged with. While the system's clock stands still, keys take turns."""

@@ -3,19 +3,11 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, Self
 
 from app.batching.policy import BatchPolicy
 from app.context import RequestContext
-
-
-class DispatchTrigger(StrEnum):
-    """Why a batch was dispatched: the device was idle, the batch was full, or its time window ended."""
-
-    IDLE = "idle"
-    FULL = "full"
-    TIMEOUT = "timeout"
+from app.observability.metrics import DispatchTrigger
 
 
 class Rows(Protocol):

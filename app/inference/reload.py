@@ -12,7 +12,7 @@ from app.batching.executor import OutOfMemory
 from app.errors import ReloadFailed, ServiceError
 from app.inference.engine import Engine
 from app.inference.threads import run_in_own_thread
-from app.observability.metrics import Metrics
+from app.observability.metrics import Metrics, ReloadOutcome
 from app.settings import Settings
 from app.single_flight import SingleFlight
 from model.checkpoint import CheckpointError, read_checkpoint
@@ -50,7 +50,7 @@ class ModelReloader:
         try:
             await self._reload()
         except Exception as failure:
-            self._metrics.reloads["failed"].inc()
+            self._metrics.reloads[ReloadOutcome.FAILED].inc()
             expected = isinstance(failure, ServiceError)
             log.error("not reloaded: %s", failure, exc_info=None if expected else failure)  # noqa: TRY400  # see exc_info
             raise
@@ -68,5 +68,5 @@ class ModelReloader:
         except (CheckpointError, OutOfMemory) as failure:
             reason = str(failure).replace(str(self._folder), self._folder.name)
             raise ReloadFailed(f"{reason}; {before} goes on serving") from failure
-        self._metrics.reloads["done"].inc()
+        self._metrics.reloads[ReloadOutcome.SUCCESS].inc()
         log.info("reloaded: %s serves after %s", self._engine.loaded_model.identity, before)

@@ -26,14 +26,14 @@ async def test_requests_share_batches_while_the_device_is_busy():
         harness.device.unblocked.set()
         assert await asyncio.gather(first, *tasks) == [[10 * n] for n in range(21)]
         assert [len(batch) for batch in harness.device.batches] == [1, 4, 4, 4, 4, 4]
-        assert harness.metric("batches_total", operation="encode", dispatch="full") == 5
+        assert harness.metric("batches_total", operation="encode", trigger="full") == 5
 
 
 async def test_a_single_request_is_dispatched_at_once_on_an_idle_device():
     async with running_batcher() as harness:
         assert await harness.submit(7) == [70]
         assert harness.device.batches == [[7]]
-        assert harness.metric("batches_total", operation="encode", dispatch="idle") == 1
+        assert harness.metric("batches_total", operation="encode", trigger="idle") == 1
 
 
 @settings(max_examples=25)
@@ -218,14 +218,14 @@ async def test_a_batch_delay_collects_rows_until_the_batch_is_full():
         tasks += harness.tasks([2, 3], [4])
         assert await asyncio.gather(*tasks) == [[10], [20, 30], [40]]
         assert harness.device.batches == [[1, 2, 3, 4]]
-        assert harness.metric("batches_total", operation="encode", dispatch="full") == 1
+        assert harness.metric("batches_total", operation="encode", trigger="full") == 1
 
 
 async def test_a_batch_that_is_not_full_is_dispatched_after_its_delay():
     async with running_batcher(max_delay=0.2) as harness:
         assert await asyncio.gather(*harness.tasks([1], [2])) == [[10], [20]]
         assert harness.device.batches == [[1, 2]]
-        assert harness.metric("batches_total", operation="encode", dispatch="timeout") == 1
+        assert harness.metric("batches_total", operation="encode", trigger="timeout") == 1
 
 
 async def test_a_request_records_the_duration_of_each_stage():

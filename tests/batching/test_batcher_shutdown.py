@@ -21,7 +21,7 @@ async def test_a_request_whose_deadline_passes_in_the_queue_is_not_computed():
         first = await harness.block_device()
         with pytest.raises(DeadlineExceeded):
             await harness.submit(1, seconds=0.05)
-        assert harness.metric("dropped_requests_total", why="timed_out") == 1
+        assert harness.metric("dropped_requests_total", reason="timed_out") == 1
         await harness.queue_holds(0)
         harness.device.unblocked.set()
         assert [await first, await harness.submit(2)] == [[0], [20]]
@@ -46,7 +46,7 @@ async def test_a_cancelled_request_is_not_computed():
         with pytest.raises(asyncio.CancelledError):
             await cancelled
         assert harness.metric("queue_items") == 1
-        assert harness.metric("dropped_requests_total", why="cancelled") == 1
+        assert harness.metric("dropped_requests_total", reason="cancelled") == 1
         harness.device.unblocked.set()
         assert [await first, await other] == [[0], [20]]
         assert harness.device.batches == [[0], [2]]

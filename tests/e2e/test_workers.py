@@ -49,7 +49,7 @@ async def test_both_give_a_seed_the_same_bytes_and_whoever_is_asked_tells_what_b
     assert len({answer.content for answer in answers}) == 1
     for _ in range(8):
         assert await it.count("vae_requests_total", endpoint="/sample", status="200") == before + 40
-        assert await it.count("vae_request_seconds_count", endpoint="/sample") == before + 40
+        assert await it.count("vae_request_duration_seconds_count", endpoint="/sample") == before + 40
         assert await it.count("vae_queue_items") == 0
         assert (await it.count("vae_ready"), await it.count("vae_model_info")) == (1, 1)
 
@@ -110,10 +110,10 @@ async def test_callers_who_stay_on_their_lines_are_shared_out_again_when_a_worke
 
 
 async def test_sighup_reaches_every_worker(it, folder):
-    model, reloads = put(folder, 1), await it.count("vae_reloads_total", outcome="done")
+    model, reloads = put(folder, 1), await it.count("vae_reloads_total", outcome="success")
     it.process.send_signal(signal.SIGHUP)
     await it.all_serve(model)
-    assert await it.count("vae_reloads_total", outcome="done") == reloads + 2
+    assert await it.count("vae_reloads_total", outcome="success") == reloads + 2
     assert await it.count("vae_model_info", model=model) == await it.count("vae_model_info") == 1
 
 

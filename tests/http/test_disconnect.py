@@ -47,7 +47,7 @@ async def test_the_work_of_a_caller_who_leaves_is_dropped_and_he_is_counted(digi
         await task
         assert caller.sent == []
         assert count(app, "queue_items") == 0
-        assert count(app, "dropped_requests_total", why="cancelled") == 1
+        assert count(app, "dropped_requests_total", reason="cancelled") == 1
         endpoint = path.removesuffix("?n=1")
         assert count(app, "requests_total", endpoint=endpoint, status="499") == 1
         assert not count(app, "requests_total", endpoint=endpoint, status="500")
@@ -105,7 +105,7 @@ async def test_an_answer_that_would_come_too_late_is_given_up(digits_model):
         caller.says(b"")
         await caller.task()
         assert (caller.status, caller.problem["title"]) == (504, "Deadline exceeded")
-        assert count(app, "dropped_requests_total", why="timed_out") == 1
+        assert count(app, "dropped_requests_total", reason="timed_out") == 1
         assert count(app, "queue_items") == 0
 
 

@@ -78,7 +78,7 @@ async def test_a_reload_serves_what_the_folder_holds_now_and_says_so(app, folder
         assert (before.headers["X-Model"], after.headers["X-Model"]) == (old["model"], new)
         assert before.content != after.content
         metrics = (await client.get("/metrics")).text
-        assert 'vae_reloads_total{outcome="done"} 1.0' in metrics
+        assert 'vae_reloads_total{outcome="success"} 1.0' in metrics
         assert metrics.count("vae_model_info{") == 1
         assert f'model="{new}"' in metrics
 
@@ -218,7 +218,7 @@ async def test_reloads_that_are_asked_for_during_one_are_joined_in_the_next(app,
         answers = await asyncio.gather(*(reload(client) for _ in range(30)))
         assert {(answer.status_code, answer.json()["model"]) for answer in answers} == {(200, new)}
         text = (await client.get("/metrics")).text
-        assert any(f'vae_reloads_total{{outcome="done"}} {count}.0' in text for count in (1, 2))
+        assert any(f'vae_reloads_total{{outcome="success"}} {count}.0' in text for count in (1, 2))
 
 
 async def test_who_joins_a_reload_that_fails_is_told_why(app, folder, caplog):

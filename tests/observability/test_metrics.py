@@ -10,14 +10,14 @@ from app.codecs.images import write_npy
 from app.context import STAGES
 from app.main import create_app
 from app.observability.metrics import (
-    DISPATCHES,
-    DROPS,
     ENDPOINTS,
     OPERATIONS,
     PROTOCOL_ERRORS,
-    RELOADS,
     STATUSES,
+    DispatchTrigger,
+    DropReason,
     Metrics,
+    ReloadOutcome,
 )
 from app.settings import Settings
 from tests.support.apps import running
@@ -49,13 +49,13 @@ def test_every_known_label_set_is_there_at_zero():
     metrics = Metrics()
     zeros = [
         *(value("requests_total", endpoint=endpoint, status=status) for endpoint in ENDPOINTS for status in STATUSES),
-        *(value("request_seconds_count", endpoint=endpoint) for endpoint in ENDPOINTS),
-        *(value("stage_seconds_count", stage=stage) for stage in STAGES),
-        *(value("batches_total", operation=o, dispatch=why) for o in OPERATIONS for why in DISPATCHES),
+        *(value("request_duration_seconds_count", endpoint=endpoint) for endpoint in ENDPOINTS),
+        *(value("stage_duration_seconds_count", stage=stage) for stage in STAGES),
+        *(value("batches_total", operation=o, trigger=t) for o in OPERATIONS for t in DispatchTrigger),
         *(value("batch_size_count", operation=operation) for operation in OPERATIONS),
-        *(value("dropped_requests_total", why=why) for why in DROPS),
+        *(value("dropped_requests_total", reason=reason) for reason in DropReason),
         *(value("protocol_errors_total", status=status) for status in PROTOCOL_ERRORS),
-        *(value("reloads_total", outcome=outcome) for outcome in RELOADS),
+        *(value("reloads_total", outcome=outcome) for outcome in ReloadOutcome),
         *(value("out_of_memory_total", operation=operation) for operation in OPERATIONS),
         *(value("batch_limit_items", operation=operation) for operation in OPERATIONS),
         *map(value, ("padding_items_total", "rejected_requests_total", "queue_items")),
@@ -83,7 +83,7 @@ async def test_requests_and_batches_are_counted_where_they_happened(digits_model
     assert total(samples, "requests_total", endpoint="/encode", status="200") == 1
     assert total(samples, "requests_total", endpoint="/encode", status="400") == 1
     assert total(samples, "requests_total", endpoint="other", status="404") == 1
-    assert total(samples, "request_seconds_count") == total(samples, "requests_total") == 5
+    assert total(samples, "request_duration_seconds_count") == total(samples, "requests_total") == 5
     batches = {operation: total(samples, "batches_total", operation=operation) for operation in OPERATIONS}
     assert batches["encode"] >= 2  # of 4 rows at most
     assert batches["decode"] >= 2
@@ -92,7 +92,7 @@ async def test_requests_and_batches_are_counted_where_they_happened(digits_model
     assert total(samples, "batch_size_sum", operation="encode") == 7
     assert total(samples, "batch_size_sum", operation="decode") == 5
     assert total(samples, "device_seconds_count") == sum(batches.values())
-    assert total(samples, "stage_seconds_count", stage="infer") == 3
+    assert total(samples, "stage_duration_seconds_count", stage="infer") == 3
     assert total(samples, "queue_items") == 0
 
 
@@ -106,10 +106,10 @@ async def test_company_is_seen_in_fewer_batches_than_requests(serve):
 
 
 async def test_strange_paths_and_methods_make_no_new_series(client):
-    before = {having for name, having in await scraped(client) if name == "vae_request_seconds_count"}
+    before = {having for name, having in await scraped(client) if name == "vae_request_duration_seconds_count"}
     for number in range(5):
         await client.request("BREW", f"/pot/{number}")
-    assert {having for name, having in await scraped(client) if name == "vae_request_seconds_count"} == before
+    assert {having for name, having in await scraped(client) if name == "vae_request_duration_seconds_count"} == before
 
 
 async def test_probes_are_not_counted(client):

@@ -52,7 +52,7 @@ async def test_a_request_has_a_span_and_under_it_one_for_each_time_in_a_stage(di
         "POST /encode": 1,
         "queue": 3,
         "batch": 3,
-        "device": 3,
+        "infer": 3,
         "codec": 2,
     }
     (request,) = spans.pop("POST /encode")
@@ -63,7 +63,7 @@ async def test_a_request_has_a_span_and_under_it_one_for_each_time_in_a_stage(di
         assert span.context.trace_id == request.context.trace_id == 0x0AF7651916CD43DD8448EB211C80319C
         assert span.parent.span_id == request.context.span_id
         assert request.start_time <= span.start_time <= span.end_time
-    queues, batches, devices = spans["queue"], spans["batch"], spans["device"]
+    queues, batches, devices = spans["queue"], spans["batch"], spans["infer"]
     for queue, batch, device in zip(queues, batches, devices, strict=True):
         assert queue.end_time <= batch.start_time + 2
         assert batch.end_time <= device.start_time + 2  # nanoseconds of rounding
@@ -77,7 +77,7 @@ async def test_requests_that_share_a_batch_have_spans_of_their_own(digits_model,
     spans = by_name(exporter)
     owners = {span.context.span_id for span in spans["POST /encode"]}
     assert len(owners) == 20
-    for stage in ("queue", "batch", "device"):
+    for stage in ("queue", "batch", "infer"):
         assert {span.parent.span_id for span in spans[stage]} == owners
 
 
@@ -143,4 +143,4 @@ async def test_with_opentelemetrys_variables_the_process_sends_its_spans_and_the
             assert await it.ended() == 0
         collector.shutdown()
         thread.join()
-    assert sorted(Collector.names) == ["GET /sample", "batch", "codec", "device", "queue"]
+    assert sorted(Collector.names) == ["GET /sample", "batch", "codec", "infer", "queue"]
