@@ -7,7 +7,8 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks.wire import SERVE
+SERVE = "from app.cli import main; main()"
+
 
 ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "benchmarks" / ".venv" / "bin" / "python"

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.crowd import asked, png
-from benchmarks.wire import Line, post, serving
+from tests.support.live_server import serving
+from tests.support.load import Connection, png, post
 
 _STAGE = re.compile(r"(\w+);dur=([\d.]+)")
 
@@ -22,25 +22,25 @@ _STAGE = re.compile(r"(\w+);dur=([\d.]+)")
 async def stages(callers: int, requests: int) -> str:
     """A table of medians in milliseconds; the rest is HTTP, routing, headers, the log line, and the caller."""
     spent: defaultdict[str, list[float]] = defaultdict(list)
-    picture = post("/encode", "image/png", png())
+    request = post("/encode", "image/png", png())
 
-    async def ask(line: Line, count: int) -> None:
+    async def ask(connection: Connection, count: int) -> None:
         for _ in range(count):
             start = time.perf_counter()
-            answer = await asked(line, picture, counts)
+            answer = await connection.send_counted(request, counts)
             spent["all"].append((time.perf_counter() - start) * 1000)
             told = {stage: float(took) for stage, took in _STAGE.findall(answer.headers["server-timing"])}
             for stage, took in {**told, "rest": spent["all"][-1] - sum(told.values())}.items():
                 spent[stage].append(took)
 
     counts: Counter[str] = Counter()
-    async with serving() as service:
-        lines = [Line(service.port) for _ in range(callers)]
-        await asyncio.gather(*(ask(line, 100) for line in lines))  # to warm up
+    async with serving(threads=0, log_level="warning") as service:
+        connections = [Connection(service.port) for _ in range(callers)]
+        await asyncio.gather(*(ask(connection, 100) for connection in connections))  # to warm up
         spent.clear()
-        await asyncio.gather(*(ask(line, requests // callers) for line in lines))
-        for line in lines:
-            line.cut()
+        await asyncio.gather(*(ask(connection, requests // callers) for connection in connections))
+        for connection in connections:
+            connection.close()
     return "\n".join(f"{stage:>6} {median(took):8.3f} ms" for stage, took in spent.items())
 
 

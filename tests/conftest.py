@@ -31,7 +31,8 @@ configure_torch(Settings(device="cpu", threads=1))  # with small models more thr
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", help="where the laws are checked: cpu, cuda or cuda:N")
+    parser.addoption("--device", default="cpu", help="the device that the tests use: cpu, cuda or cuda:N")
+    parser.addoption("--requests", type=int, default=200_000, help="the number of requests of `make soak`")
 
 
 @pytest.fixture(scope="session")

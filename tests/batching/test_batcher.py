@@ -73,7 +73,7 @@ async def test_short_batches_run_on_the_thread_while_a_backlog_exists():
 async def test_the_event_loop_runs_other_callbacks_between_two_inline_batches():
     async with running_batcher(max_batch_size=4, inline_rows=4) as harness:
         (large,) = harness.tasks(range(8))
-        while not harness.device.batches:  # noqa: ASYNC110  # this very loop sets it
+        while not harness.device.batches:  # this very loop sets it
             await asyncio.sleep(0)
         await asyncio.gather(*harness.tasks([99]))
         assert not large.done()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.codecs.png import write_png
-from tests.support.live_server import serving, warnings_of
+from tests.support.live_server import SEVERE, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -36,8 +36,8 @@ async def service(digits_model):
     async with serving(digits_model) as running:
         yield running
         running.process.terminate()
-        assert await running.ended() == 0
-        assert await warnings_of(running) == []  # none that a client caused
+        assert await running.wait() == 0
+        assert await running.messages(*SEVERE) == []  # none that a client caused
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -6,19 +6,18 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from tests.support.live_server import HEAD, LATENT, SERVE
+from tests.support.live_server import HEAD, LATENT
 from tests.support.raw_http import ServerProcess, read_response, server_process
-from tests.support.two_workers import WORKERS
 
 LIMIT = 30
 GET = b"GET /model HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer key\r\n\r\n"
 
 
-@pytest.fixture(scope="module", params=[(SERVE, 1), (WORKERS, 2)], ids=["one process", "two workers"])
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two workers"])
 def service(request, digits_model) -> Iterator[tuple[ServerProcess, int]]:
     """A service, and how many connections it allows."""
-    program, workers = request.param
-    with server_process(digits_model, program, workers=workers, max_connections=LIMIT, api_key="key") as process:
+    workers = request.param
+    with server_process(digits_model, workers=workers, max_connections=LIMIT, api_key="key") as process:
         yield process, LIMIT * workers
     assert process.log.complaints() == []
 

@@ -94,7 +94,7 @@ async def test_a_request_without_memory_is_answered_with_503_and_no_error_is_log
             answer = await service.client.post("/encode", content=content)
             assert answer.status_code == 200, answer.text
         service.process.terminate()
-        await service.ended()
+        await service.wait()
         log = [json.loads(line) for line in (await service.log).splitlines()]
     assert {line["level"] for line in log} == {"INFO", "WARNING"}
 

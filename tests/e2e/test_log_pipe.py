@@ -117,7 +117,7 @@ async def test_a_service_whose_log_is_not_read_answers_counts_what_it_drops_and_
         assert int(re.findall(r"^vae_dropped_log_lines_total (\d+)", metrics, re.M)[0]) > 0
         rest = asyncio.create_task(it.process.stderr.read())
         it.process.send_signal(signal.SIGTERM)
-        assert await it.ended() == 0
+        assert await it.wait() == 0
         assert b" log lines were dropped because stderr did not take them" in await rest
 
 

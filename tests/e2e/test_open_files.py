@@ -6,6 +6,7 @@ import pytest
 
 from app.server.open_files import OTHER_FILES
 from tests.e2e.test_idle_connections import GET, is_open, status
+from tests.support.live_server import SERVE
 from tests.support.raw_http import server_process
 from tests.support.two_workers import WORKERS
 
@@ -17,7 +18,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (%d, %d))
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_idle_connections_are_closed_for_new_ones_before_the_process_may_open_no_more_files(digits_model, workers):
-    program = LIMIT % (100, OTHER_FILES + 200) + WORKERS
+    program = LIMIT % (100, OTHER_FILES + 200) + SERVE
     with server_process(digits_model, program, workers=workers, max_connections=4096) as server, ExitStack() as stack:
         clients = []
         for _ in range(300 * workers):
@@ -30,7 +31,7 @@ def test_idle_connections_are_closed_for_new_ones_before_the_process_may_open_no
 
 
 def test_a_low_limit_that_may_be_raised_is_raised(digits_model):
-    program = LIMIT % (100, OTHER_FILES + 200) + WORKERS
+    program = LIMIT % (100, OTHER_FILES + 200) + SERVE
     with server_process(digits_model, program, workers=1, max_connections=200) as server, ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(200)]
         assert [status(client, GET) for client in clients] == [200] * len(clients)

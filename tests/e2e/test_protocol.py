@@ -92,7 +92,7 @@ async def test_a_caller_who_is_gone_when_his_answer_would_leave_is_no_failure():
         await send({"type": "http.response.body", "body": b"here", "more_body": True})
         await asyncio.sleep(0.01)
         caller.close()  # with something unread: the connection is reset
-        while not connection.transport.is_closing():  # noqa: ASYNC110  # what follows comes before it is told so
+        while not connection.transport.is_closing():
             await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b"more"})
         done.set()
@@ -233,7 +233,7 @@ async def test_who_takes_nothing_of_his_answer_is_let_go_and_who_takes_it_slowly
     async with connected(long, header_timeout=0.2) as (caller, connection):
         caller.sendall(ASK % b"/")
         async with asyncio.timeout(30):
-            while not connection.transport.is_closing():  # noqa: ASYNC110  # a transport sets no asyncio.Event
+            while not connection.transport.is_closing():
                 await asyncio.sleep(0.01)
     async with connected(long, header_timeout=0.5) as (caller, _):
         caller.sendall(ASK % b"/")

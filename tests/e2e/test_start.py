@@ -84,7 +84,7 @@ async def test_a_process_that_is_started_without_standard_files_serves_and_ends_
     await until(lambda: port_of(process.pid) > 0)
     assert standard_files(process.pid) == {os.devnull}
     async with asyncio.timeout(60), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(process.pid)}") as client:
-        while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110  # another process sets no asyncio.Event
+        while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0

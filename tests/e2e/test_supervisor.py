@@ -1,23 +1,24 @@
-"""A service of two workers whose processes may open no more files, or whose supervisor fails."""
+"""A service of two workers whose processes lack file descriptors, hang, or whose supervisor fails."""
 
 import asyncio
-import json
 import os
-import resource
 import shutil
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.support.apps import until
-from tests.support.two_workers import WORKERS, Two, exists, rest, two
+from tests.support.live_server import SERVE, Service, finish_request, serving
+from tests.support.processes import exists, first_free_descriptor, kill, limit_descriptors
 
 pytestmark = pytest.mark.anyio
 
-GIVES_UP_AT_ONCE = WORKERS.replace("serve(settings)", "serve(settings, SupervisionPolicy(start_attempts=1))")
-FAILS_AT_SIGUSR1 = WORKERS.replace(
+TWO = {"workers": 2, "api_key": "key"}
+IMPATIENT = SERVE.replace(
+    "serve(settings)", "serve(settings, SupervisionPolicy(start_attempts=1, heartbeat_timeout=5))"
+)
+FAILS_AT_SIGUSR1 = SERVE.replace(
     "serve(settings)",
     """
 import signal
@@ -30,76 +31,58 @@ serve(settings, policy)
 
 
 @pytest.fixture(scope="module")
-async def it(digits_model) -> AsyncIterator[Two]:
-    async for service in two(digits_model, program=FAILS_AT_SIGUSR1):
-        yield service
+async def service(digits_model) -> AsyncIterator[Service]:
+    async with serving(digits_model, program=FAILS_AT_SIGUSR1, **TWO) as running:
+        yield running
 
 
-def limit_files(pid: int, most: int) -> None:
-    """Let a process open no descriptor from this number on; those that it has stay."""
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]))
+async def test_a_worker_that_hangs_or_cannot_be_started_is_replaced_as_soon_as_possible(digits_model):
+    async with serving(digits_model, program=IMPATIENT, **TWO) as service:
+        folder = psutil.Process(service.workers()[0]).environ()["PROMETHEUS_MULTIPROC_DIR"]
+        stuck = service.workers()[0]
+        os.kill(stuck, signal.SIGSTOP)
+        await service.wait_for_replacement(stuck)
 
-
-def first_free(pid: int) -> int:
-    """The lowest number that is no open descriptor of a process."""
-    taken = {int(file.name) for file in Path(f"/proc/{pid}/fd").iterdir()}
-    return next(number for number in range(len(taken) + 1) if number not in taken)
-
-
-async def kill(*pids: int) -> None:
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    await until(lambda: not any(map(exists, pids)))
-
-
-async def messages(it: Two, level: str) -> list[str]:
-    """What an ended service has logged at a level."""
-    log = [json.loads(line) for line in (await it.log).splitlines() if line.startswith(b"{")]
-    return [line["message"] for line in log if line["level"] == level]
-
-
-async def test_a_worker_that_cannot_be_started_is_tried_again_while_another_serves(digits_model):
-    async for it in two(digits_model, program=GIVES_UP_AT_ONCE):
-        supervisor, folder = it.process.pid, it.counts()
-        victim = it.pids()[0]
-        limit_files(supervisor, first_free(supervisor) + 1)  # enough to take connections in, not for a new worker
+        supervisor, victim = service.process.pid, service.workers()[0]
+        limit_descriptors(supervisor, first_free_descriptor(supervisor) + 1)  # for a connection, not for a worker
         await kill(victim)
-        await it.are(1)
+        await service.wait_for_workers(1)
         await asyncio.sleep(1.2)
-        assert {answer.status_code for answer in await it.ask_all(*["/sample?n=1"] * 8)} == {200}
-        limit_files(supervisor, 1024)
-        await it.replaces(victim)
+        assert {response.status_code for response in await service.request_all(*["/sample?n=1"] * 8)} == {200}
+        limit_descriptors(supervisor, 1024)
+        await service.wait_for_replacement(victim)
 
-        limit_files(supervisor, 3)
-        await kill(*it.pids())
-        assert await it.ended() == 1
-        assert await it.line() is None
-        log = await it.log
-        assert b"cannot be started: Too many open files; the next attempt is in 1 s" in log
-        assert b"cannot be started: Too many open files, and no other is left" in log
-        shutil.rmtree(folder, ignore_errors=True)
+        limit_descriptors(supervisor, 3)
+        await kill(*service.workers())
+        assert await service.wait() == 1
+        assert await service.connect() is None
+        errors = await service.messages("ERROR")
+        assert any("no heartbeat for 5 s, killing it" in error for error in errors)
+        assert any("cannot be started: Too many open files; the next attempt is in 1 s" in error for error in errors)
+        assert b"cannot be started: Too many open files, and no other is left" in await service.log
+        shutil.rmtree(folder, ignore_errors=True)  # the supervisor had no descriptor left to remove it
 
 
-async def test_a_worker_that_may_open_no_more_files_logs_it_and_takes_connections_later(it):
-    for pid in it.pids():
-        limit_files(pid, first_free(pid))
-    answers = asyncio.gather(*(it.ask("/sample?n=1") for _ in range(6)))
+async def test_a_worker_without_free_descriptors_logs_it_and_receives_connections_later(service):
+    for pid in service.workers():
+        limit_descriptors(pid, first_free_descriptor(pid))
+    responses = asyncio.gather(*(service.request("/sample?n=1") for _ in range(6)))
     await asyncio.sleep(0.7)
-    assert not answers.done()
-    for pid in it.pids():
-        limit_files(pid, 1024)
-    assert {answer.status_code for answer in await answers} == {200}
+    assert not responses.done()
+    for pid in service.workers():
+        limit_descriptors(pid, 1024)
+    assert {response.status_code for response in await responses} == {200}
 
 
-async def test_a_supervisor_that_fails_ends_the_service_and_its_workers_answer_what_they_accepted(it):
-    workers, inside = it.pids(), [await it.half_a_request() for _ in range(4)]
-    it.process.send_signal(signal.SIGUSR1)
+async def test_a_supervisor_that_fails_exits_after_the_accepted_requests_were_answered(service):
+    workers, requests = service.workers(), [await service.begin_request() for _ in range(4)]
+    service.process.send_signal(signal.SIGUSR1)
     async with asyncio.timeout(30):
-        while line := await it.line():
-            line[1].close()
-    assert {await rest(*half) for half in inside} == {b"HTTP/1.1 200 OK\r\n"}
-    assert await it.ended() == 1
+        while connection := await service.connect():
+            connection[1].close()
+    assert {await finish_request(*request) for request in requests} == {b"HTTP/1.1 200 OK\r\n"}
+    assert await service.wait() == 1
     assert not any(map(exists, workers))
-    assert await messages(it, "CRITICAL") == ["the supervisor failed: shutting down"]
-    warned = {message for message in await messages(it, "WARNING") if message.startswith("accept")}
-    assert warned == {"accept failed (Too many open files), retrying in 0.5 s"}
+    assert await service.messages("CRITICAL") == ["the supervisor failed: shutting down"]
+    warnings = {message for message in await service.messages("WARNING") if message.startswith("accept")}
+    assert warnings == {"accept failed (Too many open files), retrying in 0.5 s"}

@@ -76,7 +76,7 @@ async def answers(client: httpx.AsyncClient, asks: list[Ask]) -> list[bytes]:
 async def served(model, device, mode) -> AsyncIterator[httpx.AsyncClient]:
     with listening(**{"model": model, "device": device, "threads": 1, "max_batch_size": 16, **mode}) as url:
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110  # a thread sets no asyncio.Event
+            while (await client.get("/readyz")).status_code != 200:  # a thread sets no asyncio.Event
                 await asyncio.sleep(0.01)
             yield client
 

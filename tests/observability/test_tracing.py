@@ -140,7 +140,7 @@ async def test_with_opentelemetrys_variables_the_process_sends_its_spans_and_the
         async with serving(digits_model) as it:
             assert await it.status("/sample?n=1") == 200
             it.process.send_signal(signal.SIGTERM)
-            assert await it.ended() == 0
+            assert await it.wait() == 0
         collector.shutdown()
         thread.join()
     assert sorted(Collector.names) == ["GET /sample", "batch", "codec", "infer", "queue"]

@@ -37,7 +37,7 @@ class Given(list[socket.socket]):
 
     async def come(self, count: int) -> None:
         async with asyncio.timeout(10):
-            while len(self) < count:  # noqa: ASYNC110  # the reception knows no asyncio.Event
+            while len(self) < count:
                 await asyncio.sleep(0.01)
 
     def close(self) -> None:

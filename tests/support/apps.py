@@ -13,7 +13,7 @@ PROBES = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 async def until(brought_about: Callable[[], bool]) -> None:
     """Wait for what another thread will do."""
     async with asyncio.timeout(30):
-        while not brought_about():  # noqa: ASYNC110  # a thread sets no asyncio.Event
+        while not brought_about():
             await asyncio.sleep(0.001)
 
 

@@ -1,8 +1,10 @@
-"""The real process on a real socket, and a client of it, as several files of laws need them."""
+"""The service as a real process on a real socket, and a client of it."""
 
 import asyncio
 import json
 import re
+import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,17 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from tests.support.apps import until
 
 ROOT = Path(__file__).parents[2]
 SERVE = """
 import json, sys
 from app.observability.logs import configure_logging
-from app.server.server import serve
+from app.server.supervisor import SupervisionPolicy, serve
 from app.settings import Settings
 settings = Settings(**json.loads(sys.argv[1]))
 configure_logging(settings)
 serve(settings)
 """
+"""The program of the process; tests replace its last line to change the service."""
+
 LATENT = json.dumps({"latents": [[0, 0, 0, 0]]}).encode()
 HEAD = b"""\
 POST /decode HTTP/1.1\r
@@ -33,54 +42,136 @@ Expect: 100-continue\r
 """
 
 
+def serve_command(model: Path | None, program: str, **settings: Any) -> list[str]:
+    """The command that starts a service with these settings on a free port; warnings of Python are errors in it."""
+    options = {"device": "cpu", "threads": 1, "port": 0, "workers": 1, **settings}
+    if model:
+        options["model"] = str(model)
+    return [sys.executable, "-W", "error", "-c", program, json.dumps(options)]
+
+
 async def python(*arguments: str) -> asyncio.subprocess.Process:
+    """Start Python with these arguments, with its stderr in a pipe."""
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stderr=pipe)
 
 
 class Service:
-    """A running process, what it has logged, and a client of it."""
+    """A running service: its process, its log so far, and a client of it."""
 
     def __init__(self, process: asyncio.subprocess.Process, client: httpx.AsyncClient, port: int) -> None:
         self.process, self.client, self.port = process, client, port
-        self.log = asyncio.create_task(process.stderr.read())
+        self.log = asyncio.create_task(_read(process))
 
     async def status(self, path: str = "/readyz") -> int:
-        """What a probe is answered; 0 where nobody listens yet."""
+        """The status of a response; 0 where no process listens."""
         try:
-            return (await self.client.get(path)).status_code
+            return (await self.request(path)).status_code
         except httpx.ConnectError:
             return 0
 
-    async def becomes(self, status: int, path: str = "/readyz") -> None:
-        while await self.status(path) != status:  # noqa: ASYNC110  # another process sets no asyncio.Event
+    async def wait_for_status(self, status: int, path: str = "/readyz") -> None:
+        """Wait until a request gets this status."""
+        while await self.status(path) != status:
+            assert self.process.returncode is None, "the service has exited"
             await asyncio.sleep(0.01)
 
-    async def half_a_request(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A caller who has been let in, and who says the rest, `LATENT`, when the test wants it."""
+    async def request(self, path: str, method: str = "GET") -> httpx.Response:
+        """The response to a request on a connection of its own, so that any worker may answer it."""
+        url = self.client.base_url
+        async with httpx.AsyncClient(base_url=url, headers=self.client.headers, timeout=30) as client:
+            return await client.request(method, path)
+
+    async def request_all(self, *paths: str) -> list[httpx.Response]:
+        """The responses to concurrent requests, each on a connection of its own."""
+        return await asyncio.gather(*map(self.request, paths))
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A new connection; None where no process listens."""
+        try:
+            return await asyncio.open_connection("127.0.0.1", self.port)
+        except ConnectionError:
+            return None
+
+    async def series(self) -> list[Sample]:
+        """The series of /metrics."""
+        text = (await self.request("/metrics")).text
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+    async def count(self, name: str, **labels: str) -> float:
+        """The sum of the series of a metric that have these labels."""
+        series = await self.series()
+        return sum(s.value for s in series if s.name == name and labels.items() <= s.labels.items())
+
+    async def wait_for_count(self, name: str, value: float, **labels: str) -> None:
+        """Wait until the sum of these series has a value."""
+        async with asyncio.timeout(60):
+            while await self.count(name, **labels) != value:
+                await asyncio.sleep(0.02)
+
+    async def wait_for_workers(self, workers: int) -> None:
+        """Wait until this number of workers accepts requests."""
+        await self.wait_for_count("vae_workers", workers)
+
+    def workers(self) -> list[int]:
+        """The process ids of the workers that a supervisor has started."""
+        return [child.pid for child in psutil.Process(self.process.pid).children() if is_worker(child)]
+
+    async def wait_for_replacement(self, *victims: int) -> None:
+        """Wait until two workers are ready, none of them one of these that were killed."""
+        await until(lambda: len({*self.workers()} - {*victims}) == 2)  # killed ones count until others have started
+        await self.wait_for_workers(2)
+
+    async def begin_request(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Send the head of a request and wait until it was admitted; `LATENT` is the body that is left to send."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(HEAD % len(LATENT))
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         return reader, writer
 
-    async def ended(self) -> int:
+    async def wait(self) -> int:
+        """Wait for the process to exit; its exit code."""
         async with asyncio.timeout(30):
             return await self.process.wait()
 
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the process to exit; its exit code."""
+        self.process.send_signal(number)
+        return await self.wait()
+
+    async def records(self, *levels: str) -> list[dict[str, Any]]:
+        """The log records of an exited process that have one of these levels, or all of them."""
+        records = [json.loads(line) for line in (await self.log).splitlines() if line.startswith(b"{")]
+        return [record for record in records if not levels or record["level"] in levels]
+
+    async def messages(self, *levels: str) -> list[str]:
+        """The messages that an exited process has logged with one of these levels."""
+        return [record["message"] for record in await self.records(*levels)]
+
+
+SEVERE = ("WARNING", "ERROR", "CRITICAL")
+
+
+async def _read(process: asyncio.subprocess.Process) -> bytes:
+    assert process.stderr
+    return await process.stderr.read()
+
 
 @asynccontextmanager
-async def serving(model: Path, program: str = SERVE, **settings: Any) -> AsyncIterator[Service]:
-    options = {"model": str(model), "device": "cpu", "threads": 1, "port": 0, **settings}
-    process = await python("-W", "error", "-c", program, json.dumps(options))
+async def serving(model: Path | None = None, program: str = SERVE, **settings: Any) -> AsyncIterator[Service]:
+    """Run a service in a process of its own until the end of the block; all of its workers are ready."""
+    silent = settings.get("log_level", "info") != "info"
+    command = serve_command(model, program, **{"port": free_port() if silent else 0, **settings})
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
+    assert process.stderr
     try:
-        async with asyncio.timeout(60):
-            while not (found := re.search(rb"http://127.0.0.1:(\d+)", line := await process.stderr.readline())):
-                assert line, "it has ended"
+        port = json.loads(command[-1])["port"] or await _logged_port(process)
         limits = httpx.Limits(max_connections=64)
-        url = f"http://127.0.0.1:{int(found[1])}"
-        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
-            service = Service(process, client, int(found[1]))
-            await service.becomes(200)
+        url, key = f"http://127.0.0.1:{port}", _key(settings)
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30, headers=key) as client:
+            service = Service(process, client, port)
+            await service.wait_for_status(200)
+            await service.wait_for_workers(int(settings.get("workers", 1)))
             yield service
     finally:
         if process.returncode is None:
@@ -88,7 +179,37 @@ async def serving(model: Path, program: str = SERVE, **settings: Any) -> AsyncIt
         await process.wait()
 
 
-async def warnings_of(service: Service) -> list[str]:
-    """What the log of an ended process has to say besides its usual lines."""
-    log = [json.loads(line) for line in (await service.log).splitlines()]
-    return [line["message"] for line in log if line["level"] not in ("INFO", "DEBUG")]
+async def _logged_port(process: asyncio.subprocess.Process) -> int:
+    """The port that the process logs once it listens."""
+    assert process.stderr
+    async with asyncio.timeout(60):
+        while not (found := re.search(rb"http://127.0.0.1:(\d+)", line := await process.stderr.readline())):
+            assert line, "the service has exited"
+    return int(found[1])
+
+
+def free_port() -> int:
+    """A port on which no process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether a child of a supervisor is a worker, and not the resource tracker of multiprocessing."""
+    try:
+        return any("spawn_main" in argument for argument in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _key(settings: dict[str, Any]) -> dict[str, str]:
+    return {"Authorization": f"Bearer {settings['api_key']}"} if "api_key" in settings else {}
+
+
+async def finish_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """Send the body of a request begun by `begin_request`; the status line of the response."""
+    writer.write(LATENT)
+    line = await reader.readline()
+    writer.close()
+    return line

@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from tests.support.live_server import ROOT, SERVE
+from tests.support.live_server import ROOT, SERVE, serve_command
 
 PROBE = b"GET /livez HTTP/1.1\r\nHost: probe\r\nX-Request-ID: the-probe\r\n\r\n"
 TIMEOUT = 30.0
@@ -102,8 +101,7 @@ class ServerProcess:
 @contextmanager
 def server_process(model: Path, program: str = SERVE, workers: int = 1, **settings: object) -> Iterator[ServerProcess]:
     """A server whose workers are all ready; it must end with exit code 0 on SIGTERM."""
-    options = {"model": str(model), "device": "cpu", "threads": 1, "port": 0, "workers": workers, **settings}
-    command = [sys.executable, "-W", "error", "-c", program, json.dumps(options)]
+    command = serve_command(model, program, workers=workers, **settings)
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     assert process.stderr is not None
     log = Log(process.stderr)

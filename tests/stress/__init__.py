@@ -1,0 +1,1 @@
+"""Tests under load that take minutes: `make chaos` and `make soak`."""

@@ -1,0 +1,141 @@
+"""Memory over hundreds of thousands of requests: `make soak`, some minutes.
+
+`make soak ARGS=--requests=20000` is shorter.
+"""
+
+import asyncio
+import base64
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.image_files import stored
+from tests.support.live_server import Service, serving
+from tests.support.load import JSON, NPY, PNG, Connection, format_counts, get, post
+
+pytestmark = [pytest.mark.anyio, pytest.mark.soak]
+
+CLIENTS = 16
+MULTIPART = "multipart/form-data; boundary=cut"
+QUIET = {"threads": 0, "log_level": "warning"}
+MIB = 2**20
+MAX_GROWTH = 16 * MIB
+"""Bytes of resident memory that the allocator may still add after the first tenth of the requests."""
+
+
+def noise(form: str, size: int = 28, mode: str = "L") -> bytes:
+    """An image file of noise."""
+    shape = (size, size, len(mode)) if len(mode) > 1 else (size, size)
+    return stored(Image.fromarray(np.random.default_rng(size).integers(0, 256, shape, np.uint8), mode), form)
+
+
+def npy_file(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+def multipart(*files: bytes) -> bytes:
+    head = b'--cut\r\nContent-Disposition: form-data; name="images"; filename="a"\r\nContent-Type: image/png\r\n\r\n'
+    return b"".join(head + file + b"\r\n" for file in files) + b"--cut--\r\n"
+
+
+IMAGE = noise("PNG")
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
+LATENTS = np.random.default_rng(0).standard_normal((2, 32)).round(4)
+IMAGE_BODIES: list[tuple[str, bytes]] = [
+    (PNG, IMAGE),
+    (PNG, noise("PNG", 90, "RGBA")),
+    ("image/jpeg", noise("JPEG", 40, "RGB")),
+    (MULTIPART, multipart(IMAGE, noise("JPEG", 33))),
+    (NPY, npy_file(PIXELS)),
+    (JSON, json.dumps({"images": [base64.b64encode(IMAGE).decode()] * 2}).encode()),
+]
+LATENT_BODIES: list[tuple[str, bytes]] = [
+    (JSON, json.dumps({"latents": LATENTS.tolist()}).encode()),
+    (NPY, npy_file(LATENTS.astype(np.float32))),
+]
+REQUESTS = [
+    *(post(path, kind, body) for path in ("/encode", "/reconstruct", "/score") for kind, body in IMAGE_BODIES),
+    *(post("/decode", kind, body) for kind, body in LATENT_BODIES),
+    *(get(path) for path in ("/sample?n=4", "/model", "/encode", "/nowhere")),
+]
+
+
+def mutate(body: bytes, chance: random.Random) -> bytes:
+    """A body that is cut short, or in which bytes are changed, removed, repeated or inserted."""
+    mutated = bytearray(body)
+    if chance.random() < 0.3:
+        return bytes(mutated[: chance.randrange(len(mutated))])
+    for _ in range(chance.choice([1, 1, 2, 4, 16, 64])):
+        index = chance.randrange(len(mutated)) if mutated else 0
+        length = chance.choice([1, 1, 1, 2, 8, 64])
+        match chance.randrange(5):
+            case 0:
+                mutated[index : index + 1] = bytes([chance.randrange(256)])
+            case 1:
+                del mutated[index : index + length]
+            case 2:
+                mutated[index:index] = mutated[index : index + length]
+            case 3:
+                mutated[index:index] = chance.randbytes(length)
+            case _ if mutated:
+                mutated[index] ^= 1 << chance.randrange(8)
+    return bytes(mutated)
+
+
+def mutated_requests() -> Iterator[bytes]:
+    """Requests with a mutated body, the same ones each time."""
+    number = 0
+    while True:
+        chance = random.Random(number)
+        path = chance.choice(["/encode", "/encode", "/reconstruct", "/score", "/decode"])
+        kind, body = chance.choice(LATENT_BODIES if path == "/decode" else IMAGE_BODIES)
+        yield post(path, kind, mutate(body, chance))
+        number += 1
+
+
+def valid_requests() -> Iterator[bytes]:
+    """Every request in turn."""
+    while True:
+        yield from REQUESTS
+
+
+async def send_all(service: Service, requests: Iterator[bytes], counts: Counter[str]) -> None:
+    """Send all requests, over a few connections at once."""
+
+    async def client() -> None:
+        connection = Connection(service.port)
+        for request in requests:
+            await connection.send_counted(request, counts)
+        connection.close()
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+
+
+@pytest.mark.parametrize("kind", [valid_requests, mutated_requests], ids=lambda kind: kind.__name__)
+async def test_memory_does_not_grow_with_the_number_of_requests(kind, request, figures):
+    count: int = request.config.getoption("--requests")
+    requests, counts, sizes = kind(), Counter[str](), list[int]()
+    async with serving(**QUIET) as service:
+        files = await service.count("process_open_fds")
+        for number in (count // 10, count - count // 10):
+            await send_all(service, islice(requests, number), counts)
+            sizes.append(await service.resident_bytes())
+        assert await service.count("vae_queue_items") == 0
+        assert await service.count("process_open_fds") <= files + CLIENTS
+        assert await service.stop() == 0
+        loggers = Counter(record["logger"] for record in await service.records())
+    figures["MiB after a tenth and at the end"] = [round(size / MIB, 1) for size in sizes]
+    figures["responses"] = format_counts(counts)
+    figures["warnings and errors in the log"] = format_counts(loggers)
+    assert not counts["lost"]
+    assert not [name for name in counts if name.startswith("answered 5")]
+    assert sizes[1] - sizes[0] < MAX_GROWTH
