@@ -1,36 +1,48 @@
-# The one definition of clean: CI and pre-commit call `make check` and `make test`, and nothing else.
+# CI and pre-commit call `make check` and `make test`, and nothing else. `make help` lists the targets.
 
 PYTHON ?= python3
-# Where pip finds a CPU build of torch: make serve TORCH_INDEX=<the CPU wheel index that pytorch.org names>
+# The index on which pip finds a CPU build of torch: make serve TORCH_INDEX=<the CPU wheel index that pytorch.org names>
 TORCH_INDEX ?=
 
 pip = .venv/bin/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 project = $(pip) --no-build-isolation --editable
 
-.PHONY: serve test check bench containers cluster format docs lock clean
+.PHONY: help serve test slow check bench chaos soak containers cluster format docs lock clean
+
+help: ## list the targets
+	@awk -F ':.* ## ' '/^[a-z]+:.* ## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: .venv/serving ## serve the shipped model on port 8000
 	.venv/bin/vae serve $(ARGS)
 
-test: .venv/developing ## every law, on the CPU; make test ARGS=--device=cuda
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+test: .venv/developing ## run the fast tests on the CPU; make test ARGS=--device=cuda
+	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
-check: .venv/developing ## format, lint, types, who may import whom
+slow: .venv/developing ## run the tests that wait for real deadlines
+	.venv/bin/python -m pytest --numprocesses 2 -m slow $(ARGS)
+
+check: .venv/developing ## check format, lint, types and imports between packages
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
 
-bench: .venv/developing benchmarks/.venv/peers ## the service beside its peers, needs wrk; make bench ARGS='--rounds 1'
+bench: .venv/developing benchmarks/.venv/peers ## measure the service beside other frameworks, needs wrk; ARGS='--rounds 1'
 	.venv/bin/python -m benchmarks $(ARGS)
 
-containers: .venv/developing ## the compose files under load, on a machine with Docker; ARGS=--help lists the options
-	.venv/bin/python deploy/checks/containers.py $(ARGS)
+chaos: .venv/developing ## test failures under load, two minutes
+	.venv/bin/python -m pytest -m chaos tests/stress $(ARGS)
 
-cluster: .venv/clustering ## the service on a local Ray under load
-	.venv/bin/python deploy/checks/cluster.py $(ARGS)
+soak: .venv/developing ## test memory over 200,000 requests, minutes; ARGS=--requests=20000
+	.venv/bin/python -m pytest -m soak tests/stress $(ARGS)
 
-format: .venv/developing ## bring the sources into form
+containers: .venv/developing ## test the compose files under load, needs Docker; options in tests/deploy/conftest.py
+	.venv/bin/python -m pytest -m docker tests/deploy $(ARGS)
+
+cluster: .venv/clustering ## test the service on a local Ray under load, 15 minutes; ARGS='--kills 3'
+	.venv/bin/python -m pytest -m ray tests/deploy $(ARGS)
+
+format: .venv/developing ## format the sources
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
@@ -38,7 +50,7 @@ docs: .venv/developing ## generate docs/configuration.md and docs/metrics.md
 	.venv/bin/python docs/generate.py
 
 # The CPU build has the shortest list; the GPU build pins its own libraries. Its name is left open: +cpu comes off.
-lock: .venv/developing ## pin every dependency again
+lock: .venv/developing ## pin all dependencies again
 	.venv/bin/pip-compile --quiet --upgrade --upgrade-package torch==2.13.0 --all-extras --strip-extras --no-header \
 		--no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe \
 		--output-file constraints.txt pyproject.toml
@@ -63,5 +75,5 @@ benchmarks/.venv/peers: benchmarks/requirements.txt
 	$(project) '.[ray]'
 	touch $@
 
-clean: ## forget the environment and every cache
+clean: ## remove the environment and all caches
 	rm -rf .venv benchmarks/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

