@@ -26,7 +26,7 @@ def configure_torch(settings: Settings) -> None:
 
 
 class TorchDevice:
-    """The device that the settings name. Raises `ValueError` for one that does not exist."""
+    """The device that the settings name. Raises `UserError` for one that does not exist."""
 
     def __init__(self, settings: Settings) -> None:
         device = choose_device(settings.device)

@@ -28,9 +28,9 @@ from app.api.services import Services
 from app.http.protocol.connection import HttpConnection
 from app.http.protocol.pool import ConnectionPool
 from app.http.state import ServiceState
-from app.inference.device import configure_torch
 from app.main import ProcessGroup, create_app
 from app.server.listener import Listener
+from app.server.process import configure_process
 from app.server.startup import ignore_signals, release_signals
 from app.settings import Settings
 
@@ -52,7 +52,6 @@ class Server(uvicorn.Server):
         self.listener = listener
         self.pool = ConnectionPool(settings.max_connections, self.on_connection_closed)
         self.state = ServiceState(self.pool.connections)
-        configure_torch(settings)
         self.app = create_app(settings, state=self.state, group=group)
         self.services: Services = self.app.state.services
         self.graceful_timeout = settings.graceful_timeout_s
@@ -201,6 +200,7 @@ def serve(settings: Settings) -> None:
 
     Raises `UserError` for a port that is in use.
     """
+    configure_process(settings)
     run(Server(settings, Listener(settings.host, settings.port)))
 
 

@@ -16,8 +16,6 @@ from collections.abc import MutableSequence
 from functools import partial
 from types import FrameType
 
-from prometheus_client import values
-
 from app.inference.core_sharing import CoreUsage
 from app.main import ProcessGroup
 from app.observability.logs import configure_logging
@@ -37,6 +35,7 @@ from app.server.messages import (
     ShedConnections,
     StartFailed,
 )
+from app.server.process import configure_process
 from app.server.server import Server, run
 from app.settings import Settings
 from model.errors import UserError
@@ -172,7 +171,7 @@ def run_worker(
     An error that the user can correct is sent to the supervisor, which reports it once.
     """
     configure_logging(settings, number)
-    values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
+    configure_process(settings, number)
     channel = Channel(messages)
     try:
         worker = Worker(settings, channel, connections, CoreUsage(slots, number))
