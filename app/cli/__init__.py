@@ -33,8 +33,8 @@ def main() -> None:
     cli()
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
         raise typer.Exit
 
@@ -42,7 +42,7 @@ def _tell_version(asked: bool) -> None:
 @cli.callback()
 def about(
     _: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Tell the version.")
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Serve, train and evaluate Variational Autoencoders."""
@@ -58,29 +58,31 @@ def serve(context: typer.Context) -> None:
         settings = read_settings(context.args)
         check_folder(settings.model)
         configure_logging(settings)
-        for sentence in unknown_variables(os.environ):
-            logging.getLogger("app.settings").warning(sentence)
+        for warning in unknown_variables(os.environ):
+            logging.getLogger("app.settings").warning(warning)
         from app.server.supervisor import serve as run
 
         run(settings)
 
 
-def _follow_recipe(context: typer.Context, name: str) -> str:
-    """Let the recipe's options stand where the caller gives none."""
+def _apply_recipe(context: typer.Context, name: str) -> str:
+    """Make the options of the recipe the defaults of the command."""
     if name:
         with report_user_errors():
             from app.cli.recipes import read_recipe
 
-            own = {"data", "out", "resume", "download", "recipe", "help"}
+            excluded = {"data", "out", "resume", "download", "recipe", "help"}
             flags = {str(option.name): getattr(option, "is_flag", False) for option in context.command.params}
-            recipe = read_recipe(name, flags.keys() - own, {option for option, is_flag in flags.items() if is_flag})
+            recipe = read_recipe(
+                name, flags.keys() - excluded, {option for option, is_flag in flags.items() if is_flag}
+            )
             typer.echo(f"recipe {name}: {recipe}", err=True)
             context.default_map = recipe.options
     return name
 
 
-def _told(context: typer.Context) -> set[str]:
-    """The options that the caller or his recipe gives."""
+def _given_options(context: typer.Context) -> set[str]:
+    """The options that the command line or the recipe gives."""
     sources = {option: context.get_parameter_source(option) for option in context.params}
     return {option for option, source in sources.items() if source and source.name != "DEFAULT"}
 
@@ -88,22 +90,22 @@ def _told(context: typer.Context) -> set[str]:
 @cli.command()
 def train(
     context: typer.Context,
-    data: Annotated[Path, typer.Option(help="MNIST files, a folder of pictures, or a .npy or .npz file.")],
-    out: Annotated[Path, typer.Option(help="Where the model is kept, after every epoch.")],
-    recipe: Annotated[  # noqa: ARG001  # its callback has read it
+    data: Annotated[Path, typer.Option(help="MNIST files, a folder of image files, or a .npy or .npz file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model, written after every epoch.")],
+    recipe: Annotated[  # noqa: ARG001  # its callback reads it
         str,
         typer.Option(
-            is_eager=True, callback=_follow_recipe, help="mnist, mnist-cpu or a .toml file: options as a file."
+            is_eager=True, callback=_apply_recipe, help="Read options from a recipe: mnist, mnist-cpu or a .toml file."
         ),
     ] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
-    start: Annotated[Path | None, typer.Option(help="A trained model to go on from, with its architecture.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch MNIST into --data if it is not there.")] = False,
-    image_shape: Annotated[str, typer.Option(help="C,H,W that pictures are fitted to; else the data's own.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the training in --out.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Start from a trained model and its architecture.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Download MNIST into --data if it is missing.")] = False,
+    image_shape: Annotated[str, typer.Option(help="C,H,W to which image files are resized.")] = "",
     latent: Annotated[str, typer.Option(help="Latent shape: D, or Cz,h,w.")] = "32",
     stride: Annotated[int, typer.Option(help="Stride of the first convolution, 1 or 2.")] = 2,
     channels: Annotated[str, typer.Option(help='Feature maps at each resolution; "" for an MLP.')] = "32,32",
-    blocks: Annotated[str, typer.Option(help="Residual blocks at each resolution; one each unless told.")] = "",
+    blocks: Annotated[str, typer.Option(help="Residual blocks at each resolution; one each by default.")] = "",
     hidden: Annotated[str, typer.Option(help="Widths of the fully connected layers.")] = "450",
     likelihood: Annotated[str, typer.Option(help="bernoulli, gaussian, gaussian-learned or logistic.")] = "bernoulli",
     scale: Annotated[
@@ -112,26 +114,26 @@ def train(
     objective: Annotated[str, typer.Option(help="elbo, or the importance-weighted iwae or dreg.")] = DEFAULTS.objective,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(help="Images for each step.")] = DEFAULTS.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Adam's rate at its highest.")] = DEFAULTS.learning_rate,
-    warmup: Annotated[int, typer.Option(help="Steps until the rate is at its highest.")] = DEFAULTS.warmup,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of Adam.")] = DEFAULTS.learning_rate,
+    warmup: Annotated[int, typer.Option(help="Steps until the highest learning rate.")] = DEFAULTS.warmup,
     schedule: Annotated[str, typer.Option(help="cosine (to zero) or constant.")] = DEFAULTS.schedule,
     kl_warmup: Annotated[
-        float | None, typer.Option(help="Epochs until the KL counts in full; 5 unless told, 0 with --start.")
+        float | None, typer.Option(help="Epochs until the weight of the KL is 1; 5 by default, 0 with --start.")
     ] = None,
-    ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are what is kept.")] = DEFAULTS.ema,
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient, 0 for any.")] = DEFAULTS.clip,
-    weight_norm: Annotated[bool, typer.Option(help="Train directions and lengths of the weights.")] = False,
-    samples: Annotated[int, typer.Option(help="Draws for each image, L or K.")] = DEFAULTS.samples,
+    ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are the result.")] = DEFAULTS.ema,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient; 0 for no limit.")] = DEFAULTS.clip,
+    weight_norm: Annotated[bool, typer.Option(help="Use weight normalisation.")] = False,
+    samples: Annotated[int, typer.Option(help="Draws per image: L of the ELBO, else K.")] = DEFAULTS.samples,
     binarize: Annotated[
-        str, typer.Option(help="dynamic (pixels drawn at each epoch) or none (grey); dynamic for bernoulli.")
+        str, typer.Option(help="dynamic (drawn in each epoch) or none (grey levels); dynamic for bernoulli.")
     ] = "",
     holdout: Annotated[int, typer.Option(help="Training images held out for validation.")] = DEFAULTS.holdout,
-    seed: Annotated[int, typer.Option(help="Every draw comes from it.")] = DEFAULTS.seed,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the networks.")] = DEFAULTS.precision,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = DEFAULTS.seed,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, for the networks.")] = DEFAULTS.precision,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads, 0 for torch's own choice.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 for the default of torch.")] = 0,
 ) -> None:
-    """Train a model by gradient ascent on the ELBO; the defaults are a good recipe for MNIST."""
+    """Train a model by gradient ascent on the ELBO. The defaults suit MNIST."""
     with report_user_errors():
         from app.cli.options import Architecture, TrainingRun, use_device
         from app.cli.train import run_training
@@ -140,8 +142,8 @@ def train(
         trained = read_checkpoint(start) if start else None
         architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
         if trained:
-            architecture = architecture.going_on_from(trained.vae.config, _told(context))
-        usual_kl_warmup = 0.0 if trained else DEFAULTS.kl_warmup
+            architecture = architecture.continued_from(trained.vae.config, _given_options(context))
+        default_kl_warmup = 0.0 if trained else DEFAULTS.kl_warmup
         options = TrainingOptions(
             objective=objective,
             epochs=epochs,
@@ -149,7 +151,7 @@ def train(
             learning_rate=learning_rate,
             warmup=warmup,
             schedule=schedule,
-            kl_warmup=usual_kl_warmup if kl_warmup is None else kl_warmup,
+            kl_warmup=default_kl_warmup if kl_warmup is None else kl_warmup,
             ema=ema,
             clip=clip,
             weight_norm=weight_norm,
@@ -165,23 +167,23 @@ def train(
 
 
 @cli.command()
-def evaluate(  # every option of the command is an argument
+def evaluate(
     model: Annotated[Path, typer.Option(help="The folder of the model.")],
-    data: Annotated[Path, typer.Option(help="As for train; its test split is scored, or all of it.")],
-    samples: Annotated[int, typer.Option(help="Draws K of the importance-weighted bound.")] = 128,
-    binarize: Annotated[str, typer.Option(help="dynamic (drawn once, by --seed) or none; as in training.")] = "",
-    limit: Annotated[int, typer.Option(help="Score the first images alone; 0 for all.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the networks.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Every draw comes from it.")] = 0,
-    json: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
-    save: Annotated[bool, typer.Option("--save", help="Keep the figures, pictures and card with the model.")] = False,
+    data: Annotated[Path, typer.Option(help="As for train; the test split is scored, or all images without one.")],
+    samples: Annotated[int, typer.Option(help="Draws K per image of the importance-weighted bound.")] = 128,
+    binarize: Annotated[str, typer.Option(help="dynamic (drawn once) or none; by default as in training.")] = "",
+    limit: Annotated[int, typer.Option(help="Score only the first images; 0 for all.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, for the networks.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    save: Annotated[bool, typer.Option("--save", help="Save figures, plots and card in the model folder.")] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="With --save, forget earlier figures, also those of more images.")
+        bool, typer.Option("--replace", help="With --save, replace earlier figures, also those of more images.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads, 0 for torch's own choice.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 for the default of torch.")] = 0,
 ) -> None:
-    """Score a model: both bounds on log p(x) with their certainty, bits per dimension, active units."""
+    """Evaluate a model: two bounds on log p(x) with standard errors, bits per dimension, active units."""
     with report_user_errors():
         from app.cli.evaluate import run_evaluation
         from app.cli.options import EvaluationOptions, use_device
@@ -194,14 +196,14 @@ def evaluate(  # every option of the command is an argument
             from app.cli.report import require_saveable, save_evaluation
 
             require_saveable(model)
-        scoring = EvaluationOptions(samples, binarize, seed, limit, precision)
-        figures = run_evaluation(model, data, scoring, use_device(device, threads))
+        options = EvaluationOptions(samples, binarize, seed, limit, precision)
+        figures = run_evaluation(model, data, options, use_device(device, threads))
         try:
             if json:
                 write_json(json, figures)
             if save:
                 save_evaluation(model, data, figures, replace=replace)
-        finally:  # hours may have gone into them
+        finally:  # the evaluation may have taken hours
             print_figures(figures)
 
 

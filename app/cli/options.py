@@ -1,4 +1,4 @@
-"""What the options of `vae train` and `vae evaluate` say; a `OptionsError` names the one that cannot be used."""
+"""Options of `vae train` and `vae evaluate`, checked. A `OptionsError` names an invalid one."""
 
 import re
 import shlex
@@ -17,9 +17,9 @@ from model.training.options import BOUNDS, PRECISIONS, OptionsError, require_bet
 
 
 class Architecture(NamedTuple):
-    """The architecture as the command line writes it; an empty `image_shape` is the data's own.
+    """The architecture as given on the command line; without `image_shape` images keep the shape of the data.
 
-    Where a trained model is gone on from, `start` is its config, and counts instead.
+    `start` is the config of the trained model from which a training starts, and replaces the other fields.
     """
 
     image_shape: str
@@ -34,47 +34,47 @@ class Architecture(NamedTuple):
 
     @property
     def binarize(self) -> str:
-        """How pixels come from grey levels unless it is told."""
-        return usual_binarize(self.start.likelihood if self.start else self.likelihood)
+        """The default binarization of pixels."""
+        return default_binarize(self.start.likelihood if self.start else self.likelihood)
 
-    def fitted(self) -> tuple[int, ...] | None:
-        """(C, H, W) that pictures are fitted to, if it was told."""
-        return self.start.image_shape if self.start else self._told_shape()
+    def resized_shape(self) -> tuple[int, ...] | None:
+        """The shape (C, H, W) to which images are resized, if one was given."""
+        return self.start.image_shape if self.start else self._given_shape()
 
     def config(self, image_shape: tuple[int, ...]) -> VAEConfig:
         """The architecture for images of one shape."""
         return self.start or VAEConfig(**self._fields_for(image_shape))
 
-    def going_on_from(self, start: VAEConfig, told: Container[str]) -> "Architecture":
-        """The architecture of a trained model; refuse what was told otherwise than it is there."""
-        for field, value in self._fields_for(self._told_shape() or start.image_shape).items():
+    def continued_from(self, start: VAEConfig, given: Container[str]) -> "Architecture":
+        """The architecture of a trained model; raises `OptionsError` for a given option that contradicts it."""
+        for field, value in self._fields_for(self._given_shape() or start.image_shape).items():
             option, own = "latent" if field == "latent_shape" else field, getattr(start, field)
-            if option in told and value != own:
+            if option in given and value != own:
                 raise OptionsError(f"{option}: expected {own!r}, as --start has it, got {value!r}")
         return self._replace(start=start)
 
-    def _told_shape(self) -> tuple[int, ...] | None:
-        shape = integers("image_shape", self.image_shape)
+    def _given_shape(self) -> tuple[int, ...] | None:
+        shape = parse_integers("image_shape", self.image_shape)
         if shape and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
             raise OptionsError(f"image_shape: expected C,H,W with C of 1 or 3, got {self.image_shape!r}")
         return shape or None
 
     def _fields_for(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
-        channels = integers("channels", self.channels)
+        channels = parse_integers("channels", self.channels)
         return {
             "image_shape": image_shape,
-            "latent_shape": integers("latent", self.latent),
+            "latent_shape": parse_integers("latent", self.latent),
             "stride": self.stride,
             "channels": channels,
-            "blocks": integers("blocks", self.blocks) if self.blocks else (1,) * len(channels),
-            "hidden": integers("hidden", self.hidden),
+            "blocks": parse_integers("blocks", self.blocks) if self.blocks else (1,) * len(channels),
+            "hidden": parse_integers("hidden", self.hidden),
             "likelihood": self.likelihood,
             "scale": self.scale,
         }
 
 
 class TrainingRun(NamedTuple):
-    """The data, the folder of the model, whether to resume or to download, and the model to start from."""
+    """The data, the folder of the model, whether to resume and to download, and the model to start from."""
 
     data: Path
     out: Path
@@ -84,7 +84,7 @@ class TrainingRun(NamedTuple):
 
 
 class EvaluationOptions(NamedTuple):
-    """What is scored and how: `binarize` empty is as in training, `limit` 0 is all images."""
+    """Options of an evaluation. An empty `binarize` means as in training, a `limit` of 0 all images."""
 
     samples: int
     binarize: str
@@ -92,8 +92,8 @@ class EvaluationOptions(NamedTuple):
     limit: int
     precision: str
 
-    def require_usable(self) -> None:
-        """Refuse what cannot be scored."""
+    def validate(self) -> None:
+        """Raise `OptionsError` for an invalid option."""
         if self.binarize not in ("", "dynamic", "none"):
             raise OptionsError(f"binarize: expected dynamic or none, got {self.binarize!r}")
         if self.precision not in PRECISIONS:
@@ -103,21 +103,21 @@ class EvaluationOptions(NamedTuple):
         require_between("seed", self.seed, *BOUNDS["seed"])
 
 
-def integers(option: str, text: str) -> tuple[int, ...]:
-    """The integers of "4,7,7"; none of ""."""
+def parse_integers(option: str, text: str) -> tuple[int, ...]:
+    """Parse integers such as "4,7,7"; an empty text has none."""
     try:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
         raise OptionsError(f"{option}: expected integers like 4,7,7, got {text!r}") from None
 
 
-def usual_binarize(likelihood: str) -> str:
-    """How the pixels that a likelihood is of come from grey levels."""
+def default_binarize(likelihood: str) -> str:
+    """The default binarization for a likelihood."""
     return "dynamic" if likelihood == "bernoulli" else "none"
 
 
 def use_device(name: str, threads: int) -> torch.device:
-    """The device to work on, with `threads` CPU threads, 0 for torch's own choice."""
+    """Choose the device, and set the number of CPU threads; 0 keeps the default of torch."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise OptionsError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
     require_between("threads", threads, 0, 1024)
@@ -127,6 +127,6 @@ def use_device(name: str, threads: int) -> torch.device:
     return choose_device(name)
 
 
-def command() -> str:
-    """The command as it can be given again from the start."""
+def command_line() -> str:
+    """The command line that repeats this run from the start."""
     return shlex.join(["vae", *(word for word in sys.argv[1:] if word != "--resume")])

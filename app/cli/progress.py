@@ -1,4 +1,4 @@
-"""What `vae train` and `vae evaluate` show on a terminal, and one line for each epoch where there is none."""
+"""Progress bars, tables and messages of `vae train` and `vae evaluate`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,31 +20,31 @@ NAME = TextColumn("{task.description}")
 
 
 def print_epoch(record: EpochRecord, epochs: int) -> None:
-    """One line for a finished epoch."""
+    """Print one line for a finished epoch."""
     validation = "" if record.validation is None else f"  validation {record.validation:.2f}"
     terms = f"elbo {record.elbo:.2f}  reconstruction {record.reconstruction:.2f}  kl {record.kl:.2f}"
     speed = f"{record.images_per_second:.0f} images/s  {record.seconds:.0f} s"
-    print(f"epoch {record.epoch}/{epochs}  {terms}{validation}  {speed}", flush=True)  # noqa: T201  # it is the answer of the command
+    print(f"epoch {record.epoch}/{epochs}  {terms}{validation}  {speed}", flush=True)  # noqa: T201  # the output of the command
 
 
-def tell(note: str) -> None:
-    """One line on stderr for the person at the terminal; stdout is the answer of the command."""
+def notify(note: str) -> None:
+    """Print a line on stderr for the user; stdout is the output of the command."""
     typer.echo(f"vae: {note}", err=True)
 
 
 def print_figures(figures: dict[str, Any]) -> None:
-    """The figures as a table."""
+    """Print the figures as a table."""
     table = Table("figure", "value")
     for name, value in figures.items():
         shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-        table.add_row(name.replace("_", " "), Text(shown))  # a path may hold what would be markup
+        table.add_row(name.replace("_", " "), Text(shown))  # a path may contain markup
     Console().print(table)
 
 
 @contextmanager
 def training_bar(epochs: int) -> Iterator[ProgressCallback | None]:
-    """A bar over all steps with the means of the epoch so far; None where nobody watches."""
-    terms = "elbo {task.fields[elbo]:.2f}  kl {task.fields[kl]:.2f}"  # their sum has no room on 80 columns
+    """Show a progress bar over all steps with the means of the epoch so far; None without a terminal."""
+    terms = "elbo {task.fields[elbo]:.2f}  kl {task.fields[kl]:.2f}"  # their sum does not fit into 80 columns
     text = TextColumn(terms + "  {task.fields[images_per_second]:.0f} images/s")
     if not Console().is_terminal:
         yield None
@@ -62,7 +62,7 @@ def training_bar(epochs: int) -> Iterator[ProgressCallback | None]:
 
 @contextmanager
 def evaluation_bar(images: int) -> Iterator[Callable[[int], None]]:
-    """A bar over the images that are scored."""
+    """Show a progress bar over the images."""
     with Progress(NAME, BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("scoring", total=images)
         yield lambda done: bar.update(task, completed=done)
@@ -70,7 +70,7 @@ def evaluation_bar(images: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def download_bar() -> Iterator[Callable[[Downloaded], None]]:
-    """A bar for each file that is fetched."""
+    """Show a progress bar for each downloaded file."""
     with Progress(NAME, BarColumn(), DownloadColumn(), console=Console(stderr=True)) as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -1,4 +1,4 @@
-"""Recipes: the options of `vae train` as files that say what hardware they want and what figures to expect."""
+"""Recipes: files with options of `vae train`, the hardware they need and the figures they reach."""
 
 import tomllib
 from collections.abc import Container
@@ -15,7 +15,7 @@ SHIPPED = Path(*model.__path__) / "recipes"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`options` are those of `vae train` by name; the rest is for people."""
+    """A recipe: `options` of `vae train` by name, and texts for the user."""
 
     about: str
     hardware: str
@@ -28,9 +28,9 @@ class Recipe:
 
 
 def read_recipe(name: str, known: set[str], flags: Container[str] = ()) -> Recipe:
-    """The recipe that ships under this name, or the one in this file.
+    """Read the shipped recipe of this name, or a recipe file.
 
-    `known` are the options it may give, `flags` those among them that are true or false.
+    `known` are the options that it may set, `flags` the ones among them that are true or false.
     """
     path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
     if not path.is_file():
@@ -48,7 +48,7 @@ def read_recipe(name: str, known: set[str], flags: Container[str] = ()) -> Recip
     if not isinstance(recipe.options, dict):
         raise OptionsError(f"recipe: {path}: options: expected a table, got {recipe.options!r}")
     if unknown := sorted(set(recipe.options) - known):
-        raise OptionsError(f"recipe: {path}: {unknown[0]} is no option of vae train")
+        raise OptionsError(f"recipe: {path}: {unknown[0]} is not an option of vae train")
     for option, value in recipe.options.items():
         if isinstance(value, bool) and option not in flags:
             raise OptionsError(f"recipe: {path}: {option}: expected a number or text, got {str(value).lower()}")

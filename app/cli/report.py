@@ -1,11 +1,11 @@
-"""What people see of a model: its pictures and its card. The only module of the service that needs the train extra."""
+"""Reports of a model: figures, plots and the model card. The only module that needs the extra `train`."""
 
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.cli.progress import tell
+from app.cli.progress import notify
 from model.checkpoint import METRICS, WEIGHTS, Checkpoint, CheckpointError, read_checkpoint, read_json, write_json
 from model.data.arrays import Dataset, Images
 from model.data.datasets import read_dataset
@@ -18,38 +18,38 @@ from model.training.trainer import Training
 from model.vae import VAE
 
 
-def portray(folder: Path, training: Training, dataset: Dataset) -> None:
-    """Draw the pictures of a finished training and write its card."""
+def write_report(folder: Path, training: Training, dataset: Dataset) -> None:
+    """Write the plots and the model card of a finished training."""
     write_pictures(folder / "pictures", training.average, dataset.held_out, training.records)
     _write_card(folder)
 
 
 def _write_card(folder: Path) -> None:
     if not write_card(folder):
-        tell(f"{folder / CARD} is no model card, and is left as it is")
+        notify(f"{folder / CARD} is not a generated model card and is kept")
 
 
 def require_saveable(model: Path) -> None:
-    """Find out before an evaluation, not after hours, that its figures cannot be kept with the model."""
+    """Raise `CheckpointError` before an evaluation whose figures could not be saved with the model."""
     _history(model)
     if not os.access(model, os.W_OK):
         raise CheckpointError(f"save: {model}: the folder cannot be written")
 
 
 def save_evaluation(model: Path, data: Path, figures: dict[str, Any], *, replace: bool = False) -> None:
-    """Keep the figures in metrics.json, and bring percentiles, pictures and card up to date with them.
+    """Save the figures in metrics.json, and update percentiles, plots and model card.
 
-    The figures stand beside those of other numbers of draws or images. Percentiles, pictures and card are left as they
-    are where an earlier evaluation had more images; with `replace` earlier ones are forgotten.
+    Figures of other numbers of draws or images are kept beside them. Percentiles, plots and card are not updated if an
+    earlier evaluation had more images. With `replace` the earlier evaluations are removed.
     """
     checkpoint = read_checkpoint(model)
     if figures["weights"] != checkpoint.digest:
-        raise CheckpointError(f"{model / WEIGHTS}: changed while it was evaluated; the figures are not kept")
+        raise CheckpointError(f"{model / WEIGHTS}: changed during the evaluation; the figures are not saved")
     most = 0 if replace else checkpoint.metrics.most_images
     if figures["images"] < most:
         _keep(model, checkpoint, figures, {})
-        stay = f"percentiles, pictures and card stay those of {most:,} images, more than these {figures['images']:,}"
-        tell(f"the figures are kept in {model / METRICS}; {stay}; --replace puts these in their place")
+        kept = f"percentiles, plots and card are those of {most:,} images, more than these {figures['images']:,}"
+        notify(f"the figures are saved in {model / METRICS}; {kept}; --replace replaces them")
         return
     images = read_dataset(data, checkpoint.vae.config.image_shape).held_out
     _keep(model, checkpoint, figures, _measured(checkpoint.vae, images, figures), replace=replace)
@@ -61,17 +61,17 @@ def save_evaluation(model: Path, data: Path, figures: dict[str, Any], *, replace
 def _keep(
     model: Path, checkpoint: Checkpoint, figures: dict[str, Any], measured: dict[str, Any], *, replace: bool = False
 ) -> None:
-    """Add figures, and what was measured with them, to metrics.json as it is now."""
+    """Add figures, and the measurements that belong to them, to the current metrics.json."""
     kept = _history(model)
-    if replace or kept.get("weights", checkpoint.digest) != checkpoint.digest:  # they are not of these weights
+    if replace or kept.get("weights", checkpoint.digest) != checkpoint.digest:  # of other weights
         kept = {name: value for name, value in kept.items() if name not in ("evaluations", "reference", "inputs")}
-    evaluations = _beside(kept.get("evaluations"), figures)
+    evaluations = _merged(kept.get("evaluations"), figures)
     about = {"version": VERSION, "weights": checkpoint.digest, "evaluations": evaluations}
     write_json(model / METRICS, kept | about | measured)
 
 
 def _history(model: Path) -> dict[str, Any]:
-    """All of metrics.json, also what cannot be relied on, so that no rewriting loses it."""
+    """All of metrics.json, with unknown fields, so that they are written back."""
     history = read_json(model / METRICS) if (model / METRICS).exists() else {}
     if not isinstance(history, dict):
         raise CheckpointError(f"{model / METRICS}: expected an object, got {type(history).__name__}")
@@ -87,8 +87,8 @@ def _measured(vae: VAE, images: Images, figures: dict[str, Any]) -> dict[str, An
     return {"reference": reference, "inputs": asdict(compare_inputs(vae, scored))}
 
 
-def _beside(evaluations: Any, figures: dict[str, Any]) -> list[Any]:
-    """The figures among those before, in place of those by as many draws over as many images."""
+def _merged(evaluations: Any, figures: dict[str, Any]) -> list[Any]:
+    """The evaluations with these figures added; they replace figures of the same numbers of draws and images."""
     before = evaluations if isinstance(evaluations, list) else []
     objects = [kept for kept in before if isinstance(kept, dict)]
     others = [kept for kept in objects if any(kept.get(name) != figures[name] for name in ("samples", "images"))]

@@ -72,7 +72,7 @@ def test_a_partial_evaluation_is_kept_and_replaces_nothing_of_a_larger_one(evalu
         line = f"evaluate --samples {samples} --limit 2 --save --device cpu"
         result = vae(line, "--model", evaluated, "--data", data)
         assert result.exit_code == 0, result.output
-        assert "percentiles, pictures and card stay those of 100 images, more than these 2" in result.stderr
+        assert "percentiles, plots and card are those of 100 images, more than these 2" in result.stderr
     kept = json.loads((evaluated / METRICS).read_text())
     assert [(each["samples"], each["images"]) for each in kept["evaluations"]] == [(2, 2), (2, 100), (5, 2)]
     assert kept["evaluations"][1] == metrics["evaluations"][0]
@@ -110,7 +110,7 @@ def test_figures_of_weights_that_have_changed_meanwhile_are_not_kept(evaluated: 
     figures = json.loads((evaluated / METRICS).read_text())["evaluations"][0]
     write_checkpoint(evaluated, DIGITS, build(DIGITS, 1).state_dict())
     before = contents(evaluated)
-    with pytest.raises(CheckpointError, match=rf"{WEIGHTS}: changed while it was evaluated"):
+    with pytest.raises(CheckpointError, match=rf"{WEIGHTS}: changed during the evaluation"):
         save_evaluation(evaluated, data, figures)
     assert contents(evaluated) == before
 
@@ -196,7 +196,7 @@ def test_a_readme_that_is_no_card_is_not_written_over(digits_model: Path, data: 
     for _ in range(2):
         result = vae(line, "--model", tmp_path / "model", "--data", data)
         assert result.exit_code == 0, result.output
-        assert "README.md is no model card, and is left as it is" in result.stderr
+        assert "README.md is not a generated model card and is kept" in result.stderr
         assert (tmp_path / "model" / "README.md").read_text() == "# My project\n"
     assert json.loads((tmp_path / "model" / METRICS).read_text())["evaluations"]
     (tmp_path / "model" / "README.md").unlink()

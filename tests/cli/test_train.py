@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app.cli.train import MARK
+from app.cli.train import STARTED_MARKER
 from model.checkpoint import CONFIG, METRICS, WEIGHTS, read_checkpoint
 from model.training.resume import SNAPSHOT
 from tests.support.cli_runner import SMALL, VAE, refusal, vae
@@ -57,7 +57,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> N
 def test_to_resume_what_never_began_is_to_begin_and_said(data: Path, tmp_path: Path) -> None:
     result = vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    assert result.stderr.startswith(f"vae: {tmp_path / 'run'} holds no training to resume: it begins\n")
+    assert result.stderr.startswith(f"vae: {tmp_path / 'run'} holds no training to resume: starting a new one\n")
 
 
 def test_a_training_ends_with_what_to_do_next(data: Path, tmp_path: Path) -> None:
@@ -78,14 +78,14 @@ def test_a_training_that_is_interrupted_says_how_to_go_on(data: Path, tmp_path: 
         assert process.stderr is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert "vae: stopped; the same command with --resume goes on\n" in process.stderr.read()
+        assert "vae: stopped; repeat the command with --resume to continue\n" in process.stderr.read()
     assert process.returncode == 130
 
 
 def test_a_finished_run_is_not_overwritten_and_not_changed_by_resuming(trained: Path, data: Path) -> None:
     before = (trained / WEIGHTS).read_bytes()
     again = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", trained)
-    assert refusal(again) == f"out: {trained} already holds a training; --resume goes on with it"
+    assert refusal(again) == f"out: {trained} already holds a training; use --resume to continue it"
     other = vae(f"train {SMALL} --epochs 1 --resume --clip 7", "--data", data, "--out", trained)
     assert refusal(other) == "clip: expected 100.0, as in the snapshot, got 7.0"
     assert vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained).exit_code == 0
@@ -112,12 +112,12 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_training(data: Path,
 
 def test_a_run_that_was_killed_while_it_kept_its_first_epoch_begins_anew(trained: Path, data: Path) -> None:
     (trained / SNAPSHOT).unlink()
-    (trained / MARK).touch()
+    (trained / STARTED_MARKER).touch()
     before = (trained / WEIGHTS).read_bytes()
     result = vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained)
     assert result.exit_code == 0, result.output
     assert (trained / WEIGHTS).read_bytes() == before
-    assert not (trained / MARK).exists()
+    assert not (trained / STARTED_MARKER).exists()
 
 
 def test_pictures_are_trained_on_in_the_shape_that_is_asked_for(tmp_path: Path, digits: np.ndarray) -> None:

@@ -8,7 +8,6 @@ from app.server.open_files import OTHER_FILES
 from tests.e2e.test_idle_connections import GET, is_open, status
 from tests.support.live_server import SERVE
 from tests.support.raw_http import server_process
-from tests.support.two_workers import WORKERS
 
 LIMIT = """
 import resource
