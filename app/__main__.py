@@ -1,14 +1,14 @@
-"""The `vae` command as a process: what must not wait for slow imports comes before them."""
+"""Entry point of the `vae` command. Signals and standard files are prepared before slow imports."""
 
 import sys
 
-from app.server.startup import begin
+from app.server.startup import prepare_command
 
 
 def main() -> None:
-    """The `vae` command."""
-    begin(sys.argv[1:])
-    from app.cli import main as run  # noqa: PLC0415  # it takes a moment, in which a signal may come
+    """Run the `vae` command."""
+    prepare_command(sys.argv[1:])
+    from app.cli import main as run  # noqa: PLC0415  # slow; a signal may arrive meanwhile
 
     run()
 

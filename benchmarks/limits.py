@@ -15,7 +15,7 @@ from typing import Annotated
 import torch
 import typer
 
-from app.resources import cores
+from app.resources import available_cpus
 from app.runtimes.base import Target
 from app.runtimes.selection import compile_model
 from app.settings import Settings
@@ -64,7 +64,7 @@ class Lone:
 
     def __init__(self, body: bytes) -> None:
         self._codec = Codec(body)
-        target = Target(torch.device("cpu"), "float32", 1, cores())
+        target = Target(torch.device("cpu"), "float32", 1, available_cpus())
         compiled = compile_model(model_of(self._codec.vae), Settings(), target)
         self._forward = encoding(compiled, self._codec.pixels, single=True)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from app.resources import resolve
+from app.resources import with_worker_count
 from app.settings import Settings
 from benchmarks.contestants import SERVICE, Contestant
 from benchmarks.payloads import Payload
@@ -54,7 +54,8 @@ def serving(
                 log.seek(0)
                 raise RuntimeError(f"{contestant.name} did not answer: {log.read()[-2000:].decode(errors='replace')}")
             if contestant.package == SERVICE:
-                _await_all_workers(base, resolve(Settings(workers=int(variables.get("VAE_WORKERS", 0)))).workers)
+                settings = Settings(workers=int(variables.get("VAE_WORKERS", 0)))
+                _await_all_workers(base, with_worker_count(settings).workers)
             yield Server(base, process.pid)
         finally:
             _end(process)

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from app.server.startup import begin
+from app.server.startup import prepare_command
 from model.errors import UserError
 from model.files import check_folder
 from model.training.options import TrainingOptions
@@ -28,8 +28,8 @@ cli = typer.Typer(
 
 
 def main() -> None:
-    """The `vae` command."""
-    begin(sys.argv[1:])
+    """Run the `vae` command."""
+    prepare_command(sys.argv[1:])
     cli()
 
 

@@ -30,7 +30,7 @@ def _write_card(folder: Path) -> None:
 
 
 def require_saveable(model: Path) -> None:
-    """Raise `CheckpointError` before an evaluation whose figures could not be saved with the model."""
+    """Raise `CheckpointError` if figures could not be saved with the model, before they are computed."""
     _history(model)
     if not os.access(model, os.W_OK):
         raise CheckpointError(f"save: {model}: the folder cannot be written")

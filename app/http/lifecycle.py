@@ -151,7 +151,7 @@ class RequestLifecycle:
         elif not message.get("more_body", False):
             self._stop_watching()
             if self.context.spans is not None:
-                self._middleware.tracing.tell(self.context)  # before the span of the request ends
+                self._middleware.tracing.record(self.context)  # before the span of the request ends
         await self._send(message)
 
     def cancel(self) -> None:
@@ -254,7 +254,7 @@ class RequestLifecycle:
         middleware, context = self._middleware, self.context
         middleware.budget.release(context, self._received)
         if context.spans is not None:
-            middleware.tracing.tell(context)
+            middleware.tracing.record(context)
         seconds = time.monotonic() - self._started
         endpoint = self.endpoint or "other"
         status = CLIENT_CLOSED_REQUEST if self._client_disconnected else self._status

@@ -9,7 +9,7 @@ from app.batching.executor import DeviceLost, OutOfMemory
 from app.batching.rows import RowBatch
 from app.inference.core_sharing import CoreUsage
 from app.inference.device_errors import diagnose, release
-from app.resources import cores, largest_batch, threads
+from app.resources import available_cpus, largest_batch, threads
 from app.runtimes.base import CompiledModel, Target
 from app.settings import Settings
 from model.device import disable_tf32
@@ -30,7 +30,7 @@ class TorchDevice:
 
     def __init__(self, settings: Settings) -> None:
         device = choose_device(settings.device)
-        self.target = Target(device, settings.precision, threads(settings), settings.threads or cores())
+        self.target = Target(device, settings.precision, threads(settings), settings.threads or available_cpus())
         self.max_batch_size = largest_batch(settings, gpu=self.is_gpu)
 
     def __str__(self) -> str:

@@ -139,4 +139,4 @@ class Engine:
         return loaded
 
     def _publish_model_info(self) -> None:
-        self._metrics.tell_model(self.loaded_model.identity, str(self.device))
+        self._metrics.set_model(self.loaded_model.identity, str(self.device))

@@ -1,8 +1,7 @@
-"""Structured logs on stderr: one JSON object a line, or one line for people, written by a thread.
+"""Structured logs on stderr, as JSON objects or as text, written by a thread.
 
-The thread takes the lines from a bounded queue, so that a full pipe, whose reader has stopped, does not stop the
-service. Lines that the queue has no room for are dropped, counted and reported once lines can be written again.
-API keys are redacted in every line.
+The thread takes the lines from a bounded queue, so that a full pipe does not block the service. Lines that do not fit
+into the queue are dropped, counted, and reported once lines can be written again. API keys are redacted in every line.
 """
 
 import logging.config
@@ -25,32 +24,32 @@ STDERR = 2
 """The file descriptor."""
 
 MAX_QUEUED = 2**20
-"""Bytes of log lines that may wait to be written, some 4,000 lines."""
+"""Bytes of log lines in the queue, about 4,000 lines."""
 
 INTERVAL = 0.1
-"""Seconds for which lines are collected, to be written together."""
+"""Seconds for which lines are collected and then written together."""
 
 FLUSH = 1.0
-"""Seconds that a flush waits at most, such as the one at the end of the process."""
+"""Seconds that a flush takes at most, such as the one at the end of the process."""
 
 ATOMIC = 4096
-"""Bytes that a pipe takes in one piece (PIPE_BUF of Linux): lines of several workers do not mix."""
+"""Bytes that a pipe accepts in one piece (PIPE_BUF of Linux), so that lines of several workers do not mix."""
 
-_OF_A_REQUEST = ("path", "ms", "request_id")
+_REQUEST_FIELDS = ("path", "ms", "request_id")
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people; what it is about a request, if it is, comes behind."""
+    """Text lines for a terminal, with the fields of a request at the end."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        told = [f"{name}={getattr(record, name)}" for name in _OF_A_REQUEST if hasattr(record, name)]
-        return "  ".join([super().formatMessage(record), *told])
+        fields = [f"{name}={getattr(record, name)}" for name in _REQUEST_FIELDS if hasattr(record, name)]
+        return "  ".join([super().formatMessage(record), *fields])
 
 
 class StderrHandler(logging.Handler):
-    """A logging handler whose daemon thread writes to stderr.
+    """A logging handler that writes to stderr in a daemon thread.
 
-    Each counter has one thread that changes it, the writer or the one that holds the handler's lock, so none is lost.
+    Each counter is changed by one thread only: the writer, or the thread that holds the lock of the handler.
     """
 
     def __init__(self, keys: Iterable[bytes] = ()) -> None:
@@ -67,7 +66,7 @@ class StderrHandler(logging.Handler):
         return self._refused + self._failed
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a line. It is formatted first, because the objects that a record refers to may change."""
+        """Format a record now, because the objects it refers to may change, and queue the line."""
         try:
             line = self._line(record)
         except Exception:  # noqa: BLE001  # as in the handlers of the standard library
@@ -136,14 +135,14 @@ _FORMATTERS: dict[str, dict[str, object]] = {
 
 
 def configure_logging(settings: Settings, worker: int | None = None) -> None:
-    """Send every logger to stderr in the chosen format; uvicorn's access log is left to the edge's.
+    """Send all loggers to stderr in the chosen format, without uvicorn's access log; lines name the worker, if any.
 
-    Of several workers each names itself. What no line tells is not looked up (the logging HOWTO, "Optimization").
+    Fields that no line contains are not looked up (the logging HOWTO, "Optimization").
     """
-    logging._srcfile = None  # the place in the code
+    logging._srcfile = None  # the position in the code
     form = settings.log_format if settings.log_format != "auto" else "text" if os.isatty(STDERR) else "json"
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.captureWarnings(capture=True)  # a warning is a line like any other; the same one is told once
+    logging.captureWarnings(capture=True)  # warnings of Python become log lines
     logging.config.dictConfig(
         {
             "version": 1,
@@ -159,7 +158,7 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
 
 
 def dropped_lines() -> int:
-    """Log lines of this process that were not written."""
+    """The number of log lines of this process that were not written."""
     return sum(handler.dropped for handler in logging.root.handlers if isinstance(handler, StderrHandler))
 
 
@@ -172,7 +171,7 @@ def _named(worker: int) -> dict[str, dict[str, object]]:
 
 
 def _pieces(lines: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """The lines in groups of at most `ATOMIC` bytes; a longer line is a group of its own."""
+    """Group lines into pieces of at most `ATOMIC` bytes; a longer line is a piece of its own."""
     piece: list[bytes] = []
     size = 0
     for line in lines:
@@ -186,7 +185,7 @@ def _pieces(lines: Sequence[bytes]) -> Iterator[list[bytes]]:
 
 
 def _write(content: bytes) -> bool:
-    """Whether all of it was written to stderr."""
+    """Write to stderr; whether all of it was written."""
     rest = memoryview(content)
     while rest:
         try:

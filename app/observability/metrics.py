@@ -71,7 +71,7 @@ class LabelledMetrics(dict[Any, _Family], Generic[_Family]):
 
 
 class Metrics(Collector):
-    """The metrics of one application. Every series whose labels are known in advance exists from the start, at zero."""
+    """The metrics of one application. All series with labels known in advance exist from the start, at zero."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -126,7 +126,7 @@ class Metrics(Collector):
         family = Histogram(f"vae_{name}", text, (label,), buckets=_SECONDS, registry=self.registry)
         return LabelledMetrics(family, initial)
 
-    def tell_model(self, model: str, device: str) -> None:
+    def set_model(self, model: str, device: str) -> None:
         """Set the model that is served from now on."""
         if self._model:
             self._model.set(0)  # series in files cannot be removed: `collect` leaves out those at 0

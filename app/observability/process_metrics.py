@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 _MINIMUM = ("process_start_time_seconds", "process_max_fds")
-"""Metrics whose value for the group is the lowest one; of all others it is the sum."""
+"""Metrics for which the group has the lowest value of its processes, and not the sum."""
 
 
 class ProcessGroupCollector(Collector):

@@ -20,7 +20,7 @@ class Tracing:
         """Whether the current request is traced."""
         return trace.get_current_span().is_recording()
 
-    def tell(self, context: RequestContext) -> None:
+    def record(self, context: RequestContext) -> None:
         """Create the spans of a traced request, once, and set its id and its model on its own span."""
         if context.spans is None:
             return

@@ -1,9 +1,9 @@
-"""Answers 503 early to a request that arrives without its body, so that the proxy in front sends it again.
+"""Middleware that answers 503 to a request whose body was lost, so that the proxy sends it again.
 
-Ray Serve's proxy keeps the messages of a body in a queue, out of which a replica fetches each message once. If the
-replica dies just then, and the proxy learns of the death before it has read that the replica accepted the request, it
-hands the request over to another replica; what the first one has fetched is gone. The second one would wait for it
-until the request's deadline, and 504 is no status that a proxy retries.
+Ray Serve's proxy keeps the messages of a body in a queue, from which a replica fetches each message once. If the
+replica dies then, and the proxy learns of the death before it has read that the replica accepted the request, it passes
+the request to another replica, without the messages that the first one has fetched. The second replica would wait for
+them until the deadline of the request, and proxies do not retry a 504.
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import Unavailable
 
 LENGTH_DIGITS = 20
-"""Digits of a Content-Length that is one, as 2**64 has them; Python refuses to convert thousands."""
+"""Digits of a valid Content-Length at most, as of 2**64. Python refuses to convert thousands of digits."""
 
 
 class LostBodyMiddleware:
     """ASGI middleware for a replica behind proxies that buffer requests, as HAProxy's `http-buffer-request` does.
 
-    Bodies arrive in the order of their requests. So one is lost if it has not begun to arrive when that of a request
-    has which came `margin_s` seconds later, or if none at all has for `silence_s` seconds, as when every request that
-    the replica may have at once has lost its body. The time that a body takes does not tell: without a free core that
-    may be seconds. A body is also lost where it ends before the announced length. `receive` then raises `Unavailable`,
+    Bodies arrive in the order of their requests. So a body is lost if it has not begun to arrive when the body of a
+    request has that came `margin_s` seconds later, or if no body has begun to arrive for `silence_s` seconds, as when
+    all requests of the replica have lost their bodies. The duration of a body is no criterion: without a free core it
+    may be seconds. A body is also lost if it ends before the announced length. `receive` then raises `Unavailable`,
     which becomes a 503 with `Retry-After`.
     """
 
     def __init__(self, app: ASGIApp, margin_s: float, silence_s: float) -> None:
         self.app = app
         self.margin_s, self.silence_s = margin_s, silence_s
-        self._latest = 0.0  # when the latest request came whose body has begun to arrive
-        self._begun = 0.0  # when a body last began to arrive
+        self._latest = 0.0  # arrival of the latest request with a body that has begun to arrive
+        self._begun = 0.0  # when the latest body began to arrive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -44,7 +44,7 @@ class LostBodyMiddleware:
         await self.app(scope, receive, send)
 
     def _checked(self, receive: Receive, length: int) -> Receive:
-        """The messages of `receive`; `length` is the announced length in bytes, or 0."""
+        """Check the messages of `receive` against the announced length in bytes, 0 if unknown."""
         started, begun, received = time.monotonic(), False, 0
 
         async def checked() -> Message:
@@ -60,7 +60,7 @@ class LostBodyMiddleware:
         return checked
 
     async def _first(self, receive: Receive, started: float) -> Message:
-        """The first message of a request that came at the time `started`."""
+        """The first message of a request that arrived at the time `started`."""
         while True:
             try:
                 async with asyncio.timeout(self.margin_s):

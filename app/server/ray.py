@@ -1,7 +1,7 @@
 """Ray Serve deployment of the service: `serve run app.server.ray:service`. Needs the extra `ray`.
 
 Each replica, one for a GPU or a few CPU cores, builds the application from the VAE_* variables of its process. Ray
-distributes the requests, starts replicas as requests queue, and replaces replicas whose device was lost.
+distributes the requests, starts replicas as requests queue, and replaces a replica after its device was lost.
 """
 
 import asyncio

@@ -37,7 +37,7 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 EXIT_DEADLINE_SECONDS = 5.0
-"""Seconds after the graceful timeout in which the process exits, whatever its threads do."""
+"""Seconds after the graceful timeout in which the process exits, even if threads are still running."""
 
 
 class Server(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""The first steps of a serving process, before any slow import: its standard files and its signals."""
+"""First steps of the command, before any slow import: standard files and signals."""
 
 import logging
 import os
@@ -14,17 +14,17 @@ _RELOAD = {signal.SIGHUP} if hasattr(signal, "SIGHUP") else set()
 _STOP = (signal.SIGTERM, signal.SIGINT)
 
 
-def begin(words: Sequence[str]) -> None:
-    """The first steps of the command with these words; taken twice, they do no harm."""
+def prepare_command(arguments: Sequence[str]) -> None:
+    """Prepare the process of a command with these arguments; a second call does no harm."""
     open_standard_files()
-    if words[:1] == ["serve"]:
+    if arguments[:1] == ["serve"]:
         hold_signals()
 
 
 def open_standard_files() -> None:
     """Open /dev/null for each of stdin, stdout and stderr that is closed, so that no socket takes its descriptor.
 
-    Libraries in C write to descriptors 1 and 2 whatever is open there.
+    Libraries in C write to descriptors 1 and 2 even if they are sockets.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         os.set_inheritable(descriptor, True)
@@ -34,9 +34,9 @@ def open_standard_files() -> None:
 
 
 def hold_signals() -> None:
-    """Until the server handles signals, SIGHUP waits, and SIGTERM and SIGINT end the process with exit code 0.
+    """Block SIGHUP, and exit with 0 on SIGTERM and SIGINT, until the server handles signals.
 
-    Without this SIGHUP would end the process, and the first process of a container would ignore SIGTERM.
+    Otherwise SIGHUP would end the process, and the first process of a container would ignore SIGTERM.
     """
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_BLOCK, _RELOAD)
@@ -45,17 +45,17 @@ def hold_signals() -> None:
 
 
 def release_signals() -> None:
-    """Deliver a SIGHUP that has waited: its handler is installed."""
+    """Unblock SIGHUP, whose handler is installed now."""
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELOAD)
 
 
 def ignore_signals() -> None:
-    """The process is about to end, and its exit code is known: no signal changes it any more."""
+    """Ignore signals at the end of the process, so that none changes its exit code."""
     for number in (*_STOP, *_RELOAD):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # signal's signature
     logging.shutdown()
-    os._exit(0)  # an exception could get lost in the middle of an import
+    os._exit(0)  # an exception could be swallowed in the middle of an import

@@ -20,7 +20,7 @@ from typing import Any
 from prometheus_client.multiprocess import mark_process_dead
 
 from app.inference.core_sharing import shared_slots
-from app.resources import resolve
+from app.resources import with_worker_count
 from app.server.listener import Listener
 from app.server.messages import (
     Drain,
@@ -62,7 +62,7 @@ def serve(settings: Settings, policy: SupervisionPolicy | None = None) -> None:
     Raises `UserError` for a port that is in use, and if the workers cannot start. Exits with code 1 if a
     worker did not exit with 0 at the end.
     """
-    settings = fit_connections(resolve(settings))
+    settings = fit_connections(with_worker_count(settings))
     if settings.workers == 1:
         from app.server.server import serve as serve_single  # noqa: PLC0415  # it imports torch, see above
 
