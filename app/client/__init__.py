@@ -1,11 +1,12 @@
-"""The Python client, sync and async: arrays in, arrays out; needs numpy and httpx, and neither torch nor fastapi.
+"""Python client of the service, synchronous and asynchronous. Needs only numpy and httpx.
 
     with Client("http://localhost:8000") as vae:
-        encoded = vae.encode(images)            # uint8 [N, H, W] or [N, H, W, C], or a list of such without N
-        encoded = vae.encode("three.png")       # or the paths or bytes of pictures, one or a list
-        pictures = vae.decode(encoded.mean)     # uint8 [N, H, W, C]
+        encoded = vae.encode(images)            # uint8 [N, H, W] or [N, H, W, C], or a list of such arrays without N
+        encoded = vae.encode("three.png")       # or paths or bytes of image files, one or a list
+        images = vae.decode(encoded.mean)       # uint8 [N, H, W, C]
 
-All calls are free of side effects, so a full queue or a draining replica is tried again after the time it asks for.
+No call has side effects, so a request that gets 429 or 503 is sent again after its Retry-After. The retries are
+written here, because a transport such as httpx-retries would be a third dependency and has no limit on Retry-After.
 """
 
 import asyncio
@@ -15,22 +16,22 @@ from typing import Any, Self, TypeVar
 import httpx
 import numpy as np
 
-from app.client import requests as questions
-from app.client.requests import Encoded, Images, Problem, Question, Sampled, Scored
+from app.client import requests as specs
+from app.client.requests import Encoded, Images, Problem, RequestSpec, Sampled, Scored
 
 __all__ = ["AsyncClient", "Client", "Encoded", "Images", "Problem", "Sampled", "Scored"]
 
 T = TypeVar("T")
 
-_AGAIN = (429, 503)
-_LONGEST = 60.0
+_RETRIED = (429, 503)
+_MAX_RETRY_AFTER = 60.0
 
 
 class Client:
-    """Calls one service. `retries` counts how often a 429 or 503 is tried again, after its Retry-After.
+    """A client of one service. A request that gets 429 or 503 is sent again up to `retries` times, after Retry-After.
 
-    One that asks for more than 60 seconds is raised as a `Problem` at once. `options` are those of `httpx.Client`;
-    among its headers the key takes the place of another Authorization.
+    A Retry-After of more than 60 seconds raises `Problem` at once. `options` are those of `httpx.Client`; the API key
+    replaces an Authorization header among them.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, retries: int = 3, **options: Any) -> None:
@@ -50,49 +51,49 @@ class Client:
     def encode(
         self, images: Images, *, samples: int | None = None, seed: int | None = None, fit: str | None = None
     ) -> Encoded:
-        """The posterior of each image, and `samples` draws from it."""
-        return self._send(questions.encode(images, samples=samples, seed=seed, fit=fit))
+        """Return the posterior of each image, and `samples` draws from it."""
+        return self._send(specs.encode(images, samples=samples, seed=seed, fit=fit))
 
     def decode(self, latents: np.ndarray | Encoded) -> np.ndarray:
-        """The mean image for each latent [N, *latent] or draw [L, N, *latent]: uint8 [N, H, W, C] or [L, N, H, W, C].
+        """Return the mean image of each latent [N, *latent], uint8 [N, H, W, C], or of each draw [L, N, *latent].
 
-        Of what was encoded the means are decoded. Raises `ValueError` for arrays of other dimensions.
+        Of an `Encoded` the means are decoded. Raises `ValueError` for arrays of other dimensions.
         """
-        return self._send(questions.decode(latents))
+        return self._send(specs.decode(latents))
 
     def reconstruct(self, images: Images, *, seed: int | None = None, fit: str | None = None) -> np.ndarray:
-        """Each image encoded and decoded, uint8 [N, H, W, C]; at the posterior mean, or with `seed` at a draw."""
-        return self._send(questions.reconstruct(images, seed=seed, fit=fit))
+        """Encode and decode images, uint8 [N, H, W, C]; at the posterior mean, or with `seed` at a draw."""
+        return self._send(specs.reconstruct(images, seed=seed, fit=fit))
 
     def sample(self, n: int, *, seed: int | None = None, temperature: float | None = None) -> Sampled:
-        """New images from the prior."""
-        return self._send(questions.sample(n, seed=seed, temperature=temperature))
+        """Return images decoded from draws of the prior."""
+        return self._send(specs.sample(n, seed=seed, temperature=temperature))
 
     def score(
         self, images: Images, *, samples: int | None = None, seed: int | None = None, fit: str | None = None
     ) -> Scored:
-        """How well the model explains each image; with `samples` also by the importance-weighted bound.
+        """Return the ELBO of each image and its terms; with `samples` also the importance-weighted bound.
 
-        One `seed` for images that are sent one by one gives all of them the same draw.
+        Images that are sent one by one with the same `seed` are scored with the same draw.
         """
-        return self._send(questions.score(images, samples=samples, seed=seed, fit=fit))
+        return self._send(specs.score(images, samples=samples, seed=seed, fit=fit))
 
     def model(self) -> dict[str, Any]:
-        """What is served: name, digest, shapes, likelihood, architecture, runtime."""
-        return self._send(questions.model())
+        """Describe the served model: name, digest, shapes, likelihood, architecture, runtime."""
+        return self._send(specs.model())
 
     def history(self) -> dict[str, Any]:
-        """How the served model was trained and evaluated: `model` names it, `metrics` is its metrics.json."""
-        return self._send(questions.history())
+        """Return the name of the served model, and its metrics.json with the history of training and evaluation."""
+        return self._send(specs.history())
 
-    def _send(self, question: Question[T]) -> T:
-        request = question.request(self._http)
+    def _send(self, spec: RequestSpec[T]) -> T:
+        request = spec.request(self._http)
         for _ in range(self._retries):
             response = self._http.send(request)
-            if (pause := _pause(response)) is None:
-                return question.result(response)
-            time.sleep(pause)
-        return question.result(self._http.send(request))
+            if (delay := _retry_delay(response)) is None:
+                return spec.result(response)
+            time.sleep(delay)
+        return spec.result(self._http.send(request))
 
 
 class AsyncClient:
@@ -116,42 +117,42 @@ class AsyncClient:
         self, images: Images, *, samples: int | None = None, seed: int | None = None, fit: str | None = None
     ) -> Encoded:
         """As `Client.encode`."""
-        return await self._send(questions.encode(images, samples=samples, seed=seed, fit=fit))
+        return await self._send(specs.encode(images, samples=samples, seed=seed, fit=fit))
 
     async def decode(self, latents: np.ndarray | Encoded) -> np.ndarray:
         """As `Client.decode`."""
-        return await self._send(questions.decode(latents))
+        return await self._send(specs.decode(latents))
 
     async def reconstruct(self, images: Images, *, seed: int | None = None, fit: str | None = None) -> np.ndarray:
         """As `Client.reconstruct`."""
-        return await self._send(questions.reconstruct(images, seed=seed, fit=fit))
+        return await self._send(specs.reconstruct(images, seed=seed, fit=fit))
 
     async def sample(self, n: int, *, seed: int | None = None, temperature: float | None = None) -> Sampled:
         """As `Client.sample`."""
-        return await self._send(questions.sample(n, seed=seed, temperature=temperature))
+        return await self._send(specs.sample(n, seed=seed, temperature=temperature))
 
     async def score(
         self, images: Images, *, samples: int | None = None, seed: int | None = None, fit: str | None = None
     ) -> Scored:
         """As `Client.score`."""
-        return await self._send(questions.score(images, samples=samples, seed=seed, fit=fit))
+        return await self._send(specs.score(images, samples=samples, seed=seed, fit=fit))
 
     async def model(self) -> dict[str, Any]:
         """As `Client.model`."""
-        return await self._send(questions.model())
+        return await self._send(specs.model())
 
     async def history(self) -> dict[str, Any]:
         """As `Client.history`."""
-        return await self._send(questions.history())
+        return await self._send(specs.history())
 
-    async def _send(self, question: Question[T]) -> T:
-        request = question.request(self._http)
+    async def _send(self, spec: RequestSpec[T]) -> T:
+        request = spec.request(self._http)
         for _ in range(self._retries):
             response = await self._http.send(request)
-            if (pause := _pause(response)) is None:
-                return question.result(response)
-            await asyncio.sleep(pause)
-        return question.result(await self._http.send(request))
+            if (delay := _retry_delay(response)) is None:
+                return spec.result(response)
+            await asyncio.sleep(delay)
+        return spec.result(await self._http.send(request))
 
 
 def _options(api_key: str | None, **options: Any) -> dict[str, Any]:
@@ -161,10 +162,10 @@ def _options(api_key: str | None, **options: Any) -> dict[str, Any]:
     return {"timeout": 60.0, **options, "headers": headers}
 
 
-def _pause(response: httpx.Response) -> float | None:
-    """Seconds after which to ask again; None where the answer stands."""
-    if response.status_code not in _AGAIN:
+def _retry_delay(response: httpx.Response) -> float | None:
+    """Seconds until the request is sent again; None if it is not."""
+    if response.status_code not in _RETRIED:
         return None
-    asked = response.headers.get("retry-after", "")
-    seconds = float(asked) if asked.isdecimal() else 1.0  # it may be a date
-    return seconds if seconds <= _LONGEST else None
+    value = response.headers.get("retry-after", "")
+    seconds = float(value) if value.isdecimal() else 1.0  # it may be a date
+    return seconds if seconds <= _MAX_RETRY_AFTER else None

@@ -1,4 +1,4 @@
-"""What the client asks, and how it reads the answer; knows neither whether it is sent sync or async."""
+"""Requests of the client and the reading of their responses, for synchronous and asynchronous sending alike."""
 
 import io
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 File = str | Path | bytes
 Images = np.ndarray | Sequence[np.ndarray] | File | Sequence[File]
-"""Arrays, or picture files by their paths or bytes; none, arrays of unequal shapes or both raise `ValueError`."""
+"""Arrays, or image files by path or as bytes. None, arrays of different shapes, or both kinds raise `ValueError`."""
 
 T = TypeVar("T")
 
@@ -20,14 +20,14 @@ _NPY = "application/x-npy"
 
 
 class Problem(Exception):
-    """What the service answered instead: its status, its sentence, and the id under which its log has it."""
+    """An error response: its status, title and detail, and the request id under which the service has logged it."""
 
     def __init__(self, response: httpx.Response) -> None:
         is_problem = response.headers.get("content-type") == "application/problem+json"
         body: dict[str, Any] = response.json() if is_problem else {}
         self.status = response.status_code
         self.title = str(body.get("title", response.reason_phrase))
-        self.detail = str(body.get("detail", "the answer did not come from the service"))
+        self.detail = str(body.get("detail", "the response is not one of the service"))
         self.request_id = response.headers.get("x-request-id", "")
         super().__init__(f"{self.status} {self.title}: {self.detail}")
 
@@ -42,16 +42,17 @@ class Encoded(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """New images, uint8 [N, H, W, C], and the seed that gives them again."""
+    """Images, uint8 [N, H, W, C], and the seed that reproduces them."""
 
     images: np.ndarray
     seed: int
 
 
 class Scored(NamedTuple):
-    """Nats for each image, [N], higher is better; `log_likelihood` only with samples. Fewer bits are better.
+    """Scores of each image, [N], in nats, higher is better; `log_likelihood` only with samples.
 
-    `percentile`, 0 to 100, is each ELBO's place among the images that the model was evaluated on, where it was.
+    `bits_per_dim` is better the lower it is. `percentile`, 0 to 100, is the rank of each ELBO among those of the images
+    on which the model was evaluated; None without an evaluation.
     """
 
     elbo: np.ndarray
@@ -64,8 +65,8 @@ class Scored(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Question(Generic[T]):
-    """A request, and how its answer is read."""
+class RequestSpec(Generic[T]):
+    """A request, and the function that reads its response."""
 
     method: str
     path: str
@@ -75,60 +76,62 @@ class Question(Generic[T]):
     body: dict[str, Any] = field(default_factory=dict)
 
     def request(self, http: "httpx.Client | httpx.AsyncClient") -> httpx.Request:
-        """The request as httpx sends it; parameters that are None stay out."""
+        """Build the request; parameters that are None are left out."""
         params = {name: value for name, value in self.params.items() if value is not None}
         body = dict(self.body)
         headers = {"Accept": self.accept, **body.pop("headers", {})}
         return http.build_request(self.method, self.path, params=params, headers=headers, **body)
 
     def result(self, response: httpx.Response) -> T:
-        """The answer's value; raises `Problem`."""
+        """Read the response; raises `Problem` for an error."""
         if not response.is_success:
             raise Problem(response)
         return self.read(response)
 
 
-def encode(images: Images, **params: Any) -> Question[Encoded]:
+def encode(images: Images, **params: Any) -> RequestSpec[Encoded]:
     """POST /encode."""
-    return Question("POST", "/encode", _encoded, params=params, body=_images_body(images))
+    return RequestSpec("POST", "/encode", _encoded, params=params, body=_images_body(images))
 
 
-def decode(latents: np.ndarray | Encoded) -> Question[np.ndarray]:
-    """POST /decode; draws go as L * N latents, since /decode takes an array with one more dimension for an `Encoded`.
+def decode(latents: np.ndarray | Encoded) -> RequestSpec[np.ndarray]:
+    """POST /decode. Draws are sent as L * N latents, because /decode reads one more dimension as an `Encoded`.
 
-    Raises `ValueError` for what is neither latents nor draws: a latent is (D,) or (Cz, h, w).
+    A latent has one or three dimensions, so an array has two or four, or with draws three or five. Raises `ValueError`
+    for other arrays.
     """
     array = np.asarray(latents.mean if isinstance(latents, Encoded) else latents, np.float32)
     if not 2 <= array.ndim <= 5:
         raise ValueError(f"latents: expected an array [N, *latent] or [L, N, *latent], got {list(array.shape)}")
-    lead = array.shape[: 1 + array.ndim % 2]
-    body = _npy_body(array.reshape(math.prod(lead), *array.shape[len(lead) :]))
-    return Question("POST", "/decode", lambda response: _arranged(_array(response), lead), body=body)
+    axes = 1 if array.ndim in (2, 4) else 2
+    leading, latent = array.shape[:axes], array.shape[axes:]
+    body = _npy_body(array.reshape(math.prod(leading), *latent))
+    return RequestSpec("POST", "/decode", lambda response: _unflatten(_array(response), leading), body=body)
 
 
-def reconstruct(images: Images, **params: Any) -> Question[np.ndarray]:
+def reconstruct(images: Images, **params: Any) -> RequestSpec[np.ndarray]:
     """POST /reconstruct."""
-    return Question("POST", "/reconstruct", _array, params=params, body=_images_body(images))
+    return RequestSpec("POST", "/reconstruct", _array, params=params, body=_images_body(images))
 
 
-def sample(n: int, **params: Any) -> Question[Sampled]:
+def sample(n: int, **params: Any) -> RequestSpec[Sampled]:
     """GET /sample."""
-    return Question("GET", "/sample", _sampled, params={"n": n, **params})
+    return RequestSpec("GET", "/sample", _sampled, params={"n": n, **params})
 
 
-def score(images: Images, **params: Any) -> Question[Scored]:
+def score(images: Images, **params: Any) -> RequestSpec[Scored]:
     """POST /score."""
-    return Question("POST", "/score", _scored, "application/json", params, _images_body(images))
+    return RequestSpec("POST", "/score", _scored, "application/json", params, _images_body(images))
 
 
-def model() -> Question[dict[str, Any]]:
+def model() -> RequestSpec[dict[str, Any]]:
     """GET /model."""
-    return Question("GET", "/model", lambda response: dict(response.json()), "application/json")
+    return RequestSpec("GET", "/model", lambda response: dict(response.json()), "application/json")
 
 
-def history() -> Question[dict[str, Any]]:
+def history() -> RequestSpec[dict[str, Any]]:
     """GET /model/history."""
-    return Question("GET", "/model/history", lambda response: dict(response.json()), "application/json")
+    return RequestSpec("GET", "/model/history", lambda response: dict(response.json()), "application/json")
 
 
 def _npy_body(array: np.ndarray) -> dict[str, Any]:
@@ -140,11 +143,11 @@ def _npy_body(array: np.ndarray) -> dict[str, Any]:
 def _images_body(images: Images) -> dict[str, Any]:
     if isinstance(images, np.ndarray):
         return _npy_body(images)
-    several = [images] if isinstance(images, File) else list(images)
-    if not several:
+    items = [images] if isinstance(images, File) else list(images)
+    if not items:
         raise ValueError("images: expected at least one")
-    arrays = [image for image in several if isinstance(image, np.ndarray)]
-    files = [image for image in several if not isinstance(image, np.ndarray)]
+    arrays = [image for image in items if isinstance(image, np.ndarray)]
+    files = [image for image in items if not isinstance(image, np.ndarray)]
     if arrays and files:
         raise ValueError("images: expected arrays alone, or paths and bytes alone, got both")
     return _npy_body(_stacked(arrays)) if arrays else _files_body(files)
@@ -168,14 +171,14 @@ def _array(response: httpx.Response) -> np.ndarray:
     return array
 
 
-def _arranged(images: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
-    return images.reshape(*lead, *images.shape[1:])
+def _unflatten(images: np.ndarray, leading: tuple[int, ...]) -> np.ndarray:
+    return images.reshape(*leading, *images.shape[1:])
 
 
 def _encoded(response: httpx.Response) -> Encoded:
-    mean, logvar, *_ = table = _array(response)
+    array = _array(response)
     seed = response.headers.get("x-seed")
-    return Encoded(mean, logvar, table[2:], int(seed) if seed else None)
+    return Encoded(array[0], array[1], array[2:], int(seed) if seed else None)
 
 
 def _sampled(response: httpx.Response) -> Sampled:

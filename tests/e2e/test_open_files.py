@@ -3,7 +3,6 @@
 from contextlib import ExitStack
 
 import pytest
-from tests.support.two_workers import WORKERS
 
 from app.server.open_files import OTHER_FILES
 from tests.e2e.test_idle_connections import GET, is_open, status
