@@ -22,10 +22,10 @@ from tests.support.apps import running
 from tests.support.cli_runner import SMALL, vae
 from tests.support.models import COLOUR, DIGITS, write
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for those laws that import ONNX Runtime themselves
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import ONNX Runtime themselves
 
-settings.register_profile("laws", deadline=None)  # a law holds however busy the machine is
-settings.load_profile("laws")
+settings.register_profile("tests", deadline=None)  # also on a busy machine
+settings.load_profile("tests")
 
 configure_torch(Settings(device="cpu", threads=1))  # with small models more threads only wait for one another
 
@@ -114,6 +114,6 @@ def serve(digits_model: Path, device: str) -> Serve:
 
 @pytest.fixture(scope="module")
 async def client(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
-    """One service for all the laws of a module; a law that counts starts its own."""
+    """One service for all tests of a module; a test that counts starts its own."""
     async with serve() as ready:
         yield ready

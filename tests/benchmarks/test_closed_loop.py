@@ -9,7 +9,7 @@ def test_many_answers_are_counted():
     assert rate({"requests": 900, "seconds": 2, "mean_ms": 9, "p50_ms": 8, "p99_ms": 12}, 4) == 450
 
 
-def test_few_answers_to_callers_who_are_served_alike_are_rated_by_how_long_each_took():
+def test_a_low_rate_is_computed_from_the_latencies_if_clients_are_served_equally():
     found = {"requests": 8, "seconds": 6, "mean_ms": 2000, "p50_ms": 2000, "p99_ms": 2100}
     assert rate(found, 4) == pytest.approx(2)  # the third round of four was nearly done
 

@@ -1,4 +1,4 @@
-"""The `vae` command beside its commands."""
+"""The `vae` command without a subcommand."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`vae evaluate` as it is called: figures that are shown, written and kept, or one line and exit code 2."""
+"""`vae evaluate`: figures are printed, written and saved; user errors give one line and exit code 2."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.support.cli_runner import SMALL, VAE, refusal, vae
 from tests.support.models import DIGITS, build
 
 
-def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_path: Path) -> None:
+def test_an_evaluation_is_printed_written_and_saved(trained: Path, data: Path, tmp_path: Path) -> None:
     line = "evaluate --samples 3 --seed 5 --save --device cpu"
     result = vae(line, "--model", trained, "--data", data, "--json", tmp_path / "figures.json")
     assert result.exit_code == 0, result.output
@@ -31,7 +31,7 @@ def test_an_evaluation_is_shown_written_and_kept(trained: Path, data: Path, tmp_
     assert f"{figures['log_likelihood']:.2f} ±" in (trained / "README.md").read_text()
 
 
-def test_images_that_were_trained_on_are_not_called_held_out(tmp_path: Path, digits: np.ndarray) -> None:
+def test_figures_of_training_images_are_labelled_as_such(tmp_path: Path, digits: np.ndarray) -> None:
     np.save(tmp_path / "digits.npy", digits[:50, 0])
     paths = ("--data", tmp_path / "digits.npy")
     assert vae(f"train {SMALL} --epochs 1", *paths, "--out", tmp_path / "run").exit_code == 0
@@ -42,7 +42,7 @@ def test_images_that_were_trained_on_are_not_called_held_out(tmp_path: Path, dig
     assert "held-out" not in card.lower()
 
 
-def test_evaluations_by_other_numbers_of_draws_are_kept_side_by_side(trained: Path, data: Path) -> None:
+def test_evaluations_with_different_numbers_of_draws_are_all_kept(trained: Path, data: Path) -> None:
     for samples in (2, 5, 2):
         line = f"evaluate --samples {samples} --limit 9 --save --device cpu"
         assert vae(line, "--model", trained, "--data", data).exit_code == 0
@@ -66,7 +66,7 @@ def evaluated(digits_model: Path, data: Path, tmp_path: Path) -> Path:
     return tmp_path / "evaluated"
 
 
-def test_a_partial_evaluation_is_kept_and_replaces_nothing_of_a_larger_one(evaluated: Path, data: Path) -> None:
+def test_an_evaluation_of_fewer_images_is_saved_and_replaces_no_larger_one(evaluated: Path, data: Path) -> None:
     before, metrics = contents(evaluated), json.loads((evaluated / METRICS).read_text())
     for samples in (2, 5):
         line = f"evaluate --samples {samples} --limit 2 --save --device cpu"
@@ -81,7 +81,7 @@ def test_a_partial_evaluation_is_kept_and_replaces_nothing_of_a_larger_one(evalu
     assert contents(evaluated) == before | {METRICS: (evaluated / METRICS).read_bytes()}
 
 
-def test_a_larger_evaluation_takes_the_place_of_a_partial_one(digits_model: Path, data: Path, tmp_path: Path) -> None:
+def test_a_larger_evaluation_replaces_a_smaller_one(digits_model: Path, data: Path, tmp_path: Path) -> None:
     shutil.copytree(digits_model, tmp_path / "model")
     for limit in (9, 9, 0):
         line = f"evaluate --samples 2 --limit {limit} --save --device cpu"
@@ -95,18 +95,18 @@ def test_a_larger_evaluation_takes_the_place_of_a_partial_one(digits_model: Path
     assert "Means over 9 images" not in text
 
 
-def test_figures_of_fewer_images_replace_others_where_that_is_asked_for(evaluated: Path, data: Path) -> None:
+def test_replace_lets_figures_of_fewer_images_replace_earlier_ones(evaluated: Path, data: Path) -> None:
     line = "evaluate --samples 5 --limit 20 --save --replace --device cpu"
     assert vae(line, "--model", evaluated, "--data", data).exit_code == 0
     kept = json.loads((evaluated / METRICS).read_text())
     assert [(each["samples"], each["images"]) for each in kept["evaluations"]] == [(5, 20)]
     assert kept["reference"]["images"] == 20
     assert "Means over 20 images" in (evaluated / "README.md").read_text()
-    told = refusal(vae("evaluate --replace", "--model", evaluated, "--data", data))
-    assert told == "replace: expected together with --save"
+    message = refusal(vae("evaluate --replace", "--model", evaluated, "--data", data))
+    assert message == "replace: expected together with --save"
 
 
-def test_figures_of_weights_that_have_changed_meanwhile_are_not_kept(evaluated: Path, data: Path) -> None:
+def test_figures_are_not_saved_if_the_weights_have_changed_meanwhile(evaluated: Path, data: Path) -> None:
     figures = json.loads((evaluated / METRICS).read_text())["evaluations"][0]
     write_checkpoint(evaluated, DIGITS, build(DIGITS, 1).state_dict())
     before = contents(evaluated)
@@ -115,7 +115,7 @@ def test_figures_of_weights_that_have_changed_meanwhile_are_not_kept(evaluated: 
     assert contents(evaluated) == before
 
 
-def test_an_evaluation_of_new_weights_drops_the_figures_of_the_old_ones(evaluated: Path, data: Path) -> None:
+def test_an_evaluation_of_new_weights_removes_the_figures_of_the_old_ones(evaluated: Path, data: Path) -> None:
     write_checkpoint(evaluated, DIGITS, build(DIGITS, 1).state_dict())
     result = vae("evaluate --samples 3 --limit 7 --save --device cpu", "--model", evaluated, "--data", data)
     assert result.exit_code == 0, result.output
@@ -126,14 +126,14 @@ def test_an_evaluation_of_new_weights_drops_the_figures_of_the_old_ones(evaluate
 
 
 @pytest.mark.parametrize(("content", "reason"), [("[1]", "expected an object, got list"), ("{", "not JSON")])
-def test_metrics_that_cannot_be_added_to_are_told_before_the_evaluation(evaluated: Path, data: Path, content, reason):
+def test_an_invalid_metrics_file_is_reported_before_the_evaluation(evaluated: Path, data: Path, content, reason):
     (evaluated / METRICS).write_text(content)
-    told = refusal(vae("evaluate --samples 1000000 --save --device cpu", "--model", evaluated, "--data", data))
-    assert told.startswith(f"{evaluated / METRICS}: {reason}")
+    message = refusal(vae("evaluate --samples 1000000 --save --device cpu", "--model", evaluated, "--data", data))
+    assert message.startswith(f"{evaluated / METRICS}: {reason}")
     assert (evaluated / METRICS).read_text() == content
 
 
-def test_what_cannot_be_used_of_the_metrics_is_told_and_kept(evaluated: Path, data: Path) -> None:
+def test_invalid_entries_of_metrics_are_reported_and_kept(evaluated: Path, data: Path) -> None:
     metrics = json.loads((evaluated / METRICS).read_text())
     damaged = {name: value for name, value in metrics["evaluations"][0].items() if name != "split"}
     write_json(evaluated / METRICS, metrics | {"evaluations": [damaged], "training": {"seconds": 3}, "notes": "own"})
@@ -147,13 +147,13 @@ def test_what_cannot_be_used_of_the_metrics_is_told_and_kept(evaluated: Path, da
     assert [each["samples"] for each in kept["evaluations"]] == [2, 3]
 
 
-def test_an_evaluation_that_is_not_kept_changes_nothing(trained: Path, data: Path) -> None:
+def test_an_evaluation_without_save_changes_no_file(trained: Path, data: Path) -> None:
     before = {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
     assert vae("evaluate --samples 1 --limit 7 --device cpu", "--model", trained, "--data", data).exit_code == 0
     assert {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()} == before
 
 
-def test_figures_are_written_though_nobody_can_be_shown_them(digits_model: Path, data: Path, tmp_path: Path) -> None:
+def test_figures_are_written_although_they_cannot_be_printed(digits_model: Path, data: Path, tmp_path: Path) -> None:
     words = ["evaluate", "--samples", "1", "--limit", "7", "--threads", "1", "--device", "cpu"]
     where = ["--model", digits_model, "--data", data, "--json", tmp_path / "figures.json"]
     reader, writer = os.pipe()
@@ -163,7 +163,7 @@ def test_figures_are_written_though_nobody_can_be_shown_them(digits_model: Path,
     assert json.loads((tmp_path / "figures.json").read_text())["images"] == 7
 
 
-def test_figures_are_shown_though_they_cannot_be_written(digits_model: Path, data: Path, tmp_path: Path) -> None:
+def test_figures_are_printed_although_they_cannot_be_written(digits_model: Path, data: Path, tmp_path: Path) -> None:
     line = "evaluate --samples 1 --limit 7 --device cpu"
     result = vae(line, "--model", digits_model, "--data", data, "--json", tmp_path / "nowhere" / "figures.json")
     assert result.exit_code == 2
@@ -180,16 +180,16 @@ def test_figures_are_shown_though_they_cannot_be_written(digits_model: Path, dat
         ("--device cuda:99", "device: expected"),
     ],
 )
-def test_an_evaluation_that_cannot_be_made_is_told_in_one_line(digits_model: Path, data: Path, options, reason) -> None:
+def test_an_invalid_option_is_reported_in_one_line(digits_model: Path, data: Path, options, reason) -> None:
     assert reason in refusal(vae(f"evaluate {options}", "--model", digits_model, "--data", data))
 
 
-def test_a_folder_without_a_model_is_told_in_one_line(tmp_path: Path, data: Path) -> None:
-    told = refusal(vae("evaluate", "--model", tmp_path, "--data", data))
-    assert told == f"{tmp_path / 'config.json'}: No such file or directory"
+def test_a_folder_without_a_model_is_reported_in_one_line(tmp_path: Path, data: Path) -> None:
+    message = refusal(vae("evaluate", "--model", tmp_path, "--data", data))
+    assert message == f"{tmp_path / 'config.json'}: No such file or directory"
 
 
-def test_a_readme_that_is_no_card_is_not_written_over(digits_model: Path, data: Path, tmp_path: Path) -> None:
+def test_a_readme_that_is_not_a_model_card_is_kept(digits_model: Path, data: Path, tmp_path: Path) -> None:
     shutil.copytree(digits_model, tmp_path / "model")
     (tmp_path / "model" / "README.md").write_text("# My project\n")
     line = "evaluate --samples 1 --limit 5 --save --device cpu"

@@ -1,4 +1,4 @@
-"""Options are what they say: beside a trained model its architecture counts, and what contradicts it is refused."""
+"""Options of training and evaluation, and the architecture of the model from which a training starts."""
 
 import json
 from copy import deepcopy
@@ -29,12 +29,12 @@ def kept(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "told", "binarize"),
+    ("likelihood", "given", "binarize"),
     [("bernoulli", "", "dynamic"), ("gaussian", "", "none"), ("gaussian", "--binarize dynamic", "dynamic")],
 )
-def test_a_trained_model_goes_on_with_the_pixels_of_its_own_likelihood(data, tmp_path, likelihood, told, binarize):
+def test_the_default_binarization_follows_the_likelihood(data, tmp_path, likelihood, given, binarize):
     start = write(tmp_path / "start", replace(DIGITS, likelihood=likelihood))
-    result = vae(f"train {QUICK} {told}", "--start", start, "--data", data, "--out", tmp_path / "run")
+    result = vae(f"train {QUICK} {given}", "--start", start, "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert kept(tmp_path / "run")["binarize"] == binarize
 
@@ -43,7 +43,7 @@ ARCHITECTURE = "--latent 4 --stride 2 --channels 8,8 --blocks 1,0 --hidden 24 --
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("given", "reason"),
     [
         ("--latent 5", "latent: expected (4,), as --start has it, got (5,)"),
         ("--stride 1", "stride: expected 2, as --start has it, got 1"),
@@ -56,33 +56,31 @@ ARCHITECTURE = "--latent 4 --stride 2 --channels 8,8 --blocks 1,0 --hidden 24 --
         ("--recipe mnist-cpu", "latent: expected (4,), as --start has it, got (32,)"),
     ],
 )
-def test_another_architecture_than_the_trained_model_has_is_refused(digits_model, data, tmp_path, told, reason):
-    result = vae(f"train {QUICK} {told}", "--start", digits_model, "--data", data, "--out", tmp_path / "run")
+def test_an_architecture_that_contradicts_the_trained_model_is_rejected(digits_model, data, tmp_path, given, reason):
+    result = vae(f"train {QUICK} {given}", "--start", digits_model, "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == f"vae: {reason}"
     assert not (tmp_path / "run").exists()
 
 
-def test_the_architecture_of_the_trained_model_may_be_told(digits_model, data, tmp_path):
+def test_the_architecture_of_the_trained_model_may_be_given(digits_model, data, tmp_path):
     result = vae(f"train {QUICK} {ARCHITECTURE}", "--start", digits_model, "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize(
-    ("started", "told", "epochs"), [(False, "", 5.0), (True, "", 0.0), (True, "--kl-warmup 1", 1.0)]
+    ("started", "given", "epochs"), [(False, "", 5.0), (True, "", 0.0), (True, "--kl-warmup 1", 1.0)]
 )
-def test_the_kl_of_a_trained_model_counts_in_full_unless_it_is_told(
-    digits_model, data, tmp_path, started, told, epochs
-):
+def test_the_kl_weight_of_a_trained_model_is_1_by_default(digits_model, data, tmp_path, started, given, epochs):
     start = ["--start", digits_model] if started else []
-    result = vae(f"train {QUICK} {told}", *start, "--data", data, "--out", tmp_path / "run")
+    result = vae(f"train {QUICK} {given}", *start, "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert kept(tmp_path / "run")["kl_warmup"] == epochs
 
 
-@pytest.mark.parametrize(("told", "never"), [("--kl-warmup 1", False), ("--kl-warmup 1.5", True)])
-def test_that_the_kl_never_counts_in_full_is_told(digits_model, data, tmp_path, told, never):
-    result = vae(f"train {QUICK} {told}", "--data", data, "--out", tmp_path / "run")
+@pytest.mark.parametrize(("given", "never"), [("--kl-warmup 1", False), ("--kl-warmup 1.5", True)])
+def test_a_kl_warmup_longer_than_the_training_is_reported(digits_model, data, tmp_path, given, never):
+    result = vae(f"train {QUICK} {given}", "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     reason = "its warm-up of 1.5 epochs is longer than the training of 1"
     note = f"vae: kl_warmup: the weight of the KL never reaches 1: {reason}\n"
@@ -107,16 +105,16 @@ HUGE = 10**30
         ("evaluate", "threads", 1024),
     ],
 )
-def test_a_number_beyond_all_use_is_told_by_its_option(digits_model, data, tmp_path, command, option, most):
+def test_a_number_out_of_range_is_reported_with_its_option(digits_model, data, tmp_path, command, option, most):
     where = ["--out", tmp_path / "run"] if command == "train" else ["--model", digits_model]
     for value in (HUGE, most + 1):
         line = f"{command} --{option.replace('_', '-')} {value} --device cpu"
-        told = refusal(vae(line, *where, "--data", data))
-        assert told.startswith(f"{option}: expected ")
-        assert told.endswith(f" to {most}, got {value}")
+        message = refusal(vae(line, *where, "--data", data))
+        assert message.startswith(f"{option}: expected ")
+        assert message.endswith(f" to {most}, got {value}")
 
 
-def test_float32_is_computed_in_full_by_training_and_evaluation_too(device):
+def test_training_and_evaluation_compute_in_full_float32(device):
     torch.backends.cudnn.allow_tf32 = True  # as torch has it
     place = use_device(device, threads=0)
     assert not torch.backends.cudnn.allow_tf32

@@ -1,4 +1,4 @@
-"""What a terminal shows is what was meant, and fits."""
+"""Progress bars and tables on a terminal."""
 
 import re
 
@@ -27,7 +27,7 @@ def test_the_bar_of_a_long_training_fits_into_80_columns(terminal, capsys):
 
 
 @pytest.mark.parametrize("path", ["runs[v2]/d.npz", "q[/b].npz", "[red]x"])
-def test_figures_are_shown_as_they_are(capsys, path):
+def test_figures_are_printed_without_markup(capsys, path):
     print_figures({"command": path, "elbo": -1.0})
     out = capsys.readouterr().out
     assert path in out

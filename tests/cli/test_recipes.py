@@ -1,4 +1,4 @@
-"""A recipe is a file of options; it says what to expect, and every option beside it counts instead."""
+"""Recipes: files of options, which options of the command line override."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_a_shipped_recipe_trains(name: str, data: Path, tmp_path: Path):
     assert (kept["epochs"], kept["holdout"]) == (1, 20)
 
 
-def test_a_file_is_a_recipe_too(data: Path, tmp_path: Path):
+def test_a_recipe_can_be_a_file(data: Path, tmp_path: Path):
     (tmp_path / "mine.toml").write_text(ABOUT + '[options]\nbatch_size = 50\nobjective = "dreg"\nweight_norm = true')
     line = f"train --recipe {tmp_path / 'mine.toml'} {SMALL.replace('--batch-size 50', '')} --epochs 1 --samples 3"
     result = vae(line, "--data", data, "--out", tmp_path / "run")
@@ -57,7 +57,7 @@ def test_a_file_is_a_recipe_too(data: Path, tmp_path: Path):
         (ABOUT + '[options]\nobjective = "better"', "objective: expected elbo, iwae or dreg, got 'better'"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_told_in_one_line(data: Path, tmp_path: Path, text: str, reason: str):
+def test_an_invalid_recipe_file_is_reported_in_one_line(data: Path, tmp_path: Path, text: str, reason: str):
     (tmp_path / "mine.toml").write_text(text)
     result = vae(f"train --recipe {tmp_path / 'mine.toml'}", "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 2
@@ -65,6 +65,6 @@ def test_a_file_that_is_no_recipe_is_told_in_one_line(data: Path, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_recipe_is_refused_beside_the_known(tmp_path: Path):
-    told = refusal(vae("train --recipe cifar --data x --out y"))
-    assert told == "recipe: expected mnist, mnist-cpu or a .toml file, got 'cifar'"
+def test_an_unknown_recipe_is_reported_with_the_known_ones(tmp_path: Path):
+    message = refusal(vae("train --recipe cifar --data x --out y"))
+    assert message == "recipe: expected mnist, mnist-cpu or a .toml file, got 'cifar'"

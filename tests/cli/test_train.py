@@ -1,4 +1,4 @@
-"""`vae train` as it is called: a whole model in the folder, or one line and exit code 2."""
+"""`vae train`: the folder holds a complete model; user errors give one line and exit code 2."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from model.training.resume import SNAPSHOT
 from tests.support.cli_runner import SMALL, VAE, refusal, vae
 
 
-def test_training_leaves_a_whole_model_and_one_line_for_each_epoch(data: Path, tmp_path: Path) -> None:
+def test_training_writes_a_complete_model_and_prints_one_line_per_epoch(data: Path, tmp_path: Path) -> None:
     line = f"train {SMALL} --epochs 2 --holdout 50 --precision bfloat16 --samples 2"
     result = vae(line, "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
@@ -35,7 +35,7 @@ def test_training_leaves_a_whole_model_and_one_line_for_each_epoch(data: Path, t
     assert "evaluations" not in checkpoint.metrics.entries
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
     line = f"train {SMALL} --epochs 8 --ema 0.9"
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert vae(line, "--data", data, "--out", straight).exit_code == 0
@@ -54,13 +54,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> N
     assert [epoch["elbo"] for epoch in _epochs(killed)] == [epoch["elbo"] for epoch in _epochs(straight)]
 
 
-def test_to_resume_what_never_began_is_to_begin_and_said(data: Path, tmp_path: Path) -> None:
+def test_resume_without_a_training_starts_one_and_reports_it(data: Path, tmp_path: Path) -> None:
     result = vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith(f"vae: {tmp_path / 'run'} holds no training to resume: starting a new one\n")
 
 
-def test_a_training_ends_with_what_to_do_next(data: Path, tmp_path: Path) -> None:
+def test_a_training_ends_with_the_next_commands(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     line = f"train {SMALL} --epochs 1"
     ends = [vae(line, *words, "--data", data, "--out", run).stderr for words in ([], ["--resume"])]
@@ -69,9 +69,10 @@ def test_a_training_ends_with_what_to_do_next(data: Path, tmp_path: Path) -> Non
     assert ends == [after, f"vae: all 1 epochs are done\n{after}"]
 
 
-def test_a_training_that_is_interrupted_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
-    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # whoever runs this may ignore it
-    words = [sys.executable, "-c", f"{heard}; from app.cli import main; main()", "train", *SMALL.split()]
+def test_an_interrupted_training_prints_how_to_continue(data: Path, tmp_path: Path) -> None:
+    # the parent process may ignore the signal
+    handle_interrupt = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    words = [sys.executable, "-c", f"{handle_interrupt}; from app.cli import main; main()", "train", *SMALL.split()]
     line = [*words, "--epochs", "10000", "--data", str(data), "--out", str(tmp_path / "run")]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -92,25 +93,25 @@ def test_a_finished_run_is_not_overwritten_and_not_changed_by_resuming(trained: 
     assert (trained / WEIGHTS).read_bytes() == before
 
 
-def test_a_model_is_not_overwritten_whoever_made_it(digits_model: Path, data: Path, tmp_path: Path) -> None:
+def test_an_existing_model_is_not_overwritten(digits_model: Path, data: Path, tmp_path: Path) -> None:
     shutil.copytree(digits_model, tmp_path / "own")
     for name in (CONFIG, WEIGHTS):
         line = ["--start", digits_model, "--data", data, "--out", tmp_path / "own"]
         for resume in ([], ["--resume"]):
-            told = refusal(vae("train --epochs 1 --device cpu", *line, *resume))
-            assert told == f"out: {tmp_path / 'own'} already holds a model"
+            message = refusal(vae("train --epochs 1 --device cpu", *line, *resume))
+            assert message == f"out: {tmp_path / 'own'} already holds a model"
         (tmp_path / "own" / name).unlink()
 
 
 @pytest.mark.parametrize(("name", "reason"), [("file", "File exists"), ("file/run", "Not a directory")])
-def test_a_folder_that_cannot_be_written_is_told_before_the_training(data: Path, tmp_path: Path, name, reason) -> None:
+def test_an_unwritable_folder_is_reported_before_the_training(data: Path, tmp_path: Path, name, reason) -> None:
     (tmp_path / "file").touch()
     result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / name)
     assert refusal(result) == f"{tmp_path / name}: {reason}"
     assert not result.stdout
 
 
-def test_a_run_that_was_killed_while_it_kept_its_first_epoch_begins_anew(trained: Path, data: Path) -> None:
+def test_a_run_killed_while_it_saved_its_first_epoch_starts_again(trained: Path, data: Path) -> None:
     (trained / SNAPSHOT).unlink()
     (trained / STARTED_MARKER).touch()
     before = (trained / WEIGHTS).read_bytes()
@@ -120,7 +121,7 @@ def test_a_run_that_was_killed_while_it_kept_its_first_epoch_begins_anew(trained
     assert not (trained / STARTED_MARKER).exists()
 
 
-def test_pictures_are_trained_on_in_the_shape_that_is_asked_for(tmp_path: Path, digits: np.ndarray) -> None:
+def test_image_files_are_resized_to_the_given_shape(tmp_path: Path, digits: np.ndarray) -> None:
     (tmp_path / "pictures").mkdir()
     for number, image in enumerate(digits[:60, 0]):
         Image.fromarray(image).resize((20, 14)).save(tmp_path / "pictures" / f"{number}.png")
@@ -163,14 +164,12 @@ def test_a_last_phase_starts_from_a_trained_model_and_its_architecture(
         ("--threads -1", "threads: expected an integer from 0 to 1024, got -1"),
     ],
 )
-def test_an_option_that_cannot_be_used_is_told_in_one_line(
-    data: Path, tmp_path: Path, options: str, reason: str
-) -> None:
+def test_an_invalid_option_is_reported_in_one_line(data: Path, tmp_path: Path, options: str, reason: str) -> None:
     assert reason in refusal(vae(f"train --epochs 1 {options}", "--data", data, "--out", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
-def test_data_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
+def test_unusable_data_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.npz").write_bytes(b"PK nothing")
     for name, reason in (
@@ -178,12 +177,12 @@ def test_data_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
         ("broken.npz", "not a complete .npy or .npz array"),
         ("nowhere", "no such file or folder"),
     ):
-        told = refusal(vae("train", "--data", tmp_path / name, "--out", tmp_path / "run"))
-        assert told.startswith(str(tmp_path / name))
-        assert reason in told
+        message = refusal(vae("train", "--data", tmp_path / name, "--out", tmp_path / "run"))
+        assert message.startswith(str(tmp_path / name))
+        assert reason in message
 
 
-def test_help_does_not_wait_for_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     help_alone = "from app.cli import cli; cli(['train', '--help'], standalone_mode=False)"
     code = f"import sys; {help_alone}; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -197,12 +196,12 @@ def _epochs(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("name", ["README.md", METRICS, "pictures/samples.png", CONFIG])
-def test_files_that_a_training_would_write_over_are_refused_before_it(data: Path, tmp_path: Path, name: str) -> None:
+def test_files_that_a_training_would_overwrite_are_reported_before_it(data: Path, tmp_path: Path, name: str) -> None:
     path = tmp_path / "project" / name
     path.parent.mkdir(parents=True)
     path.write_text("written by hand")
     for resume in ([], ["--resume"]):
-        told = refusal(vae(f"train {SMALL} --epochs 1", *resume, "--data", data, "--out", tmp_path / "project"))
-        assert told.startswith(f"out: {tmp_path / 'project'} already holds ")
+        message = refusal(vae(f"train {SMALL} --epochs 1", *resume, "--data", data, "--out", tmp_path / "project"))
+        assert message.startswith(f"out: {tmp_path / 'project'} already holds ")
     assert path.read_text() == "written by hand"
     assert [file for file in (tmp_path / "project").rglob("*") if file.is_file()] == [path]

@@ -1,4 +1,4 @@
-"""The client against the real service: what it returns is what the service computed."""
+"""The client against the real service."""
 
 import asyncio
 import json
@@ -27,11 +27,11 @@ KEY = "a-key-of-the-tests"
 
 
 def full(*pauses: str) -> Starlette:
-    """An application that asks to come again after each of the pauses, then tells its model."""
-    asked = iter(pauses)
+    """An application that answers 503 with each Retry-After in turn, and then describes its model."""
+    retry_after = iter(pauses)
 
     async def model(request: Request) -> JSONResponse:
-        pause = next(asked, None)
+        pause = next(retry_after, None)
         return JSONResponse({"name": "mnist"}) if pause is None else JSONResponse({}, 503, {"Retry-After": pause})
 
     return Starlette(routes=[Route("/model", model)])
@@ -49,14 +49,14 @@ def vae(url: str) -> Iterator[Client]:
         yield client
 
 
-def test_one_folder_is_all_that_the_client_takes(tmp_path: Path) -> None:
+def test_the_client_needs_only_its_own_folder(tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parents[2] / "app" / "client", tmp_path / "app" / "client")
     packages = sysconfig.get_paths()["purelib"]  # without site, where this project itself is not found
     lean = "import sys, app.client; sys.exit(bool({'torch', 'fastapi', 'pydantic'} & {*sys.modules}))"
     subprocess.run([sys.executable, "-S", "-c", lean], check=True, env={"PYTHONPATH": f"{tmp_path}:{packages}"})
 
 
-def test_a_seed_gives_draws_again(vae: Client, digits: np.ndarray) -> None:
+def test_a_seed_reproduces_draws(vae: Client, digits: np.ndarray) -> None:
     drawn = vae.encode(digits[:2, 0], samples=3)
     again = vae.encode(digits[:2, 0], samples=3, seed=drawn.seed)
     assert drawn.z.shape == (3, 2, 4)
@@ -66,13 +66,13 @@ def test_a_seed_gives_draws_again(vae: Client, digits: np.ndarray) -> None:
     assert len({vae.sample(2).seed for _ in range(3)}) == 3
 
 
-def test_draws_are_told_only_when_asked_for(vae: Client, digits: np.ndarray) -> None:
+def test_draws_are_returned_only_on_request(vae: Client, digits: np.ndarray) -> None:
     encoded = vae.encode(digits[:2, 0])
     assert encoded.z.shape == (0, 2, 4)
     assert encoded.seed is None
 
 
-def test_scores_add_up(vae: Client, digits: np.ndarray) -> None:
+def test_the_terms_of_a_score_add_up(vae: Client, digits: np.ndarray) -> None:
     scored = vae.score(digits[:4, 0])
     np.testing.assert_allclose(scored.elbo, scored.reconstruction - scored.kl, rtol=1e-5)
     assert scored.log_likelihood is None
@@ -86,11 +86,11 @@ def test_a_model_that_was_evaluated_gives_percentiles(evaluated_model: Path, dig
     np.testing.assert_allclose(scored.percentile, np.clip(scored.elbo + 200, 0, 100), atol=1e-3)
 
 
-def test_the_model_tells_its_shapes(vae: Client) -> None:
+def test_the_model_has_its_shapes(vae: Client) -> None:
     assert vae.model()["latent_shape"] == [4]
 
 
-def test_the_history_of_the_model_is_told_apart_from_it(evaluated_model: Path) -> None:
+def test_the_history_is_separate_from_the_model(evaluated_model: Path) -> None:
     with listening(model=evaluated_model) as address, Client(address, retries=20) as evaluated:
         history, model = evaluated.history(), evaluated.model()
     assert history["model"] == model["model"]
@@ -98,16 +98,16 @@ def test_the_history_of_the_model_is_told_apart_from_it(evaluated_model: Path) -
     assert "metrics" not in model
 
 
-def test_a_refusal_is_a_problem_with_the_sentence_of_the_service(vae: Client) -> None:
+def test_an_error_raises_a_problem_with_the_detail_of_the_service(vae: Client) -> None:
     with pytest.raises(Problem, match=r"expected a float32 array \[N, 4\], got float32 \[1, 5\]") as caught:
         vae.decode(np.zeros((1, 5)))
     assert caught.value.status == 422
     assert caught.value.request_id
 
 
-def test_a_wrong_key_is_a_problem(url: str) -> None:
-    with Client(url, api_key="another") as stranger, pytest.raises(Problem, match="401"):
-        stranger.sample(1)
+def test_a_wrong_key_raises_a_problem(url: str) -> None:
+    with Client(url, api_key="another") as unauthorized, pytest.raises(Problem, match="401"):
+        unauthorized.sample(1)
 
 
 @pytest.mark.anyio
@@ -119,7 +119,7 @@ async def test_a_key_need_not_be_ascii(url: str, vae: Client) -> None:
 
 
 @pytest.mark.anyio
-async def test_headers_of_the_callers_own_go_beside_the_key_which_beats_another_among_them(url: str) -> None:
+async def test_own_headers_are_sent_and_the_key_replaces_their_authorization(url: str) -> None:
     own = {"X-Request-ID": "mine", "authorization": "Bearer another"}
     with Client(url, api_key=KEY, headers=own) as client, pytest.raises(Problem, match="422") as caught:
         client.sample(0)
@@ -130,12 +130,12 @@ async def test_headers_of_the_callers_own_go_beside_the_key_which_beats_another_
     assert caught.value.request_id == "mine"
 
 
-def test_without_a_key_the_callers_own_authorization_is_sent(url: str, vae: Client) -> None:
+def test_without_a_key_an_own_authorization_header_is_sent(url: str, vae: Client) -> None:
     with Client(url, headers=[("Authorization", f"Bearer {KEY}")]) as client:
         assert client.model() == vae.model()
 
 
-def test_a_full_queue_is_tried_again_until_there_is_room(digits_model: Path, digits: np.ndarray) -> None:
+def test_a_request_to_a_full_queue_is_sent_again_until_it_is_accepted(digits_model: Path, digits: np.ndarray) -> None:
     """One service with room for a single request; many clients at once all get their answers."""
     with listening(model=digits_model, max_queue_items=64, max_items=64) as address:
         answers: list[int] = []
@@ -152,7 +152,7 @@ def test_a_full_queue_is_tried_again_until_there_is_room(digits_model: Path, dig
         assert answers == [64] * 8
 
 
-def test_who_asks_for_more_than_a_minute_is_not_waited_for() -> None:
+def test_a_retry_after_of_more_than_a_minute_raises_a_problem() -> None:
     with on_a_socket(full("0", "61", "0")) as address, Client(address) as client:
         with pytest.raises(Problem, match="503"):
             client.model()
@@ -160,15 +160,15 @@ def test_who_asks_for_more_than_a_minute_is_not_waited_for() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("asked", ["61", "86400", "9" * 400])
-async def test_nor_does_the_async_client_wait_for_him(asked: str) -> None:
-    async with AsyncClient("http://vae", transport=httpx.ASGITransport(full(asked))) as client:
+@pytest.mark.parametrize("retry_after", ["61", "86400", "9" * 400])
+async def test_a_retry_after_of_more_than_a_minute_raises_a_problem_in_the_async_client(retry_after: str) -> None:
+    async with AsyncClient("http://vae", transport=httpx.ASGITransport(full(retry_after))) as client:
         with pytest.raises(Problem, match="503"):
             await client.model()
 
 
 @pytest.mark.anyio
-async def test_a_pause_that_is_no_number_of_seconds_is_a_short_one() -> None:
+async def test_a_retry_after_that_is_not_a_number_is_one_second() -> None:
     async def ask(pause: str) -> dict[str, Any]:
         async with AsyncClient("http://vae", transport=httpx.ASGITransport(full(pause))) as client:
             return await client.model()
@@ -178,7 +178,7 @@ async def test_a_pause_that_is_no_number_of_seconds_is_a_short_one() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_async_client_answers_as_the_sync_one(url: str, vae: Client, digits: np.ndarray) -> None:
+async def test_the_async_client_returns_the_same_as_the_sync_one(url: str, vae: Client, digits: np.ndarray) -> None:
     images = digits[:3, 0]
     async with AsyncClient(url, api_key=KEY) as client:
         np.testing.assert_allclose((await client.encode(images)).mean, vae.encode(images).mean, atol=1e-5)

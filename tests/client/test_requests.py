@@ -1,4 +1,4 @@
-"""What the client may be given, and what it sends and gives back for it, against the real service."""
+"""Arguments and results of the client, against the real service."""
 
 import re
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def test_arrays_paths_and_bytes_are_the_same_images(vae: Client, digits: np.ndar
         np.testing.assert_allclose(other.logvar, by_array.logvar, atol=1e-5)
 
 
-def test_one_picture_alone_is_a_list_of_one(vae: Client, digits: np.ndarray, tmp_path: Path) -> None:
+def test_a_single_file_is_a_list_of_one(vae: Client, digits: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "three.png"
     Image.fromarray(digits[3, 0]).save(path)
     expected = vae.encode(digits[3:4, 0]).mean
@@ -39,43 +39,43 @@ def test_one_picture_alone_is_a_list_of_one(vae: Client, digits: np.ndarray, tmp
         np.testing.assert_allclose(vae.encode(alone).mean, expected, atol=1e-5)
 
 
-def test_a_list_of_arrays_is_their_stack(vae: Client, digits: np.ndarray) -> None:
+def test_a_list_of_arrays_is_stacked(vae: Client, digits: np.ndarray) -> None:
     np.testing.assert_allclose(vae.encode(list(digits[:3, 0])).mean, vae.encode(digits[:3, 0]).mean, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("images", "told"),
+    ("images", "reason"),
     [
         ([], "images: expected at least one"),
         ([GREY, GREY[1:]], "images[1]: expected an array [8, 8] as the first, got [7, 8]"),
         ([GREY, "three.png"], "images: expected arrays alone, or paths and bytes alone, got both"),
     ],
 )
-def test_a_list_that_is_no_images_is_not_sent(vae: Client, images: list[Any], told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_an_invalid_list_of_images_is_not_sent(vae: Client, images: list[Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
         vae.encode(images)
 
 
-def test_a_picture_that_is_not_there_is_named(vae: Client) -> None:
+def test_a_missing_file_is_named(vae: Client) -> None:
     for images in ("nowhere.png", ["nowhere.png"]):
         with pytest.raises(FileNotFoundError, match=re.escape("'nowhere.png'")):
             vae.encode(images)
 
 
-def test_decoding_the_mean_is_reconstructing(vae: Client, digits: np.ndarray) -> None:
+def test_decoding_the_mean_equals_reconstruction(vae: Client, digits: np.ndarray) -> None:
     decoded = vae.decode(vae.encode(digits[:5, 0]).mean)
     assert decoded.shape == (5, 8, 8, 1)
     assert np.abs(decoded.astype(int) - vae.reconstruct(digits[:5, 0])).max() <= 1
 
 
-def test_draws_are_decoded_each_by_itself(vae: Client, digits: np.ndarray) -> None:
+def test_each_draw_is_decoded(vae: Client, digits: np.ndarray) -> None:
     drawn = vae.encode(digits[:2, 0], samples=3).z
     decoded = vae.decode(drawn)
     assert decoded.shape == (3, 2, 8, 8, 1)
     np.testing.assert_allclose(decoded, [vae.decode(each) for each in drawn], atol=1)
 
 
-def test_spatial_latents_and_their_draws_are_told_apart_by_their_dimensions(colour_model: Path) -> None:
+def test_spatial_latents_and_draws_differ_in_their_dimensions(colour_model: Path) -> None:
     pictures = np.random.default_rng(0).integers(256, size=(2, 13, 9, 3), dtype=np.uint8)
     with listening(model=colour_model) as address, Client(address, retries=20) as colour:
         encoded = colour.encode(pictures, samples=3)
@@ -83,13 +83,13 @@ def test_spatial_latents_and_their_draws_are_told_apart_by_their_dimensions(colo
         assert colour.decode(encoded.z).shape == (3, 2, 13, 9, 3)
 
 
-def test_what_was_encoded_is_decoded_at_its_means(vae: Client, digits: np.ndarray) -> None:
+def test_an_encoding_is_decoded_at_its_means(vae: Client, digits: np.ndarray) -> None:
     encoded = vae.encode(digits[:2, 0], samples=3)
     np.testing.assert_allclose(vae.decode(encoded), vae.decode(encoded.mean), atol=1)
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (1, 1, 1, 1, 1, 1)])
-def test_what_can_be_neither_latents_nor_draws_is_not_sent(vae: Client, shape: tuple[int, ...]) -> None:
-    told = re.escape(f"latents: expected an array [N, *latent] or [L, N, *latent], got {list(shape)}")
-    with pytest.raises(ValueError, match=told):
+def test_arrays_of_other_dimensions_are_not_sent(vae: Client, shape: tuple[int, ...]) -> None:
+    reason = re.escape(f"latents: expected an array [N, *latent] or [L, N, *latent], got {list(shape)}")
+    with pytest.raises(ValueError, match=reason):
         vae.decode(np.zeros(shape))

@@ -52,7 +52,7 @@ def test_the_python_client_works_in_another_container(project):
 async def test_a_stop_answers_the_accepted_requests_and_refuses_the_later_ones(project, table):
     """Requests go to the container itself: the host's published port accepts connections after the container is gone.
 
-    Where a connection was closed as a request arrived, the log of the service tells whether it had been accepted.
+    Where a connection was closed as a request arrived, the log of the service shows whether it had been accepted.
     """
     (container,) = project.containers()
     known = await learn(project.url)

@@ -1,4 +1,4 @@
-"""Bodies on real sockets: attacks are answered soon, uploads touch no disk, clients of all kinds are read."""
+"""Request bodies on real sockets: large and malformed bodies, uploads, and the forms of common clients."""
 
 import asyncio
 import resource
@@ -37,13 +37,13 @@ async def service(digits_model):
         yield running
         running.process.terminate()
         assert await running.wait() == 0
-        assert await running.messages(*SEVERE) == []  # none that a client caused
+        assert await running.messages(*SEVERE) == []  # a client causes no warning
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-async def test_four_large_bodies_that_were_slow_to_read_are_answered_soon_and_others_beside_them(service, name):
+async def test_large_malformed_bodies_are_answered_within_seconds_and_do_not_block_other_requests(service, name):
     body, headers, status = ATTACKS[name]
-    async with asyncio.timeout(10):  # which a single one took before they were read in linear time
+    async with asyncio.timeout(10):  # one body took this long before bodies were read in linear time
         attackers = [
             asyncio.create_task(service.client.post("/encode", content=body, headers=headers)) for _ in range(4)
         ]
@@ -51,7 +51,7 @@ async def test_four_large_bodies_that_were_slow_to_read_are_answered_soon_and_ot
         assert [(await attacker).status_code for attacker in attackers] == [status] * 4
 
 
-async def test_uploads_of_many_megabytes_are_written_to_no_disk(service):
+async def test_large_uploads_are_not_written_to_disk(service):
     noise = np.random.default_rng(0).integers(0, 256, (3, 900, 900), np.uint8)
     files = [("images", (f"{index}.png", write_png(noise))) for index in range(3)]
     _, most = limits = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
@@ -64,7 +64,7 @@ async def test_uploads_of_many_megabytes_are_written_to_no_disk(service):
 
 
 def form(boundary: str, *heads: str, end: str = "\r\n") -> tuple[str, bytes]:
-    """A form as a client writes it: its boundary, and for each part the header fields before the picture."""
+    """A form with a boundary and one part for each of the heads."""
     parts = b"".join(f"--{boundary}\r\n{head}\r\n\r\n".encode() + PNG + b"\r\n" for head in heads)
     return boundary, parts + f"--{boundary}--{end}".encode()
 
@@ -84,14 +84,14 @@ FORMS = {
 }
 
 
-async def test_long_headers_and_unknown_names_are_refused(service):
+async def test_long_media_types_and_unknown_parameters_are_rejected(service):
     long = await service.client.post("/encode", content=b"{", headers={"content-type": "x" * 20_000})
     unknown = await service.client.get("/sample?hunter2=value")
     assert [long.status_code, unknown.status_code] == [415, 422]
 
 
 @pytest.mark.parametrize("client", FORMS)
-async def test_a_form_is_read_as_its_client_writes_it(service, client):
+async def test_forms_of_common_clients_are_parsed(service, client):
     boundary, body = FORMS[client]
     expected = await service.client.post("/encode", content=PNG, headers={"content-type": "image/png"})
     for kind in (f"multipart/form-data; boundary={boundary}", f'multipart/form-data; boundary="{boundary}"'):

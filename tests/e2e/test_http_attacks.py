@@ -1,4 +1,4 @@
-"""Byte streams that are meant to do harm: what they cost is bounded, and other clients are served meanwhile."""
+"""Hostile byte streams: their cost is bounded, and other clients are served meanwhile."""
 
 import json
 import random
@@ -24,7 +24,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def server(digits_model) -> Iterator[ServerProcess]:
-    """One process for all attacks; at its end nothing may have been logged as an error or a warning."""
+    """A server for all attacks; it may log no error and no warning."""
     with server_process(digits_model, api_key="key") as process:
         yield process
     assert process.log.complaints() == []
@@ -35,7 +35,7 @@ def alive(server: ServerProcess) -> bool:
 
 
 def send_until_blocked(client: socket.socket, block: bytes, most: int) -> int:
-    """Send without reading until the server reads no more; the bytes that it took, with those of the kernel."""
+    """Send until the server stops reading; the number of bytes accepted, including those in kernel buffers."""
     client.settimeout(1)
     sent = 0
     with suppress(TimeoutError, ConnectionError):
@@ -49,7 +49,7 @@ def send_until_blocked(client: socket.socket, block: bytes, most: int) -> int:
     [GET, UPGRADE, b"GET /model HTTP/1.1\r\nHost: vae\r\n\r\n", b"GET / HTTP/1.1\r\nHost: vae\r\n" + KEY + b"\r\n"],
     ids=["a probe", "an upgrade", "without a key", "with a key"],
 )
-def test_pipelined_requests_whose_responses_are_not_read_are_not_read_either(server, request_bytes):
+def test_pipelined_requests_are_not_read_while_their_responses_are_not_read(server, request_bytes):
     before = server.resident_bytes()
     with server.connect() as client:
         assert send_until_blocked(client, request_bytes * 1000, 64 * MIB) < 32 * MIB
@@ -57,7 +57,7 @@ def test_pipelined_requests_whose_responses_are_not_read_are_not_read_either(ser
         assert server.resident_bytes() - before < 32 * MIB
 
 
-def test_pipelined_requests_whose_responses_are_read_are_all_answered(server):
+def test_pipelined_requests_are_all_answered_while_their_responses_are_read(server):
     with server.connect() as client, client.makefile("rb") as stream:
         for _ in range(5):
             client.sendall(GET * 200)
@@ -85,7 +85,7 @@ def test_authorization_in_a_trailer_authenticates_nothing(server):
         assert statuses == [401, 200]
 
 
-def test_bodies_of_empty_lines_and_one_byte_chunks_do_not_hold_others_up(server):
+def test_bodies_of_empty_lines_or_one_byte_chunks_do_not_block_other_requests(server):
     with ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(4)]
         for client, body in zip(
@@ -101,7 +101,7 @@ def test_bodies_of_empty_lines_and_one_byte_chunks_do_not_hold_others_up(server)
                 assert response.status == 400
 
 
-def test_refusals_are_counted_by_their_status(server):
+def test_rejected_requests_are_counted_by_status(server):
     def refusals() -> dict[str, float]:
         text = server.ask(b"GET /metrics HTTP/1.1\r\nHost: vae\r\nConnection: close\r\n\r\n").body.decode()
         found = re.findall(r'^vae_protocol_errors_total\{status="(\d+)"\} (\S+)$', text, re.MULTILINE)

@@ -337,8 +337,8 @@ CODINGS = [
             b"5\r",
         )
     ),
-    Case("a size whose line ends with a line feed", chunked(b"5\nhello\r\n0\r\n\r\n"), (400,), True),
-    Case("a size whose line ends with a carriage return", chunked(b"5\rhello\r\n0\r\n\r\n"), (400,), True),
+    Case("a chunk size before a bare line feed", chunked(b"5\nhello\r\n0\r\n\r\n"), (400,), True),
+    Case("a chunk size before a bare carriage return", chunked(b"5\rhello\r\n0\r\n\r\n"), (400,), True),
     Case("data longer than the size", chunked(b"4\r\nhello\r\n0\r\n\r\n"), (400,), True),
     Case("data without a line end", chunked(b"5\r\nhello0\r\n\r\n"), (400,), True),
     Case("data with a line feed behind", chunked(b"5\r\nhello\n0\r\n\r\n"), (400,), True),
@@ -387,9 +387,9 @@ SMUGGLING = [
         "TE.TE of an unknown coding", coded(b"chunked\r\nTransfer-Encoding: x", b"0\r\n\r\n" + SMUGGLED), (400,), True
     ),
     Case("TE.TE of a folded line", coded(b"\r\n chunked", b"0\r\n\r\n" + SMUGGLED), (400,), True),
-    Case("a coding whose name has a space", post(b"Transfer-Encoding : chunked\r\n", WHOLE), (400,), True),
+    Case("a coding with a space in its name", post(b"Transfer-Encoding : chunked\r\n", WHOLE), (400,), True),
     Case(
-        "a coding whose name begins with a space", post(b"A: b\r\n Transfer-Encoding: chunked\r\n", WHOLE), (400,), True
+        "a coding with a space before its name", post(b"A: b\r\n Transfer-Encoding: chunked\r\n", WHOLE), (400,), True
     ),
     Case("a coding behind a bare line feed", post(b"A: b\nTransfer-Encoding: chunked\r\n", WHOLE), (400,), True),
     Case("a coding behind a bare carriage return", post(b"A: b\rTransfer-Encoding: chunked\r\n", WHOLE), (400,), True),
@@ -432,7 +432,7 @@ SMUGGLING = [
 CONNECTIONS = [
     Case("three requests at once", GET * 3, (200, 200, 200)),
     Case(
-        "responses come in order",
+        "responses are in order",
         GET + get(b"GET /nowhere HTTP/1.1") + sized(len(LATENT)) + get(b"HEAD /model HTTP/1.1") + GET,
         (200, 404, 200, 200, 200),
     ),
@@ -487,7 +487,7 @@ def pieces(sent: bytes, count: int) -> Iterator[bytes]:
 
 
 def methods(sent: bytes) -> Iterator[bytes]:
-    """The methods of the requests, as far as they tell whether a response has a body."""
+    """The methods of the requests, which decide whether a response has a body."""
     return (found[1] for found in re.finditer(rb"(?:^|(?<=\r\n\r\n)|(?<=}))(GET|HEAD|POST|PUT) ", sent))
 
 
@@ -509,7 +509,7 @@ def exchange(server: ServerProcess, sent: bytes, count: int, responses: int) -> 
 
 @pytest.mark.parametrize("count", [1, 11], ids=["at once", "in pieces"])
 @pytest.mark.parametrize("case", CASES)
-def test_requests_get_the_responses_that_the_standard_asks_for(server, case, count):
+def test_requests_get_the_responses_that_the_standard_requires(server, case, count):
     responses, closes = exchange(server, case.sent, count, len(case.statuses))
     assert tuple(response.status for response in responses) == case.statuses
     assert closes == case.closes

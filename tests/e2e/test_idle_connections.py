@@ -1,4 +1,4 @@
-"""Where as many connections are open as may be, the one that has been idle for longest makes room for a new one."""
+"""At the limit of open connections the longest idle one is closed for a new one."""
 
 import socket
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ GET = b"GET /model HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer key\r\n\r\n"
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two workers"])
 def service(request, digits_model) -> Iterator[tuple[ServerProcess, int]]:
-    """A service, and how many connections it allows."""
+    """A service, and its limit of open connections."""
     workers = request.param
     with server_process(digits_model, workers=workers, max_connections=LIMIT, api_key="key") as process:
         yield process, LIMIT * workers
@@ -60,7 +60,7 @@ def test_a_new_client_is_served_and_the_longest_idle_one_is_closed(service, sent
             assert not any(closed[-len(new) // 2 :])
 
 
-def test_a_client_that_has_asked_just_now_is_kept(service):
+def test_a_connection_with_a_recent_request_is_kept(service):
     server, allowed = service
     with ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(allowed // 2)]
@@ -71,7 +71,7 @@ def test_a_client_that_has_asked_just_now_is_kept(service):
         assert not is_open(clients[-1])
 
 
-def test_requests_under_way_are_kept_and_a_new_one_is_refused(service):
+def test_connections_with_a_request_in_flight_are_kept_and_a_new_one_is_rejected(service):
     server, allowed = service
     with ExitStack() as stack:
         busy = [stack.enter_context(server.connect()) for _ in range(allowed)]

@@ -1,4 +1,4 @@
-"""Small or odd image files cost a core little, and large ones no more than their bytes."""
+"""Malicious image files: decoding takes bounded time."""
 
 import struct
 import zlib
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 MIB = 2**20
 DEADLINE_S = 6
-"""Without the bounds on what is read, each of these files took longer, and its request was answered with 504."""
+"""Deadline of each request; without the limits of the decoders each of these files took longer and got 504."""
 
 DIGIT = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11), np.uint8))
 PNG, JPEG, GIF = (stored(DIGIT, form) for form in ("PNG", "JPEG", "GIF"))
@@ -35,7 +35,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize(("status", "files"), ATTACKS.values(), ids=ATTACKS)
-async def test_an_image_file_that_would_take_a_decoder_long_is_answered_soon(serve, status, files):
+async def test_an_image_file_that_is_expensive_to_decode_is_answered_before_the_deadline(serve, status, files):
     async with serve(request_timeout_s=DEADLINE_S) as client:
         parts = [("images", (f"{index}.png", content)) for index, content in enumerate(files())]
         answer = await client.post("/encode", files=parts)

@@ -1,4 +1,4 @@
-"""A service without memory says so with 503, and never that a good file is damaged."""
+"""Lack of memory: the service answers 503, and never rejects a valid file."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ print(lacking)
 
 
 def pictures(side: int) -> dict[str, bytes]:
-    """Files of each format, whose decoders take memory in different places."""
+    """Image files of each format; the decoders allocate memory at different points."""
     small = np.random.default_rng(0).integers(0, 256, (side // 8, side // 8, 4), np.uint8)
     image = Image.fromarray(small).resize((side, side))
     colour = image.convert("RGB")
@@ -66,17 +66,17 @@ def pictures(side: int) -> dict[str, bytes]:
     }
 
 
-def test_whatever_memory_is_left_a_good_file_is_decoded_or_there_is_too_little(tmp_path):
+def test_a_valid_file_is_decoded_or_raises_memory_error_at_any_amount_of_free_memory(tmp_path):
     for name, content in pictures(400).items():
         (tmp_path / name).write_bytes(content)
     swept = subprocess.run(
         [sys.executable, "-c", SWEEP, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert swept.returncode == 0, swept.stderr
-    assert int(swept.stdout) > 2  # they lacked memory now and then
+    assert int(swept.stdout) > 2  # memory was lacking for some
 
 
-async def test_a_request_without_memory_is_answered_with_503_and_no_error_is_logged(digits_model):
+async def test_a_request_for_which_memory_is_lacking_gets_503_and_no_error_is_logged(digits_model):
     size = (4000, 4000)
     files = [
         stored(Image.new("RGBA", size, (1, 2, 3, 4)), "WEBP", lossless=True),
@@ -100,7 +100,7 @@ async def test_a_request_without_memory_is_answered_with_503_and_no_error_is_log
 
 
 def restrict(pid: int, more: int) -> None:
-    """Let a process have so many bytes of addresses more than it has."""
+    """Limit the address space of a process to its current size and some more bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     size = int(re.search(r"VmSize:\s+(\d+)", status)[1]) * 1024
     resource.prlimit(pid, resource.RLIMIT_AS, (size + more, resource.RLIM_INFINITY))

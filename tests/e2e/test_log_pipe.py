@@ -1,4 +1,4 @@
-"""A log that is not read: what is logged is dropped and counted, and nothing waits for the reader."""
+"""A log whose reader is slow or gone: lines are dropped and counted, and the service does not block."""
 
 import asyncio
 import json
@@ -36,20 +36,20 @@ QUEUES_LITTLE = QUEUES_LITTLE.replace("import json", "import app.observability.l
 
 
 async def logging_process(lines: int, stderr: int = subprocess.PIPE) -> asyncio.subprocess.Process:
-    """A process whose four threads log so many lines each; it says "said" on stdout then."""
+    """A process with four threads that log this number of lines each, and then print "said"."""
     command = [sys.executable, "-c", LOG.replace("LINES", str(lines))]
     pipe = subprocess.PIPE
     return await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=stderr)
 
 
 def lines_of(log: bytes) -> tuple[list[str], int]:
-    """The messages of a log of JSON objects but those that tell of dropped lines, and how many lines these tell of."""
+    """The messages of a log without the reports of dropped lines, and the number of lines reported as dropped."""
     messages = [json.loads(line)["message"] for line in log.splitlines()]
     dropped = [re.fullmatch(r"(\d+) log lines were dropped because stderr did not take them", m) for m in messages]
     return [m for m, found in zip(messages, dropped, strict=True) if not found], sum(int(d[1]) for d in dropped if d)
 
 
-async def test_of_the_lines_that_a_full_pipe_does_not_take_the_number_is_reported_later():
+async def test_lines_dropped_because_of_a_full_pipe_are_counted_and_reported_later():
     read, write = os.pipe()
     process = await logging_process(3_000, write)
     os.close(write)
@@ -68,14 +68,14 @@ async def test_of_the_lines_that_a_full_pipe_does_not_take_the_number_is_reporte
         assert numbers == sorted(numbers)
 
 
-async def test_lines_of_a_process_that_ends_are_all_written_where_they_are_read():
+async def test_a_process_writes_all_lines_before_it_exits_if_they_are_read():
     process = await logging_process(500)
     _, log = await process.communicate(b"")
     messages, dropped = lines_of(log)
     assert (len(messages), dropped) == (2_000, 0)
 
 
-async def test_a_process_ends_though_its_log_is_not_read():
+async def test_a_process_exits_although_its_log_is_not_read():
     read, write = os.pipe()
     process = await logging_process(3_000, write)
     os.close(write)
@@ -85,7 +85,7 @@ async def test_a_process_ends_though_its_log_is_not_read():
     os.close(read)
 
 
-async def test_a_reader_that_is_gone_is_no_failure():
+async def test_a_closed_pipe_is_not_an_error():
     read, write = os.pipe()
     process = await logging_process(500, write)
     os.close(write)
@@ -94,7 +94,7 @@ async def test_a_reader_that_is_gone_is_no_failure():
     assert (process.returncode, out) == (0, b"said\n")
 
 
-async def test_a_terminal_that_another_process_has_made_non_blocking_gets_every_line():
+async def test_a_non_blocking_pipe_gets_every_line():
     read, write = os.pipe()
     os.set_blocking(write, False)
     process = await logging_process(1_000, write)
@@ -106,7 +106,7 @@ async def test_a_terminal_that_another_process_has_made_non_blocking_gets_every_
     assert len(messages) + dropped == 4_000
 
 
-async def test_a_service_whose_log_is_not_read_answers_counts_what_it_drops_and_ends(digits_model):
+async def test_a_service_whose_log_is_not_read_answers_counts_dropped_lines_and_exits(digits_model):
     async with serving(digits_model, program=QUEUES_LITTLE) as it:
         it.log.cancel()  # no more is read than some 128 KiB; as much as half of that fits into the pipe
         async with asyncio.timeout(60):
@@ -121,7 +121,7 @@ async def test_a_service_whose_log_is_not_read_answers_counts_what_it_drops_and_
         assert b" log lines were dropped because stderr did not take them" in await rest
 
 
-def test_the_format_follows_the_terminal():
+def test_the_log_is_text_on_a_terminal():
     program = LOG.replace("LINES", "1")
     terminal, its = pty.openpty()
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.DEVNULL, stderr=its):

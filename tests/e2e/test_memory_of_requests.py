@@ -1,4 +1,4 @@
-"""The memory of a real server under requests for more pixels than there is memory for."""
+"""The memory of a real server under requests for more pixels than the limit allows."""
 
 import asyncio
 import re
@@ -27,7 +27,7 @@ def mebibytes(process: int, field: str) -> int:
     return int(re.search(rf"{field}:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[1]) // 1024
 
 
-async def test_a_server_takes_no_more_memory_for_a_request_than_it_says(tmp_path):
+async def test_a_server_takes_no_more_memory_for_requests_than_the_limit(tmp_path):
     model = write(tmp_path / "large", LARGE)
     most = LIMIT // of_decode(model_of(VAE(LARGE)).spec, as_json=False).item
     async with serving(model, max_memory_bytes=LIMIT, max_batch_size=4) as service:

@@ -167,7 +167,7 @@ server.services.engine.loaded_model.checkpoint.vae.encoder.register_forward_pre_
 run(server)
 """,
 )
-"""A service whose device is lost when a batch begins with a white image."""
+"""A service that loses its device when a batch begins with a white image."""
 
 
 async def test_liveness_fails_after_the_device_was_lost_and_the_process_exits_with_1(digits_model):

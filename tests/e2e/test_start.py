@@ -1,4 +1,4 @@
-"""`vae serve` from its first moment: signals, standard files, a folder without a model, the last line of a start."""
+"""The start of `vae serve`: signals, standard files, a folder without a model, and the log."""
 
 import asyncio
 import os
@@ -29,23 +29,23 @@ def words(model: Path, workers: int = 1) -> list[str]:
 
 
 def caught(pid: int, kind: str, number: int) -> bool:
-    """Whether a signal is in a mask of a process: SigBlk, SigIgn or SigCgt, as /proc has them."""
+    """Whether a signal is in a mask of a process: SigBlk, SigIgn or SigCgt of /proc."""
     mask = re.findall(rf"{kind}:\t(\w+)", Path(f"/proc/{pid}/status").read_text())
     return bool(mask and int(mask[0], 16) >> (number - 1) & 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_signal_during_the_start_ends_the_process_with_0(digits_model, workers, number):
+async def test_a_signal_during_the_start_exits_with_0(digits_model, workers, number):
     process = await python("-c", VAE, *words(digits_model, workers))
     await until(lambda: caught(process.pid, "SigCgt", signal.SIGTERM))
     process.send_signal(number)
-    _, told = await process.communicate()
+    _, log = await process.communicate()
     assert process.returncode == 0
-    assert b"Traceback" not in told
+    assert b"Traceback" not in log
 
 
-async def test_a_sighup_during_the_start_is_survived_and_one_reload_at_most(digits_model):
+async def test_sighup_during_the_start_causes_one_reload_at_most(digits_model):
     process = await python("-c", VAE, *words(digits_model))
     await until(lambda: caught(process.pid, "SigBlk", signal.SIGHUP))
     for _ in range(10):
@@ -73,11 +73,11 @@ def port_of(pid: int) -> int:
 
 
 def standard_files(pid: int) -> set[str]:
-    """What stdin, stdout and stderr of a process are."""
+    """The files that are stdin, stdout and stderr of a process."""
     return {str(Path(f"/proc/{pid}/fd/{number}").readlink()) for number in range(3)}
 
 
-async def test_a_process_that_is_started_without_standard_files_serves_and_ends_with_0(digits_model):
+async def test_a_process_started_without_standard_files_serves_and_exits_with_0(digits_model):
     command = 'exec "$@" <&- >&- 2>&-'
     arguments = [sys.executable, "-c", VAE, *words(digits_model)]
     process = await asyncio.create_subprocess_exec("sh", "-c", command, "sh", *arguments, cwd=ROOT)
@@ -117,7 +117,7 @@ def _no_object(folder: Path) -> str:
     return f"{folder}/config.json: expected an object, got list"
 
 
-def _cut_weights(folder: Path) -> str:
+def _truncated_weights(folder: Path) -> str:
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-1])
     return f"{folder}/model.safetensors: not a complete safetensors file, {len(content) - 1} bytes"
@@ -128,7 +128,7 @@ def _other_weights(folder: Path) -> str:
     return f"{folder}/model.safetensors: not a complete safetensors file, 12 bytes"
 
 
-FAULTS = [_no_folder, _no_weights, _a_pipe, _a_device, _no_object, _cut_weights, _other_weights]
+FAULTS = [_no_folder, _no_weights, _a_pipe, _a_device, _no_object, _truncated_weights, _other_weights]
 
 
 @pytest.mark.parametrize("spoil", FAULTS, ids=lambda spoil: spoil.__name__)
@@ -136,27 +136,27 @@ def test_a_folder_without_a_model_is_reported_in_one_line_before_torch_is_loaded
     digits_model, tmp_path, spoil: Callable[[Path], str]
 ):
     shutil.copytree(digits_model, tmp_path / "model")
-    (tmp_path / "torch.py").write_text("raise SystemExit(7)")  # no process gets on that imports it
-    told = spoil(tmp_path / "model")
+    (tmp_path / "torch.py").write_text("raise SystemExit(7)")  # a process that imports torch exits
+    message = spoil(tmp_path / "model")
     command = [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path), *words(tmp_path / "model", 2)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (2, f"vae: {told}\n")
+    assert (done.returncode, done.stderr) == (2, f"vae: {message}\n")
 
 
-async def test_on_a_terminal_the_log_is_text_and_tells_the_address_to_open_once(digits_model):
+async def test_on_a_terminal_the_log_is_text_and_has_the_address_to_open_once(digits_model):
     terminal, its = pty.openpty()
     command = [sys.executable, "-c", VAE, *words(digits_model, 2)]
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=its)
     os.close(its)
-    told = b""
-    while b"open http" not in told:
-        told += await asyncio.to_thread(os.read, terminal, 65_536)
+    log = b""
+    while b"open http" not in log:
+        log += await asyncio.to_thread(os.read, terminal, 65_536)
     process.send_signal(signal.SIGTERM)
-    with suppress(OSError):  # how a terminal tells that the last process has closed it
+    with suppress(OSError):  # the last process has closed the terminal
         while more := await asyncio.to_thread(os.read, terminal, 65_536):
-            told += more
+            log += more
     assert await process.wait() == 0
-    lines = told.decode().splitlines()
+    lines = log.decode().splitlines()
     assert not [line for line in lines if line.startswith("{")]
     (last,) = [line for line in lines if "  open http" in line]
     assert re.search(r" INFO +app\.[\w.]+  open http://127\.0\.0\.1:\d+$", last)

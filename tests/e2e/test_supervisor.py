@@ -1,4 +1,4 @@
-"""A service of two workers whose processes lack file descriptors, hang, or whose supervisor fails."""
+"""Failures of supervised processes: no free file descriptors, a hanging worker, an error in the supervisor."""
 
 import asyncio
 import os

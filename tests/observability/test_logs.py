@@ -1,4 +1,4 @@
-"""A log line is a JSON object, or a line for people; both go to stderr."""
+"""Log records as JSON objects or text lines on stderr."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def logged(request) -> tuple[str, list[str]]:
     return request.param, done.stderr.splitlines()
 
 
-def test_every_line_tells_when_how_severe_where_and_what(logged):
+def test_every_line_has_time_level_logger_and_message(logged):
     form, lines = logged
     if form == "text":
         assert lines[0].split()[2:] == ["WARNING", "app.x", "said", "7", "path=/x", "ms=1.5", "request_id=an-id"]
@@ -48,7 +48,7 @@ def test_every_line_tells_when_how_severe_where_and_what(logged):
     assert "ZeroDivisionError" in broke["exc_info"]
 
 
-def test_what_a_caller_did_wrong_is_no_warning_of_the_service(logged):
+def test_an_error_of_a_client_is_not_logged_as_a_warning(logged):
     assert not [line for line in logged[1] if "nonsense" in line]
 
 
@@ -63,7 +63,7 @@ for _ in range(3):
 """
 
 
-def test_a_warning_of_a_library_is_a_line_of_the_log_and_told_once():
+def test_a_python_warning_is_logged_once():
     command = [sys.executable, "-c", WARN]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     (line,) = map(json.loads, done.stderr.splitlines())

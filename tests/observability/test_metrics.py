@@ -1,4 +1,4 @@
-"""What is measured is there from the start, at zero, counts what happened, and can be read by Prometheus."""
+"""Prometheus metrics: initial series, counts of requests and batches, and the text format."""
 
 import asyncio
 
@@ -42,7 +42,7 @@ def total(samples, name: str, **labels: str) -> float:
     return sum(value for (found, having), value in samples.items() if found == f"vae_{name}" and wanted <= having)
 
 
-def test_every_known_label_set_is_there_at_zero():
+def test_every_known_series_exists_at_zero():
     def value(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(f"vae_{name}", labels)
 
@@ -63,7 +63,7 @@ def test_every_known_label_set_is_there_at_zero():
     assert set(zeros) == {0}
 
 
-async def test_the_exposition_can_be_read_and_explains_itself(client):
+async def test_the_exposition_is_parsed_and_every_metric_has_a_description(client):
     answer = await client.get("/metrics")
     families = list(text_string_to_metric_families(answer.text))
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -72,7 +72,7 @@ async def test_the_exposition_can_be_read_and_explains_itself(client):
     assert {family.name.partition("_")[0] for family in families} == {"vae", "process"}
 
 
-async def test_requests_and_batches_are_counted_where_they_happened(digits_model, device):
+async def test_requests_and_batches_are_counted(digits_model, device):
     app = create_app(Settings(model=digits_model, device=device, threads=1, max_batch_size=4))
     async with running(app) as client:
         for path, content in (("/encode", images(7)), ("/reconstruct", images(3)), ("/encode", b"broken")):
@@ -96,7 +96,7 @@ async def test_requests_and_batches_are_counted_where_they_happened(digits_model
     assert total(samples, "queue_items") == 0
 
 
-async def test_company_is_seen_in_fewer_batches_than_requests(serve):
+async def test_concurrent_requests_share_batches(serve):
     async with serve(max_batch_delay_ms=200) as client:
         await asyncio.gather(*(client.post("/encode", content=images(1), headers=NPY) for _ in range(64)))
         samples = await scraped(client)
@@ -105,7 +105,7 @@ async def test_company_is_seen_in_fewer_batches_than_requests(serve):
     assert total(samples, "batch_size_sum", operation="encode") == 64
 
 
-async def test_strange_paths_and_methods_make_no_new_series(client):
+async def test_unknown_paths_and_methods_create_no_series(client):
     before = {having for name, having in await scraped(client) if name == "vae_request_duration_seconds_count"}
     for number in range(5):
         await client.request("BREW", f"/pot/{number}")
@@ -119,10 +119,10 @@ async def test_probes_are_not_counted(client):
     assert total(await scraped(client), "requests_total") == total(before, "requests_total")
 
 
-async def test_readiness_and_the_model_are_told(digits_model):
+async def test_readiness_and_the_model_are_exposed(digits_model):
     app = create_app(Settings(model=digits_model, device="cpu", threads=1))
-    cold = app.state.services.metrics.registry.get_sample_value
-    assert cold("vae_ready") == 0
+    before_start = app.state.services.metrics.registry.get_sample_value
+    assert before_start("vae_ready") == 0
     async with running(app) as client:
         samples = await scraped(client)
         assert total(samples, "ready") == 1
@@ -131,7 +131,7 @@ async def test_readiness_and_the_model_are_told(digits_model):
         assert total(await scraped(client), "ready") == 0
 
 
-def test_applications_do_not_share_their_counts():
+def test_two_applications_do_not_share_counts():
     one, other = Metrics(), Metrics()
     one.rejected.inc()
     assert other.registry.get_sample_value("vae_rejected_requests_total") == 0

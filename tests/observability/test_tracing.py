@@ -1,4 +1,4 @@
-"""A request that is followed tells what it spent in each stage, as spans under its own; without a collector none."""
+"""OpenTelemetry spans of traced requests and their stages."""
 
 import asyncio
 import gzip
@@ -28,7 +28,7 @@ NPY = {"content-type": "application/x-npy"}
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def followed(model, exporter, **options):
+def traced_app(model, exporter, **options):
     provider = TracerProvider(**options)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     return create_app(Settings(model=model, device="cpu", threads=1, max_batch_size=16), tracer_provider=provider)
@@ -41,9 +41,9 @@ def by_name(exporter) -> dict[str, list]:
     return found
 
 
-async def test_a_request_has_a_span_and_under_it_one_for_each_time_in_a_stage(digits_model, digits):
+async def test_a_traced_request_has_a_span_with_a_child_for_each_stage(digits_model, digits):
     exporter = InMemorySpanExporter()
-    app = followed(digits_model, exporter)
+    app = traced_app(digits_model, exporter)
     async with running(app) as client:
         headers = {**NPY, "traceparent": PARENT, "X-Request-ID": "an-id"}
         await client.post("/encode", content=write_npy(digits[:40, 0]), headers=headers)
@@ -69,9 +69,9 @@ async def test_a_request_has_a_span_and_under_it_one_for_each_time_in_a_stage(di
         assert batch.end_time <= device.start_time + 2  # nanoseconds of rounding
 
 
-async def test_requests_that_share_a_batch_have_spans_of_their_own(digits_model, digits):
+async def test_requests_that_share_a_batch_have_separate_spans(digits_model, digits):
     exporter = InMemorySpanExporter()
-    async with running(followed(digits_model, exporter)) as client:
+    async with running(traced_app(digits_model, exporter)) as client:
         image = write_npy(digits[:1, 0])
         await asyncio.gather(*(client.post("/encode", content=image, headers=NPY) for _ in range(20)))
     spans = by_name(exporter)
@@ -81,9 +81,9 @@ async def test_requests_that_share_a_batch_have_spans_of_their_own(digits_model,
         assert {span.parent.span_id for span in spans[stage]} == owners
 
 
-async def test_who_left_and_what_failed_is_told_and_probes_are_not(digits_model):
+async def test_disconnects_and_errors_are_traced_and_probes_are_not(digits_model):
     exporter = InMemorySpanExporter()
-    app = followed(digits_model, exporter)
+    app = traced_app(digits_model, exporter)
     async with running(app) as client:
         for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
             await client.get(path)
@@ -98,10 +98,10 @@ async def test_who_left_and_what_failed_is_told_and_probes_are_not(digits_model)
 
 
 @pytest.mark.parametrize("sampled", [False, None], ids=["not sampled", "no collector"])
-async def test_who_is_not_followed_keeps_no_laps(digits_model, sampled):
+async def test_an_untraced_request_keeps_no_spans(digits_model, sampled):
     exporter = InMemorySpanExporter()
     settings = Settings(model=digits_model, device="cpu", threads=1)
-    app = create_app(settings) if sampled is None else followed(digits_model, exporter, sampler=ALWAYS_OFF)
+    app = create_app(settings) if sampled is None else traced_app(digits_model, exporter, sampler=ALWAYS_OFF)
     async with running(app):
         caller = Caller(app, "GET", "/sample")
         caller.says(b"")
@@ -130,9 +130,7 @@ class Collector(BaseHTTPRequestHandler):
         pass
 
 
-async def test_with_opentelemetrys_variables_the_process_sends_its_spans_and_the_last_before_it_ends(
-    digits_model, monkeypatch
-):
+async def test_the_process_exports_its_spans_before_it_exits_if_opentelemetry_is_configured(digits_model, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
         thread = Thread(target=collector.serve_forever)
         thread.start()

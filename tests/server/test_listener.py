@@ -1,4 +1,4 @@
-"""A port is held from the start and kept from strangers; whoever comes to it is given away, or waits, or is refused."""
+"""The listener: binding, accepting, pausing, closing, and errors of the system."""
 
 import asyncio
 import os
@@ -16,26 +16,26 @@ pytestmark = pytest.mark.anyio
 
 
 @contextmanager
-def reception(host: str = "127.0.0.1", port: int = 0) -> Iterator[Listener]:
-    held = Listener(host, port)
+def bound_listener(host: str = "127.0.0.1", port: int = 0) -> Iterator[Listener]:
+    listener = Listener(host, port)
     try:
-        yield held
+        yield listener
     finally:
-        held.close()
+        listener.close()
 
 
 @contextmanager
-def callers(port: int, count: int) -> Iterator[list[socket.socket]]:
-    lines = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
-    yield lines
-    for line in lines:
-        line.close()
+def clients(port: int, count: int) -> Iterator[list[socket.socket]]:
+    sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+    yield sockets
+    for client in sockets:
+        client.close()
 
 
-class Given(list[socket.socket]):
-    """The connections that were given away; `come` waits until they are so many."""
+class Accepted(list[socket.socket]):
+    """The connections passed to the callback; `wait_for` waits until there are this many."""
 
-    async def come(self, count: int) -> None:
+    async def wait_for(self, count: int) -> None:
         async with asyncio.timeout(10):
             while len(self) < count:
                 await asyncio.sleep(0.01)
@@ -46,36 +46,36 @@ class Given(list[socket.socket]):
 
 
 @pytest.fixture
-def given() -> Iterator[Given]:
-    connections = Given()
+def accepted() -> Iterator[Accepted]:
+    connections = Accepted()
     yield connections
     connections.close()
 
 
-async def test_all_who_come_are_given_away_each_once(given):
-    with reception() as held:
-        held.start(given.append)
-        with callers(held.port, 200) as lines:
-            await given.come(200)
-            assert {line.getsockname() for line in lines} == {connection.getpeername() for connection in given}
-            assert len(given) == 200
+async def test_each_connection_is_passed_to_the_callback_once(accepted):
+    with bound_listener() as listener:
+        listener.start(accepted.append)
+        with clients(listener.port, 200) as sockets:
+            await accepted.wait_for(200)
+            assert {client.getsockname() for client in sockets} == {connection.getpeername() for connection in accepted}
+            assert len(accepted) == 200
 
 
-def test_a_port_that_is_only_held_takes_no_connection():
-    with reception() as held, pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", held.port))
+def test_a_bound_port_accepts_no_connection_before_start():
+    with bound_listener() as listener, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", listener.port))
 
 
 @pytest.mark.parametrize("listening", [False, True])
-async def test_nobody_takes_a_port_that_another_holds(given, listening):
-    with reception() as held:
+async def test_a_bound_port_cannot_be_bound_again(accepted, listening):
+    with bound_listener() as listener:
         if listening:
-            held.start(given.append)
-        with pytest.raises(UserError, match=f"127.0.0.1 port {held.port}: Address already in use"):
-            Listener("127.0.0.1", held.port)
+            listener.start(accepted.append)
+        with pytest.raises(UserError, match=f"127.0.0.1 port {listener.port}: Address already in use"):
+            Listener("127.0.0.1", listener.port)
 
 
-def test_a_port_that_a_stranger_has_cannot_be_held():
+def test_a_port_of_another_process_cannot_be_bound():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(UserError, match="Address already in use"):
@@ -83,66 +83,66 @@ def test_a_port_that_a_stranger_has_cannot_be_held():
 
 
 @pytest.mark.parametrize("host", ["256.1.1.1", "no.such.invalid", "x" * 70])
-def test_a_host_that_is_none_is_told(host):
+def test_an_invalid_host_is_reported(host):
     with pytest.raises(UserError, match=f"host: expected an address of this machine or a name for one, got '{host}'"):
         Listener(host, 0)
 
 
-async def test_what_is_left_of_closed_connections_does_not_keep_a_port(given):
-    with reception() as held:
-        held.start(given.append)
-        with callers(held.port, 1):
-            await given.come(1)
-            given.close()  # who closes first is left with what the network may still bring
-    with reception(port=held.port) as again:
-        again.start(given.append)
-        with callers(again.port, 1):
-            await given.come(1)
+async def test_a_port_with_recently_closed_connections_can_be_bound(accepted):
+    with bound_listener() as listener:
+        listener.start(accepted.append)
+        with clients(listener.port, 1):
+            await accepted.wait_for(1)
+            accepted.close()  # the side that closes first keeps the connection in TIME_WAIT
+    with bound_listener(port=listener.port) as again:
+        again.start(accepted.append)
+        with clients(again.port, 1):
+            await accepted.wait_for(1)
 
 
-async def test_while_it_is_held_back_those_who_come_wait(given):
-    with reception() as held:
-        held.start(given.append)
-        held.pause()
-        with callers(held.port, 3):
+async def test_connections_wait_while_the_listener_is_paused(accepted):
+    with bound_listener() as listener:
+        listener.start(accepted.append)
+        listener.pause()
+        with clients(listener.port, 3):
             await asyncio.sleep(0.1)
-            assert not given
-            held.resume()
-            await given.come(3)
+            assert not accepted
+            listener.resume()
+            await accepted.wait_for(3)
 
 
-async def test_it_is_held_back_at_once_by_whoever_can_take_no_more(given):
+async def test_a_callback_can_pause_the_listener_at_once(accepted):
     def give(connection: socket.socket) -> None:
-        given.append(connection)
-        held.pause()
+        accepted.append(connection)
+        listener.pause()
 
-    with reception() as held:
-        held.start(give)
-        with callers(held.port, 3):
+    with bound_listener() as listener:
+        listener.start(give)
+        with clients(listener.port, 3):
             for count in (1, 2, 3):
-                await given.come(count)
+                await accepted.wait_for(count)
                 await asyncio.sleep(0.05)
-                assert len(given) == count
-                held.resume()
+                assert len(accepted) == count
+                listener.resume()
 
 
-async def test_who_has_come_when_it_closes_is_given_away_and_the_next_refused(given):
-    with reception() as held:
-        held.start(given.append)
-        with callers(held.port, 100):
-            assert not given  # the event loop had no turn
-            held.close()
-            assert len(given) == 100
+async def test_close_accepts_the_connections_of_the_backlog_and_refuses_later_ones(accepted):
+    with bound_listener() as listener:
+        listener.start(accepted.append)
+        with clients(listener.port, 100):
+            assert not accepted  # the event loop has not run
+            listener.close()
+            assert len(accepted) == 100
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", held.port))
+                socket.create_connection(("127.0.0.1", listener.port))
 
 
 @contextmanager
-def no_more_files() -> Iterator[None]:
-    """This process may open none."""
+def no_free_descriptors() -> Iterator[None]:
+    """Let this process open no file descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.open(os.devnull, os.O_RDONLY)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))  # the system gives the lowest number that is free
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))  # the system assigns the lowest free number
     try:
         yield
     finally:
@@ -150,35 +150,35 @@ def no_more_files() -> Iterator[None]:
         os.close(lowest)
 
 
-async def test_where_no_more_files_may_be_opened_those_who_come_wait(given, caplog):
-    with reception() as held:
-        held.start(given.append)
-        with callers(held.port, 2):
-            with no_more_files():
+async def test_connections_wait_while_no_file_descriptor_is_free(accepted, caplog):
+    with bound_listener() as listener:
+        listener.start(accepted.append)
+        with clients(listener.port, 2):
+            with no_free_descriptors():
                 await asyncio.sleep(0.1)
-            assert not given
+            assert not accepted
             assert "accept failed (Too many open files)" in caplog.text
-            await given.come(2)
+            await accepted.wait_for(2)
 
 
-async def test_a_name_is_held_at_each_of_its_addresses(given):
-    with reception("localhost") as held:
-        held.start(given.append)
-        hosts = {address[0] for *_, address in socket.getaddrinfo("localhost", held.port, type=socket.SOCK_STREAM)}
-        lines = [socket.create_connection((host, held.port)) for host in hosts]
-        await given.come(len(hosts))
-        for line in lines:
-            line.close()
+async def test_a_host_name_is_bound_at_each_of_its_addresses(accepted):
+    with bound_listener("localhost") as listener:
+        listener.start(accepted.append)
+        hosts = {address[0] for *_, address in socket.getaddrinfo("localhost", listener.port, type=socket.SOCK_STREAM)}
+        sockets = [socket.create_connection((host, listener.port)) for host in hosts]
+        await accepted.wait_for(len(hosts))
+        for client in sockets:
+            client.close()
 
 
 @pytest.mark.parametrize(
     ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("localhost", "localhost")]
 )
-def test_the_address_to_open_is_one_that_works_on_this_machine(host, shown):
-    with reception(host) as held:
-        assert held.address == f"http://{shown}:{held.port}"
+def test_the_address_can_be_opened_on_this_machine(host, shown):
+    with bound_listener(host) as listener:
+        assert listener.address == f"http://{shown}:{listener.port}"
 
 
-def test_no_host_is_not_all_hosts():
+def test_an_empty_host_is_rejected():
     with pytest.raises(UserError, match="host: expected an address of this machine or a name for one, got ''"):
         Listener("", 0)

@@ -1,4 +1,4 @@
-"""A request that arrives without its body is answered 503 at once, so that the proxy in front sends it again."""
+"""The middleware that answers 503 to a request whose body was lost."""
 
 import asyncio
 import json
@@ -66,7 +66,7 @@ async def answer(url, *pieces, pause=0.0):
 
 
 @pytest.mark.parametrize("framing", [LENGTH, CHUNKED], ids=["length", "chunked"])
-async def test_a_body_that_does_not_begin_to_arrive_is_answered_503_long_before_the_deadline(url, framing):
+async def test_a_request_whose_body_does_not_begin_to_arrive_gets_503_long_before_the_deadline(url, framing):
     start = time.monotonic()
     status, fields, body = await answer(url, JSON + framing + b"\r\n")
     assert status == 503
@@ -75,7 +75,7 @@ async def test_a_body_that_does_not_begin_to_arrive_is_answered_503_long_before_
     assert time.monotonic() - start < 20  # the deadline is 30 s
 
 
-async def test_a_body_is_lost_when_that_of_a_later_request_has_arrived(patient):
+async def test_a_body_is_lost_if_the_body_of_a_later_request_has_arrived(patient):
     start = time.monotonic()
     lost = asyncio.create_task(answer(patient, JSON + LENGTH + b"\r\n"))
     while not lost.done():
@@ -85,9 +85,9 @@ async def test_a_body_is_lost_when_that_of_a_later_request_has_arrived(patient):
     assert time.monotonic() - start < 20  # the silence would be 29 s
 
 
-async def test_a_body_that_no_later_one_has_overtaken_is_waited_for(patient):
-    whole = JSON + LENGTH + b"\r\n" + LATENTS
-    assert (await answer(patient, whole))[0] == 200
+async def test_a_body_that_no_later_one_has_overtaken_is_not_lost(patient):
+    complete = JSON + LENGTH + b"\r\n" + LATENTS
+    assert (await answer(patient, complete))[0] == 200
     assert (await answer(patient, JSON + LENGTH + b"\r\n", LATENTS, pause=0.7))[0] == 200
 
 
@@ -104,7 +104,7 @@ async def test_a_body_that_begins_in_time_may_take_longer(url, framing, first, r
     assert status == 200
 
 
-async def test_requests_without_a_body_are_not_waited_for(url):
+async def test_requests_without_a_body_are_not_checked(url):
     async with httpx.AsyncClient(base_url=url) as client:
         assert (await client.get("/sample?n=1&seed=1")).status_code == 200
         assert (await client.post("/decode", headers={"Content-Type": "application/json"})).status_code == 400
@@ -130,7 +130,7 @@ async def sent_to(model, length, *messages):
 
 
 @pytest.mark.parametrize("pieces", [(LATENTS[:-1],), (LATENTS[9:],), (b"", b"}"), (b"",)], ids=repr)
-async def test_a_body_of_which_parts_are_missing_is_answered_503(digits_model, pieces):
+async def test_a_request_whose_body_is_incomplete_gets_503(digits_model, pieces):
     messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     messages[-1]["more_body"] = False
     start, body = await sent_to(digits_model, len(LATENTS), *messages)
@@ -140,10 +140,10 @@ async def test_a_body_of_which_parts_are_missing_is_answered_503(digits_model, p
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "-1", "many"])
-async def test_a_length_that_is_no_number_of_bytes_is_no_failure(digits_model, length):
+async def test_an_invalid_content_length_is_not_an_error(digits_model, length):
     sent = await sent_to(digits_model, length, {"type": "http.request", "body": LATENTS})
     assert sent[0]["status"] == 200
 
 
-async def test_a_client_that_leaves_before_its_body_is_not_answered(digits_model):
+async def test_a_client_that_disconnects_before_its_body_gets_no_response(digits_model):
     assert await sent_to(digits_model, 5, {"type": "http.disconnect"}) == []

@@ -1,4 +1,4 @@
-"""A caller whose messages arrive when the test says so, and who can leave between any two of them."""
+"""ASGI client that sends each message of a request when the test calls for it, and can disconnect in between."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ LEAVES = {"type": "http.disconnect"}
 
 
 class Caller:
-    """One request, whose messages arrive when the test says so."""
+    """One request; the test sends its messages one by one."""
 
     def __init__(self, app: FastAPI, method: str, path: str, kind: str = "application/json", **headers: str) -> None:
         self.app, self.messages, self.sent = app, asyncio.Queue[dict[str, Any]](), list[dict[str, Any]]()

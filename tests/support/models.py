@@ -16,11 +16,11 @@ COMPUTE_BOUND = VAEConfig(image_shape=(1, 64, 64), latent_shape=(1, 16, 16), cha
 """Some 0.6 GFLOP an image."""
 
 LARGE = VAEConfig(image_shape=(3, 256, 256), latent_shape=(4, 16, 16), stride=2, channels=(2, 2, 2, 2), blocks=(0,) * 4)
-"""192 KiB an image, and next to no work."""
+"""A model of large images, 192 KiB each, that takes little time."""
 
 
 def build(config: VAEConfig, seed: int = 0) -> VAE:
-    """A VAE whose every weight matters: the zero-initialised ones are drawn as well."""
+    """A VAE with random weights everywhere, also where the initial value is zero."""
     torch.manual_seed(seed)
     vae = VAE(config)
     with torch.no_grad():

@@ -62,7 +62,7 @@ class Log:
         return b"".join(self._lines).decode()
 
     def complaints(self) -> list[str]:
-        """What the ended process has logged above INFO, and lines that are no JSON."""
+        """The records above INFO of the exited process, and lines that are not JSON."""
         self._reader.join(TIMEOUT)
         found = []
         for line in self._lines:
@@ -100,7 +100,7 @@ class ServerProcess:
 
 @contextmanager
 def server_process(model: Path, program: str = SERVE, workers: int = 1, **settings: object) -> Iterator[ServerProcess]:
-    """A server whose workers are all ready; it must end with exit code 0 on SIGTERM."""
+    """Run a server, from when all its workers are ready; it must exit with 0 on SIGTERM."""
     command = serve_command(model, program, workers=workers, **settings)
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""Traffic of requests whose responses are known; each one is counted as answered, refused, lost or wrong."""
+"""Traffic of requests with known responses, counted as answered, refused, lost or wrong."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ class KnownRequest:
     media_type: str = "image/png"
 
     async def send(self, http: httpx.AsyncClient, request_id: str = "") -> httpx.Response:
-        """The response, whatever its status."""
+        """The response, of any status."""
         headers = {"Content-Type": self.media_type} if self.content else {}
         headers |= {"X-Request-ID": request_id} if request_id else {}
         return await http.request(self.method, self.path, content=self.content, headers=headers)
@@ -153,6 +153,6 @@ class Traffic:
 
 
 def _diff(content: bytes, known: frozenset[bytes]) -> str:
-    alike, right = max((len(commonprefix((content, right))), right) for right in known)  # noqa: RUF071  # byte by byte it is
-    seen, wanted = (some[alike : alike + 24] for some in (content, right))
-    return f"{len(content)} bytes, from {alike} on {seen!r} instead of {wanted!r}"
+    common, right = max((len(commonprefix((content, right))), right) for right in known)  # noqa: RUF071  # byte by byte it is
+    seen, wanted = (some[common : common + 24] for some in (content, right))
+    return f"{len(content)} bytes, from {common} on {seen!r} instead of {wanted!r}"
