@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from app.context import new_id
 from app.errors import ServiceError
 from app.http.problems import problem
+from app.http.protocol.half_close import DisconnectProbe
 from app.http.protocol.pool import ConnectionPool
 from app.http.protocol.request_head import Headers
 from app.http.protocol.request_reader import RequestReader
@@ -61,6 +62,7 @@ class HttpConnection(HttpToolsProtocol):
         self._buffer = bytearray()
         self._is_discarding = self._scheduled = False
         self._unsent = 0
+        self._probe: DisconnectProbe | None = None  # once the client has closed its half of the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to serve the client."""
@@ -74,6 +76,9 @@ class HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Release the connection's objects without a reference cycle that only garbage collection would free."""
         self._timer.cancel()
+        if self._probe is not None:
+            self._probe.stop()
+            self._probe = None
         self._pool.remove(self)
         self._is_discarding, self._buffer = True, bytearray()
         super().connection_lost(exc)
@@ -93,6 +98,23 @@ class HttpConnection(HttpToolsProtocol):
         elif (used := self._parse(data)) < len(data):
             self._buffer += memoryview(data)[used:]
             self._regulate_reading()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep a half-closed connection for responses to complete requests; returns whether any are to come."""
+        if self._probe is None and self._expects_response():
+            self._probe = DisconnectProbe(self.transport, self.loop, self._may_send_interim)
+            self._flow.hold(held=True)
+        return self._probe is not None
+
+    def _expects_response(self) -> bool:
+        """Whether a request that the client has sent completely waits for its response."""
+        if self._is_discarding:
+            return False
+        return self._scheduled or (self._is_answering and not self._reader.in_body)
+
+    def _may_send_interim(self) -> bool:
+        """Whether a response of HTTP/1.1 is due, and no part of it has been sent."""
+        return self._is_answering and not self.cycle.response_started and self.scope["http_version"] == "1.1"
 
     def _parse(self, data: bytes | bytearray) -> int:
         """Parse up to the end of a request, or for `MAX_PARSE_SECONDS`; returns the number of parsed bytes."""
@@ -129,8 +151,15 @@ class HttpConnection(HttpToolsProtocol):
         self._scheduled = False
         buffer = self._buffer
         del buffer[: self._parse(buffer)]
-        if not self.transport.is_closing():
+        if self._probe is not None:
+            self._close_unless_expected()
+        elif not self.transport.is_closing():
             self._regulate_reading()
+
+    def _close_unless_expected(self) -> None:
+        """Close a half-closed connection without a response to come."""
+        if not self._expects_response():
+            self.transport.close()
 
     def _regulate_reading(self) -> None:
         """Read, unless too many bytes are buffered here or for the application."""
@@ -202,6 +231,8 @@ class HttpConnection(HttpToolsProtocol):
             self.flow.resume_reading()
             if self._buffer:
                 self._schedule()
+            elif self._probe is not None:
+                self.transport.close()
             else:
                 handler = self.timeout_keep_alive_handler
                 self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
@@ -222,7 +253,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _stop_parsing(self) -> bool:
         """Discard all further input; returns whether the client may still be sending."""
-        sending = self._is_discarding or bool(self._buffer) or self._reader.in_body
+        sending = self._probe is None and (self._is_discarding or bool(self._buffer) or self._reader.in_body)
         self._is_discarding, self._buffer = True, bytearray()
         return sending
 
