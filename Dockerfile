@@ -23,7 +23,7 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
         ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} --requirement requirements.txt && \
     cd /service/lib/python*/site-packages && \
     find . -type d \( -name test -o -name tests \) -prune -exec rm -r {} + && \
-    rm -rf torch/include torch/bin/*test* torch/bin/protoc* MNN/tools
+    rm -rf torch/include torch/bin/*test* torch/bin/protoc*
 
 # What changes often and is small.
 FROM dependencies AS project

@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     )
     runtime: Literal["auto", "torch", "onnxruntime", "mnn"] = Field(
         "auto",
-        description="library that computes the networks; auto picks the fastest one",
+        description="library that computes the networks; auto picks the fastest one on this machine",
     )
     workers: int = Field(0, ge=0, le=64, description="serving processes; 0: one for each core, at most 4")
     host: str = Field("127.0.0.1", description="address to listen on")

@@ -1,14 +1,14 @@
 """MNN: computes 3x3 convolutions by Winograd's algorithm (Lavin and Gray 2016), with less than half of the products.
 
-It rounds as well as others, but the last bits of a row depend on its batch. So deterministic batches of the same model
-are computed by ONNX Runtime.
+It rounds as well as others, but the last bits of a row depend on its batch. So ONNX Runtime computes deterministic
+batches of the same model, see `app.runtimes.mixed`. MNN is an optional dependency.
 """
 
 import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.batching.rows import RowBatch
-from app.runtimes.base import CompiledModel, Target
-from app.runtimes.onnx import OnnxModel, OnnxRuntime, with_networks
+from app.runtimes.base import Target
+from app.runtimes.onnx import with_networks
 from app.runtimes.onnx_graph import INPUT, OUTPUT, onnx_model
 from app.runtimes.onnx_session import memory_file, path_of
 from app.runtimes.torch_eager import TorchModel
@@ -31,45 +30,18 @@ _tools.mnnconvert(["", "-f", "ONNX", "--modelFile", sys.argv[1], "--MNNModel", s
 """
 
 
-class MnnModel:
-    """A model whose deterministic batches ONNX Runtime computes, and MNN all others.
-
-    A `single` row is computed by ONNX Runtime as well, if that may use more threads for it.
-    """
+class MnnModel(TorchModel):
+    """A model whose networks MNN computes, and torch the steps around them."""
 
     runtime = "mnn"
-    uniform = False
-
-    def __init__(self, deterministic: OnnxModel, fast: TorchModel) -> None:
-        self._deterministic = deterministic
-        self._fast = fast
-
-    @property
-    def model(self) -> ImageModel:
-        return self._deterministic.model
-
-    def run(self, operation: str, rows: RowBatch, *, deterministic: bool, single: bool = False) -> RowBatch:
-        if deterministic or (single and self._deterministic.has_single_row_networks):
-            return self._deterministic.run(operation, rows, deterministic=deterministic, single=single)
-        return self._fast.run(operation, rows)
-
-    def prepare(self, operation: str, rows: RowBatch) -> None:
-        """MNN needs no preparation."""
-
-    def is_batch_invariant(self, sizes: Sequence[int], until: float) -> bool:
-        return self._deterministic.is_batch_invariant(sizes, until)
-
-    def fallback(self) -> CompiledModel | None:
-        return None
 
 
 class MnnRuntime:
     """Compiles models of this project for MNN, on Linux."""
 
     def compile(self, model: ImageModel, target: Target) -> MnnModel:
-        """Compile the networks for MNN, and once more for ONNX Runtime."""
-        deterministic = OnnxRuntime(fused=False).compile(model, target)
-        return MnnModel(deterministic, TorchModel(with_networks(model, target.threads, MnnNetwork), target))
+        """Compile the networks for MNN."""
+        return MnnModel(with_networks(model, target.threads, MnnNetwork), target)
 
 
 class MnnNetwork(nn.Module):

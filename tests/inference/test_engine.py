@@ -14,6 +14,7 @@ from app.batching.rows import RowBatch
 from app.inference.calibration import SCORE, Variant
 from app.inference.core_sharing import CoreUsage
 from app.inference.loaded_model import LoadedModel
+from app.runtimes.selection import mnn_is_installed
 from model.checkpoint import read_checkpoint
 from model.elbo import bounds
 from tests.support.apps import until
@@ -21,6 +22,7 @@ from tests.support.engines import context, running_engine
 from tests.support.runtimes import intercepted
 
 pytestmark = pytest.mark.anyio
+needs_mnn = pytest.mark.skipif(not mnn_is_installed(), reason="MNN is not installed")
 
 
 @pytest.fixture(scope="module", params=["digits", "colour"])
@@ -28,7 +30,7 @@ def folder(request, digits_model, colour_model):
     return {"digits": digits_model, "colour": colour_model}[request.param]
 
 
-@pytest.fixture(scope="module", params=["inline", "thread", "torch", "mnn"])
+@pytest.fixture(scope="module", params=["inline", "thread", "torch", pytest.param("mnn", marks=needs_mnn)])
 async def model(request, folder, device):
     runtime = request.param if request.param in ("torch", "mnn") else "auto"
     device = "cpu" if runtime == "mnn" else device
@@ -114,11 +116,10 @@ async def test_deterministic_results_have_the_same_bits_alone_and_under_load(mod
 
 
 @pytest.mark.parametrize(
-    ("runtime", "shared", "by_row"), [("onnxruntime", True, False), ("mnn", False, False), ("torch", False, True)]
+    ("runtime", "shared", "by_row"),
+    [("onnxruntime", True, False), pytest.param("mnn", False, False, marks=needs_mnn), ("torch", False, True)],
 )
-async def test_deterministic_requests_share_batches_with_others_or_among_themselves_or_none(
-    folder, runtime, shared, by_row
-):
+async def test_deterministic_requests_share_the_batches_that_their_runtime_allows(folder, runtime, shared, by_row):
     async with running_engine(folder, "cpu", runtime=runtime) as engine:
         keys = engine.loaded_model.keys
         deterministic, other = keys[Variant("decode", deterministic=True)], keys[Variant("decode")]

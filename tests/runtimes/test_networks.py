@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from app.runtimes.mnn import MnnNetwork
 from app.runtimes.onnx import OnnxNetwork, with_networks
+from app.runtimes.selection import mnn_is_installed
 from model.formats.native import model_of
 from model.vae import VAE
 from tests.support.configs import configs
@@ -56,7 +57,12 @@ with torch.inference_mode():
 pytestmark = pytest.mark.usefixtures("_inference")
 
 
-@pytest.fixture(scope="module", params=[OnnxNetwork, MnnNetwork], ids=["onnxruntime", "mnn"])
+needs_mnn = pytest.mark.skipif(not mnn_is_installed(), reason="MNN is not installed")
+
+
+@pytest.fixture(
+    scope="module", params=[OnnxNetwork, pytest.param(MnnNetwork, marks=needs_mnn)], ids=["onnxruntime", "mnn"]
+)
 def network(request):
     return request.param
 
@@ -86,6 +92,7 @@ def test_a_compiled_vae_has_the_posteriors_and_likelihoods_of_torch(network, con
     assert not [*other.parameters()]
 
 
+@needs_mnn
 @settings(max_examples=40)
 @given(configs(), st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 2))
 def test_mnn_computes_every_architecture_in_batches_of_changing_size(config, batches, threads):
@@ -112,6 +119,7 @@ def test_pixels_may_have_any_memory_format(network):
     assert_close(compiled(vae, 1, network).posterior(x).mean, vae.posterior(x).mean, rtol=1e-4, atol=1e-5)
 
 
+@needs_mnn
 def test_compiling_sends_no_telemetry_and_prints_nothing(digits_model, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
     environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
@@ -121,6 +129,7 @@ def test_compiling_sends_no_telemetry_and_prints_nothing(digits_model, tmp_path)
     assert (ended.stdout, ended.stderr) == (b"", b"")
 
 
+@needs_mnn
 def test_mnn_reports_a_lack_of_memory_and_computes_the_next_batch(digits_model):
     command = [sys.executable, "-c", NO_MEMORY, str(digits_model)]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)

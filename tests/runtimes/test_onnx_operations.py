@@ -96,7 +96,7 @@ def test_only_small_models_on_onnx_runtime_have_a_graph_for_each_operation():
         return set(compiled.operations) if isinstance(compiled, OnnxModel) else set()
 
     assert operations(build(DIGITS)) == {"encode", "decode", "reconstruct"}
-    for options in ({"runtime": "torch"}, {"runtime": "mnn"}, {"precision": "bfloat16"}):
+    for options in ({"runtime": "torch"}, {"precision": "bfloat16"}):
         assert not operations(build(DIGITS), **options)
     large = replace(DIGITS, hidden=(4096, 4100))
     assert not operations(VAE(large).eval(), runtime="onnxruntime")

@@ -69,7 +69,7 @@ def test_worker_threads_that_have_ended_are_ignored(graph):
     pinned = PinnedSession(start)
     end.set()
     thread.join()
-    assert len(pinned.threads) == 1
+    assert len(pinned.worker_threads) == 1
     assert pinned.run(None, IMAGE)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from app.main import create_app
 from app.runtimes.onnx_operations import OPERATION_GRAPHS, OnnxOperation
+from app.runtimes.selection import mnn_is_installed
 from app.runtimes.verification import differing
 from app.settings import Settings
 from model.likelihoods import FAMILIES, Bernoulli, DiscretisedLogistic
@@ -21,6 +22,8 @@ from tests.support.configs import configs
 from tests.support.models import COLOUR, DIGITS, build, write
 
 pytestmark = pytest.mark.anyio
+
+needs_mnn = pytest.mark.skipif(not mnn_is_installed(), reason="MNN is not installed")
 
 NPY = {"Accept": "application/x-npy"}
 
@@ -57,7 +60,7 @@ def array(response) -> np.ndarray:
     return np.load(io.BytesIO(response.content), allow_pickle=False)
 
 
-@pytest.mark.parametrize("runtime", ["auto", "onnxruntime", "mnn", "torch"])
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime", pytest.param("mnn", marks=needs_mnn), "torch"])
 async def test_an_overridden_mean_is_served(family, runtime, tmp_path, digits, caplog):
     config = replace(DIGITS, likelihood=family)
     model = write(tmp_path / "model", config)
