@@ -1,4 +1,4 @@
-"""A grid of images: side by side without padding, row by row; what the last row lacks is black."""
+"""Image grids: images side by side without padding, row by row; empty places of the last row are black."""
 
 import math
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ import numpy as np
 
 
 def bands(pixels: np.ndarray, columns: int | None) -> tuple[tuple[int, int, int], Iterator[np.ndarray]]:
-    """The shape [C, rows * H, columns * W] of a grid of images [N, C, H, W], and its rows [C, H, columns * W] in order.
+    """Return the shape [C, rows * H, columns * W] of a grid of images [N, C, H, W], and its rows [C, H, columns * W].
 
-    Without `columns` the grid is about square. One row at a time is in memory.
+    Without `columns` the grid is about square. Rows are made one at a time.
     """
     count, channels, height, width = pixels.shape
     across = min(columns or math.ceil(math.sqrt(count)), count)

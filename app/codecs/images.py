@@ -1,7 +1,7 @@
-"""Where bytes become numbers, and back; with `app.codecs.png_reader` the only module of the service that knows Pillow.
+"""Image decoding by Pillow: files of any format, size and mode to pixels of the model's shape, uint8 [N, C, H, W].
 
-Pixels are uint8 [N, C, H, W]. A picture of any size and mode is fitted to the model: EXIF orientation is honoured,
-alpha is flattened onto white, 16-bit grey is scaled to 8.
+EXIF orientation is applied, alpha is flattened onto white, 16-bit grey is scaled to 8 bits. PNG files are read by
+`app.codecs.png` and `app.codecs.png_reader`.
 """
 
 import io
@@ -26,32 +26,32 @@ _BY_PILLOW = [
     GifImagePlugin.GifImageFile.format,
     BmpImagePlugin.BmpImageFile.format,
 ]
-"""Imported before the first file comes: if Pillow cannot import one, for lack of memory, it never does later."""
+"""Imported at start-up: if Pillow fails to import a codec later, for lack of memory, it never tries again."""
 
 FORMAT_NAMES = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 Fit = Literal["resize", "pad", "crop", "exact"]
 
 MAX_PIXELS = 2**28
-"""Pixels of all images in one request: what takes a second or two to decode, and ten times that at the worst."""
+"""Pixels of all images in one request. They take a second or two to decode, at worst ten times as long."""
 
 PIXELS_PER_BYTE = 256
-"""Pixels of all images in one request for each byte of their files, beside those that one image may have.
+"""Pixels of all images in one request for each byte of their files, besides the pixels that one image may have.
 
 Photos have 3 to 16, screenshots up to 100, scanned text of one bit up to 200. Blank WebP files have 20,000 and take
 32 ns for each pixel.
 """
 
-SIDE = 2**20
-"""Pixels of one side of an image: each row of a PNG takes 100 ns besides its pixels."""
+MAX_SIDE = 2**20
+"""Pixels of one side of an image. Each row of a PNG takes 100 ns besides its pixels."""
 
-_PROBED = 2**24
+_PROBED_PIXELS = 2**24
 
-MEMORY = 32
-"""Bytes that decoding takes for each pixel at the most: a decoder reports that it got no memory as damaged data."""
+DECODING_BYTES_PER_PIXEL = 32
+"""Bytes of memory for each pixel while it is decoded, at most. Decoders report a lack of memory as damaged data."""
 
 
 class EncodedImage(NamedTuple):
-    """An image file, stripped, of which only the header has been read."""
+    """A stripped image file of which only the header has been read."""
 
     width: int
     height: int
@@ -61,11 +61,11 @@ class EncodedImage(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Pixels, which decoding takes time for."""
+        """Cost of decoding, in pixels."""
         return self.width * self.height
 
     def image(self) -> Image.Image:
-        """The image, still undecoded."""
+        """Open the image without decoding it."""
         return Image.open(io.BytesIO(self.content), formats=_BY_PILLOW)
 
 
@@ -81,10 +81,10 @@ def configure_pillow_limits() -> None:
 
 
 def open_image(content: bytes, index: int, max_pixels: int) -> Png | EncodedImage:
-    """An image file of which only the header has been read, and no more is kept than decides its pixels.
+    """Read the header of an image file, and keep only the bytes that determine its pixels.
 
-    Raises `UnprocessableContent` for a file that is no image, and `ContentTooLarge` for one of more than `max_pixels`,
-    of a side longer than `SIDE`, or of more scans, segments, blocks or chunks than an image needs.
+    Raises `UnprocessableContent` for a file that is not an image, and `ContentTooLarge` for one with more than
+    `max_pixels`, a side longer than `MAX_SIDE`, or more scans, segments, blocks or chunks than an image needs.
     """
     try:
         image = open_png(content) if content.startswith(SIGNATURE) else _header_of(strip(content))
@@ -94,13 +94,15 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Png | EncodedImag
         raise
     except Unreadable as error:
         raise UnprocessableContent(f"images[{index}]: {error}") from None
-    except Exception:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
-        _require_memory(min(max_pixels, _PROBED))
+    except Exception:  # noqa: BLE001  # Pillow's parsers raise any exception for a damaged header
+        _require_memory(min(max_pixels, _PROBED_PIXELS))
         raise UnprocessableContent(
-            f"images[{index}]: expected {FORMAT_NAMES}, got {len(content)} bytes that are none"
+            f"images[{index}]: expected {FORMAT_NAMES}, got {len(content)} bytes of another format"
         ) from None
-    if max(image.width, image.height) > SIDE:
-        raise ContentTooLarge(f"images[{index}]: {image.width} x {image.height} has a side of more than {SIDE} pixels")
+    if max(image.width, image.height) > MAX_SIDE:
+        raise ContentTooLarge(
+            f"images[{index}]: {image.width} x {image.height} has a side of more than {MAX_SIDE} pixels"
+        )
     if image.width * image.height > max_pixels:
         raise ContentTooLarge(
             f"images[{index}]: {image.width} x {image.height} is more than the {max_pixels} pixels allowed"
@@ -114,25 +116,25 @@ def probe_images(
     max_pixels: int,
     expired: Callable[[], bool] = lambda: False,
 ) -> list[Png | EncodedImage | np.ndarray]:
-    """Each as `open_image` does, and raises; a plain PNG of the model's shape is as quickly read at once.
+    """Open each file as `open_image` does; a plain PNG of the model's shape is decoded at once, which is as fast.
 
-    Raises `ContentTooLarge` as well for more pixels than all of them may have: `MAX_PIXELS`, and not many more than one
-    image may have where their files are small; and `DeadlineExceeded` before the next image once `expired`.
+    Raises what `open_image` raises, `ContentTooLarge` for more pixels than all images may have (`MAX_PIXELS`, fewer for
+    small files), and `DeadlineExceeded` before the next image once `expired`.
     """
     size = sum(map(len, contents))
-    most = max(max_pixels, min(MAX_PIXELS, max_pixels + PIXELS_PER_BYTE * size))
-    quick = shape[1] * shape[2] <= max_pixels
+    limit = max(max_pixels, min(MAX_PIXELS, max_pixels + PIXELS_PER_BYTE * size))
+    may_be_plain = shape[1] * shape[2] <= max_pixels
     opened: list[Png | EncodedImage | np.ndarray] = []
     pixels = 0
     for index, content in enumerate(contents):
         if expired():
             raise DeadlineExceeded(f"images[{index}] was not read within the request's deadline")
-        array = read_png(content, shape) if quick else None
+        array = read_png(content, shape) if may_be_plain else None
         image = open_image(content, index, max_pixels) if array is None else array
         pixels += shape[1] * shape[2] if isinstance(image, np.ndarray) else image.width * image.height
-        if pixels > most:
+        if pixels > limit:
             raise ContentTooLarge(
-                f"images[0] to images[{index}] have {pixels} pixels, more than the {most} allowed for {len(contents)} "
+                f"images[0] to images[{index}] have {pixels} pixels, more than the {limit} allowed for {len(contents)} "
                 f"images of {size} bytes together; send fewer in one request"
             )
         opened.append(image)
@@ -145,31 +147,30 @@ def decode_images(
     fit: Fit,
     expired: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:
-    """Decoded and fitted to the model's [C, H, W], each let go before the next.
+    """Decode images and fit them to the model's [C, H, W], one after the other.
 
-    Raises `UnprocessableContent`, which names a damaged image, and `DeadlineExceeded` before the next image once
-    `expired`.
+    Raises `UnprocessableContent` for a damaged image, and `DeadlineExceeded` before the next image once `expired`.
     """
-    loaded = []
+    decoded = []
     for index, image in enumerate(images):
         if expired():
             raise DeadlineExceeded(f"images[{index}] was not decoded within the request's deadline")
-        loaded.append(_load(image, index, shape, fit))
-    return np.stack(loaded) if len(loaded) > 1 else loaded[0][None]
+        decoded.append(_decode(image, index, shape, fit))
+    return np.stack(decoded) if len(decoded) > 1 else decoded[0][None]
 
 
 def fit_array(array: np.ndarray, shape: Sequence[int], fit: Fit) -> np.ndarray:
-    """A uint8 array [N, H, W] or [N, H, W, C] as pixels of the model's [C, H, W]."""
+    """Fit a uint8 array [N, H, W] or [N, H, W, C] to the model's [C, H, W]."""
     images = array[..., None] if array.ndim == 3 else array
     channels, height, width = shape
     if images.shape[1:] == (height, width, channels):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
-    return decode_images(pictures, shape, fit)
+    fitted = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
+    return decode_images(fitted, shape, fit)
 
 
 def write_npy(array: np.ndarray) -> bytes:
-    """The array as an .npy file."""
+    """Write an array as an .npy file."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
@@ -180,19 +181,19 @@ def _header_of(file: Stripped) -> EncodedImage:
         return EncodedImage(image.width, image.height, file.orientation, image.format, file.content)
 
 
-def _load(
-    picture: Png | EncodedImage | Image.Image | np.ndarray, index: int, shape: Sequence[int], fit: Fit
+def _decode(
+    image_file: Png | EncodedImage | Image.Image | np.ndarray, index: int, shape: Sequence[int], fit: Fit
 ) -> np.ndarray:
-    if isinstance(picture, np.ndarray):
-        return picture
+    if isinstance(image_file, np.ndarray):
+        return image_file
     channels, height, width = shape
     try:
-        flat = _upright(picture, channels)
+        flat = _normalise(image_file, channels)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001  # as in `open_image`
-        _require_memory(picture.width * picture.height)
-        raise UnprocessableContent(f"images[{index}]: the {picture.format} data is truncated or damaged") from None
+        _require_memory(image_file.width * image_file.height)
+        raise UnprocessableContent(f"images[{index}]: the {image_file.format} data is truncated or damaged") from None
     if fit == "exact" and flat.size != (width, height):
         raise UnprocessableContent(
             f"images[{index}]: expected {width} x {height} pixels, got {flat.width} x {flat.height}"
@@ -201,16 +202,16 @@ def _load(
     return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
 
 
-def _upright(picture: Png | EncodedImage | Image.Image, channels: int) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return upright(picture, channels, UPRIGHT)
-    with picture.image() as image:
-        return upright(image, channels, picture.orientation)
+def _normalise(image_file: Png | EncodedImage | Image.Image, channels: int) -> Image.Image:
+    if isinstance(image_file, Image.Image):
+        return upright(image_file, channels, UPRIGHT)
+    with image_file.image() as image:
+        return upright(image, channels, image_file.orientation)
 
 
 def _require_memory(pixels: int) -> None:
-    """Raise `MemoryError` where there is not as much as decoding so many pixels takes."""
-    np.empty(MEMORY * pixels, np.uint8)  # not written to, so that nothing has to provide it
+    """Raise `MemoryError` if there is not enough memory to decode so many pixels."""
+    np.empty(DECODING_BYTES_PER_PIXEL * pixels, np.uint8)  # never written to, so no memory is used
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What a body is: its first bytes decide, its content type is a hint for what they do not tell."""
+"""Media types of bodies: detected by the first bytes, with the content type as a hint."""
 
 import re
 
@@ -10,7 +10,7 @@ _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # their sizes in bytes, one for each version of the format
 _JSON = re.compile(rb"[ \t\r\n]{0,1024}[{\[]")
 
-# A value in quotes ends at the next quote that no backslash precedes, or with the header. No part is read twice.
+# A quoted value ends at the next quote without a backslash before it, or with the header. No part is matched twice.
 _PARAMETER = re.compile(
     r';[ \t]*+([^ \t;="]++)[ \t]*+=[ \t]*+(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"?|([^;]*+))',
     re.DOTALL,
@@ -18,9 +18,9 @@ _PARAMETER = re.compile(
 
 
 def kind_of(content_type: str, body: bytes) -> str:
-    """`IMAGE`, `NPY`, `MULTIPART` or `JSON`; another content type in lower case where the body is none of these.
+    """Detect the media type of a body: `IMAGE`, `NPY`, `MULTIPART` or `JSON`, otherwise its content type in lower case.
 
-    Multipart is told by its content type, all others by their first bytes, and by the content type where these are
+    Multipart is detected by the content type, the others by the first bytes, or by the content type if these are
     damaged.
     """
     declared = content_type.partition(";")[0].strip().lower()
@@ -36,7 +36,7 @@ def kind_of(content_type: str, body: bytes) -> str:
 
 
 def is_image(content: bytes) -> bool:
-    """Whether the first bytes are those of a PNG, JPEG, GIF, WebP or BMP file."""
+    """Return whether the first bytes are those of a PNG, JPEG, GIF, WebP or BMP file."""
     if content.startswith(_IMAGE_MAGIC):
         return True
     if content.startswith(b"RIFF"):
@@ -45,9 +45,9 @@ def is_image(content: bytes) -> bool:
 
 
 def parameters(header: str) -> dict[str, str]:
-    """The parameters of a Content-Type or Content-Disposition, their names in lower case (RFC 9110 5.6.6).
+    """Parse the parameters of a Content-Type or Content-Disposition, with names in lower case (RFC 9110 5.6.6).
 
-    Of a name that comes twice the first value counts. Escapes in quotes are kept as they are. Takes linear time.
+    The first value of a repeated name counts. Escapes in quotes are kept. Takes linear time.
     """
     found: dict[str, str] = {}
     for name, in_quotes, bare in _PARAMETER.findall(header):

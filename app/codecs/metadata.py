@@ -1,18 +1,18 @@
-"""What an image file holds beside its pixels: how much of it is read over, and the one value that is used.
+"""Metadata of image files: limits on its amount, and the orientation, the only value that changes pixels.
 
-Only the orientation changes pixels (EXIF: CIPA DC-008, a TIFF 6.0 directory; XMP: ISO 16684-1). A library that reads
-all of the metadata can be kept busy for long, fills memory and warns about every tag of a damaged directory.
+The orientation is in EXIF (CIPA DC-008, a TIFF 6.0 directory) or XMP (ISO 16684-1). A library that reads all metadata
+can be kept busy for long, fills memory, and warns about every tag of a damaged directory.
 """
 
 import re
 import struct
 
-PIECES = 10_000
-"""Chunks, segments or sub-blocks before the pixels of one file. A PNG of 32 MB has 4,000, if its encoder writes 8 kB
-at a time; a JPEG with ten megabytes of metadata has 160."""
+MAX_PIECES = 10_000
+"""Chunks, segments or sub-blocks before the pixels of one file. A PNG of 32 MB has 4,000 if its encoder writes 8 kB at
+a time; a JPEG with ten megabytes of metadata has 160."""
 
-LONGEST = 2**16
-"""Bytes of EXIF or of XMP that are looked at. A segment of a JPEG has no room for more."""
+MAX_METADATA_BYTES = 2**16
+"""Bytes of EXIF or XMP that are read; a segment of a JPEG cannot have more."""
 
 UPRIGHT = 1
 
@@ -22,22 +22,22 @@ _TIFF = {b"II": "<", b"MM": ">"}
 
 
 class Unreadable(ValueError):
-    """An image file that is damaged, or of a kind that is not read; the message is a sentence for the client."""
+    """An image file that is damaged or not supported; the message is a sentence for the client."""
 
 
 class TooManyPieces(ValueError):
-    """More chunks, segments, sub-blocks or scans than an image file needs; the message says how many it may have."""
+    """More chunks, segments, sub-blocks or scans than an image file needs; the message has the limit."""
 
 
 def orientation(exif: bytes, xmp: bytes = b"") -> int:
-    """The orientation in EXIF, or else in XMP: usually 1 to 8; 1 where neither says it, or where it is not readable."""
-    found = _of_exif(exif) if len(exif) <= LONGEST else None
-    if found is None and len(xmp) <= LONGEST and (match := _XMP.search(xmp)):
+    """Return the orientation in EXIF or else in XMP, usually 1 to 8; 1 if neither has one that can be read."""
+    found = _exif_orientation(exif) if len(exif) <= MAX_METADATA_BYTES else None
+    if found is None and len(xmp) <= MAX_METADATA_BYTES and (match := _XMP.search(xmp)):
         found = int(match[1])
     return UPRIGHT if found is None else found
 
 
-def _of_exif(exif: bytes) -> int | None:
+def _exif_orientation(exif: bytes) -> int | None:
     tiff = exif.removeprefix(b"Exif\0\0").removeprefix(b"Exif\0\0")  # some writers prefix it twice
     order = _TIFF.get(tiff[:2])
     if order is None or len(tiff) < 8:

@@ -1,8 +1,7 @@
-"""Multipart bodies that are in memory (RFC 2046 5.1, RFC 7578): their parts, in time that is linear in their bytes.
+"""Parser of multipart bodies in memory (RFC 2046 5.1, RFC 7578), in time that is linear in their bytes.
 
-The parser finds the delimiters by `bytes.find` and looks itself only at what is bounded: the padding after a delimiter,
-and the header fields of a part. It is strict about delimiters: a line that begins with the boundary is one, or the body
-is malformed.
+The delimiters are found by `bytes.find`; Python code parses only the padding after a delimiter and the header fields of
+a part, whose lengths are limited. Every line that begins with the boundary must be a valid delimiter.
 """
 
 import re
@@ -13,17 +12,17 @@ from app.codecs.windows import find
 from app.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
 from app.validation import quoted
 
-PADDING = 1024
-"""Bytes of white space that may follow a boundary on its line."""
+MAX_PADDING = 1024
+"""Bytes of white space after a boundary on its line."""
 
-HEADER_BYTES = 8192
+MAX_HEADER_BYTES = 8192
 """Bytes of the header fields of one part."""
 
-HEADER_FIELDS = 16
+MAX_HEADER_FIELDS = 16
 """Header fields of one part; clients send two to four."""
 
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")  # RFC 2046 5.1.1
-_REST_OF_LINE = re.compile(rb"[ \t]{0,%d}\r\n" % PADDING)
+_REST_OF_LINE = re.compile(rb"[ \t]{0,%d}\r\n" % MAX_PADDING)
 _FOLD = re.compile(rb"\r\n[ \t]+")
 _PLAIN = (b"binary", b"8bit", b"7bit")
 
@@ -37,7 +36,7 @@ class Part(NamedTuple):
 
 
 def boundary_of(content_type: str) -> bytes:
-    """The boundary that a Content-Type of multipart/form-data announces; raises `BadRequest` where it has none."""
+    """Return the boundary in a Content-Type of multipart/form-data; raises `BadRequest` for a missing one."""
     boundary = parameters(content_type).get("boundary", "")
     if not boundary:
         raise _malformed(
@@ -49,9 +48,9 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def read_parts(body: bytes, boundary: bytes, max_parts: int) -> list[Part]:
-    """The parts of a body in their order. Text before the first and after the last delimiter is ignored.
+    """Return the parts of a body in order. Text before the first and after the last delimiter is ignored.
 
-    Raises `BadRequest` for a body that is no multipart, `ContentTooLarge` for more than `max_parts` parts and
+    Raises `BadRequest` for a body that is not multipart, `ContentTooLarge` for more than `max_parts` parts and
     `UnsupportedMediaType` for a part with a transfer encoding.
     """
     delimiter = b"\r\n--" + boundary
@@ -91,10 +90,10 @@ def _part(body: bytes, start: int, end: int, number: int) -> Part:
     blank = (
         start - 2
         if body.startswith(b"\r\n", start)
-        else body.find(b"\r\n\r\n", start, min(end, start + HEADER_BYTES) + 2)
+        else body.find(b"\r\n\r\n", start, min(end, start + MAX_HEADER_BYTES) + 2)
     )
     if blank < 0:
-        most = f"at most {HEADER_BYTES} bytes of header fields and a blank line"
+        most = f"at most {MAX_HEADER_BYTES} bytes of header fields and a blank line"
         raise _malformed(f"part {number}: expected {most} before its content")
     fields = _fields(body[start:blank], number)
     disposition = parameters(fields.get(b"content-disposition", b"").decode("utf-8", "replace"))
@@ -102,19 +101,19 @@ def _part(body: bytes, start: int, end: int, number: int) -> Part:
         raise _malformed(f"part {number}: expected a Content-Disposition with a name, got none")
     encoding = fields.get(b"content-transfer-encoding", b"binary").lower()
     if encoding not in _PLAIN:
-        came = quoted(encoding.decode("latin-1"))
+        got = quoted(encoding.decode("latin-1"))
         raise UnsupportedMediaType(
-            f"part {number}: expected its bytes as they are, got the Content-Transfer-Encoding {came}"
+            f"part {number}: expected its bytes as they are, got the Content-Transfer-Encoding {got}"
         )
     is_file = any(key.startswith("filename") for key in disposition)  # also filename* and filename*0* (RFC 2231)
     return Part(disposition["name"], is_file, body[blank + 4 : end])
 
 
 def _fields(head: bytes, number: int) -> dict[bytes, bytes]:
-    """The header fields of a part by their names in lower case, folded lines joined (RFC 5322 2.2.3)."""
-    lines = _FOLD.sub(b" ", head).split(b"\r\n", HEADER_FIELDS) if head else []
-    if len(lines) > HEADER_FIELDS:
-        raise _malformed(f"part {number}: expected at most {HEADER_FIELDS} header fields, got more")
+    """Return the header fields of a part by their names in lower case, with folded lines joined (RFC 5322 2.2.3)."""
+    lines = _FOLD.sub(b" ", head).split(b"\r\n", MAX_HEADER_FIELDS) if head else []
+    if len(lines) > MAX_HEADER_FIELDS:
+        raise _malformed(f"part {number}: expected at most {MAX_HEADER_FIELDS} header fields, got more")
     pairs = (line.partition(b":") for line in lines)
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
 

@@ -1,4 +1,4 @@
-"""Reading .npy files in two steps: the header, by which a client's array can be refused, and then the numbers.
+"""Reader of .npy files in two steps: the header, by which a client's array can be refused, and then the numbers.
 
 The format is NEP 1: a magic string, a version, and a header that is a Python literal of three keys. The header is
 matched, never evaluated, so that no header takes longer than its bytes.
@@ -13,7 +13,7 @@ import numpy as np
 from app.errors import BadRequest
 
 MAGIC = b"\x93NUMPY"
-HEADER_BYTES = 1024
+MAX_HEADER_BYTES = 1024
 """Bytes of a header. numpy writes 118 for an array of up to four dimensions, and pads to a multiple of 64."""
 
 _VALUE = rb"(?:'[^']*+'|\"[^\"]*+\"|\[[^\]]*+\]|True|False|\([0-9L, ]*+\))"
@@ -27,7 +27,7 @@ _NUMBER = re.compile(rb"[0-9]+")
 
 
 class Header(NamedTuple):
-    """What an .npy file promises; `dtype` is None for a structured type and for others that are no numbers."""
+    """The header of an .npy file; `dtype` is None for structured and other types that are not numbers."""
 
     dtype: np.dtype | None
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ class Header(NamedTuple):
 
     @property
     def type_name(self) -> str:
-        """The name of the data type, whatever its byte order: `float32`."""
+        """Return the name of the data type without its byte order: `float32`."""
         return "another data type" if self.dtype is None else self.dtype.name
 
     def __str__(self) -> str:
@@ -44,12 +44,16 @@ class Header(NamedTuple):
 
 
 def read_header(body: bytes) -> Header:
-    """The header of an .npy file of version 1, 2 or 3; `BadRequest` where it is none that numpy writes, or too long."""
+    """Read the header of an .npy file of version 1, 2 or 3; raises `BadRequest` for one that numpy does not write."""
     version, width = body[6:8], 2 if body[6:7] == b"\x01" else 4
     start = 8 + width
     length = int.from_bytes(body[8:start], "little")
-    if not body.startswith(MAGIC) or version not in (b"\x01\x00", b"\x02\x00", b"\x03\x00") or length > HEADER_BYTES:
-        raise _malformed(f"its magic string, its version, and a header of at most {HEADER_BYTES} bytes")
+    if (
+        not body.startswith(MAGIC)
+        or version not in (b"\x01\x00", b"\x02\x00", b"\x03\x00")
+        or length > MAX_HEADER_BYTES
+    ):
+        raise _malformed(f"its magic string, its version, and a header of at most {MAX_HEADER_BYTES} bytes")
     text = body[start : start + length]
     pairs = dict(_PAIR.findall(text)) if _HEADER.fullmatch(text) else {}
     shape = pairs.get(b"shape", b"")
@@ -60,7 +64,7 @@ def read_header(body: bytes) -> Header:
 
 
 def read_array(body: bytes, header: Header) -> np.ndarray:
-    """A copy of the numbers in native byte order; `BadRequest` where they are not as many as the header promises."""
+    """Read the numbers in native byte order; raises `BadRequest` if their number is not that of the header."""
     if header.dtype is None or header.dtype.hasobject or not header.dtype.itemsize:
         raise _malformed("plain numbers")
     promised = math.prod(header.shape) * header.dtype.itemsize

@@ -1,6 +1,6 @@
-"""Plain PNG files: 8 bits of grey or of colour, in one piece, and nothing besides (W3C, PNG third edition).
+"""Plain PNG files: 8 bits of grey or colour, one IDAT chunk and no metadata (W3C, PNG third edition).
 
-They are written here, and read without a look at every chunk; `app.codecs.png_reader` reads all others.
+They are written here, and read without a search for chunks; `app.codecs.png_reader` reads all other PNG files.
 """
 
 import struct
@@ -11,55 +11,55 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from app.codecs.png_reader import CHUNK, DENSE, HEADER, SIGNATURE, UNSET, holds
+from app.codecs.png_reader import CHUNK, HEADER, MAX_UNCHECKED_BYTES, SIGNATURE, UNDECODED, unpacks_to
 
 _MODES = {1: "L", 3: "RGB"}
 _COLOUR_TYPES = {1: 0, 3: 2}
 _LEVEL = 1
-"""zlib's quickest. Rows are not filtered: that takes most of the time, and what is blurred or drawn gets no smaller."""
+"""The fastest level of zlib. Rows are not filtered: filtering takes most of the time and saves little."""
 
 
 def write_png(pixels: np.ndarray) -> bytes:
-    """One image, uint8 [C, H, W] with C of 1 or 3, as a file."""
+    """Write one image, uint8 [C, H, W] with C of 1 or 3."""
     return _file(pixels.shape, zlib.compress(_rows(pixels).data, _LEVEL))
 
 
 def write_png_bands(shape: tuple[int, ...], bands: Iterable[np.ndarray]) -> bytes:
-    """One image of `shape` as a file, of its `bands` [C, h, W] from top to bottom, which are not in memory together."""
+    """Write one image of `shape` from its `bands` [C, h, W], top to bottom, which are not all in memory at once."""
     compressor = zlib.compressobj(_LEVEL)
     data = [compressor.compress(_rows(band).data) for band in bands]
     return _file(shape, *data, compressor.flush())
 
 
 def read_png(content: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The image in a plain file of that shape, uint8 [C, H, W]; None for any other file, and for a broken one."""
+    """Read a plain file of that shape, uint8 [C, H, W]; None for any other file and for a damaged one."""
     start = len(_head(shape)) + 8
-    if len(content) > DENSE:
+    if len(content) > MAX_UNCHECKED_BYTES:
         return None
     if not content.startswith(_head(shape)) or content != _file(shape, data := content[start : -4 - len(_END)]):
         return None
     channels, height, width = shape
     mode = _MODES[channels]
-    image = Image.new(mode, (width, height), UNSET)
+    image = Image.new(mode, (width, height), UNDECODED)
     try:
         image.frombytes(data, "zip", mode, 0)
-    except ValueError:  # what is wrong is found again as the whole file is read
+    except ValueError:  # the complete reader finds the damage again, and describes it
         return None
     pixels = np.array(image)
-    if pixels.item(-channels) == UNSET and not holds(data, height * (1 + width * channels)):
+    if pixels.item(-channels) == UNDECODED and not unpacks_to(data, height * (1 + width * channels)):
         return None
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def _rows(pixels: np.ndarray) -> np.ndarray:
     channels, height, width = pixels.shape
-    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each begins with the number of its filter: none
+    rows = np.zeros((height, 1 + width * channels), np.uint8)  # the first byte of each row is its filter: none
     rows[:, 1:] = pixels.transpose(1, 2, 0).reshape(height, -1)
     return rows
 
 
 def _file(shape: tuple[int, ...], *data: bytes) -> bytes:
-    """The file whose image data are these pieces, of which no second copy is made."""
+    """Join a file from pieces of image data, without a second copy of them."""
     size, checksum = 0, zlib.crc32(b"IDAT")
     for piece in data:
         size, checksum = size + len(piece), zlib.crc32(piece, checksum)

@@ -1,7 +1,7 @@
-"""PNG files of any kind (W3C, PNG third edition), read around Pillow's decoder of their compressed rows.
+"""Reader of all kinds of PNG files (W3C, PNG third edition), around Pillow's decoder of compressed rows.
 
-Only the chunks that decide pixels are looked at: Pillow's own reader unpacks every profile and text of a file before
-it decodes, and takes several times as long for a small one.
+Only the chunks that determine pixels are read. Pillow's own reader decompresses every profile and text of a file before
+it decodes, and takes several times as long for a small file.
 """
 
 import struct
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from app.codecs.metadata import LONGEST, PIECES, UPRIGHT, TooManyPieces, Unreadable, orientation
+from app.codecs.metadata import MAX_METADATA_BYTES, MAX_PIECES, UPRIGHT, TooManyPieces, Unreadable, orientation
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -36,36 +36,37 @@ _DECODED = {  # bits per sample and colour type: Pillow's mode, and the layout t
     (16, _COLOUR_ALPHA): ("RGBA", "RGBA;16B"),
 }
 _LEVELS = {1: 255, 2: 85, 4: 17, 8: 1, 16: 1}
-"""What a sample of so many bits is multiplied by as it is decoded."""
+"""Factor by which the decoder scales a sample of so many bits."""
 
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Adam7 interlacing: the first column and row of each pass, and the steps between them."""
+"""Adam7 interlacing: first column and row of each pass, and the steps between columns and rows."""
 
 _STEP = 2**14
-"""Bytes that are unpacked at once to count what they hold: at most a thousand times as many."""
+"""Compressed bytes of one decompression step; each gives at most a thousand bytes."""
 
-DENSE = 2**23
-"""Bytes of compressed data up to which any are decoded: blocks of 11 bytes that hold nothing take a second for them."""
+MAX_UNCHECKED_BYTES = 2**23
+"""Bytes of compressed data that are decoded without a check of their density. Empty blocks of 11 bytes take a second
+for so many bytes."""
 
-UNSET = 1
-"""What pixels are before they are decoded: a value that the last one of few images has."""
+UNDECODED = 1
+"""Value of pixels before they are decoded, which the last pixel of few images has."""
 
 CHUNK = struct.Struct(">I4s")
 HEADER = struct.Struct(">IIBBBBB")
-_LONGEST_TEXT = 3 * LONGEST
-"""Bytes of a text that is looked at: EXIF takes two hexadecimal digits a byte, and a line end after 36 bytes."""
+_MAX_TEXT_BYTES = 3 * MAX_METADATA_BYTES
+"""Bytes of a text that is read: EXIF takes two hexadecimal digits for a byte, and a line end after 36 bytes."""
 
-UNPACKED_TEXT = 2**14
-"""Bytes of a compressed text that are unpacked. The orientation is among the first tags of EXIF and of XMP."""
+MAX_UNPACKED_TEXT = 2**14
+"""Bytes of a compressed text that are decompressed. The orientation is among the first tags of EXIF and XMP."""
 
-_DECISIVE = (b"IHDR", b"PLTE", b"tRNS")
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS")
 _RAW_EXIF, _XMP = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"
-_ORIENTED = {b"eXIf": b"", b"tEXt": _RAW_EXIF, b"zTXt": _RAW_EXIF, b"iTXt": _XMP}
-"""Chunks that may say how the image is to be turned, and what their data begin with then."""
+_ORIENTATION_CHUNKS = {b"eXIf": b"", b"tEXt": _RAW_EXIF, b"zTXt": _RAW_EXIF, b"iTXt": _XMP}
+"""Chunks that may contain the orientation, with the beginning of their data in that case."""
 
 
 class Png(NamedTuple):
-    """A PNG file of which nothing has been decoded; `palette` and `transparency` are PLTE and tRNS, or empty."""
+    """A PNG file that is not decoded; `palette` and `transparency` are its PLTE and tRNS, or empty."""
 
     width: int
     height: int
@@ -79,23 +80,23 @@ class Png(NamedTuple):
 
     @property
     def format(self) -> str:
-        """As Pillow names it."""
+        """Return the name of the format in Pillow."""
         return "PNG"
 
     @property
     def orientation(self) -> int:
-        """The orientation in EXIF or XMP, which are unpacked for it."""
+        """Return the orientation in EXIF or XMP, which are decompressed for it."""
         return _orientation(self.metadata) if self.metadata else UPRIGHT
 
     @property
     def cost(self) -> int:
-        """Bytes or pixels that decoding unpacks: the pixels, and the beginning of each compressed text."""
-        return self.width * self.height + UNPACKED_TEXT * sum(map(_is_compressed, self.metadata.items()))
+        """Cost of decoding: the pixels, and the beginning of each compressed text in bytes."""
+        return self.width * self.height + MAX_UNPACKED_TEXT * sum(map(_is_compressed, self.metadata.items()))
 
     def image(self) -> Image.Image:
-        """The image as Pillow's reader gives it, except that transparent samples are compared with all their bits.
+        """Decode the image as Pillow's reader does, except that all bits of transparent samples are compared.
 
-        Raises `ValueError` for data that are damaged, or that end before the last row.
+        Raises `ValueError` for data that are damaged or end before the last row.
         """
         mode, layout = _DECODED[self.depth, self.colour]
         image = self._decoded(mode, layout)
@@ -115,8 +116,8 @@ class Png(NamedTuple):
         return image
 
     def _clear(self, image: Image.Image, colour: bytes) -> None:
-        """Make one colour of 16 bits a sample transparent; the image holds the upper 8 of them."""
-        lower = self._decoded("RGB", "RGB;16L")  # of the two bytes of each sample the other one
+        """Make one colour of 16-bit samples transparent; the image has the upper 8 bits of each sample."""
+        lower = self._decoded("RGB", "RGB;16L")  # the lower byte of each sample
         opaque = np.zeros((self.height, self.width), bool)
         for at, bands in enumerate(zip(image.split(), lower.split(), strict=True)):
             for band, value in zip(bands, colour[2 * at : 2 * at + 2], strict=True):
@@ -129,7 +130,7 @@ class Png(NamedTuple):
 
 
 def open_png(content: bytes) -> Png:
-    """The parts of a file that decide its pixels, found in one pass.
+    """Find the parts of a file that determine its pixels, in one pass.
 
     Raises `Unreadable` for a file without a usable header, palette or data, `TooManyPieces` for too many chunks.
     """
@@ -138,11 +139,15 @@ def open_png(content: bytes) -> Png:
     for kind, start, end in _chunks(content):
         if kind == b"IDAT":
             data.append(content[start:end])
-        elif kind in _DECISIVE and not data:
+        elif kind in _PIXEL_CHUNKS and not data:
             found[kind] = _checked(content, start, end)
-        elif kind in _ORIENTED and content.startswith(_ORIENTED[kind], start) and end - start <= _LONGEST_TEXT:
+        elif (
+            kind in _ORIENTATION_CHUNKS
+            and content.startswith(_ORIENTATION_CHUNKS[kind], start)
+            and end - start <= _MAX_TEXT_BYTES
+        ):
             found[kind] = content[start:end]
-    header, palette, transparency = (found.get(kind, b"") for kind in _DECISIVE)
+    header, palette, transparency = (found.get(kind, b"") for kind in _PIXEL_CHUNKS)
     width, height, depth, colour, compression, filtering, interlaced = HEADER.unpack(header.ljust(HEADER.size, b"\0"))
     usable = width and height and (depth, colour) in _DECODED and not compression and not filtering and interlaced < 2
     if colour == _PALETTE:
@@ -151,16 +156,16 @@ def open_png(content: bytes) -> Png:
         usable = usable and len(transparency) >= {_GREY: 2, _COLOUR: 6}.get(colour, 0)
     if not usable or len(header) != HEADER.size:
         raise Unreadable("the header of the PNG is damaged")
-    metadata = {kind: chunk for kind, chunk in found.items() if kind in _ORIENTED}
+    metadata = {kind: chunk for kind, chunk in found.items() if kind in _ORIENTATION_CHUNKS}
     return Png(width, height, depth, colour, interlaced, palette, transparency[:256], b"".join(data), metadata)
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The type of each chunk and where its data start and end, up to IEND or the end of the file."""
+    """Yield type, start and end of the data of each chunk, up to IEND or the end of the file."""
     at, count = len(SIGNATURE), 0
     while at + CHUNK.size <= len(content):
-        if (count := count + 1) > PIECES:
-            raise TooManyPieces(f"more than {PIECES} chunks")
+        if (count := count + 1) > MAX_PIECES:
+            raise TooManyPieces(f"more than {MAX_PIECES} chunks")
         length, kind = CHUNK.unpack_from(content, at)
         if kind == b"IEND":
             return
@@ -180,23 +185,23 @@ def _is_compressed(chunk: tuple[bytes, bytes]) -> bool:
 
 
 def _orientation(metadata: Mapping[bytes, bytes]) -> int:
-    packed = _unpacked_text(metadata.get(b"zTXt", b"").removeprefix(_RAW_EXIF)[1:])  # after the compression method
+    packed = _decompress_text(metadata.get(b"zTXt", b"").removeprefix(_RAW_EXIF)[1:])  # after the compression method
     raw = packed or metadata.get(b"tEXt", b"").removeprefix(_RAW_EXIF)
     text = metadata.get(b"iTXt", b"").removeprefix(_XMP)
     xmp = text[2:].split(b"\0", 2)[-1]  # after the language, and the keyword in it
-    return orientation(metadata.get(b"eXIf") or _bytes_of_hex(raw), _unpacked_text(xmp) if text[:1] == b"\1" else xmp)
+    return orientation(metadata.get(b"eXIf") or _bytes_of_hex(raw), _decompress_text(xmp) if text[:1] == b"\1" else xmp)
 
 
-def _unpacked_text(text: bytes) -> bytes:
-    """The first `UNPACKED_TEXT` bytes of a compressed text; nothing where they are damaged."""
+def _decompress_text(text: bytes) -> bytes:
+    """Return the first `MAX_UNPACKED_TEXT` bytes of a compressed text; nothing if they are damaged."""
     try:
-        return zlib.decompressobj().decompress(text, UNPACKED_TEXT)
+        return zlib.decompressobj().decompress(text, MAX_UNPACKED_TEXT)
     except zlib.error:
         return b""
 
 
 def _bytes_of_hex(text: bytes) -> bytes:
-    """What ImageMagick writes as hexadecimal digits after three lines: empty, the kind, the length."""
+    """Decode the text of ImageMagick: hexadecimal digits after three lines (an empty one, the kind, the length)."""
     digits = b"".join(text.split(b"\n")[3:])
     try:
         return bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii"))
@@ -205,45 +210,45 @@ def _bytes_of_hex(text: bytes) -> bytes:
 
 
 def _decode_rows(mode: str, layout: str, size: tuple[int, int], data: bytes, interlaced: int, bits: int) -> Image.Image:
-    """The rows in `data`; raises `ValueError` where they are damaged or too few.
+    """Decode the rows in `data`; raises `ValueError` if they are damaged or too few.
 
-    Pillow leaves rows as they were that a valid stream does not reach. They are looked for, by unpacking the data once
-    more, where the last pixel has the value that all had before.
+    Pillow does not report rows that are missing at the end of a valid stream. If the last pixel has the value of an
+    undecoded one, the data are decompressed once more to count their bytes.
     """
-    if len(data) > DENSE:
-        _require_dense(data, _unpacked(size, interlaced, bits))
-    image, last = Image.new(mode, size, UNSET), _last(size, interlaced)
+    if len(data) > MAX_UNCHECKED_BYTES:
+        _require_dense(data, _row_bytes(size, interlaced, bits))
+    image, last = Image.new(mode, size, UNDECODED), _last_pixel(size, interlaced)
     unset = image.getpixel(last)
     image.frombytes(data, "zip", layout, interlaced)
-    if image.getpixel(last) == unset and not holds(data, _unpacked(size, interlaced, bits)):
+    if image.getpixel(last) == unset and not unpacks_to(data, _row_bytes(size, interlaced, bits)):
         raise Unreadable("the data end before the last row")
     return image
 
 
-def _last(size: tuple[int, int], interlaced: int) -> tuple[int, int]:
-    """The pixel that is decoded last: of an interlaced image the last one of the last pass that has any."""
+def _last_pixel(size: tuple[int, int], interlaced: int) -> tuple[int, int]:
+    """Return the pixel that is decoded last; in an interlaced image the last one of the last pass with pixels."""
     width, height = size
     if not interlaced:
         return width - 1, height - 1
     return (width - 1, height // 2 * 2 - 1) if height > 1 else (max(0, width // 2 * 2 - 1), 0)
 
 
-def _unpacked(size: tuple[int, int], interlaced: int, bits: int) -> int:
-    """Bytes of all rows, each with the number of its filter."""
+def _row_bytes(size: tuple[int, int], interlaced: int, bits: int) -> int:
+    """Return the bytes of all rows, each with one byte for its filter."""
     passes = [(-(-(size[0] - x) // dx), -(-(size[1] - y) // dy)) for x, y, dx, dy in _PASSES] if interlaced else [size]
     return sum(height * (1 + (width * bits + 7) // 8) for width, height in passes if width > 0 and height > 0)
 
 
 def _require_dense(data: bytes, size: int) -> None:
-    """Refuse data of which a piece unpacks to less than half of its size: compression adds a thousandth at the most.
+    """Refuse data with a piece that decompresses to less than half of its size; compression adds a thousandth at most.
 
-    What comes after so many unpacked bytes is not looked at, nor is it decoded.
+    Data after the first `size` bytes are neither checked nor decoded.
     """
     unpacking, pieces, missing = zlib.decompressobj(), memoryview(data), size
     for at in range(0, len(data) - _STEP, _STEP):
         try:
             count = len(unpacking.decompress(pieces[at : at + _STEP], missing))
-        except zlib.error:  # which the decoder finds as well
+        except zlib.error:  # the decoder reports it
             return
         missing -= count
         if unpacking.eof or missing <= 0:
@@ -252,13 +257,13 @@ def _require_dense(data: bytes, size: int) -> None:
             raise Unreadable("the data of the PNG are damaged: they unpack to less than half of their size")
 
 
-def holds(data: bytes, size: int) -> bool:
-    """Whether so many bytes are packed in the data, of which no more are unpacked."""
+def unpacks_to(data: bytes, size: int) -> bool:
+    """Return whether the data decompress to at least `size` bytes; no more are decompressed."""
     unpacking, pieces, missing = zlib.decompressobj(), memoryview(data), size
     for at in range(0, len(data), _STEP):
         try:
             missing -= len(unpacking.decompress(pieces[at : at + _STEP], missing))
-        except zlib.error:  # a stream that Pillow could use up to there: all rows come before what is damaged
+        except zlib.error:  # Pillow could decode the stream, so all rows are before the damage
             return True
         if missing <= 0 or unpacking.eof:
             break

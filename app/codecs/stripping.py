@@ -1,7 +1,7 @@
-"""JPEG, GIF, WebP and BMP files without what does not decide the pixels of their first image.
+"""Stripping of JPEG, GIF, WebP and BMP files: only the bytes that determine the pixels of the first image remain.
 
-What surrounds the pixels can keep Pillow busy for long: it goes over stray bytes one at a time, and reads and joins
-profiles, comments and thumbnails. All of it is left out in one pass over the file, before Pillow sees any.
+The other bytes can keep Pillow busy for long: it visits stray bytes one at a time, and reads and joins profiles,
+comments and thumbnails. They are removed in one pass over the file, before Pillow opens it.
 Sources: ITU-T T.81 (JPEG), JFIF 1.02, GIF89a, RFC 9649 (WebP).
 """
 
@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from app.codecs.metadata import LONGEST, PIECES, UPRIGHT, TooManyPieces, Unreadable, orientation
+from app.codecs.metadata import MAX_METADATA_BYTES, MAX_PIECES, UPRIGHT, TooManyPieces, Unreadable, orientation
 from app.codecs.windows import search
 
-SCANS = 30
-"""Of one JPEG. A scan takes some ten bytes and goes over all pixels once more; a progressive photo has ten."""
+MAX_JPEG_SCANS = 30
+"""Scans of one JPEG. A scan of some ten bytes visits all pixels once more; a progressive photo has ten scans."""
 
-TABLES = 2**14
-"""Bytes of tables before the first scan of a JPEG, which has some 2,000."""
+MAX_JPEG_TABLE_BYTES = 2**14
+"""Bytes of tables before the first scan of a JPEG; photos have some 2,000."""
 
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # no stuffed byte, no restart within a scan
 _BARE = (0xD8, 0x01)  # SOI, TEM: markers without a segment
@@ -24,25 +24,25 @@ _END, _SCAN, _APP0, _APP1, _APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
 _TABLES = (*range(0xC0, 0xC9), 0xDB, 0xDC, 0xDD)  # frames, Huffman and quantisation tables, lines, restarts
 _ARITHMETIC = (*range(0xC9, 0xD0),)
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
-_BLOCK = re.compile(rb"[!,;]")  # what a block of a GIF begins with: extension, image, end
+_BLOCK = re.compile(rb"[!,;]")  # first byte of a block of a GIF: extension, image, end
 _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ANMF")
-_ALPHA_ANIMATION = 0x12  # flags of the header: not those of a profile, EXIF and XMP, which are left out
-_RUN_LENGTHS = (1, 2)
-"""Compressions of a BMP: a kilobyte takes two seconds."""
+_ALPHA_ANIMATION = 0x12  # flags of the header without those of a profile, EXIF and XMP, which are removed
+_BMP_RLE = (1, 2)
+"""Run-length compressions of a BMP. A kilobyte of it takes two seconds."""
 
 
 class Stripped(NamedTuple):
-    """A file of the same pixels as another one, and how they are to be turned, as EXIF numbers it."""
+    """A stripped file with the same pixels, and its orientation as EXIF numbers it."""
 
     content: bytes
     orientation: int = UPRIGHT
 
 
 def strip(content: bytes) -> Stripped:
-    """The file, stripped where its format is known.
+    """Strip a file of a known format; a file of another format is returned unchanged.
 
-    Raises `Unreadable` for a damaged file and one of a kind that is not read, `TooManyPieces` for one of more segments,
-    blocks, chunks or scans than an image needs.
+    Raises `Unreadable` for a file that is damaged or not supported, `TooManyPieces` for one with more segments, blocks,
+    chunks or scans than an image needs.
     """
     if content.startswith(b"\xff\xd8\xff"):
         return _strip_jpeg(content)
@@ -58,7 +58,7 @@ def strip(content: bytes) -> Stripped:
 def _strip_jpeg(content: bytes) -> Stripped:
     kept, exif, xmp, tables = [b"\xff\xd8"], b"", b"", 0
     for marker, start, end in _segments(content):
-        body = content[start + 4 : min(end, start + 4 + LONGEST)]
+        body = content[start + 4 : min(end, start + 4 + MAX_METADATA_BYTES)]
         if marker == _SCAN:
             _count_scans(content, start)
             return Stripped(b"".join([*kept, content[start:]]), orientation(exif, xmp))
@@ -74,19 +74,19 @@ def _strip_jpeg(content: bytes) -> Stripped:
         elif marker == _APP1:
             exif = exif or (body if body.startswith(_EXIF) else b"")
             xmp = xmp or (body if body.startswith(_XMP) else b"")
-        if tables > TABLES:
-            raise TooManyPieces(f"more than {TABLES} bytes of tables")
+        if tables > MAX_JPEG_TABLE_BYTES:
+            raise TooManyPieces(f"more than {MAX_JPEG_TABLE_BYTES} bytes of tables")
     raise Unreadable("the JPEG data is truncated or damaged")
 
 
 def _segments(content: bytes, at: int = 2) -> Iterator[tuple[int, int, int]]:
-    """The marker of each segment, where it begins, and where it ends, up to the end of the image."""
+    """Yield marker, start and end of each segment, up to the end of the image."""
     count = 0
     while (found := search(_MARKER, content, at)) and (marker := found[1][0]) != _END:
         at = found.end()
         if marker not in _BARE:
-            if (count := count + 1) > PIECES:
-                raise TooManyPieces(f"more than {PIECES} segments")
+            if (count := count + 1) > MAX_PIECES:
+                raise TooManyPieces(f"more than {MAX_PIECES} segments")
             at += int.from_bytes(content[at : at + 2])
             yield marker, found.start(), at
 
@@ -95,12 +95,12 @@ def _count_scans(content: bytes, start: int) -> None:
     scans = 0
     for marker, _, _ in _segments(content, start):
         scans += marker == _SCAN
-        if scans > SCANS:
-            raise TooManyPieces(f"more than {SCANS} scans")
+        if scans > MAX_JPEG_SCANS:
+            raise TooManyPieces(f"more than {MAX_JPEG_SCANS} scans")
 
 
 def _strip_gif(content: bytes) -> bytes:
-    """The header, the graphic control of the first image, and the file from that image on."""
+    """Return the header, the graphic control of the first image, and the file from that image on."""
     flags = content[10] if len(content) > 10 else 0
     start = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     at, control, count = start, b"", 0
@@ -108,10 +108,10 @@ def _strip_gif(content: bytes) -> bytes:
         if found[0] == b",":
             return content[:start] + control + content[found.start() :]
         begin, at = found.start(), found.end() + 1
-        while (count := count + 1) <= PIECES and content[at : at + 1] > b"\0":
+        while (count := count + 1) <= MAX_PIECES and content[at : at + 1] > b"\0":
             at += 1 + content[at]
-        if count > PIECES:
-            raise TooManyPieces(f"more than {PIECES} blocks before the image")
+        if count > MAX_PIECES:
+            raise TooManyPieces(f"more than {MAX_PIECES} blocks before the image")
         at += 1
         if content[begin + 1 : begin + 3] == b"\xf9\x04":
             control = content[begin : begin + 8]
@@ -119,7 +119,7 @@ def _strip_gif(content: bytes) -> bytes:
 
 
 def _strip_webp(content: bytes) -> Stripped:
-    """The first image, of an animation with the canvas that it is drawn on."""
+    """Return the first image; of an animation with the canvas on which it is drawn."""
     flags = content[20] if content[12:16] == b"VP8X" and len(content) > 20 else 0
     kept, found = [], {b"EXIF": b"", b"XMP ": b""}
     for kind, start, end in _webp_chunks(content):
@@ -128,19 +128,19 @@ def _strip_webp(content: bytes) -> Stripped:
         elif kind in (b"ANIM", b"ALPH", *_WEBP_PIXELS):
             kept.append(content[start:end])
         elif kind in found:
-            found[kind] = content[start + 8 : end][: LONGEST + 1]
+            found[kind] = content[start + 8 : end][: MAX_METADATA_BYTES + 1]
     body = b"".join([b"WEBP", *kept])
     exif, xmp = found[b"EXIF"] if flags & 8 else b"", found[b"XMP "] if flags & 4 else b""
     return Stripped(b"RIFF" + len(body).to_bytes(4, "little") + body, orientation(exif, xmp))
 
 
 def _webp_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The type of each chunk, where it begins and where it ends; of those with pixels only the first."""
+    """Yield type, start and end of each chunk; of the chunks with pixels only the first."""
     length = 8 + int.from_bytes(content[4:8], "little")
     at, count, pixels = 12, 0, False
     while at + 8 <= length:
-        if (count := count + 1) > PIECES:
-            raise TooManyPieces(f"more than {PIECES} chunks")
+        if (count := count + 1) > MAX_PIECES:
+            raise TooManyPieces(f"more than {MAX_PIECES} chunks")
         kind, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
         end = at + 8 + size + size % 2
         if at + 8 + size > len(content):
@@ -152,10 +152,10 @@ def _webp_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_bmp(content: bytes) -> None:
-    """Refuse run lengths, which Pillow unpacks a byte at a time, and more colours than a pixel can have."""
-    if int.from_bytes(content[14:18], "little") < 40:  # of OS/2, which has neither
+    """Refuse run-length compression, which Pillow decodes byte by byte, and more colours than a pixel can have."""
+    if int.from_bytes(content[14:18], "little") < 40:  # the version of OS/2 has neither
         return
-    if int.from_bytes(content[30:34], "little") in _RUN_LENGTHS:
-        raise Unreadable("expected a BMP without run lengths, got one with them")
+    if int.from_bytes(content[30:34], "little") in _BMP_RLE:
+        raise Unreadable("expected a BMP without run-length compression, got one with it")
     if (colours := int.from_bytes(content[46:50], "little")) > 256 and content[28] <= 8:
         raise Unreadable(f"expected a BMP of at most 256 colours, got {colours}")

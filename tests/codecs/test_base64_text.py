@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.codecs.base64_text import PIECE, decode_base64
+from app.codecs.base64_text import DECODE_WINDOW, decode_base64
 from app.errors import UnprocessableContent
 
 WRITERS = {
@@ -40,8 +40,8 @@ def test_base64_comes_back_as_it_was_however_it_was_written(writer, content):
 @pytest.mark.parametrize("more", range(-4, 5))
 @pytest.mark.parametrize("writer", WRITERS)
 def test_base64_of_any_length_around_a_piece_comes_back(writer, more):
-    content = bytes(range(256)) * (PIECE // 256)
-    content = content[: PIECE * 3 // 4 + more] + content[: PIECE + more]
+    content = bytes(range(256)) * (DECODE_WINDOW // 256)
+    content = content[: DECODE_WINDOW * 3 // 4 + more] + content[: DECODE_WINDOW + more]
     assert decode_base64(WRITERS[writer](content), 0) == content
 
 

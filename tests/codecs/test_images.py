@@ -12,8 +12,8 @@ from PIL import Image
 
 from app.codecs.images import (
     MAX_PIXELS,
+    MAX_SIDE,
     PIXELS_PER_BYTE,
-    SIDE,
     Fit,
     configure_pillow_limits,
     decode_images,
@@ -60,7 +60,7 @@ def test_a_damaged_picture_is_a_picture_or_refused(content, data, fit):
 
 @pytest.fixture
 def own_limit():
-    """As the application does before its first picture."""
+    """As the application does before its first image_file."""
     configure_pillow_limits()
 
 
@@ -175,7 +175,7 @@ def test_the_narrowest_picture_is_fitted(size, fit):
 
 def test_what_is_no_picture_is_refused_without_being_repeated():
     with pytest.raises(UnprocessableContent) as refused:
-        open_image(b"hunter2 is no picture", 3, LIMIT)
+        open_image(b"hunter2 is no image_file", 3, LIMIT)
     assert refused.value.detail.startswith("images[3]: expected PNG")
     assert "hunter2" not in refused.value.detail
 
@@ -248,10 +248,10 @@ def test_pillow_does_not_warn_about_a_clients_file_and_still_tells_what_it_depre
     assert not any("Truncated File Read" in key for key in registry if isinstance(key, tuple))
 
 
-@pytest.mark.parametrize("size", [(1, SIDE + 1), (SIDE + 1, 1)])
+@pytest.mark.parametrize("size", [(1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)])
 def test_a_side_that_is_too_long_is_too_large_however_few_the_pixels(size):
     with pytest.raises(
-        ContentTooLarge, match=rf"images\[4\]: {size[0]} x {size[1]} has a side of more than {SIDE} pixels"
+        ContentTooLarge, match=rf"images\[4\]: {size[0]} x {size[1]} has a side of more than {MAX_SIDE} pixels"
     ):
         open_image(header_of_png(*size), 4, LIMIT)
-    assert load(stored(Image.new("1", (1, SIDE))), (1, 8, 8), "resize").shape == (1, 8, 8)
+    assert load(stored(Image.new("1", (1, MAX_SIDE))), (1, 8, 8), "resize").shape == (1, 8, 8)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.codecs.metadata import LONGEST, UPRIGHT, orientation
+from app.codecs.metadata import MAX_METADATA_BYTES, UPRIGHT, orientation
 
 
 def directory(order: str, *entries: tuple[int, int, int, int], prefix: bytes = b"Exif\0\0", offset: int = 8) -> bytes:
@@ -46,11 +46,11 @@ def test_exif_comes_before_xmp_and_xmp_is_asked_where_exif_says_nothing():
         b"XX*\0" + directory("<", (0x112, 3, 1, 6))[10:],
         directory("<", (0x112, 3, 2, 6)),
         directory("<", (0x112, 2, 1, 6)),
-        directory("<", (0x112, 3, 1, 6)) + bytes(LONGEST),
+        directory("<", (0x112, 3, 1, 6)) + bytes(MAX_METADATA_BYTES),
     ],
 )
 def test_metadata_that_are_damaged_or_too_long_leave_an_image_as_it_is(exif):
-    assert orientation(exif, bytes(LONGEST) + b'tiff:Orientation="8"') == UPRIGHT
+    assert orientation(exif, bytes(MAX_METADATA_BYTES) + b'tiff:Orientation="8"') == UPRIGHT
 
 
 @given(st.binary(max_size=99), st.binary(max_size=99))

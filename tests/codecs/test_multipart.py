@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.codecs.multipart import HEADER_BYTES, HEADER_FIELDS, PADDING, Part, boundary_of, read_parts
+from app.codecs.multipart import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_PADDING, Part, boundary_of, read_parts
 from app.codecs.windows import WINDOW
 from app.errors import BadRequest, ContentTooLarge, ServiceError, UnsupportedMediaType
 
@@ -104,7 +104,7 @@ def test_a_boundary_that_rfc_2046_does_not_allow_is_malformed(kind, told):
         body_of(b"one", b"two") + b"an epilogue\r\n--cut\r\nof anything\r\n--cut--",
         body_of(b"one", b"two")[:-2],
         body_of(b"one", b"two").replace(b"--cut\r\n", b"--cut \t \r\n").replace(b"--cut--", b"--cut--  "),
-        body_of(b"one", b"two").replace(b"--cut\r\n", b"--cut" + b" " * PADDING + b"\r\n"),
+        body_of(b"one", b"two").replace(b"--cut\r\n", b"--cut" + b" " * MAX_PADDING + b"\r\n"),
         body_of(b"one", b"two", head=b"content-disposition:form-data;filename*=utf-8''a%22.png;name=images\r\n\r\n"),
         body_of(b"one", b"two", head=b'Content-Disposition: form-data;\r\n\tname="images";\r\n filename="a;b"\r\n\r\n'),
         body_of(b"one", b"two", head=b"Content-Transfer-Encoding: BINARY \r\nContent-Length: 3\r\n" + FILE),
@@ -150,7 +150,7 @@ def test_a_boundary_is_found_wherever_a_search_begins(shift):
         (b"--cut\n" + FILE + b"one\r\n--cut--", BadRequest, "expected a line break after a boundary"),
         (b"--cutter\r\n" + FILE + b"one\r\n--cut--", BadRequest, "expected a line break after a boundary"),
         (
-            b"--cut" + b" " * (PADDING + 1) + b"\r\n" + FILE + b"one\r\n--cut--",
+            b"--cut" + b" " * (MAX_PADDING + 1) + b"\r\n" + FILE + b"one\r\n--cut--",
             BadRequest,
             "line break after a boundary",
         ),
@@ -162,8 +162,8 @@ def test_a_boundary_is_found_wherever_a_search_begins(shift):
             BadRequest,
             "part 1: expected a Content-Dispos",
         ),
-        (body_of(b"1", head=b"a: " + b"b" * HEADER_BYTES + b"\r\n" + FILE), BadRequest, "at most 8192 bytes"),
-        (body_of(b"1", head=b"a:b\r\n" * HEADER_FIELDS + FILE), BadRequest, "at most 16 header fields, got more"),
+        (body_of(b"1", head=b"a: " + b"b" * MAX_HEADER_BYTES + b"\r\n" + FILE), BadRequest, "at most 8192 bytes"),
+        (body_of(b"1", head=b"a:b\r\n" * MAX_HEADER_FIELDS + FILE), BadRequest, "at most 16 header fields, got more"),
         (body_of(*[b""] * 10), ContentTooLarge, "more parts than the 9 items"),
         (
             body_of(b"1", head=b"Content-Transfer-Encoding: base64\r\n" + FILE),

@@ -17,7 +17,7 @@ sides = st.integers(1, 40)
 images = st.tuples(st.sampled_from((1, 3)), sides, sides).flatmap(lambda shape: arrays(np.uint8, shape))
 
 
-def picture(pixels: np.ndarray) -> Image.Image:
+def image_file(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
@@ -37,7 +37,7 @@ def test_what_is_written_is_read_again_and_by_pillow_too(pixels):
 
 @given(images, st.sampled_from(({}, {"compress_level": 0}, {"compress_level": 1}, {"optimize": True})))
 def test_what_pillow_writes_of_the_same_shape_is_read(pixels, options):
-    content = stored(picture(pixels), **options)
+    content = stored(image_file(pixels), **options)
     assert np.array_equal(read_png(content, pixels.shape), pixels)
     for other in ((4 - len(pixels), *pixels.shape[1:]), (len(pixels), pixels.shape[1] + 1, pixels.shape[2])):
         assert read_png(content, other) is None

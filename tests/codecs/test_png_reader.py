@@ -11,9 +11,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from app.codecs.images import decode_images, open_image, probe_images
-from app.codecs.metadata import PIECES
+from app.codecs.metadata import MAX_PIECES
 from app.codecs.png import write_png
-from app.codecs.png_reader import DENSE, UNPACKED_TEXT, open_png
+from app.codecs.png_reader import MAX_UNCHECKED_BYTES, MAX_UNPACKED_TEXT, open_png
 from app.errors import ContentTooLarge, UnprocessableContent
 from model.data.images import upright
 from tests.support.image_files import SAMPLES, chunk, drawn_rows, png, stored
@@ -215,11 +215,11 @@ def test_what_else_a_file_holds_changes_no_pixel_and_is_not_unpacked(metadata):
 
 def test_more_chunks_than_an_image_needs_are_too_large_and_fewer_are_read():
     whole, piece = stored(NOISE), chunk(b"aaAa")
-    assert open_image(whole[:33] + piece * (PIECES // 2) + whole[33:], 0, LIMIT).width == 11
+    assert open_image(whole[:33] + piece * (MAX_PIECES // 2) + whole[33:], 0, LIMIT).width == 11
     for at in (33, len(whole) - 12):
-        with pytest.raises(ContentTooLarge, match=rf"images\[3\]: more than {PIECES} chunks"):
-            open_image(whole[:at] + piece * PIECES + whole[at:], 3, LIMIT)
-    assert open_image(whole + piece * PIECES, 0, LIMIT).width == 11  # after the end they are none of it
+        with pytest.raises(ContentTooLarge, match=rf"images\[3\]: more than {MAX_PIECES} chunks"):
+            open_image(whole[:at] + piece * MAX_PIECES + whole[at:], 3, LIMIT)
+    assert open_image(whole + piece * MAX_PIECES, 0, LIMIT).width == 11  # after the end they are none of it
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,9 @@ def empty_blocks(size: int) -> bytes:
 
 def test_many_blocks_that_hold_nothing_are_damaged_and_fewer_are_read():
     head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0))
-    few, many = (head + chunk(b"IDAT", empty_blocks(size)) + chunk(b"IEND") for size in (2**16, DENSE + 2**16))
+    few, many = (
+        head + chunk(b"IDAT", empty_blocks(size)) + chunk(b"IEND") for size in (2**16, MAX_UNCHECKED_BYTES + 2**16)
+    )
     assert not load(few, 1, (28, 28)).any()
     with pytest.raises(UnprocessableContent, match=r"images\[0\]: the PNG data is truncated or damaged"):
         load(many, 1, (28, 28))
@@ -280,7 +282,7 @@ def test_many_blocks_that_hold_nothing_are_damaged_and_fewer_are_read():
 def test_large_files_are_read_as_small_ones(level):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3000, 3000), np.uint8)
     content = stored(Image.fromarray(pixels[0]), compress_level=level)
-    assert len(content) > DENSE
+    assert len(content) > MAX_UNCHECKED_BYTES
     assert np.array_equal(load(content, 1, (3000, 3000)), pixels)
 
 
@@ -316,7 +318,7 @@ def test_data_that_unpack_to_more_than_the_rows_are_unpacked_as_far_as_the_rows(
 
 
 def test_a_large_file_that_unpacks_to_more_than_the_rows_is_unpacked_as_far_as_the_rows():
-    noise = np.random.default_rng(0).integers(0, 256, DENSE, np.uint8).tobytes()
+    noise = np.random.default_rng(0).integers(0, 256, MAX_UNCHECKED_BYTES, np.uint8).tobytes()
     content = png(28, 28, 8, 0, (b"\0" + bytes([1] * 28)) * 28 + bytes(2**24) + noise)
     assert unpacked_bytes(lambda: load(content, 1, (28, 28))) < 2 * len(content) + 2**20
 
@@ -333,10 +335,10 @@ def test_compressed_texts_are_not_unpacked_before_they_count_as_work_to_decode()
     assert open_png(whole[:33] + raw_profile(3, packed=False) + xmp(3, packed=False) + whole[33:]).cost == pixels
     for count in (1, 2):
         content = whole[:33] + b"".join(COMPRESSED_TEXTS[:count]) + whole[33:]
-        assert unpacked_bytes(lambda content=content: open_png(content)) < UNPACKED_TEXT
+        assert unpacked_bytes(lambda content=content: open_png(content)) < MAX_UNPACKED_TEXT
         opened = open_png(content)
-        assert opened.cost == pixels + count * UNPACKED_TEXT
-        assert unpacked_bytes(lambda opened=opened: opened.orientation) < 4 * count * UNPACKED_TEXT
+        assert opened.cost == pixels + count * MAX_UNPACKED_TEXT
+        assert unpacked_bytes(lambda opened=opened: opened.orientation) < 4 * count * MAX_UNPACKED_TEXT
 
 
 @pytest.mark.parametrize("orientation", [3, 6])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.codecs.images import decode_images, open_image, probe_images
-from app.codecs.metadata import PIECES, TooManyPieces, Unreadable
-from app.codecs.stripping import SCANS, TABLES, strip
+from app.codecs.metadata import MAX_PIECES, TooManyPieces, Unreadable
+from app.codecs.stripping import MAX_JPEG_SCANS, MAX_JPEG_TABLE_BYTES, strip
 from app.errors import ContentTooLarge, UnprocessableContent
 from model.data.images import upright
 from tests.support.image_files import stored
@@ -153,10 +153,10 @@ def with_scans(count: int) -> bytes:
 
 @pytest.mark.parametrize("filler", [b"", b"\xff\xff", b"garbage", b"\xff\x00", b"\xff\x01", b"\xff\xd8"])
 def test_many_scans_are_too_large_whatever_stands_between_them(filler):
-    bomb = with_scans(SCANS)
+    bomb = with_scans(MAX_JPEG_SCANS)
     scans = bomb.index(b"\xff\xda")
     for start in (20, bomb.rindex(b"\xff\xc4", 0, scans)):
-        with pytest.raises(ContentTooLarge, match=rf"images\[3\]: more than {SCANS} scans"):
+        with pytest.raises(ContentTooLarge, match=rf"images\[3\]: more than {MAX_JPEG_SCANS} scans"):
             open_image(bomb[:start] + filler + bomb[start:], 3, LIMIT)
     assert np.array_equal(load(with_scans(9)), by_pillow(with_scans(9)))
 
@@ -168,13 +168,19 @@ def test_what_comes_after_the_image_does_not_count():
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (JPEG[:2] + b"\xff\xe1\x00\x02" * PIECES + JPEG[2:], f"more than {PIECES} segments"),
-        (JPEG[:-2] + b"\xff\xc4\x00\x02" * PIECES + JPEG[-2:], f"more than {PIECES} segments"),
+        (JPEG[:2] + b"\xff\xe1\x00\x02" * MAX_PIECES + JPEG[2:], f"more than {MAX_PIECES} segments"),
+        (JPEG[:-2] + b"\xff\xc4\x00\x02" * MAX_PIECES + JPEG[-2:], f"more than {MAX_PIECES} segments"),
         (JPEG[:2] + b"\xff\xdb\x00\x43\0" + bytes([1] * 64) + JPEG[2:], ""),
-        (JPEG[:2] + (b"\xff\xdb\x00\x43\0" + bytes([1] * 64)) * 300 + JPEG[2:], f"more than {TABLES} bytes of tables"),
-        (GIF[:GIF_START] + b"\x21\xfe\x01x\0" * PIECES + GIF[GIF_START:], f"more than {PIECES} blocks"),
-        (GIF[:GIF_START] + b"\x21\xfe\0" * PIECES + GIF[GIF_START:], f"more than {PIECES} blocks"),
-        (GIF[:GIF_START] + b"\x21\xff" + b"\x01x" * PIECES + b"\0" + GIF[GIF_START:], f"more than {PIECES} blocks"),
+        (
+            JPEG[:2] + (b"\xff\xdb\x00\x43\0" + bytes([1] * 64)) * 300 + JPEG[2:],
+            f"more than {MAX_JPEG_TABLE_BYTES} bytes of tables",
+        ),
+        (GIF[:GIF_START] + b"\x21\xfe\x01x\0" * MAX_PIECES + GIF[GIF_START:], f"more than {MAX_PIECES} blocks"),
+        (GIF[:GIF_START] + b"\x21\xfe\0" * MAX_PIECES + GIF[GIF_START:], f"more than {MAX_PIECES} blocks"),
+        (
+            GIF[:GIF_START] + b"\x21\xff" + b"\x01x" * MAX_PIECES + b"\0" + GIF[GIF_START:],
+            f"more than {MAX_PIECES} blocks",
+        ),
         (GIF[:GIF_START] + b"\x21\xfe\x01x\0" * 1000 + GIF[GIF_START:], ""),
     ],
 )
@@ -219,8 +225,8 @@ def test_unknown_chunks_and_metadata_of_a_webp_are_left_out():
     for file in (content, more):
         assert len(strip(file).content) <= len(plain) + 18
         assert np.array_equal(load(file), load(plain))
-    with pytest.raises(ContentTooLarge, match=rf"images\[0\]: more than {PIECES} chunks"):
-        open_image(riff(content[12:] + b"ABCD\0\0\0\0" * PIECES), 0, LIMIT)
+    with pytest.raises(ContentTooLarge, match=rf"images\[0\]: more than {MAX_PIECES} chunks"):
+        open_image(riff(content[12:] + b"ABCD\0\0\0\0" * MAX_PIECES), 0, LIMIT)
 
 
 @pytest.mark.parametrize("colours", [257, 65_536, 2**32 - 1])
@@ -233,7 +239,7 @@ def test_a_bmp_of_more_colours_than_a_pixel_can_have_is_unusable(colours):
 @pytest.mark.parametrize("compression", [1, 2])
 def test_a_bmp_of_run_lengths_is_unusable(compression):
     content = stored(IMAGES["P"], "BMP")
-    with pytest.raises(UnprocessableContent, match="expected a BMP without run lengths"):
+    with pytest.raises(UnprocessableContent, match="expected a BMP without run-length compression"):
         open_image(content[:30] + struct.pack("<I", compression) + content[34:], 0, LIMIT)
 
 
