@@ -79,10 +79,13 @@ def test_every_benchmark_in_the_documents_exists(document: Path) -> None:
         assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
 
 
-@pytest.mark.parametrize("document", ["docs/architecture.md", "docs/mathematics.md", "CONTRIBUTING.md"])
-def test_every_path_in_the_documents_exists(document: str) -> None:
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if path.name not in ("CHANGELOG.md", "experiments.md")], ids=str
+)
+def test_every_path_in_the_documents_exists(document: Path) -> None:
+    made = {"benchmarks/.venv", "benchmarks/results/", "deploy/keys.txt"}  # by a program or the operator
     for path in re.findall(r"`((?:app|model|tests|docs|benchmarks|deploy)/[\w./-]*)`", text_of(document)):
-        assert (ROOT / path).exists(), path
+        assert path in made or (ROOT / path).exists(), path
 
 
 def test_every_module_starts_with_a_docstring() -> None:
