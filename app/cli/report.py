@@ -12,7 +12,7 @@ from model.data.datasets import read_dataset
 from model.evaluation.input_encoding import compare_inputs
 from model.evaluation.model_card import CARD, write_card
 from model.evaluation.ood import measure_elbo_percentiles
-from model.evaluation.plots import write_pictures
+from model.evaluation.plots import write_plots
 from model.records import VERSION
 from model.training.trainer import Training
 from model.vae import VAE
@@ -20,7 +20,7 @@ from model.vae import VAE
 
 def write_report(folder: Path, training: Training, dataset: Dataset) -> None:
     """Write the plots and the model card of a finished training."""
-    write_pictures(folder / "pictures", training.average, dataset.held_out, training.records)
+    write_plots(folder / "pictures", training.average, dataset.held_out, training.records)
     _write_card(folder)
 
 
@@ -54,7 +54,7 @@ def save_evaluation(model: Path, data: Path, figures: dict[str, Any], *, replace
     images = read_dataset(data, checkpoint.vae.config.image_shape).held_out
     _keep(model, checkpoint, figures, _measured(checkpoint.vae, images, figures), replace=replace)
     epochs = checkpoint.metrics.training.epochs if checkpoint.metrics.training else ()
-    write_pictures(model / "pictures", checkpoint.vae, images, epochs)
+    write_plots(model / "pictures", checkpoint.vae, images, epochs)
     _write_card(model)
 
 

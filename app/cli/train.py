@@ -15,7 +15,7 @@ from model.data.arrays import Dataset
 from model.data.datasets import read_dataset
 from model.data.mnist import download_mnist
 from model.errors import reporting_file
-from model.evaluation.model_card import CARD, PICTURES
+from model.evaluation.model_card import CARD, PLOTS
 from model.records import VERSION
 from model.training.options import OptionsError, TrainingOptions
 from model.training.resume import SNAPSHOT, resume_training, write_snapshot
@@ -65,7 +65,7 @@ def _is_resumable(run: TrainingRun) -> bool:
     own = begun or (run.out / STARTED_MARKER).exists()
     if not own and any((run.out / name).exists() for name in (CONFIG, WEIGHTS)):
         raise OptionsError(f"out: {run.out} already holds a model")
-    written = (METRICS, CARD, *(f"pictures/{name}.png" for name in PICTURES))
+    written = (METRICS, CARD, *(f"pictures/{name}.png" for name in PLOTS))
     if not own and (found := [name for name in written if (run.out / name).exists()]):
         raise OptionsError(f"out: {run.out} already holds {found[0]}, which the training would overwrite")
     if run.resume and not begun:

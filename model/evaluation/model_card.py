@@ -11,7 +11,7 @@ from model.records import EvaluationRecord, InputComparison, TrainingRecord
 
 CARD = "README.md"
 TITLE = ": a Variational Autoencoder"
-PICTURES = {
+PLOTS = {
     "learning": "Learning curve.",
     "reconstructions": "Images of the data set, each row above its reconstructions.",
     "samples": "Means of p(x given z) for z drawn from the prior.",
@@ -41,14 +41,14 @@ BINARY = """
 
 
 def write_card(folder: Path) -> bool:
-    """Write README.md from the config, weights, metrics and pictures in `folder`; return whether it was written.
+    """Write README.md from the config, weights, metrics and plots in `folder`; return whether it was written.
 
     A README.md that is no model card is left unchanged.
     """
     if not _may_be_written(folder / CARD):
         return False
-    pictures = [name for name in PICTURES if (folder / "pictures" / f"{name}.png").exists()]
-    write_atomically(folder / CARD, render_card(read_checkpoint(folder), pictures).encode())
+    plots = [name for name in PLOTS if (folder / "pictures" / f"{name}.png").exists()]
+    write_atomically(folder / CARD, render_card(read_checkpoint(folder), plots).encode())
     return True
 
 
@@ -61,7 +61,7 @@ def _may_be_written(path: Path) -> bool:
         return True
 
 
-def render_card(checkpoint: Checkpoint, pictures: list[str]) -> str:
+def render_card(checkpoint: Checkpoint, plots: list[str]) -> str:
     """Render the card in Markdown; sections without data are left out."""
     metrics, config = checkpoint.metrics, checkpoint.vae.config
     binary = BINARY if metrics.training and metrics.training.is_binary else ""
@@ -74,7 +74,7 @@ def render_card(checkpoint: Checkpoint, pictures: list[str]) -> str:
         *_out_of_distribution(metrics.reference),
         f"## Training\n\n{_training(metrics.training)}",
         f"## Architecture\n\n{_table('field', config.as_dict())}\n\n{_weights(checkpoint)}",
-        *(f"![{name}](pictures/{name}.png)\n\n{PICTURES[name]}" for name in pictures),
+        *(f"![{name}](pictures/{name}.png)\n\n{PLOTS[name]}" for name in plots),
         f"## Limits of use\n\n{LIMITS}{binary}",
     ]
     return "\n\n".join(parts) + "\n"

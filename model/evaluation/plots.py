@@ -30,7 +30,7 @@ TRAVERSAL_STD = 3.0
 """Range of a traversal on each side of 0, in standard deviations of the prior."""
 
 
-def write_pictures(folder: Path, vae: VAE, images: Images, records: Sequence[EpochRecord] = (), seed: int = 0) -> None:
+def write_plots(folder: Path, vae: VAE, images: Images, records: Sequence[EpochRecord] = (), seed: int = 0) -> None:
     """Write learning.png (if there are records), reconstructions.png, samples.png and traversal.png.
 
     `images` are uint8 [N, C, H, W]; held-out images show more than images of the training set.

@@ -13,7 +13,7 @@ from model.evaluation.input_encoding import compare_inputs
 from model.evaluation.metrics import evaluate
 from model.evaluation.model_card import LIMITS, write_card
 from model.evaluation.ood import measure_elbo_percentiles
-from model.evaluation.plots import write_pictures
+from model.evaluation.plots import write_plots
 from model.records import EpochRecord
 from model.training.options import TrainingOptions
 from tests.support.models import DIGITS, build
@@ -149,7 +149,7 @@ def test_published_results_are_shown_for_mnist_models_only(folder: Path, trainin
 
 def test_every_image_of_the_card_exists(folder: Path, digits: np.ndarray) -> None:
     assert "![" not in card(folder)
-    write_pictures(folder / "pictures", read_checkpoint(folder).vae, digits)
+    write_plots(folder / "pictures", read_checkpoint(folder).vae, digits)
     shown = re.findall(r"!\[\w+\]\((.+?)\)", card(folder))
     assert len(shown) == 3
     assert all((folder / path).exists() for path in shown)

@@ -17,7 +17,7 @@ from model.evaluation.plots import (
     prior_samples,
     reconstructions,
     traversal,
-    write_pictures,
+    write_plots,
 )
 from model.records import EpochRecord
 from tests.support.models import COLOUR, DIGITS, build
@@ -32,7 +32,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_all_plots_are_written_reproducibly(tmp_path: Path, digits: np.ndarray) -> None:
     for name in ("first", "again"):
-        write_pictures(tmp_path / name, build(DIGITS), digits, RECORDS)
+        write_plots(tmp_path / name, build(DIGITS), digits, RECORDS)
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert names == ["learning.png", "reconstructions.png", "samples.png", "traversal.png"]
     for name in names:
@@ -40,7 +40,7 @@ def test_all_plots_are_written_reproducibly(tmp_path: Path, digits: np.ndarray) 
 
 
 def test_originals_are_above_their_reconstructions(tmp_path: Path, digits: np.ndarray) -> None:
-    write_pictures(tmp_path, build(DIGITS), digits)
+    write_plots(tmp_path, build(DIGITS), digits)
     picture = pixels(tmp_path / "reconstructions.png")[..., 0]
     size = 56
     assert picture.shape == (ROWS * size, COLUMNS * size)
@@ -51,7 +51,7 @@ def test_originals_are_above_their_reconstructions(tmp_path: Path, digits: np.nd
 @pytest.mark.parametrize("count", [1, 5, 13])
 def test_a_few_images_are_enough(tmp_path: Path, count: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (count, 3, 13, 9), np.uint8)
-    write_pictures(tmp_path, build(COLOUR), images)
+    write_plots(tmp_path, build(COLOUR), images)
     assert not (tmp_path / "learning.png").exists()
     assert pixels(tmp_path / "reconstructions.png").shape[1] == min(count, COLUMNS) * 9 * 4
 
@@ -82,7 +82,7 @@ def test_large_images_are_computed_in_batches_with_the_same_result(tmp_path: Pat
     counts: list[int] = []
     vae.encoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
     vae.decoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
-    write_pictures(tmp_path, vae, images)
+    write_plots(tmp_path, vae, images)
     assert max(counts) * config.dimensions <= MAX_PIXELS_PER_PASS < len(images) * config.dimensions
     x = torch.tensor(images[:48]) / 255
     means = vae.likelihood(vae.posterior(x).mean).mean.detach()
@@ -93,7 +93,7 @@ def test_large_images_are_shrunk(tmp_path: Path) -> None:
     config = VAEConfig(image_shape=(3, 600, 300), latent_shape=(2,), stride=2, channels=(1, 1, 1), blocks=(0, 0, 0))
     images = np.zeros((13, 3, 600, 300), np.uint8)
     images[..., 300:, :] = 255
-    write_pictures(tmp_path, build(config), images)
+    write_plots(tmp_path, build(config), images)
     for name, rows in (("samples", ROWS), ("reconstructions", 2), ("traversal", 2)):
         assert pixels(tmp_path / f"{name}.png").shape[:2] == (rows * MAX_IMAGE_SIDE, COLUMNS * MAX_IMAGE_SIDE // 2)
     original = pixels(tmp_path / "reconstructions.png")[:MAX_IMAGE_SIDE, : MAX_IMAGE_SIDE // 2, 0]
