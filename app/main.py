@@ -1,14 +1,11 @@
 """Application factory: builds the services bottom-up, and the FastAPI application around them."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from threading import Barrier
 
 from fastapi import FastAPI, Request, Response
 from opentelemetry.trace import TracerProvider
@@ -20,6 +17,7 @@ from app.api.endpoint import routes
 from app.api.openapi import DocumentedApplication, documentation
 from app.api.services import Services, update_gauges
 from app.codecs.images import configure_pillow_limits
+from app.codecs.threads import CodecThreads
 from app.http.admission import AdmissionController, is_public
 from app.http.auth import ApiKeys
 from app.http.budget import MemoryBudget
@@ -128,6 +126,7 @@ def build_services(settings: Settings, state: ServiceState, group: ProcessGroup)
         state=state,
         api_keys=api_keys,
         budget=budget,
+        codec_threads=CodecThreads(codec_threads(settings)),
         engine=engine,
         admission=AdmissionController(limits, state, api_keys, engine.check_capacity),
         reloader=ModelReloader(engine, settings, metrics, group.model_reloaded),
@@ -139,20 +138,13 @@ def build_services(settings: Settings, state: ServiceState, group: ProcessGroup)
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     engine, settings = services.engine, services.settings
-    asyncio.get_running_loop().set_default_executor(_codec_pool(codec_threads(settings)))
+    services.codec_threads.start()
     chosen = {"settings": settings.model_dump(mode="json")}
     log.info("serving %s on %s", engine.loaded_model.identity, engine.device, extra=chosen)
     engine.start()
     yield
     await engine.close()
-
-
-def _codec_pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool for codec work with all threads started: later there may be no memory to start one."""
-    pool, all_started = ThreadPoolExecutor(threads, "codec"), Barrier(threads)
-    for _ in range(threads):
-        pool.submit(all_started.wait)
-    return pool
+    services.codec_threads.close()
 
 
 async def _raise_service_error(request: Request, failure: Exception) -> Response:

@@ -46,8 +46,8 @@ def threads(settings: Settings) -> int:
 
 
 def codec_threads(settings: Settings) -> int:
-    """The threads that decode and encode images: a worker's share of the cores, because each image takes memory.
+    """Return the number of codec threads: a worker's share of the CPU cores, and one that large images leave free.
 
-    At least two, so that a large image does not block small ones.
+    Each large image takes memory while it is decoded.
     """
-    return max(2, available_cpus() // max(1, settings.workers))
+    return 1 + max(1, available_cpus() // max(1, settings.workers))

@@ -4,10 +4,12 @@ Endpoints are plain Starlette routes. FastAPI's own routes would take longer tha
 used for the OpenAPI document only (`app.api.openapi`).
 """
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import mimeparse
 from starlette.routing import Route
@@ -17,8 +19,11 @@ from app.api.query import Query, parse_query
 from app.api.services import Services
 from app.codecs.media_types import JSON
 from app.context import RequestContext
-from app.errors import ContentTooLarge, NotAcceptable, Unavailable
+from app.errors import ContentTooLarge, DeadlineExceeded, NotAcceptable, Unavailable
 from app.inference.loaded_model import LoadedModel
+
+MAX_INLINE_BYTES = 2**16
+"""Bytes or pixels up to which codec work runs on the event loop, because a thread hop would take longer."""
 
 MAX_ACCEPT_LENGTH = 1000
 """Bytes of an Accept header that are parsed, more than any browser sends. Parsing takes quadratic time."""
@@ -28,6 +33,8 @@ MAX_MESSAGE_BYTES = 2**18
 
 LARGE_RESPONSE_BYTES = 2**20
 """Bytes from which a response is sent in pieces, so that the request holds its memory until the client has read it."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,25 @@ class EndpointRequest:
         if size > limits.max_memory_bytes:
             raise footprint.excess(count, draws, limits.max_memory_bytes, part)
         self.services.budget.reserve(self.context, size)
+
+    async def run_codec(self, cost: int, work: Callable[..., T], *arguments: Any) -> T:
+        """Run codec work and record its time: on the event loop if its cost is small, otherwise on a codec thread.
+
+        Raises `DeadlineExceeded` when the deadline passes.
+        """
+        context, start = self.context, time.monotonic()
+        try:
+            if cost <= MAX_INLINE_BYTES:
+                return work(*arguments)
+            async with asyncio.timeout(context.deadline - start):
+                return await self.services.codec_threads.run(cost, partial(work, *arguments))
+        except TimeoutError:
+            raise DeadlineExceeded("the images were not read or written within the request's deadline") from None
+        except asyncio.CancelledError:
+            context.deadline = start  # the thread checks the deadline before each image
+            raise
+        finally:
+            context.record_stage("codec", start, time.monotonic())
 
 
 Handler = Callable[[EndpointRequest, Any], Awaitable[Response]]

@@ -1,14 +1,11 @@
 """Request bodies: images and latents in any of their formats become one array."""
 
-import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from starlette.requests import ClientDisconnect
 
-from app.api.endpoint import EndpointRequest
+from app.api.endpoint import MAX_INLINE_BYTES, EndpointRequest
 from app.api.latents import check_header, latents_of_json, latents_of_npy
 from app.api.schemas import Images
 from app.codecs.base64_text import decode_base64
@@ -18,14 +15,11 @@ from app.codecs.multipart import Part, boundary_of, read_parts
 from app.codecs.npy import Header, read_array, read_header
 from app.codecs.png import read_png
 from app.codecs.png_reader import SIGNATURE
-from app.context import RequestContext
-from app.errors import BadRequest, ContentTooLarge, DeadlineExceeded, UnprocessableContent, UnsupportedMediaType
+from app.codecs.threads import LARGE, divide_into_jobs
+from app.errors import BadRequest, ContentTooLarge, UnprocessableContent, UnsupportedMediaType
 from app.inference.loaded_model import LoadedModel
 from app.settings import Limits
 from app.validation import parse_json, quoted, require_items
-
-MAX_INLINE_BYTES = 2**16
-"""Bytes or pixels up to which codec work runs on the event loop, because a thread hop would take longer."""
 
 PER_IMAGE_COST = 1000
 """Bytes or pixels that each image counts for besides its own, for the set-up of its decoder."""
@@ -42,28 +36,6 @@ JSON_OVERHEAD = 12
 MAX_CONTENT_TYPE_LENGTH = 1024
 """Characters of a Content-Type that are parsed. The longest that clients send has some 150."""
 
-T = TypeVar("T")
-
-
-async def run_codec(context: RequestContext, cost: int, work: Callable[..., T], *arguments: Any) -> T:
-    """Run codec work and record its time: on the event loop if its cost is small, otherwise on a codec thread.
-
-    Raises `DeadlineExceeded` when the deadline passes.
-    """
-    start = time.monotonic()
-    try:
-        if cost <= MAX_INLINE_BYTES:
-            return work(*arguments)
-        async with asyncio.timeout(context.deadline - start):
-            return await asyncio.to_thread(work, *arguments)
-    except TimeoutError:
-        raise DeadlineExceeded("the images were not read or written within the request's deadline") from None
-    except asyncio.CancelledError:
-        context.deadline = start  # the thread checks the deadline before each image
-        raise
-    finally:
-        context.record_stage("codec", start, time.monotonic())
-
 
 async def read_images(
     request: EndpointRequest, model: LoadedModel, fit: Fit, operation: str, draws: int = 0
@@ -78,7 +50,7 @@ async def read_images(
     request.reserve(model, operation, 1, draws)
     _, height, width = shape = model.config.image_shape
     if len(body) <= MAX_INLINE_BYTES and height * width <= request.services.limits.max_image_pixels:
-        pixels = await run_codec(request.context, max(len(body), height * width), read_png, body, shape)
+        pixels = await request.run_codec(max(len(body), height * width), read_png, body, shape)
         if pixels is not None:
             return pixels[None]
     return await _decode_files([body], request, model, fit)
@@ -95,11 +67,11 @@ async def read_latents(request: EndpointRequest, model: LoadedModel) -> np.ndarr
     kind = kind_of(content_type, body)
     if kind == JSON:
         request.services.budget.reserve(context, min(JSON_OVERHEAD * len(body), limits.max_memory_bytes))
-        return await run_codec(context, len(body), latents_of_json, body, shape, model.identity, limits.max_items)
+        return await request.run_codec(len(body), latents_of_json, body, shape, model.identity, limits.max_items)
     if kind == NPY:
         header = read_header(body)
         check_header(header, shape, limits.max_items)
-        return await run_codec(context, len(body), latents_of_npy, body, header, shape)
+        return await request.run_codec(len(body), latents_of_npy, body, header, shape)
     raise _unsupported(f"{JSON} or .npy", "an image" if kind == IMAGE else content_type)
 
 
@@ -118,7 +90,7 @@ async def _read_other_images(
         header = read_header(body)
         _check_image_header(header, request.services.limits)
         request.reserve(model, operation, header.shape[0], draws)
-        return await _pixels_of_npy(body, header, request.context, model.config.image_shape, fit)
+        return await _pixels_of_npy(body, header, request, model.config.image_shape, fit)
     files = await _files(kind, content_type, body, request)
     del body  # the files are copies of its pieces
     request.reserve(model, operation, len(files), draws)
@@ -126,15 +98,15 @@ async def _read_other_images(
 
 
 async def _files(kind: str, content_type: str, body: bytes, request: EndpointRequest) -> list[bytes]:
-    context, max_items = request.context, request.services.limits.max_items
+    max_items = request.services.limits.max_items
     if kind == IMAGE:
         return [body]
     if kind == MULTIPART:
         boundary = boundary_of(content_type)
-        return await run_codec(context, SMALL_PARTS_COST * len(body), _files_of_parts, body, boundary, max_items)
+        return await request.run_codec(SMALL_PARTS_COST * len(body), _files_of_parts, body, boundary, max_items)
     if kind == JSON:
-        texts = await run_codec(context, len(body), _texts_of_json, body, max_items)
-        return await run_codec(context, len(body) + PER_IMAGE_COST * len(texts), _files_of_texts, texts)
+        texts = await request.run_codec(len(body), _texts_of_json, body, max_items)
+        return await request.run_codec(len(body) + PER_IMAGE_COST * len(texts), _files_of_texts, texts)
     raise _unsupported(f"{FORMAT_NAMES}, {MULTIPART}, {JSON} or .npy", content_type)
 
 
@@ -171,7 +143,7 @@ async def read_body(request: EndpointRequest) -> bytes:
     if not size:
         raise BadRequest("the body is empty")
     if size > MAX_INLINE_JOIN:
-        return await run_codec(request.context, size, b"".join, pieces)
+        return await request.run_codec(size, b"".join, pieces)
     return b"".join(pieces)
 
 
@@ -220,18 +192,26 @@ def _check_image_header(header: Header, limits: Limits) -> None:
 
 
 async def _pixels_of_npy(
-    body: bytes, header: Header, context: RequestContext, shape: Sequence[int], fit: Fit
+    body: bytes, header: Header, request: EndpointRequest, shape: Sequence[int], fit: Fit
 ) -> np.ndarray:
     per_image = 0 if header.shape[1:3] == tuple(shape[1:]) else PER_IMAGE_COST
-    cost = len(body) + per_image * header.shape[0]
-    return await run_codec(context, cost, lambda: fit_array(read_array(body, header), shape, fit))
+    cost, expired = len(body) + per_image * header.shape[0], request.context.expired
+    return await request.run_codec(cost, lambda: fit_array(read_array(body, header), shape, fit, expired))
 
 
 async def _decode_files(files: list[bytes], request: EndpointRequest, model: LoadedModel, fit: Fit) -> np.ndarray:
     context, shape = request.context, model.config.image_shape
     per_image = max(PER_IMAGE_COST, shape[1] * shape[2] // 4)  # plain PNG files are decoded in the first step
-    cost = sum(map(len, files)) + per_image * len(files)
+    costs = [len(file) + per_image for file in files]
     max_pixels = request.services.limits.max_image_pixels
-    images = await run_codec(context, cost, probe_images, files, shape, max_pixels, context.expired)
-    cost += sum(image.cost for image in images if not isinstance(image, np.ndarray))
-    return await run_codec(context, cost, decode_images, images, shape, fit, context.expired)
+    images = await request.run_codec(sum(costs), probe_images, files, shape, max_pixels, context.expired)
+    costs = [
+        cost + (0 if isinstance(image, np.ndarray) else image.cost) for cost, image in zip(costs, images, strict=True)
+    ]
+    if sum(costs) < LARGE:
+        return await request.run_codec(sum(costs), decode_images, images, shape, fit, context.expired)
+    decoded = [
+        await request.run_codec(sum(costs[job]), decode_images, images[job], shape, fit, context.expired, job.start)
+        for job in divide_into_jobs(costs)
+    ]
+    return decoded[0] if len(decoded) == 1 else np.concatenate(decoded)

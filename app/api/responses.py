@@ -11,7 +11,6 @@ import numpy as np
 import orjson
 
 from app.api.endpoint import MAX_MESSAGE_BYTES, EndpointRequest, Response
-from app.api.payloads import run_codec
 from app.codecs.grid import bands
 from app.codecs.images import write_npy
 from app.codecs.json_bytes import dump
@@ -41,7 +40,7 @@ async def images(
 ) -> Response:
     """Respond with pixels [N, C, H, W]: a PNG grid, base64 PNG files in JSON, or an array [N, H, W, C]."""
     context, media_type = request.context, request.media_type
-    body = await run_codec(context, pixels.size, write_images, context, media_type, pixels, columns)
+    body = await request.run_codec(pixels.size, write_images, context, media_type, pixels, columns)
     return Response(media_type, body, _seed_header(noise))
 
 
@@ -51,9 +50,9 @@ async def latents(
     """Respond with mean, logvar and draws, all [N, *latent_shape]: JSON, or one array [2 + L, N, *latent_shape]."""
     context, cost = request.context, len(rows) * rows[0].nbytes
     if request.media_type == JSON:
-        body = await run_codec(context, cost, latents_json, rows, model, partial(_until_deadline, context))
+        body = await request.run_codec(cost, latents_json, rows, model, partial(_until_deadline, context))
     else:
-        body = await run_codec(context, cost, _latents_npy, rows)
+        body = await request.run_codec(cost, _latents_npy, rows)
     return Response(request.media_type, body, _seed_header(noise) if noise else ())
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from app.codecs.threads import CodecThreads
 from app.http.admission import AdmissionController
 from app.http.auth import ApiKeys
 from app.http.budget import MemoryBudget
@@ -23,6 +24,7 @@ class Services:
     state: ServiceState
     api_keys: ApiKeys
     budget: MemoryBudget
+    codec_threads: CodecThreads
     engine: Engine
     admission: AdmissionController
     reloader: ModelReloader

@@ -146,27 +146,30 @@ def decode_images(
     shape: Sequence[int],
     fit: Fit,
     expired: Callable[[], bool] = lambda: False,
+    first: int = 0,
 ) -> np.ndarray:
-    """Decode images and fit them to the model's [C, H, W], one after the other.
+    """Decode images and fit them to the model's [C, H, W], one after the other; `first` is the index of the first one.
 
     Raises `UnprocessableContent` for a damaged image, and `DeadlineExceeded` before the next image once `expired`.
     """
     decoded = []
-    for index, image in enumerate(images):
+    for index, image in enumerate(images, first):
         if expired():
             raise DeadlineExceeded(f"images[{index}] was not decoded within the request's deadline")
         decoded.append(_decode(image, index, shape, fit))
     return np.stack(decoded) if len(decoded) > 1 else decoded[0][None]
 
 
-def fit_array(array: np.ndarray, shape: Sequence[int], fit: Fit) -> np.ndarray:
+def fit_array(
+    array: np.ndarray, shape: Sequence[int], fit: Fit, expired: Callable[[], bool] = lambda: False
+) -> np.ndarray:
     """Fit a uint8 array [N, H, W] or [N, H, W, C] to the model's [C, H, W]."""
     images = array[..., None] if array.ndim == 3 else array
     channels, height, width = shape
     if images.shape[1:] == (height, width, channels):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     fitted = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
-    return decode_images(fitted, shape, fit)
+    return decode_images(fitted, shape, fit, expired)
 
 
 def write_npy(array: np.ndarray) -> bytes:

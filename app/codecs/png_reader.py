@@ -90,8 +90,9 @@ class Png(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Cost of decoding: the pixels, and the beginning of each compressed text in bytes."""
-        return self.width * self.height + MAX_UNPACKED_TEXT * sum(map(_is_compressed, self.metadata.items()))
+        """Cost of decoding: the pixels, thrice for 16 bits, and the beginning of each compressed text in bytes."""
+        pixels = self.width * self.height * (3 if self.depth == 16 else 1)
+        return pixels + MAX_UNPACKED_TEXT * sum(map(_is_compressed, self.metadata.items()))
 
     def image(self) -> Image.Image:
         """Decode the image as Pillow's reader does, except that all bits of transparent samples are compared.

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -18,6 +18,20 @@ DELAY = 1e-6
 """Seconds for each pixel or byte by which a job may be overtaken: some ten times as long as it takes."""
 
 T = TypeVar("T")
+
+
+def divide_into_jobs(costs: Sequence[int]) -> Iterator[slice]:
+    """Divide images of these costs into jobs that are no longer than `LARGE`, or hold a single image.
+
+    Between two jobs of a request the jobs of other requests have a turn.
+    """
+    start, cost = 0, 0
+    for index, more in enumerate(costs):
+        if index > start and cost + more > LARGE:
+            yield slice(start, index)
+            start, cost = index, 0
+        cost += more
+    yield slice(start, len(costs))
 
 
 class _Job(NamedTuple, Generic[T]):

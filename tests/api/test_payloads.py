@@ -3,13 +3,12 @@
 import base64
 import io
 import json
-import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from app.codecs.images import decode_images, write_npy
+from app.codecs.images import write_npy
 from app.codecs.png import write_png
 from tests.support.image_files import header_of_png
 
@@ -296,22 +295,6 @@ async def test_more_items_than_allowed_are_too_large_by_every_way_in(serve, pict
         await refused(client, 413, "2", "/decode", json={"latents": latents.tolist()})
         await refused(client, 413, "2", "/decode", content=write_npy(latents), headers=NPY)
         assert (await client.post("/encode", files=parts(*many[:2]))).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("count", "more", "reader"), [(1, 0, "MainThread"), (1, 2**17, "codec"), (9, 0, "MainThread"), (200, 0, "codec")]
-)
-async def test_large_files_and_many_are_read_beside_the_event_loop_however_few_their_pixels(
-    client, monkeypatch, count, more, reader
-):
-    readers = []
-    monkeypatch.setattr(
-        "app.api.payloads.decode_images",
-        lambda *given: readers.append(threading.current_thread().name) or decode_images(*given),
-    )
-    small = write_png(np.zeros((1, 1, 1), np.uint8)) + bytes(more)
-    assert (await client.post("/encode", files=parts(*[small] * count))).status_code == 200
-    assert readers[0].startswith(reader)
 
 
 async def test_pictures_that_together_would_take_too_long_to_decode_are_too_large(client):

@@ -224,6 +224,12 @@ def test_no_image_is_decoded_once_the_deadline_has_passed():
     assert len(asked) == 3
 
 
+def test_a_damaged_image_of_a_part_of_the_images_is_named_by_its_index_among_all():
+    opened = probe_images([FILES[0], header_of_png(11, 9)], (3, 8, 8), LIMIT)
+    with pytest.raises(UnprocessableContent, match=r"images\[8\]: the PNG data is truncated or damaged"):
+        decode_images(opened, (3, 8, 8), "resize", first=7)
+
+
 def test_no_image_is_opened_once_the_deadline_has_passed():
     asked = []
 

@@ -332,6 +332,7 @@ COMPRESSED_TEXTS = [
 def test_compressed_texts_are_not_unpacked_before_they_count_as_work_to_decode():
     whole, pixels = stored(NOISE), 9 * 11
     assert open_png(whole).cost == pixels
+    assert open_png(stored(Image.new("I;16", (11, 9)))).cost == 3 * pixels
     assert open_png(whole[:33] + raw_profile(3, packed=False) + xmp(3, packed=False) + whole[33:]).cost == pixels
     for count in (1, 2):
         content = whole[:33] + b"".join(COMPRESSED_TEXTS[:count]) + whole[33:]

@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 
-from app.codecs.threads import DELAY, LARGE, CodecThreads
+from app.codecs.threads import DELAY, LARGE, CodecThreads, divide_into_jobs
+from tests.support.apps import until
 
 pytestmark = pytest.mark.anyio
 
@@ -67,12 +68,6 @@ async def submit(pool: CodecThreads, gate: Gate, **costs: int) -> list[asyncio.T
         tasks.append(asyncio.create_task(pool.run(cost, partial(gate.pass_through, name))))
         await asyncio.sleep(0)
     return tasks
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # a thread changes it
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -156,3 +151,21 @@ async def test_what_a_job_raises_is_raised_to_the_caller_and_the_next_one_runs(t
     with pytest.raises(ZeroDivisionError):
         await pool.run(PIXELS, lambda: 1 // 0)
     assert await pool.run(PIXELS, lambda: 7) == 7
+
+
+@pytest.mark.parametrize(
+    ("costs", "jobs"),
+    [
+        ([1], [1]),
+        ([LARGE * 9], [1]),
+        ([LARGE * 9, LARGE * 9, 1], [1, 1, 1]),
+        ([LARGE // 2] * 5, [2, 2, 1]),
+        ([1] * 9, [9]),
+        ([LARGE, 1, 1, LARGE, 1], [1, 2, 1, 1]),
+    ],
+)
+def test_images_are_divided_into_jobs_that_are_not_large_or_hold_one_image(costs, jobs):
+    slices = [*divide_into_jobs(costs)]
+    assert [len(costs[job]) for job in slices] == jobs
+    assert [cost for job in slices for cost in costs[job]] == costs
+    assert [job.start for job in slices] == [sum(jobs[:n]) for n in range(len(jobs))]

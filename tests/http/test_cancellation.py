@@ -5,6 +5,7 @@ import json
 import random
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.api.payloads import run_codec
+from app.api.endpoint import EndpointRequest
 from app.codecs.images import write_npy
+from app.codecs.media_types import JSON
 from app.codecs.png import write_png
+from app.codecs.threads import CodecThreads
 from app.context import RequestContext
 from app.errors import DeadlineExceeded
 from app.main import create_app
@@ -113,7 +116,9 @@ async def test_codec_work_is_told_when_its_request_has_ended(ends):
         told.set()
 
     context = RequestContext("id", time.monotonic() + (60 if ends == "by cancellation" else 0.1))
-    task = asyncio.create_task(run_codec(context, 2**30, work))
+    services, messages = SimpleNamespace(codec_threads=CodecThreads(1)), asyncio.Queue[Any]()
+    request = EndpointRequest(services, context, JSON, messages.get)  # type: ignore[arg-type]
+    task = asyncio.create_task(request.run_codec(2**30, work))
     await until(begun.is_set)
     if ends == "by cancellation":
         task.cancel()

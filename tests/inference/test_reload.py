@@ -13,7 +13,6 @@ import torch
 
 from app.codecs.images import write_npy
 from app.main import create_app
-from app.resources import codec_threads
 from app.settings import Settings
 from model.checkpoint import METRICS, read_checkpoint, write_checkpoint
 from tests.support.apps import running, until
@@ -57,7 +56,8 @@ async def test_a_reload_wants_a_key_that_opens_the_house_and_no_file(folder, dev
 async def test_a_reload_does_not_wait_behind_pictures(app):
     read = threading.Event()
     async with running(app) as client, asyncio.timeout(30):
-        readers = [asyncio.to_thread(read.wait, 60) for _ in range(codec_threads(app.state.services.settings))]
+        threads = app.state.services.codec_threads
+        readers = [threads.run(1, partial(read.wait, 60)) for _ in range(threads.threads)]
         pictures = asyncio.gather(*readers)
         await asyncio.sleep(0)
         assert (await reload(client)).status_code == 200
