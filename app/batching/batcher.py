@@ -26,20 +26,27 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RESERVED_QUEUE_SHARE = 1 / 8
-"""Largest part of the queue that is kept free for a large request that was refused."""
+"""Largest part of the queue that is kept free for a large request that was refused. As much room is added for small
+requests, so that large ones cannot keep them out."""
+
+SMALL_REQUEST_SHARE = 1 / 64
+"""Part of the queue up to which a request counts as small."""
 
 
 class Batcher:
     """Queues requests, forms batches, and runs them on one device.
 
-    A batch has at most `max_batch_size` items, and at most `max_queue_items` wait. `max_delay` is how many seconds a
-    batch that is not full waits for more rows; 0 dispatches at once.
+    A batch has at most `max_batch_size` items, and at most `max_queue_items` wait, besides small requests. A batch that
+    is not full waits `max_delay` seconds for more rows; 0 dispatches at once.
     """
 
     def __init__(self, metrics: Metrics, *, max_batch_size: int, max_queue_items: int, max_delay: float = 0.0) -> None:
         self._metrics = metrics
         self._max_queue_items = max_queue_items
-        self._reserved_items = 0
+        self._reserve_size = int(max_queue_items * RESERVED_QUEUE_SHARE)
+        self._max_small_items = int(max_queue_items * SMALL_REQUEST_SHARE)
+        self._reserved_items = 0  # for a large request that was refused
+        self._small_items = 0  # of small requests beyond `max_queue_items`
         self._queue = FairQueue(max_batch_size, max_delay)
         self._runner = BatchRunner(self._queue, metrics)
         self._inline = InlineExecutor(self._runner, self._complete, self._stop)
@@ -93,8 +100,9 @@ class Batcher:
         with self._lock:
             if self._closing:
                 raise Unavailable
-            self.check_capacity(request.size * key.weight)
+            small_items = self.check_capacity(request.size * key.weight)
             self._queue.add(request)
+            self._small_items += small_items
         self._in_flight.add(request)
         if not self._dispatch_scheduled:
             self._schedule_dispatch()
@@ -108,6 +116,7 @@ class Batcher:
         finally:
             timer.cancel()
             self._in_flight.discard(request)
+            self._small_items -= small_items
             if request.remaining:
                 self._discard(request)
 
@@ -136,23 +145,28 @@ class Batcher:
         for operation in OPERATIONS:
             self._metrics.batch_limit[operation].set(limits.get(operation, 0))
 
-    def check_capacity(self, items: int = 1) -> None:
+    def check_capacity(self, items: int = 1) -> int:
         """Raise `QueueFull`, with the time after which to retry, if the queue has no room for so many items.
 
         A small request must not overtake a larger one that was just refused: up to `RESERVED_QUEUE_SHARE` of the queue
-        is kept free until a request finds room for as much. Else small requests would fill each gap.
+        is kept free until a request finds room for as much. Else small requests would fill each gap. Nor must large
+        requests that keep the queue full lock out small ones, which have room of their own. Returns how many of the
+        items need that room.
         """
-        depth, needed = self._queue.depth, max(items, self._reserved_items)
-        if depth + needed <= self._max_queue_items:
+        depth, limit = self._queue.depth, self._max_queue_items
+        if depth - self._small_items + max(items, self._reserved_items) <= limit:
             self._reserved_items = 0
-            return
-        largest_reserve = int(self._max_queue_items * RESERVED_QUEUE_SHARE)
-        self._reserved_items = max(self._reserved_items, min(items, largest_reserve))
+            return 0
+        if items <= self._max_small_items:
+            limit += self._reserve_size
+            if self._small_items + items <= self._reserve_size:
+                return items
+        self._reserved_items = max(self._reserved_items, min(items, self._reserve_size))
         self._metrics.rejected.inc()
         rate = self._runner.items_per_second
         wait = math.ceil(depth / rate) if rate else 1
         needed = max(items, self._reserved_items)
-        detail = f"the queue holds {depth} of {self._max_queue_items} images, no room for {needed} more"
+        detail = f"the queue holds {depth} of {limit} images, no room for {needed} more"
         raise QueueFull(detail, retry_after=max(1, wait))
 
     def _schedule_dispatch(self) -> None:

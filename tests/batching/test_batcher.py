@@ -170,6 +170,38 @@ async def test_a_small_request_does_not_overtake_a_large_one_that_was_refused():
         await asyncio.gather(first, *tasks[3:])
 
 
+async def test_small_requests_find_room_in_a_queue_that_large_ones_keep_full():
+    async with running_batcher(max_batch_size=1, max_queue_items=64) as harness:
+        first = await harness.block_device()
+        tasks = harness.tasks(range(32), range(32))
+        await harness.queue_holds(64)
+        with pytest.raises(QueueFull, match="holds 64 of 64 images, no room for 32 more"):
+            await harness.submit(*range(32))
+        tasks += harness.tasks(*([n] for n in range(8)))  # an eighth of the queue
+        await harness.queue_holds(72)
+        with pytest.raises(QueueFull, match="holds 72 of 72 images, no room for 8 more"):
+            await harness.submit(1)
+        with pytest.raises(QueueFull):
+            await harness.submit(1, 2)
+        harness.device.unblocked.set()
+        await asyncio.gather(first, *tasks)
+        assert await harness.submit(*range(32)) == [10 * n for n in range(32)]
+
+
+async def test_small_requests_in_the_room_kept_for_them_take_none_of_the_room_of_large_ones():
+    async with running_batcher(max_batch_size=1, max_queue_items=64) as harness:
+        first = await harness.block_device()
+        tasks = harness.tasks(range(32), range(32))
+        await harness.queue_holds(64)
+        tasks += harness.tasks(*([n] for n in range(8)))
+        await harness.queue_holds(72)
+        tasks.pop(0).cancel()
+        tasks += harness.tasks(range(32))
+        await harness.queue_holds(72)
+        harness.device.unblocked.set()
+        assert len(await asyncio.gather(first, *tasks)) == 11
+
+
 async def test_retry_after_is_computed_from_the_throughput_of_the_device():
     async with running_batcher(max_queue_items=40) as harness:
         first = await harness.block_device()
