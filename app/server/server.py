@@ -36,17 +36,16 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-EXIT_DEADLINE_SECONDS = 5.0
-"""Seconds after the graceful timeout in which the process exits, even if threads are still running."""
-
 
 class Server(uvicorn.Server):
     """A uvicorn server that gets its connections from a listener of its own or by calls of `attach`.
 
-    `probe_grace_seconds` is the time for which probes are still answered after the device was lost.
+    Probes are answered for `probe_grace_seconds` after the device was lost. The process exits `exit_deadline_seconds`
+    after the graceful timeout even if threads are still running.
     """
 
     probe_grace_seconds = 10.0
+    exit_deadline_seconds = 5.0
 
     def __init__(self, settings: Settings, listener: Listener | None = None, group: ProcessGroup | None = None) -> None:
         self.listener = listener
@@ -189,7 +188,7 @@ class Server(uvicorn.Server):
 
     def _exit_hard(self) -> None:
         """Exit after the deadline. Python waits for each thread, and one that decodes an image may take minutes."""
-        if not self.exiting.wait(EXIT_DEADLINE_SECONDS):
+        if not self.exiting.wait(self.exit_deadline_seconds):
             log.warning("exiting although threads are still running")
             logging.shutdown()
             os._exit(self.exit_code)

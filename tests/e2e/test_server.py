@@ -128,6 +128,7 @@ from app.inference.threads import run_in_own_thread
 from app.server.listener import Listener
 from app.server.server import Server, run
 class Busy(Server):
+    exit_deadline_seconds = 1.5
     async def startup(self, sockets=None):
         await super().startup(sockets)
         for _ in range(64):

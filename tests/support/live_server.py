@@ -14,9 +14,11 @@ from typing import Any
 import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
 from tests.support.apps import until
+
+POLL_SECONDS = 0.05
+"""Seconds between two requests that wait for a state of the service."""
 
 ROOT = Path(__file__).parents[2]
 SERVE = """
@@ -57,10 +59,20 @@ async def python(*arguments: str) -> asyncio.subprocess.Process:
 
 
 class Service:
-    """A running service: its process, its log so far, and a client of it."""
+    """A running service: its process, its log so far, and clients of it.
 
-    def __init__(self, process: asyncio.subprocess.Process, client: httpx.AsyncClient, port: int) -> None:
+    `client` keeps its connections, `_reconnecting` opens one for each request, so that any worker may answer it.
+    """
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        port: int,
+        client: httpx.AsyncClient,
+        reconnecting: httpx.AsyncClient,
+    ) -> None:
         self.process, self.client, self.port = process, client, port
+        self._reconnecting = reconnecting
         self.log = asyncio.create_task(_read(process))
 
     async def status(self, path: str = "/readyz") -> int:
@@ -74,13 +86,11 @@ class Service:
         """Wait until a request gets this status."""
         while await self.status(path) != status:
             assert self.process.returncode is None, "the service has exited"
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def request(self, path: str, method: str = "GET") -> httpx.Response:
         """The response to a request on a connection of its own, so that any worker may answer it."""
-        url = self.client.base_url
-        async with httpx.AsyncClient(base_url=url, headers=self.client.headers, timeout=30) as client:
-            return await client.request(method, path)
+        return await self._reconnecting.request(method, path)
 
     async def request_all(self, *paths: str) -> list[httpx.Response]:
         """The responses to concurrent requests, each on a connection of its own."""
@@ -93,21 +103,17 @@ class Service:
         except ConnectionError:
             return None
 
-    async def series(self) -> list[Sample]:
-        """The series of /metrics."""
-        text = (await self.request("/metrics")).text
-        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-
     async def count(self, name: str, **labels: str) -> float:
         """The sum of the series of a metric that have these labels."""
-        series = await self.series()
-        return sum(s.value for s in series if s.name == name and labels.items() <= s.labels.items())
+        lines = [line for line in (await self.request("/metrics")).text.splitlines() if line.startswith(name)]
+        samples = [sample for family in text_string_to_metric_families("\n".join(lines)) for sample in family.samples]
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     async def wait_for_count(self, name: str, value: float, **labels: str) -> None:
         """Wait until the sum of these series has a value."""
         async with asyncio.timeout(60):
             while await self.count(name, **labels) != value:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(POLL_SECONDS)
 
     async def wait_for_workers(self, workers: int) -> None:
         """Wait until this number of workers accepts requests."""
@@ -166,10 +172,13 @@ async def serving(model: Path | None = None, program: str = SERVE, **settings: A
     assert process.stderr
     try:
         port = json.loads(command[-1])["port"] or await _logged_port(process)
-        limits = httpx.Limits(max_connections=64)
-        url, key = f"http://127.0.0.1:{port}", _key(settings)
-        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30, headers=key) as client:
-            service = Service(process, client, port)
+        options: Any = {"base_url": f"http://127.0.0.1:{port}", "timeout": 30, "headers": _key(settings)}
+        once = httpx.Limits(max_keepalive_connections=0)
+        async with (
+            httpx.AsyncClient(limits=httpx.Limits(max_connections=64), **options) as client,
+            httpx.AsyncClient(limits=once, **options) as reconnecting,
+        ):
+            service = Service(process, port, client, reconnecting)
             await service.wait_for_status(200)
             await service.wait_for_workers(int(settings.get("workers", 1)))
             yield service
