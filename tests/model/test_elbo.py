@@ -42,9 +42,16 @@ def noise_for(vae, draws, rows):
 
 
 @pytest.fixture
-def linear(monkeypatch, device):
+def linear_family():
+    """Register the likelihood `linear` for the time of a test."""
+    FAMILIES["linear"] = LinearGaussian
+    yield
+    del FAMILIES["linear"]
+
+
+@pytest.fixture
+def linear(linear_family, device):
     """x = W z + b + SCALE eps with z of 2 and x of 6 values, and the encoder at the true posterior p(z|x)."""
-    monkeypatch.setitem(FAMILIES, "linear", LinearGaussian)
     config = VAEConfig(image_shape=(1, 2, 3), latent_shape=(2,), likelihood="linear", scale=SCALE)
     vae = build(config).double().to(device).requires_grad_(False)
     decoder, encoder = vae.decoder.network[1], vae.encoder.network[1]
