@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from app.batching.executor import BatchRunner, DeviceTask, InlineExecutor, ThreadExecutor, Work, fulfil, settle
+from app.batching.executor import BatchRunner, DeviceTask, InlineExecutor, ThreadExecutor, Work, settle
 from app.batching.queue import FairQueue
 from app.batching.requests import Batch, BatchKey, QueuedRequest, Rows
 from app.context import RequestContext
@@ -104,9 +104,10 @@ class Batcher:
             self._queue.add(request)
             self._small_items += small_items
         self._in_flight.add(request)
-        if not self._dispatch_scheduled:
-            self._schedule_dispatch()
-        timer = self._loop.call_later(context.deadline - time.monotonic(), _expire, request.future)
+        if not self._dispatch_scheduled:  # after all callbacks that are ready now: what arrives together shares a batch
+            self._dispatch_scheduled = True
+            self._loop.call_soon(self._dispatch)
+        timer = self._loop.call_later(context.deadline - time.monotonic(), _expire, request)
         try:
             return await request.future
         except (DeadlineExceeded, asyncio.CancelledError) as end:
@@ -169,8 +170,8 @@ class Batcher:
         detail = f"the queue holds {depth} of {limit} images, no room for {needed} more"
         raise QueueFull(detail, retry_after=max(1, wait))
 
-    def _schedule_dispatch(self) -> None:
-        """Dispatch after all callbacks that are ready now, so that requests which arrive together share a batch."""
+    def _dispatch_later(self) -> None:
+        """Schedule a dispatch, unless one is scheduled."""
         if not self._dispatch_scheduled:
             self._dispatch_scheduled = True
             self._loop.call_soon(self._dispatch)
@@ -178,31 +179,24 @@ class Batcher:
     def _dispatch(self) -> None:
         """Run the next batch inline if it is due and short; leave any other work to the device thread."""
         self._dispatch_scheduled = False
+        batch, queue = None, self._queue
         try:
             with self._lock:
-                batch = self._claim_inline_batch()
+                if not (self._busy or self._tasks or self._failure):
+                    batch = queue.take(flush=self._closing)
+                self._busy = self._busy or batch is not None
+                self._metrics.queue_items.set(queue.depth)
+                # With a backlog the batch runs on the thread, so that the event loop stays responsive.
+                if batch is None or not batch.key.policy.inline or queue.depth > batch.rows * batch.key.weight:
+                    self._handed_over = batch or self._handed_over
+                    self._changed.notify()
+                    return
         except BaseException as failure:  # noqa: BLE001  # such as a key without a policy
             self._stop(failure)
             return
-        if batch is None:
-            return
         self._inline.execute(batch)
-        if self._queue.depth or self._closing:
-            self._loop.call_soon(self._schedule_dispatch)  # one turn later: the loop first reads what has arrived
-
-    def _claim_inline_batch(self) -> Batch | None:
-        batch = None
-        if not (self._busy or self._tasks or self._failure):
-            batch = self._queue.take(flush=self._closing)
-        self._metrics.queue_items.set(self._queue.depth)
-        if batch is not None:
-            self._busy = True
-            # With a backlog the batch runs on the thread, so that the event loop stays responsive.
-            if batch.key.policy.inline and self._queue.depth <= batch.rows * batch.key.weight:
-                return batch
-            self._handed_over = batch
-        self._changed.notify()
-        return None
+        if queue.depth or self._closing:
+            self._loop.call_soon(self._dispatch_later)  # one turn later: the loop first reads what has arrived
 
     def _discard(self, request: QueuedRequest) -> None:
         """Remove a request from the queue that was cancelled, has expired or has failed."""
@@ -261,5 +255,5 @@ class Batcher:
         self._ended.set()
 
 
-def _expire(future: "asyncio.Future[Any]") -> None:
-    fulfil(future, None, DeadlineExceeded("the answer was not ready within the request's deadline"))
+def _expire(request: QueuedRequest) -> None:
+    settle([request], DeadlineExceeded("the answer was not ready within the request's deadline"))

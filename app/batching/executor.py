@@ -9,8 +9,8 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from app.batching.queue import FairQueue
 from app.batching.requests import Batch, QueuedRequest
@@ -31,35 +31,33 @@ class DeviceLost(Exception):
     """The device cannot be used again in this process."""
 
 
-class DeviceTask(NamedTuple):
+class DeviceTask:
     """A function that runs on the device thread, and the future of its result."""
 
-    function: Callable[[], Any]
-    future: "asyncio.Future[Any]"
+    def __init__(self, function: Callable[[], Any], future: "asyncio.Future[Any]") -> None:
+        self._function = function
+        self.future = future
+        self.answers: Any = None
+
+    def run(self) -> None:
+        """Call the function and keep what it returns."""
+        self.answers = self._function()
 
 
 Work = Batch | DeviceTask
-Deliver = Callable[..., object]
-"""Calls a function with arguments on the event loop."""
+Deliver = Callable[[Sequence[QueuedRequest | DeviceTask], BaseException | None], None]
+"""Settles requests on the event loop, as `settle` does."""
 
 
-def fulfil(future: "asyncio.Future[Any]", result: Any, failure: BaseException | None = None) -> None:
-    """Set the result or the failure of a future, unless it is done."""
-    if future.done():
-        return
-    if failure is None:
-        future.set_result(result)
-    else:
-        future.set_exception(failure)
-
-
-def settle(requests: Iterable[QueuedRequest | DeviceTask], failure: ServiceError | None) -> None:
-    """Give each request its results, or the failure of them all; a device task can only fail here."""
+def settle(requests: Sequence[QueuedRequest | DeviceTask], failure: BaseException | None) -> None:
+    """Give each request its results, or the failure of them all, unless its future is done."""
     for request in requests:
-        if failure is not None:
-            fulfil(request.future, None, failure)
-        elif isinstance(request, QueuedRequest) and not request.future.done():
+        if request.future.done():
+            continue
+        if failure is None:
             request.future.set_result(request.answers)
+        else:
+            request.future.set_exception(failure)
 
 
 class BatchRunner:
@@ -79,7 +77,7 @@ class BatchRunner:
         """Run a batch, and deliver each request that is complete or has failed; lets `DeviceLost` through."""
         failure = self._attempt(batch) if batch.rows else None
         if failure is None:
-            deliver(settle, [request for request in batch.requests if request.answered == request.size], None)
+            deliver([request for request in batch.requests if request.answered == request.size], None)
         else:
             self._isolate(batch, failure, deliver)
 
@@ -91,22 +89,22 @@ class BatchRunner:
                 max_rows = max(1, part.rows // 2)
             if failure and part.rows == 1:
                 part.requests[0].fail()
-                deliver(settle, part.requests, failure)
+                deliver(part.requests, failure)
             elif failure or part.rows > max_rows:
                 parts += reversed(part.bisect())
             elif part.rows:
                 self._lower_batch_limit(batch, max_rows)
-                deliver(settle, [request for request in part.requests if request.answered == request.size], None)
+                deliver([request for request in part.requests if request.answered == request.size], None)
             if not parts:
                 return
-            part = parts.pop().without_expired()
+            part, now = parts.pop().without_expired(), time.monotonic()
+            for request in part.requests:
+                request.end_wait(now)
             failure = self._attempt(part) if 0 < part.rows <= max_rows else None
 
     def _attempt(self, batch: Batch) -> ServiceError | None:
         """Compute a batch and give its requests their results; return the failure if there is one."""
         start = stacked_at = time.monotonic()
-        for request in batch.requests:
-            request.end_wait(start)
         try:
             stacked = batch.key.stack(batch.parts)
             rows, stacked_at = len(stacked), time.monotonic()
@@ -171,8 +169,8 @@ class Executor(ABC):
         self._failed = failed
 
     @abstractmethod
-    def deliver(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Call a function on the event loop."""
+    def deliver(self, requests: Sequence[QueuedRequest | DeviceTask], failure: BaseException | None) -> None:
+        """Settle requests on the event loop, as `settle` does."""
 
     def execute(self, work: Work) -> None:
         """Run a batch or a task. An `Exception` fails its requests, anything else and `DeviceLost` the device."""
@@ -181,7 +179,8 @@ class Executor(ABC):
             if isinstance(work, Batch):
                 self._runner.run(work, self.deliver)
             else:
-                self.deliver(fulfil, work.future, work.function())
+                work.run()
+                self.deliver([work], None)
         except Exception as failure:  # noqa: BLE001  # a batch may fail in any way
             self._fail(work, failure)
         except BaseException as failure:  # noqa: BLE001  # such as SystemExit in native code: the process restarts
@@ -191,12 +190,12 @@ class Executor(ABC):
 
     def _fail(self, work: Work, failure: Exception) -> None:
         if isinstance(work, DeviceTask):
-            self.deliver(fulfil, work.future, None, failure)
+            self.deliver([work], failure)
         elif not isinstance(failure, DeviceLost):
             log.error("a batch of %d items to %s failed", work.rows, work.key.operation, exc_info=failure)
             for request in work.requests:
                 request.fail()
-            self.deliver(settle, work.requests, ServiceError("the batch of this request failed"))
+            self.deliver(work.requests, ServiceError("the batch of this request failed"))
         if isinstance(failure, DeviceLost):
             self._failed(failure)
 
@@ -204,8 +203,7 @@ class Executor(ABC):
 class InlineExecutor(Executor):
     """Runs batches on the event loop: for a short batch, two switches of threads would take longer."""
 
-    def deliver(self, function: Callable[..., object], *arguments: Any) -> None:
-        function(*arguments)
+    deliver = staticmethod(settle)
 
 
 class ThreadExecutor(Executor):
@@ -227,14 +225,21 @@ class ThreadExecutor(Executor):
         """Wait for the end of the thread."""
         self._thread.join()
 
-    def deliver(self, function: Callable[..., object], *arguments: Any) -> None:
-        self._loop.call_soon_threadsafe(function, *arguments)
+    def deliver(self, requests: Sequence[QueuedRequest | DeviceTask], failure: BaseException | None) -> None:
+        self._loop.call_soon_threadsafe(settle, requests, failure)
 
     def _run(self) -> None:
         try:
-            while (work := self._next_work()) is not None:
-                self.execute(work)
+            while self._run_next():
+                pass
         except BaseException as failure:  # noqa: BLE001  # without its device thread the service is not alive, and ends
             self._failed(failure)
         finally:
             self._ended()
+
+    def _run_next(self) -> bool:
+        """Execute the next work, and keep no reference to it: a model that was replaced must be freed."""
+        work = self._next_work()
+        if work is not None:
+            self.execute(work)
+        return work is not None

@@ -59,16 +59,6 @@ class KeyQueue:
         """Return the request whose turn is next."""
         return min(self.heads(), key=_virtual_start) if self.started else next(iter(self.unstarted))
 
-    def pop(self) -> QueuedRequest:
-        """Remove and return the request whose turn is next."""
-        if self.started:
-            request = self.head()
-            self.remove(request)
-        else:
-            request, _ = self.unstarted.popitem(last=False)
-            self.rows -= request.remaining
-        return request
-
     def add(self, request: QueuedRequest, *, first: bool = False) -> None:
         """Add a request behind the others like it, or before them."""
         part = self.unstarted if request.remaining == request.size else self.started
@@ -152,19 +142,22 @@ class FairQueue:
         trigger = DispatchTrigger.FULL if queue.rows >= max_rows else self._partial_trigger
         requests = self._pop_unexpired(queue, max_rows)
         waiting = [request.remaining for request in requests]
-        rows = key.policy.rows(min(max_rows, sum(waiting)))
+        rows = min(max_rows, sum(waiting))
+        if rows > 1:
+            rows = key.policy.rows(rows)
         counts = waiting if rows >= sum(waiting) else allocate_rows(requests, waiting, rows)
         for request in reversed(requests[len(counts) :]):
             queue.add(request, first=True)
             self._total_turns += request.turn
         requests = requests[: len(counts)]
-        parts = [request.take(count) for request, count in zip(requests, counts, strict=True)]
+        now = time.monotonic()
+        parts = [request.take(count, now) for request, count in zip(requests, counts, strict=True)]
         self.depth -= rows * key.weight
         for request in requests:
             if request.remaining:
                 queue.add(request)
                 self._total_turns += request.turn
-        if queue:
+        if queue.unstarted or queue.started:
             self._queues[key] = queue  # last among keys with the same virtual time
         return Batch(key, requests, parts, counts, rows, trigger, turns, rows == 1 and not self._queues)
 
@@ -213,7 +206,12 @@ class FairQueue:
         """Remove up to `most` requests from a queue, and drop those that have expired."""
         requests: list[QueuedRequest] = []
         while (queue.unstarted or queue.started) and len(requests) < most:
-            request = queue.pop()
+            if queue.started:
+                request = queue.head()
+                queue.remove(request)
+            else:
+                request, _ = queue.unstarted.popitem(last=False)
+                queue.rows -= request.remaining
             self._total_turns -= request.turn
             if request.expired:
                 self.depth -= request.cost

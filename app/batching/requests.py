@@ -89,8 +89,11 @@ class QueuedRequest:
         """Whether no result is needed any more: the request has failed, was cancelled, or is past its deadline."""
         return self.failed or self.future.done() or time.monotonic() >= self.context.deadline
 
-    def take(self, count: int) -> Any:
-        """Take the next rows, for a batch that is about to run."""
+    def take(self, count: int, now: float) -> Any:
+        """Take the next rows for a batch, which ends the present wait."""
+        if self.waits_since is not None:
+            self.context.record_stage("queue", self.waits_since, now)
+            self.waits_since = None
         start = self.size - self.remaining
         self.remaining -= count
         return self.rows if count == self.size else self.rows[start : start + count]

@@ -69,11 +69,14 @@ class DeviceModel:
         self.compiled = compiled
         self.device = device
         self._core_usage = core_usage
+        self._has_single_row_networks = compiled.has_single_row_networks
 
     def run(self, operation: str, rows: RowBatch, *, deterministic: bool, single: bool = False) -> RowBatch:
         """Compute a batch as `CompiledModel.run` does. Raises `OutOfMemory` or `DeviceLost`."""
-        single = single and self._core_usage.others_idle
         try:
+            if not self._has_single_row_networks:  # then the workers do not need to know of each other
+                return self.compiled.run(operation, rows, deterministic=deterministic)
+            single = single and self._core_usage.others_idle
             with self._core_usage:
                 return self.compiled.run(operation, rows, deterministic=deterministic, single=single)
         except Exception as failure:

@@ -28,12 +28,15 @@ class CompiledModel(Protocol):
 
     `runtime` is the name of the runtime. `uniform` tells that deterministic and other batches are computed in the same
     way. `model` is the model as torch sees it, for operations that the runtime leaves to torch.
+    `has_single_row_networks` tells that a `single` row is computed otherwise than a batch of one row.
     """
 
     @property
     def runtime(self) -> str: ...
     @property
     def uniform(self) -> bool: ...
+    @property
+    def has_single_row_networks(self) -> bool: ...
     @property
     def model(self) -> ImageModel: ...
 

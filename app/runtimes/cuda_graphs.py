@@ -68,6 +68,7 @@ class CudaGraphModel:
 
     runtime = "torch"
     uniform = True
+    has_single_row_networks = False
 
     def __init__(self, eager: TorchModel) -> None:
         self._eager = eager

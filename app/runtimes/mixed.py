@@ -20,13 +20,14 @@ class MixedModel:
         self.runtime = fast.runtime
         self._deterministic = deterministic
         self._fast = fast
+        self.has_single_row_networks = deterministic.has_single_row_networks
 
     @property
     def model(self) -> ImageModel:
         return self._deterministic.model
 
     def run(self, operation: str, rows: RowBatch, *, deterministic: bool, single: bool = False) -> RowBatch:
-        if deterministic or (single and self._deterministic.has_single_row_networks):
+        if deterministic or (single and self.has_single_row_networks):
             return self._deterministic.run(operation, rows, deterministic=deterministic, single=single)
         return self._fast.run(operation, rows, deterministic=False)
 

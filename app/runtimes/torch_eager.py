@@ -19,6 +19,7 @@ class TorchModel:
 
     runtime = "torch"
     uniform = True
+    has_single_row_networks = False
 
     def __init__(self, model: ImageModel, target: Target) -> None:
         self.model = model

@@ -16,6 +16,8 @@ Before = Callable[[str, RowBatch, bool], None]
 class InterceptedModel(TorchModel):
     """A model that torch computes; `before` is called with operation, rows and `single` before each batch."""
 
+    has_single_row_networks = True
+
     def __init__(self, model: ImageModel, target: Target, before: Before) -> None:
         super().__init__(model, target)
         self._before = before
