@@ -16,7 +16,6 @@ from app.api import routes as model_api
 from app.api.endpoint import routes
 from app.api.openapi import DocumentedApplication, documentation
 from app.api.services import Services, update_gauges
-from app.codecs.images import configure_pillow_limits
 from app.codecs.threads import CodecThreads
 from app.http.admission import AdmissionController, is_public
 from app.http.auth import ApiKeys
@@ -65,7 +64,6 @@ def create_app(
     the `state` with its connections. Raises `model.checkpoint.CheckpointError` for a folder without a usable model,
     `UserError` for a device that does not exist.
     """
-    configure_pillow_limits()
     services = build_services(settings or Settings(), state or ServiceState(), group or ProcessGroup())
     app = DocumentedApplication(
         checkpoint=lambda: services.engine.loaded_model.checkpoint,

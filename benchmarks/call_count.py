@@ -23,6 +23,7 @@ from uvicorn.server import ServerState
 from app.http.protocol.connection import HttpConnection
 from app.main import create_app
 from app.observability.logs import configure_logging
+from app.server.process import configure_process
 from app.settings import Settings
 
 APP = str(Path(__file__).parent.parent / "app") + "/"
@@ -57,6 +58,7 @@ async def measure(body: bytes) -> Calls:
     """The calls of one request, after `WARM_UP` others on the same connection."""
     settings = Settings(threads=1, log_level="info")
     configure_logging(settings)
+    configure_process(settings)
     app = create_app(settings)
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False)
     config.load()

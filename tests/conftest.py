@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 from sklearn.datasets import load_digits
 
+from app.codecs.images import configure_pillow_limits
 from app.codecs.png import write_png
 from app.inference.device import configure_torch
 from app.main import create_app
@@ -22,6 +23,7 @@ from tests.support.apps import running
 from tests.support.cli_runner import SMALL, vae
 from tests.support.models import COLOUR, DIGITS, write
 
+configure_pillow_limits()
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import ONNX Runtime themselves
 
 settings.register_profile("tests", deadline=None)  # also on a busy machine

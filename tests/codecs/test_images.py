@@ -60,7 +60,7 @@ def test_a_damaged_picture_is_a_picture_or_refused(content, data, fit):
 
 @pytest.fixture
 def own_limit():
-    """As the application does before its first image_file."""
+    """As the application does before the first image."""
     configure_pillow_limits()
 
 
@@ -175,7 +175,7 @@ def test_the_narrowest_picture_is_fitted(size, fit):
 
 def test_what_is_no_picture_is_refused_without_being_repeated():
     with pytest.raises(UnprocessableContent) as refused:
-        open_image(b"hunter2 is no image_file", 3, LIMIT)
+        open_image(b"hunter2 is no image", 3, LIMIT)
     assert refused.value.detail.startswith("images[3]: expected PNG")
     assert "hunter2" not in refused.value.detail
 

@@ -210,8 +210,10 @@ class HttpConnection(HttpToolsProtocol):
         self._idle.pop(self, None)
         self._start_asgi_task(self.cycle, self.app)
 
-    def on_body(self, body: bytes) -> None:
+    def on_body(self, body: bytes, *, is_last: bool = False) -> None:
         """Buffer a piece of the body for the application, which counts the bytes."""
+        if is_last:
+            self.cycle.more_body = False
         if not self.cycle.response_complete:
             self.cycle.body += body
             if len(self.cycle.body) > HIGH_WATER_LIMIT:

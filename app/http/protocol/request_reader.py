@@ -53,11 +53,11 @@ class RequestHandler(Protocol):
     ) -> None:
         """Handle a complete head; `old` means HTTP/1.0, `expects` that the client waits for 100 (Continue)."""
 
-    def on_body(self, body: bytes) -> None:
-        """Handle a piece of the body."""
+    def on_body(self, body: bytes, *, is_last: bool = False) -> None:
+        """Handle a piece of the body, which may be the last one."""
 
     def on_end(self) -> None:
-        """Handle the end of the body."""
+        """Handle the end of a body whose last piece was not marked, or of a request without a body."""
 
 
 class RequestReader:
@@ -129,12 +129,20 @@ class RequestReader:
         return length
 
     def _step_body(self, data: Data, start: int) -> int:
+        """Pass on a piece of a body of known length, which needs no parser; the parser is replaced at its end."""
         if self._body_bytes_left is None:
-            end = _end_of_chunks(data, start)
-            self._header_bytes_left -= end - start
-        else:
-            end = min(start + self._body_bytes_left, len(data))
-            self._body_bytes_left -= end - start
+            return self._step_chunks(data, start)
+        end = min(start + self._body_bytes_left, len(data))
+        self._body_bytes_left -= end - start
+        self.in_body = self._body_bytes_left > 0
+        if not self.in_body:
+            self._parser = httptools.HttpRequestParser(self)
+        self._handler.on_body(bytes(memoryview(data)[start:end]), is_last=not self.in_body)
+        return end - start
+
+    def _step_chunks(self, data: Data, start: int) -> int:
+        end = _end_of_chunks(data, start)
+        self._header_bytes_left -= end - start
         try:
             self._feed(memoryview(data)[start:end])
         except _Unparsable as failure:
@@ -208,7 +216,7 @@ class RequestReader:
         self._handler.on_request(method.decode(), path, query, headers, old, expects, keep_alive)
 
     def on_body(self, body: bytes) -> None:
-        """Pass on a piece of the body."""
+        """Pass on a piece of a chunked body."""
         self._header_bytes_left = MAX_HEADER_BYTES
         self._handler.on_body(body)
 
