@@ -39,9 +39,12 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parse JSON without NaN and infinity. Raises `ValueError`."""
+    """Parse JSON in UTF-8, without NaN and infinity (RFC 8259). Raises `ValueError`."""
     try:
-        return json.loads(content, parse_float=_parse_finite, parse_constant=_parse_finite)
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        return json.loads(text, parse_float=_parse_finite, parse_constant=_parse_finite)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected UTF-8, got another encoding (byte {error.start})") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -83,10 +86,26 @@ def json_bytes(path: Path, value: Any) -> bytes:
 
 def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
     """Read a regular file of at most `limit` bytes. Raises `CheckpointError`."""
-    with _open_regular(path) as (file, size):
+    with open_regular(path) as (file, size):
         if size > limit:
             raise CheckpointError(f"{path}: expected at most {limit:,} bytes, got {size:,}")
         return file.read(size) or b""
+
+
+@contextmanager
+def open_regular(path: Path, error: type[UserError] = CheckpointError) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular file and yield it with its size; opening a pipe or a device could block for ever.
+
+    Raises `error` for any other file, and if the system refuses to read it.
+    """
+    try:
+        with open(path, "rb", opener=_open_nonblocking) as file:  # Path.open has no opener
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise error(f"{path}: expected a regular file")
+            yield file, found.st_size
+    except OSError as failure:
+        raise error(f"{path}: {failure.strerror or failure}") from None
 
 
 def check_folder(folder: Path) -> None:
@@ -97,7 +116,7 @@ def check_folder(folder: Path) -> None:
     """
     if not isinstance(config := read_json(folder / CONFIG), dict):
         raise CheckpointError(f"{folder / CONFIG}: expected an object, got {type(config).__name__}")
-    with _open_regular(folder / WEIGHTS) as (file, size):
+    with open_regular(folder / WEIGHTS) as (file, size):
         length = int.from_bytes(file.read(8) or b"", "little")
         complete = length < min(size, MAX_HEADER) and size == 8 + length + _data_length(file.read(length) or b"")
     if not complete:
@@ -111,19 +130,6 @@ def _data_length(header: bytes) -> int:
         return max((fields["data_offsets"][1] for name, fields in tensors.items() if name != METADATA), default=0)
     except (ValueError, TypeError, AttributeError, LookupError):
         return -1
-
-
-@contextmanager
-def _open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a regular file and yield it with its size; opening a pipe or a device could block for ever."""
-    try:
-        with open(path, "rb", opener=_open_nonblocking) as file:  # Path.open has no opener
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise CheckpointError(f"{path}: expected a regular file")
-            yield file, found.st_size
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
 
 
 def _open_nonblocking(path: str, flags: int) -> int:

@@ -12,6 +12,7 @@ from numpy.lib.format import MAGIC_PREFIX, open_memmap
 from numpy.typing import NDArray
 
 from model.errors import UserError
+from model.files import open_regular
 
 Images = NDArray[np.uint8]
 
@@ -108,12 +109,12 @@ def as_images(array: NDArray[Any], where: str) -> Images:
 
 def _load(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path, DataError) as (file, _):
             is_npy = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
             file.seek(0)
             return _read_npy(path) if is_npy else _read_npz(file)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
+    except DataError:
+        raise
     except Exception as error:  # noqa: BLE001  # numpy's parsers raise many types of exceptions
         why, *_ = str(error).splitlines() or [type(error).__name__]
         raise DataError(f"{path}: not a complete .npy or .npz array: {why}") from None

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from model.data.arrays import DataError, Dataset, Images
 from model.errors import reporting_file
-from model.files import write_atomically
+from model.files import open_regular, write_atomically
 
 TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -26,6 +26,12 @@ DIGESTS = {
 """SHA-256 of each decompressed file, which is independent of the compression."""
 
 IDX_IMAGE_MAGIC = 2051
+HEADER_BYTES = 16
+GZIP_MAGIC = b"\x1f\x8b"
+
+MAX_COMPRESSION = 1032
+"""Most bytes into which deflate can decompress one byte."""
+
 DOWNLOAD_CHUNK = 2**18
 MAX_DOWNLOAD = 2**26
 DOWNLOAD_TIMEOUT = 60
@@ -53,15 +59,34 @@ def read_mnist(folder: Path) -> Dataset:
 
 def read_idx(path: Path) -> Images:
     """Read the images of an IDX file, compressed by gzip or not, as uint8 [N, 1, H, W]. Raises `DataError`."""
-    content = _content(path)
-    if len(content) < 16:
-        raise DataError(f"{path}: expected a header of 16 bytes, got {len(content)}")
-    magic, count, height, width = struct.unpack(">IIII", content[:16])
+    try:
+        with open_regular(path, DataError) as (file, size):
+            is_compressed = file.read(2) == GZIP_MAGIC
+            file.seek(0)
+            if not is_compressed:
+                return _read_images(path, file, size)
+            with gzip.GzipFile(fileobj=file) as decompressed:
+                return _read_images(path, decompressed, size * MAX_COMPRESSION)
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a complete gzip file: {error}") from None
+
+
+def _read_images(path: Path, file: BinaryIO | gzip.GzipFile, limit: int) -> Images:
+    """Read a header, and as many bytes as it states; the file has at most `limit` bytes."""
+    header = file.read(HEADER_BYTES)
+    if len(header) < HEADER_BYTES:
+        raise DataError(f"{path}: expected a header of {HEADER_BYTES} bytes, got {len(header)}")
+    magic, count, height, width = struct.unpack(">IIII", header)
     if magic != IDX_IMAGE_MAGIC:
         raise DataError(f"{path}: expected the magic number {IDX_IMAGE_MAGIC} of IDX images, got {magic}")
-    if len(content) - 16 != count * height * width or not count * height * width:
-        raise DataError(f"{path}: expected {count} images of {height}x{width} bytes, got {len(content) - 16} bytes")
-    return np.frombuffer(content, np.uint8, offset=16).reshape(count, 1, height, width)
+    expected = count * height * width
+    if not expected:
+        raise DataError(f"{path}: expected at least one image, got {count} of {height}x{width} pixels")
+    content = file.read(min(expected, limit))
+    if len(content) < expected or file.read(1):
+        got = f"{len(content)} bytes" if len(content) < expected else f"more than {expected} bytes"
+        raise DataError(f"{path}: expected {count} images of {height}x{width} bytes, got {got}")
+    return np.frombuffer(content, np.uint8).reshape(count, 1, height, width)
 
 
 def download_mnist(
@@ -86,16 +111,6 @@ def download_mnist(
 def _path(folder: Path, name: str) -> Path:
     plain = folder / name
     return plain if plain.exists() else folder / f"{name}.gz"
-
-
-def _content(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a complete gzip file: {error}") from None
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
 
 
 def _fetch(url: str, progress: Callable[[Downloaded], None]) -> bytes:

@@ -54,11 +54,10 @@ def write_card(folder: Path) -> bool:
 
 def _may_be_written(path: Path) -> bool:
     """Return whether the file does not exist or begins with the title of a model card."""
-    try:
-        with path.open("rb") as file:
-            return file.readline(1000).rstrip().endswith(TITLE.encode())
-    except FileNotFoundError:
-        return True
+    if not path.is_file():
+        return not path.exists()
+    with path.open("rb") as file:
+        return file.readline(1000).rstrip().endswith(TITLE.encode())
 
 
 def render_card(checkpoint: Checkpoint, plots: list[str]) -> str:

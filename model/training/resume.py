@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from model.files import CheckpointError, parse_json, write_atomically
+from model.files import CheckpointError, open_regular, parse_json, write_atomically
 from model.records import EpochRecord, read_record
 from model.training.options import OptionsError
 from model.training.trainer import Training
@@ -66,7 +66,7 @@ def resume_training(folder: Path, training: Training) -> None:
 
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:
     try:
-        with safe_open(path, "pt") as file:
+        with open_regular(path), safe_open(path, "pt") as file:
             content = parse_json((file.metadata() or {})["training"])
             return content, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     except OSError as error:

@@ -169,6 +169,18 @@ def test_invalid_metrics_are_left_out_with_a_warning(folder: Path, content: str,
     assert "left out" in warning
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+def test_a_config_that_is_not_in_utf_8_is_refused(folder: Path, encoding: str) -> None:
+    (folder / CONFIG).write_text((folder / CONFIG).read_text().replace("{", '{"é": 1,', 1), encoding)
+    with pytest.raises(CheckpointError, match=rf"{CONFIG}: not JSON: expected UTF-8, got another encoding"):
+        read_checkpoint(folder)
+
+
+def test_a_config_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    (folder / CONFIG).write_text((folder / CONFIG).read_text(), "utf-8-sig")
+    read_checkpoint(folder)
+
+
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, METRICS])
 def test_a_named_pipe_is_refused_at_once(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Tests of reading .npy and .npz files as data sets."""
 
 import io
+import os
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -146,6 +147,13 @@ def test_a_header_of_another_length_is_refused_in_one_line(folder: Path, count: 
 @pytest.mark.parametrize("count", [6, 10**12, 2**62, 10**20, -1])
 def test_a_header_of_another_length_in_an_archive_is_refused_in_one_line(folder: Path, count: int) -> None:
     assert read_or_refused(folder / "x.npz", _file(partial(_archive, name="train.npy"), _with_header_of(count))) is None
+
+
+@pytest.mark.parametrize("name", ["images.npy", "images.npz"])
+def test_a_named_pipe_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name}: expected a regular file"):
+        read_arrays(tmp_path / name)
 
 
 def test_splits_of_different_shapes_are_refused() -> None:

@@ -2,7 +2,9 @@
 
 import gzip
 import hashlib
+import os
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -83,7 +85,15 @@ def test_the_test_split_alone_can_be_evaluated_but_not_trained_on(published: Pat
         (lambda content: gzip.compress(gzip.decompress(content)[:-7]), "40 images of 8x8 bytes, got 2553 bytes"),
         (lambda content: gzip.compress(b"\x00\x00\x08\x01" + bytes(20)), "magic number 2051 of IDX images, got 2049"),
         (lambda content: b"\x00\x00\x08", "a header of 16 bytes, got 3"),
-        (lambda content: struct.pack(">IIII", 2051, 0, 28, 28), "0 images"),
+        (lambda content: struct.pack(">IIII", 2051, 0, 28, 28), "expected at least one image, got 0 of 28x28 pixels"),
+        (
+            lambda content: gzip.compress(struct.pack(">IIII", 2051, 9, 0, 28)),
+            "at least one image, got 9 of 0x28 pixels",
+        ),
+        (lambda content: gzip.decompress(content) + b"\x00", "40 images of 8x8 bytes, got more than 2560 bytes"),
+        (lambda content: gzip.compress(gzip.decompress(content) + b"\x00"), "8x8 bytes, got more than 2560 bytes"),
+        (lambda content: struct.pack(">IIII", 2051, *[2**32 - 1] * 3), f"{2**32 - 1} images of .* bytes, got 0 bytes"),
+        (lambda content: gzip.compress(struct.pack(">IIII", 2051, *[2**32 - 1] * 3) + b"\x00"), "bytes, got 1 bytes"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_name(published: Path, damage, reason: str) -> None:
@@ -93,6 +103,27 @@ def test_a_damaged_file_is_refused_with_its_name(published: Path, damage, reason
         read_mnist(published)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [TRAIN, f"{TRAIN}.gz", TEST])
+def test_a_named_pipe_with_the_name_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name}: expected a regular file"):
+        read_dataset(tmp_path)
+
+
+def test_of_a_compressed_file_no_more_is_decompressed_than_its_header_states(tmp_path: Path) -> None:
+    path, content = tmp_path / f"{TRAIN}.gz", idx(np.zeros((1, 1, 8, 8), np.uint8))
+    with gzip.open(path, "wb") as file:
+        file.write(content)
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="expected 1 images of 8x8 bytes, got more than 64 bytes"):
+        read_idx(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**22
 
 
 def test_a_download_writes_both_files_and_reports_progress(tmp_path: Path, published: Path, mirror: str) -> None:

@@ -1,6 +1,7 @@
 """Tests that damaged snapshots are refused with one line that names the tensor or field."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,13 @@ def test_a_tensor_or_field_of_another_type_is_named(snapshot: Path, digits: np.n
 def test_invalid_metadata_is_refused(snapshot: Path, digits: np.ndarray, metadata) -> None:
     save_file(load_file(snapshot), snapshot, metadata)
     assert reason(snapshot, digits)
+
+
+def test_a_named_pipe_in_place_of_a_snapshot_is_refused(snapshot: Path, digits: np.ndarray) -> None:
+    snapshot.unlink()
+    os.mkfifo(snapshot)
+    with pytest.raises(CheckpointError, match=f"{SNAPSHOT}: expected a regular file"):
+        resume_training(snapshot.parent, training(digits))
 
 
 def test_a_refused_snapshot_does_not_change_the_training(snapshot: Path, digits: np.ndarray) -> None:
