@@ -29,26 +29,9 @@ from model.files import (
     read_file,
     read_json,
     replacing,
-    write_atomically,
-    write_json,
 )
 from model.records import Metrics, read_metrics
 from model.vae import VAE
-
-__all__ = [
-    "CONFIG",
-    "DEFAULT",
-    "METRICS",
-    "WEIGHTS",
-    "Checkpoint",
-    "CheckpointError",
-    "parse_json",
-    "read_checkpoint",
-    "read_json",
-    "write_atomically",
-    "write_checkpoint",
-    "write_json",
-]
 
 METRICS = "metrics.json"
 DEFAULT = Path(__file__).parent / "checkpoints" / "mnist"

@@ -18,7 +18,8 @@ from app.codecs.png import write_png
 from app.inference.device import configure_torch
 from app.main import create_app
 from app.settings import Settings
-from model.checkpoint import METRICS, write_json
+from model.checkpoint import METRICS
+from model.files import write_json
 from tests.support.apps import running
 from tests.support.cli_runner import SMALL, vae
 from tests.support.models import COLOUR, DIGITS, write

@@ -188,7 +188,7 @@ def evaluate(
         from app.cli.evaluate import run_evaluation
         from app.cli.options import EvaluationOptions, use_device
         from app.cli.progress import print_figures
-        from model.checkpoint import write_json
+        from model.files import write_json
 
         if replace and not save:
             raise UserError("replace: expected together with --save")

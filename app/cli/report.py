@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from app.cli.progress import notify
-from model.checkpoint import METRICS, WEIGHTS, Checkpoint, CheckpointError, read_checkpoint, read_json, write_json
+from model.checkpoint import METRICS, Checkpoint, read_checkpoint
 from model.data.arrays import Dataset, Images
 from model.data.datasets import read_dataset
 from model.evaluation.input_encoding import compare_inputs
 from model.evaluation.model_card import CARD, write_card
 from model.evaluation.ood import measure_elbo_percentiles
 from model.evaluation.plots import write_plots
+from model.files import WEIGHTS, CheckpointError, read_json, write_json
 from model.records import VERSION
 from model.training.trainer import Training
 from model.vae import VAE

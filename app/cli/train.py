@@ -10,12 +10,13 @@ import torch
 from app.cli.options import Architecture, TrainingRun, command_line
 from app.cli.progress import download_bar, notify, print_epoch, training_bar
 from app.cli.report import write_report
-from model.checkpoint import CONFIG, METRICS, WEIGHTS, write_atomically, write_checkpoint, write_json
+from model.checkpoint import METRICS, write_checkpoint
 from model.data.arrays import Dataset
 from model.data.datasets import read_dataset
 from model.data.mnist import download_mnist
 from model.errors import reporting_file
 from model.evaluation.model_card import CARD, PLOTS
+from model.files import CONFIG, WEIGHTS, write_atomically, write_json
 from model.records import VERSION
 from model.training.options import OptionsError, TrainingOptions
 from model.training.resume import SNAPSHOT, resume_training, write_snapshot

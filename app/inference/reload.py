@@ -15,7 +15,8 @@ from app.inference.threads import run_in_own_thread
 from app.observability.metrics import Metrics, ReloadOutcome
 from app.settings import Settings
 from app.single_flight import SingleFlight
-from model.checkpoint import CheckpointError, read_checkpoint
+from model.checkpoint import read_checkpoint
+from model.files import CheckpointError
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from app.inference.memory import available, peak, reset_peak, resident, trim
 from app.inference.threads import run_in_own_thread
 from app.runtimes.base import CompiledModel
 from app.runtimes.operations import batch_sizes, examples
-from model.checkpoint import CheckpointError
+from model.files import CheckpointError
 from model.interface import ModelSpec
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from app.runtimes.onnx_operations import OPERATION_GRAPHS, OnnxOperation
 from app.runtimes.onnx_session import create_session
 from app.runtimes.torch_eager import TorchModel
 from app.runtimes.verification import differing
-from model.checkpoint import CheckpointError
+from model.files import CheckpointError
 from model.formats.native import NativeModel
 from model.interface import ImageModel
 from model.vae import VAE

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from app.cli.report import save_evaluation
-from model.checkpoint import METRICS, WEIGHTS, CheckpointError, read_checkpoint, write_checkpoint, write_json
+from model.checkpoint import METRICS, read_checkpoint, write_checkpoint
+from model.files import WEIGHTS, CheckpointError, write_json
 from tests.support.cli_runner import SMALL, VAE, refusal, vae
 from tests.support.models import DIGITS, build
 

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from app.cli.train import STARTED_MARKER
-from model.checkpoint import CONFIG, METRICS, WEIGHTS, read_checkpoint
+from model.checkpoint import METRICS, read_checkpoint
+from model.files import CONFIG, WEIGHTS
 from model.training.resume import SNAPSHOT
 from tests.support.cli_runner import SMALL, VAE, refusal, vae
 

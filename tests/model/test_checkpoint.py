@@ -11,17 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import (
-    CONFIG,
-    DEFAULT,
-    METRICS,
-    WEIGHTS,
-    CheckpointError,
-    read_checkpoint,
-    write_atomically,
-    write_checkpoint,
-    write_json,
-)
+from model.checkpoint import DEFAULT, METRICS, read_checkpoint, write_checkpoint
+from model.files import CONFIG, WEIGHTS, CheckpointError, write_atomically, write_json
 from model.records import Metrics
 from tests.support.models import COLOUR, DIGITS, build
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import CONFIG, WEIGHTS, CheckpointError, read_checkpoint, write_checkpoint
+from model.checkpoint import read_checkpoint, write_checkpoint
 from model.config import VAEConfig
+from model.files import CONFIG, WEIGHTS, CheckpointError
 from tests.support.models import build
 
 SCALES = [
@@ -20,7 +21,8 @@ WRITER = """
 import sys, time
 from pathlib import Path
 import torch
-from model.checkpoint import METRICS, write_checkpoint, write_json
+from model.checkpoint import METRICS, write_checkpoint
+from model.files import write_json
 from model.config import VAEConfig
 from model.vae import VAE
 folder, number = Path(sys.argv[1]), 0

@@ -1,4 +1,4 @@
-"""An architecture that can be built is kept exactly; one that cannot is refused by field, rule and value."""
+"""Tests of the architecture config: validation, JSON, shapes of the grids."""
 
 import json
 import re

@@ -21,8 +21,8 @@ from app.runtimes.operations import examples
 from app.runtimes.selection import MIN_SPEEDUP, allowed_runtimes, compile_model, mnn_is_installed
 from app.runtimes.torch_eager import TorchRuntime
 from app.settings import Settings, SettingsError
-from model.checkpoint import CheckpointError
 from model.config import VAEConfig
+from model.files import CheckpointError
 from model.formats.native import model_of
 from model.vae import VAE
 from tests.support.apps import running

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.checkpoint import METRICS, read_checkpoint, write_checkpoint, write_json
+from model.checkpoint import METRICS, read_checkpoint, write_checkpoint
 from model.data.arrays import Dataset
 from model.evaluation.input_encoding import compare_inputs
 from model.evaluation.metrics import evaluate
 from model.evaluation.model_card import LIMITS, write_card
 from model.evaluation.ood import measure_elbo_percentiles
 from model.evaluation.plots import write_plots
+from model.files import write_json
 from model.records import EpochRecord
 from model.training.options import TrainingOptions
 from tests.support.models import DIGITS, build

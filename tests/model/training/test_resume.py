@@ -9,8 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import Checkpoint, CheckpointError
+from model.checkpoint import Checkpoint
 from model.config import VAEConfig
+from model.files import CheckpointError
 from model.training.options import OptionsError, TrainingOptions
 from model.training.resume import SNAPSHOT, resume_training, write_snapshot
 from model.training.trainer import Training

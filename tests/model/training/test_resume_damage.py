@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import CheckpointError
 from model.config import VAEConfig
+from model.files import CheckpointError
 from model.training.options import TrainingOptions
 from model.training.resume import SNAPSHOT, resume_training, write_snapshot
 from model.training.trainer import Training
