@@ -74,7 +74,8 @@ class EndpointRequest:
         limits = self.services.limits
         if count * (draws or 1) > limits.max_items:
             each = f" with {draws} draws each" if draws > 1 else ""
-            raise ContentTooLarge(f"{count} images{each} exceed the {limits.max_items} items allowed in one request")
+            what = f"{count} image{'s' * (count != 1)}{each}"
+            raise ContentTooLarge(f"{what}: more than the {limits.max_items} items allowed in one request")
         footprint = model.footprints[operation, self.media_type == JSON]
         size = count * (footprint.item + draws * footprint.draw)
         if size > limits.max_memory_bytes:

@@ -61,7 +61,9 @@ def check_header(header: Header, shape: Sequence[int], max_items: int) -> None:
     latents = header.shape[1:] if _is_encode_response(header, shape) else header.shape
     if header.type_name not in ("float32", "float64") or not latents or latents[1:] != tuple(shape) or not latents[0]:
         expected = ", ".join(["N", *map(str, shape)])
-        raise UnprocessableContent(f"expected a float32 array [{expected}], got {header}")
+        raise UnprocessableContent(
+            f"expected a float32 array [{expected}], or a response of /encode, [2 + L, {expected}], got {header}"
+        )
     require_items(latents[0], max_items)
 
 
@@ -123,4 +125,4 @@ def _within_range(latents: np.ndarray, location: Callable[[int], str] = "latents
 
 def _is_encode_response(header: Header, shape: Sequence[int]) -> bool:
     """Whether the array is a response of /encode, [2 + L, N, *latent_shape]: means, logvars and draws."""
-    return len(header.shape) == len(shape) + 2 and header.shape[0] > 0
+    return len(header.shape) == len(shape) + 2 and header.shape[0] >= 2

@@ -75,7 +75,8 @@ IMAGES_BODY: dict[str, Any] = {
 LATENTS_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "Latents, a response of /encode, or a float32 array [N, ...]. "
+        "description": "Latents, a response of /encode, or a float32 array [N, ...]. A response of /encode as .npy is "
+        "an array [2 + L, N, ...] of means, logvars and L draws. Of a response the means are decoded. "
         "A response of another model, by its `model`, is refused.",
         "content": {JSON: _ref(LatentsIn), NPY: {"schema": _BINARY}, OCTETS: {"schema": _BINARY}},
     }
@@ -236,11 +237,16 @@ def _complete(document: dict[str, Any]) -> None:
                 del properties["default"]  # an optional property need not be sent as null
 
 
+_KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+"""Keywords of JSON Schema for bounds that pydantic does not translate, because a function validates before them."""
+
+
 def _query_schema(parameter: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a query parameter: it is optional instead of nullable, and integers have 64 bits."""
     schema = {name: value for name, value in parameter["schema"].items() if name not in ("title", "description")}
     kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
     schema |= kinds[0] if kinds else {}
+    schema = {_KEYWORDS.get(name, name): value for name, value in schema.items()}
     if schema.pop("exclusiveMaximum", None) == 2**63:
         schema |= {"maximum": 2**63 - 1, "format": "int64"}
     return schema

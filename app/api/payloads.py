@@ -10,13 +10,13 @@ from app.api.latents import check_header, latents_of_json, latents_of_npy
 from app.api.schemas import Images
 from app.codecs.base64_text import decode_base64
 from app.codecs.images import FORMAT_NAMES, Fit, decode_images, fit_array, probe_images
-from app.codecs.media_types import IMAGE, JSON, MULTIPART, NPY, is_image, kind_of
+from app.codecs.media_types import IMAGE, JSON, MULTIPART, NPY, image_format, is_image, kind_of
 from app.codecs.multipart import Part, boundary_of, read_parts
 from app.codecs.npy import Header, read_array, read_header
 from app.codecs.png import read_png
 from app.codecs.png_reader import SIGNATURE
 from app.codecs.threads import LARGE, divide_into_jobs
-from app.errors import BadRequest, ContentTooLarge, UnprocessableContent, UnsupportedMediaType
+from app.errors import BadRequest, ContentTooLarge, ServiceError, UnprocessableContent, UnsupportedMediaType
 from app.inference.loaded_model import LoadedModel
 from app.settings import Limits
 from app.validation import parse_json, quoted, require_items
@@ -33,6 +33,13 @@ MAX_INLINE_JOIN = 2**20
 JSON_OVERHEAD = 12
 """Bytes of memory for each byte of parsed JSON at most: `0.5,` takes 16 in the parser, 8 in a list, 24 as an object."""
 
+FORM = b"application/x-www-form-urlencoded"
+"""The Content-Type of `curl -d` unless another one is given."""
+
+_IMAGE_BODIES, _LATENT_BODIES = f"{FORMAT_NAMES}, {MULTIPART}, {JSON} or .npy", f"{JSON} or .npy"
+
+_BODY_ERRORS = (BadRequest, UnprocessableContent, UnsupportedMediaType)
+
 MAX_CONTENT_TYPE_LENGTH = 1024
 """Characters of a Content-Type that are parsed. The longest that clients send has some 150."""
 
@@ -44,9 +51,12 @@ async def read_images(
 
     The memory of the operation with so many draws is reserved before the images are decoded.
     """
-    body = await read_body(request)
+    body = await read_body(request, _IMAGE_BODIES)
     if not body.startswith(SIGNATURE):
-        return await _read_other_images(request, model, fit, operation, draws, body)
+        try:
+            return await _read_other_images(request, model, fit, operation, draws, body)
+        except _BODY_ERRORS as error:
+            raise _with_curl_hint(error, request, body) from None
     request.reserve(model, operation, 1, draws)
     _, height, width = shape = model.config.image_shape
     if len(body) <= MAX_INLINE_BYTES and height * width <= request.services.limits.max_image_pixels:
@@ -61,9 +71,16 @@ async def read_latents(request: EndpointRequest, model: LoadedModel) -> np.ndarr
 
     The memory that parsed JSON takes is reserved before it is parsed.
     """
+    body = await read_body(request, _LATENT_BODIES)
+    try:
+        return await _read_latents(request, model, body)
+    except _BODY_ERRORS as error:
+        raise _with_curl_hint(error, request, body) from None
+
+
+async def _read_latents(request: EndpointRequest, model: LoadedModel, body: bytes) -> np.ndarray:
     context, limits, shape = request.context, request.services.limits, model.config.latent_shape
     content_type = context.headers.get(b"content-type", b"").decode("latin-1")
-    body = await read_body(request)
     kind = kind_of(content_type, body)
     if kind == JSON:
         request.services.budget.reserve(context, min(JSON_OVERHEAD * len(body), limits.max_memory_bytes))
@@ -72,7 +89,7 @@ async def read_latents(request: EndpointRequest, model: LoadedModel) -> np.ndarr
         header = read_header(body)
         check_header(header, shape, limits.max_items)
         return await request.run_codec(len(body), latents_of_npy, body, header, shape)
-    raise _unsupported(f"{JSON} or .npy", "an image" if kind == IMAGE else content_type)
+    raise _unsupported(_LATENT_BODIES, content_type, body)
 
 
 async def _read_other_images(
@@ -107,7 +124,7 @@ async def _files(kind: str, content_type: str, body: bytes, request: EndpointReq
     if kind == JSON:
         texts = await request.run_codec(len(body), _texts_of_json, body, max_items)
         return await request.run_codec(len(body) + PER_IMAGE_COST * len(texts), _files_of_texts, texts)
-    raise _unsupported(f"{FORMAT_NAMES}, {MULTIPART}, {JSON} or .npy", content_type)
+    raise _unsupported(_IMAGE_BODIES, content_type, body)
 
 
 def _require_readable(headers: Mapping[bytes, bytes]) -> None:
@@ -121,13 +138,27 @@ def _require_readable(headers: Mapping[bytes, bytes]) -> None:
         )
 
 
-def _unsupported(expected: str, content_type: str) -> UnsupportedMediaType:
+def _with_curl_hint(error: ServiceError, request: EndpointRequest, body: bytes) -> ServiceError:
+    """Add to an error how curl sends a file, if the content type is the one of `curl -d` and the body is no JSON.
+
+    The option -d removes line ends from a file.
+    """
+    declared = request.context.headers.get(b"content-type", b"").strip().lower()
+    if not declared.startswith(FORM) or kind_of("", body) == JSON:
+        return error
+    hint = "curl changes a file that it sends with -d; use --data-binary @FILE"
+    return type(error)(f"{error.detail}; {hint}", headers=error.headers)
+
+
+def _unsupported(expected: str, content_type: str, body: bytes) -> UnsupportedMediaType:
+    if is_image(body):
+        return UnsupportedMediaType(f"expected {expected}, got an image ({image_format(body)})")
     got = f"the Content-Type {quoted(content_type)}" if content_type else "no Content-Type"
     return UnsupportedMediaType(f"expected {expected}; got {got} and a body that begins like none of these")
 
 
-async def read_body(request: EndpointRequest) -> bytes:
-    """Read the body of a request; raises `ClientDisconnect` if the client disconnects."""
+async def read_body(request: EndpointRequest, expected: str) -> bytes:
+    """Read the body of a request, `expected` for its error; raises `ClientDisconnect` if the client disconnects."""
     headers = request.context.headers
     if b"content-encoding" in headers or len(headers.get(b"content-type", b"")) > MAX_CONTENT_TYPE_LENGTH:
         _require_readable(headers)
@@ -141,7 +172,7 @@ async def read_body(request: EndpointRequest) -> bytes:
         more = message.get("more_body", False)
     size = sum(map(len, pieces))
     if not size:
-        raise BadRequest("the body is empty")
+        raise BadRequest(f"the body is empty; expected {expected}")
     if size > MAX_INLINE_JOIN:
         return await request.run_codec(size, b"".join, pieces)
     return b"".join(pieces)

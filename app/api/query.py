@@ -1,6 +1,7 @@
 """Query parameters of the endpoints. Unknown and repeated names are refused, so that typing errors are reported."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -9,6 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from app.codecs.images import Fit
 from app.errors import UnprocessableContent
 from app.validation import quoted, unprocessable
+
+MAX_NAMES_LISTED = 8
+"""Unknown parameters that an error lists."""
 
 _INTEGER = re.compile(r"-?[0-9]+")
 _DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -29,6 +33,7 @@ def _require_decimal(text: Any) -> Any:
 
 
 _SEED = (
+    "from 0 to 2^63 - 1; "
     "the same seed gives the same bytes; a seed that the service chose is in X-Seed. Images that are sent one by one "
     "with one seed all get the same draw: for independent draws send them together, or each with its own seed"
 )
@@ -95,14 +100,22 @@ Q = TypeVar("Q", bound=Query)
 def parse_query(schema: type[Q], query_string: bytes) -> Q:
     """Parse and validate a query string; raises `UnprocessableContent`."""
     values: dict[str, str] = {}
+    unknown: dict[str, None] = {}  # in the order of the query
     for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
         if name not in schema.model_fields:
-            known = ", ".join(schema.model_fields) or "none"
-            raise UnprocessableContent(f"query: unknown parameter {quoted(name)}; known are {known}")
-        if name in values:
-            raise UnprocessableContent(f"query: expected each parameter once, got {name} more often")
+            unknown[name] = None
+        elif name in values:
+            raise UnprocessableContent(f"query: expected each parameter once, got {quoted(name)} more than once")
         values[name] = value
+    if unknown:
+        raise _unknown_parameters([*unknown], schema)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
         raise unprocessable(error.errors(include_url=False)) from None
+
+
+def _unknown_parameters(names: Sequence[str], schema: type[Query]) -> UnprocessableContent:
+    listed = ", ".join(map(quoted, names[:MAX_NAMES_LISTED])) + (", ..." if len(names) > MAX_NAMES_LISTED else "")
+    known = ", ".join(schema.model_fields) or "none"
+    return UnprocessableContent(f"query: unknown parameter{'s' * (len(names) > 1)} {listed}; known are {known}")

@@ -29,11 +29,12 @@ class Footprint(NamedTuple):
         It says how many items or draws would fit. `part` is the part of the request that has the items.
         """
         each = self.item + draws * self.draw
-        more = f" with {draws} draws each" if draws else ""
+        more = f" with {draws} draw{'s' * (draws != 1)} each" if draws else ""
         fit = f"at most {limit // each} fit" if each <= limit else "not even one fits"
         if draws and (fewer := (limit // count - self.item) // self.draw) > 0:
             fit = f"at most {fewer} draws each fit"
-        detail = f"{part}: {count} images{more} take {count * each} bytes of memory; {fit} into the {limit} allowed"
+        images = f"{count} image{'s' * (count != 1)}{more}"
+        detail = f"{part}: {images} take {count * each} bytes of memory; {fit} into the {limit} allowed"
         return ContentTooLarge(detail)
 
 

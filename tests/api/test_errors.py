@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from app.codecs.images import write_npy
 from app.codecs.png import write_png
 from app.errors import QueueFull, ServiceError
 from app.http.problems import problem
@@ -47,8 +48,14 @@ BAD = {
     "not an image": ("POST", "/encode", image(b"hello"), 422, "images[0]: expected PNG"),
     "half a PNG": ("POST", "/reconstruct", image(PICTURE[:50]), 422, "truncated or damaged"),
     "a PNG of 20000 x 20000": ("POST", "/score", image(header_of_png(20_000, 20_000)), 413, "pixels allowed"),
-    "an empty body": ("POST", "/encode", image(b""), 400, "the body is empty"),
-    "no latents at all": ("POST", "/decode", image(b"", "application/json"), 400, "the body is empty"),
+    "an empty body": ("POST", "/encode", image(b""), 400, "the body is empty; expected PNG, JPEG, WEBP"),
+    "no latents at all": (
+        "POST",
+        "/decode",
+        image(b"", "application/json"),
+        400,
+        "the body is empty; expected application/json or .npy",
+    ),
     "a wrong content type": ("POST", "/encode", image(b"hello", "text/plain"), 415, "expected PNG, JPEG"),
     "an image for decoding": ("POST", "/decode", image(PICTURE), 415, "expected application/json"),
     "an unacceptable Accept": ("GET", "/sample", {"headers": {"Accept": "text/html"}}, 406, "answers image/png"),
@@ -67,7 +74,7 @@ BAD = {
         "without a content encoding",
     ),
     "n of 0": ("GET", "/sample?n=0", {}, 422, "n: expected a number greater than or equal to 1, got '0'"),
-    "n of 100000": ("GET", "/sample?n=100000", {}, 413, "100000 images exceed the 4096 items"),
+    "n of 100000": ("GET", "/sample?n=100000", {}, 413, "100000 images: more than the 4096 items"),
     "n of words": ("GET", "/sample?n=many", {}, 422, "n: expected a valid integer of digits alone, got 'many'"),
     "n of nothing": ("GET", "/sample?n=", {}, 422, "n: expected a valid integer of digits alone, got ''"),
     "n as a float": ("GET", "/sample?n=1.0", {}, 422, "n: expected a valid integer of digits alone, got '1.0'"),
@@ -96,7 +103,56 @@ BAD = {
         "query: unknown parameter 'num'; known are n, temperature, columns, seed",
     ),
     "a parameter where none is": ("GET", "/model?n=3", {}, 422, "query: unknown parameter 'n'; known are none"),
-    "a parameter twice": ("GET", "/sample?n=2&n=3", {}, 422, "query: expected each parameter once, got n more often"),
+    "several unknown parameters": (
+        "GET",
+        "/sample?num=1&n=2&seeds=3&num=4",
+        {},
+        422,
+        "query: unknown parameters 'num', 'seeds'; known are n, temperature, columns, seed",
+    ),
+    "many unknown parameters": (
+        "GET",
+        "/sample?" + "&".join(f"a{n}=1" for n in range(99)),
+        {},
+        422,
+        "'a6', 'a7', ...; known are",
+    ),
+    "a seed over the limit": ("GET", "/sample?seed=9223372036854775808", {}, 422, "less than 9223372036854775808, got"),
+    "many draws of one image": (
+        "POST",
+        "/encode?samples=99999",
+        image(PICTURE),
+        413,
+        "1 image with 99999 draws each: ",
+    ),
+    "an image to decode": (
+        "POST",
+        "/decode",
+        image(PICTURE),
+        415,
+        "expected application/json or .npy, got an image (PNG)",
+    ),
+    "a mistyped field": (
+        "POST",
+        "/encode",
+        {"json": {"image": ["abc"]}},
+        422,
+        "unknown field 'image'; known are images",
+    ),
+    "an array without logvars": (
+        "POST",
+        "/decode",
+        image(write_npy(np.zeros((1, 3, 4), np.float32))),
+        422,
+        "[2 + L, N, 4]",
+    ),
+    "a parameter twice": (
+        "GET",
+        "/sample?n=2&n=3",
+        {},
+        422,
+        "query: expected each parameter once, got 'n' more than once",
+    ),
     "a parameter name that breaks lines": (
         "GET",
         "/sample?a%0d%0aX-A:%201=3",

@@ -103,6 +103,7 @@ async def test_arrays_of_either_byte_order_and_layout_are_decoded_alike(client, 
         (np.zeros((2, 5), np.float32), "got float32 [2, 5]"),
         (np.zeros((0, 4), np.float32), "got float32 [0, 4]"),
         (np.zeros((0, 2, 4), np.float32), "got float32 [0, 2, 4]"),
+        (np.zeros((1, 2, 4), np.float32), "or a response of /encode, [2 + L, N, 4], got float32 [1, 2, 4]"),
         (np.zeros(4, np.float32), "got float32 [4]"),
         (np.zeros((), np.float32), "got float32 []"),
         (np.array([[0, 0, 0, 0], [0, 0, np.nan, 0]]), "latents[1][2]: expected a finite number between -1000000 and "),
@@ -113,3 +114,11 @@ async def test_an_array_that_is_no_latents_is_refused(client, array, told):
     answer = await client.post("/decode", content=write_npy(array))
     assert answer.status_code == 422
     assert told in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5])
+async def test_of_a_response_of_encode_as_an_array_the_means_are_decoded(client, rows):
+    table = np.random.default_rng(0).normal(size=(rows, 3, 4)).astype(np.float32)
+    answers = [await client.post("/decode", content=write_npy(array)) for array in (table, table[0])]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].content == answers[1].content

@@ -252,3 +252,12 @@ def test_every_problem_is_described_by_its_type_and_every_response_by_its_header
                     problem = response["content"]["application/problem+json"]["example"]
                     assert f"`{problem['type']}`" in response["description"]
             assert {"431", "500"} <= responses.keys()
+
+
+def test_the_bounds_of_parameters_are_keywords_of_json_schema(document):
+    parameters = [p for path in document["paths"].values() for o in path.values() for p in o.get("parameters", [])]
+    schemas = {parameter["name"]: parameter["schema"] for parameter in parameters}
+    assert schemas["seed"] == {"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "format": "int64"}
+    assert schemas["n"] == {"type": "integer", "minimum": 1, "default": 16}
+    assert schemas["temperature"] == {"type": "number", "minimum": 0, "maximum": 10, "default": 1.0}
+    assert schemas["samples"] == schemas["columns"] == {"type": "integer", "minimum": 1}

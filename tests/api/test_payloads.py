@@ -137,6 +137,31 @@ async def test_a_content_type_is_repeated_in_quotes_and_cut(client):
     await refused(client, 415, "'" + "a" * 100 + "'...", content=b"x", headers=long)
 
 
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+HINT = "curl changes a file that it sends with -d; use --data-binary @FILE"
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "npy"])
+async def test_a_file_that_curl_changed_is_answered_by_the_option_that_sends_it_as_it_is(client, form):
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(stream, form) if form != "npy" else stream.write(write_npy(noise[None]))
+    changed = stream.getvalue().replace(b"\r", b"").replace(b"\n", b"").replace(b"\0", b"")
+    for path in ("/encode", "/decode"):
+        answer = await client.post(path, content=changed, headers=FORM)
+        assert answer.status_code in (400, 415, 422)
+        assert answer.json()["detail"].endswith(HINT)
+        answer = await client.post(path, content=changed, headers={"content-type": "text/plain"})
+        assert HINT not in answer.text
+
+
+async def test_the_option_is_not_named_for_json_and_other_sizes(client):
+    for body in ('{"latents": [[1]]}', "{", "[" * 9):
+        answer = await client.post("/decode", content=body, headers=FORM)
+        assert answer.status_code in (400, 422)
+        assert HINT not in answer.text
+
+
 @pytest.mark.parametrize("path", ["/encode", "/decode"])
 async def test_a_content_type_of_more_than_a_kilobyte_is_refused_and_not_parsed(client, path):
     kind = {"content-type": "multipart/form-data; boundary=cut" + '; a="' * 15_000}

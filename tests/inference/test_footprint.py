@@ -46,7 +46,7 @@ def test_a_refusal_tells_the_most_that_would_do(footprint, count, draws, kibibyt
 
     if size(count, draws) > limit:
         told = footprint.excess(count, draws, limit, "images").detail
-        assert told.startswith(f"images: {count} images")
+        assert told.startswith(f"images: {count} image")
         assert f"into the {limit} allowed" in told
         if "draws each fit" in told:
             most = number(told, "at most ")
