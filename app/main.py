@@ -61,7 +61,7 @@ def create_app(
     """Build the service of the model that the settings name.
 
     `tracer_provider` replaces the one of OpenTelemetry's environment variables. A server that limits connections passes
-    the `state` with its connections. Raises `model.checkpoint.CheckpointError` for a folder without a usable model,
+    the `state` with its connections. Raises `model.files.CheckpointError` for a folder without a usable model,
     `UserError` for a device that does not exist.
     """
     services = build_services(settings or Settings(), state or ServiceState(), group or ProcessGroup())

@@ -88,6 +88,11 @@ def test_every_path_in_the_documents_exists(document: Path) -> None:
         assert path in made or (ROOT / path).exists(), path
 
 
+def test_every_decision_record_is_listed() -> None:
+    for record in (ROOT / "docs" / "adr").glob("0*.md"):
+        assert f"]({record.name})" in text_of("docs/adr/README.md"), record.name
+
+
 def test_every_module_starts_with_a_docstring() -> None:
     modules = [path for root in ("app", "model") for path in (ROOT / root).rglob("*.py")]
     assert len(modules) > 100
