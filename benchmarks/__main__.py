@@ -1,4 +1,4 @@
-"""python -m benchmarks: one command, one table."""
+"""Benchmark of the service beside other systems: `python -m benchmarks` writes one table."""
 
 import sys
 from pathlib import Path
@@ -7,44 +7,44 @@ from typing import Annotated
 import orjson
 import typer
 
-from benchmarks.contestants import OURS, contestants
-from benchmarks.machine import busyness, machine
+from benchmarks.machine import load_averages, machine
 from benchmarks.models import folders
 from benchmarks.report import Limits, as_json, markdown
-from benchmarks.rounds import Course, Row, scratch
+from benchmarks.schedule import Row, Schedule, scratch
+from benchmarks.systems import OURS, systems
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="How often everyone takes a turn; medians are over them.")] = 3,
-    seconds: Annotated[float, typer.Option(help="How long each measurement takes.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Number of rounds, over which medians are taken.")] = 3,
+    seconds: Annotated[float, typer.Option(help="Seconds of each measurement.")] = 5,
     models: Annotated[str, typer.Option(help="small, larger or both, comma-separated.")] = "small,larger",
-    only: Annotated[str, typer.Option(help="Contestants by name, comma-separated; all unless told.")] = "",
-    port: Annotated[int, typer.Option(help="Where the servers listen, one at a time.")] = 8710,
-    out: Annotated[Path, typer.Option(help="Where table.md and measurements.json go.")] = RESULTS,
+    only: Annotated[str, typer.Option(help="Systems by name, comma-separated; all by default.")] = "",
+    port: Annotated[int, typer.Option(help="Port of the servers, of which one runs at a time.")] = 8710,
+    out: Annotated[Path, typer.Option(help="Folder of table.md and measurements.json.")] = RESULTS,
 ) -> None:
-    """Measure the service beside its peers, and write the table after every round."""
+    """Measure all systems, and write the table after every round."""
     wanted = {OURS, *only.split(",")} if only else set()
-    who = [contestant for contestant in contestants() if not wanted or contestant.name in wanted]
+    chosen = [system for system in systems() if not wanted or system.name in wanted]
     rows: list[Row] = []
     limits: Limits = {}
-    facts = {**machine(), "command": "python -m benchmarks " + " ".join(sys.argv[1:]), "load before": busyness()}
+    facts = {**machine(), "command": "python -m benchmarks " + " ".join(sys.argv[1:]), "load before": load_averages()}
     out.mkdir(parents=True, exist_ok=True)
     with scratch() as folder:
         known = folders(Path(folder))
-        courses = [
-            Course(name, known[name], seconds, port, Path(folder) / name / "answers") for name in models.split(",")
+        schedules = [
+            Schedule(name, known[name], seconds, port, Path(folder) / name / "answers") for name in models.split(",")
         ]
         for number in range(1, rounds + 1):
-            for course in courses:
-                limits.setdefault(course.name, []).append(course.limits())
-                for contestant in who:
-                    for row in course.turn(contestant):
+            for schedule in schedules:
+                limits.setdefault(schedule.name, []).append(schedule.limits())
+                for system in chosen:
+                    for row in schedule.turn(system):
                         typer.echo(f"{number}: {row}", err=True)
                         rows.append(row)
-            facts |= {"rounds": str(number), "load after": busyness()}
-            table = markdown(facts, who, rows, limits)
+            facts |= {"rounds": str(number), "load after": load_averages()}
+            table = markdown(facts, chosen, rows, limits)
             (out / "table.md").write_text(table)
             (out / "measurements.json").write_bytes(
                 orjson.dumps(as_json(facts, rows, limits), option=orjson.OPT_INDENT_2)

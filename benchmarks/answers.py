@@ -1,4 +1,4 @@
-"""Before anything is timed: does everyone give the same answer?"""
+"""Comparison of the responses of all systems, before anything is measured."""
 
 import io
 
@@ -9,15 +9,15 @@ from PIL import Image
 
 LATENT_TOLERANCE = 1e-4
 LEVELS = 1
-"""What the order of additions may change: the fifth digit of a latent, one of 255 levels of a pixel."""
+"""Tolerances for a different order of additions: absolute for latents, in grey levels for pixels."""
 
 
 class DifferentAnswers(Exception):
-    """Somebody does other work than the rest."""
+    """A system returns another result than the service."""
 
 
 def require_equal(name: str, got: httpx.Response, expected: bytes) -> None:
-    """A `DifferentAnswers` says by how much the answer is off."""
+    """Raise `DifferentAnswers` if a response differs by more than the tolerance."""
     got.raise_for_status()
     (ours, wanted), most = (_latents if expected.startswith(b"{") else _pixels)(got.content, expected)
     off = float(np.abs(ours - wanted).max())

@@ -1,6 +1,6 @@
-"""The service and a few peers side by side, asked in turn within seconds: ratios that a slow minute leaves as they are.
+"""The service and other systems side by side, measured in turn within seconds, so that ratios are robust.
 
-For peers that do nothing while nobody asks them; LitServe's and Ray's processes poll.
+Only for systems that are idle without requests; the processes of LitServe and Ray poll.
 
 python -m benchmarks.beside --model larger --peers FastAPI --connections 1
 python -m benchmarks.beside --peers '' --before ../before     # beside an earlier version, checked out there
@@ -16,45 +16,45 @@ from typing import Annotated
 import typer
 
 from benchmarks.answers import require_equal
-from benchmarks.closed import Measured, closed_loop
-from benchmarks.contestants import OURS, Contestant, contestants, earlier
+from benchmarks.closed_loop import Measured, closed_loop
 from benchmarks.models import folders
 from benchmarks.payloads import Payload, singles
-from benchmarks.rounds import scratch
+from benchmarks.schedule import scratch
 from benchmarks.servers import Server, ask, serving
+from benchmarks.systems import OURS, System, earlier, systems
 from model.checkpoint import read_checkpoint
 
 
 def started(
-    who: Contestant, model: str, folder: Path, port: int, load: int, asked: Payload
+    system: System, model: str, folder: Path, port: int, load: int, payload: Payload
 ) -> AbstractContextManager[Server]:
-    """The contestant in the setting that is its best for so many callers."""
-    setting = next(setting for setting, loads in who.settings(model) if load in loads)
-    told = {**setting.environment(), "BENCH_OPERATIONS": asked.path.strip("/")}
-    return serving(who, folder, port, asked, told)
+    """Start the system in its best setting for this number of connections."""
+    setting = next(setting for setting, loads in system.settings(model) if load in loads)
+    environment = {**setting.environment(), "BENCH_OPERATIONS": payload.path.strip("/")}
+    return serving(system, folder, port, payload, environment)
 
 
 def in_turn(
-    servers: Sequence[Server], asked: Payload, load: int, rounds: int, seconds: float
+    servers: Sequence[Server], payload: Payload, load: int, rounds: int, seconds: float
 ) -> Iterator[list[Measured]]:
-    """What each server did in a round; every other round goes backwards."""
+    """Yield the measurements of each round, whose order alternates."""
     for number in range(-1, rounds):
         order = range(len(servers))[:: 1 if number % 2 else -1]
-        found = {place: closed_loop(servers[place].base, asked, load, seconds) for place in order}
-        if number >= 0:  # the first is for warmth
-            yield [found[place] for place in range(len(servers))]
+        found = {index: closed_loop(servers[index].base, payload, load, seconds) for index in order}
+        if number >= 0:  # the first one is a warm-up
+            yield [found[index] for index in range(len(servers))]
 
 
 def line(names: Sequence[str], rounds: Sequence[Sequence[Measured]]) -> str:
-    """The service's throughput and its ratios to each peer: medians over the rounds, and quartiles."""
-    told = [f"{median(ours.per_second for ours, *_ in rounds):.0f}/s"]
-    for place, name in enumerate(names, 1):
-        rates = [found[0].per_second / found[place].per_second for found in rounds]
-        tails = [found[0].p99_ms / found[place].p99_ms for found in rounds]
+    """The throughput of the service and its ratio to each peer: medians and quartiles over the rounds."""
+    parts = [f"{median(ours.per_second for ours, *_ in rounds):.0f}/s"]
+    for index, name in enumerate(names, 1):
+        rates = [found[0].per_second / found[index].per_second for found in rounds]
+        tails = [found[0].p99_ms / found[index].p99_ms for found in rounds]
         low, middle, high = quantiles(rates, n=4)
-        told.append(f"{middle:.2f} ({low:.2f} to {high:.2f}) x {name}, p99 {median(tails):.2f} x")
+        parts.append(f"{middle:.2f} ({low:.2f} to {high:.2f}) x {name}, p99 {median(tails):.2f} x")
     errors = sum(measured.errors for found in rounds for measured in found)
-    return "; ".join([*told, *([f"{errors} errors"] if errors else [])])
+    return "; ".join([*parts, *([f"{errors} errors"] if errors else [])])
 
 
 def main(
@@ -62,31 +62,31 @@ def main(
     peers: Annotated[str, typer.Option(help="By name, comma-separated; '' for none.")] = "FastAPI,mosec",
     before: Annotated[Path | None, typer.Option(help="Folder of a checkout of an earlier version.")] = None,
     operation: Annotated[str, typer.Option(help="encode, decode or reconstruct.")] = "encode",
-    connections: Annotated[str, typer.Option(help="How many callers, comma-separated.")] = "1,8,32,64",
-    rounds: Annotated[int, typer.Option(help="How often everyone takes a turn.")] = 12,
-    seconds: Annotated[float, typer.Option(help="How long a turn is, whole seconds.")] = 1,
-    port: Annotated[int, typer.Option(help="The first of as many ports as there are servers.")] = 8720,
+    connections: Annotated[str, typer.Option(help="Numbers of connections, comma-separated.")] = "1,8,32,64",
+    rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 12,
+    seconds: Annotated[float, typer.Option(help="Whole seconds of each measurement.")] = 1,
+    port: Annotated[int, typer.Option(help="The first port; each server has one.")] = 8720,
 ) -> None:
-    """Measure the service in turn with its peers, all of them started at once."""
-    known = {contestant.name: contestant for contestant in contestants()}
+    """Measure the service in turn with its peers, all of which run at the same time."""
+    known = {system.name: system for system in systems()}
     names = [OURS, *filter(None, peers.split(","))]
     if before:
         known[before.name] = earlier(before)
         names.append(before.name)
     with scratch() as place:
         folder = folders(Path(place))[model]
-        asked = singles(read_checkpoint(folder).vae.config)[operation]
+        payload = singles(read_checkpoint(folder).vae.config)[operation]
         for load in map(int, connections.split(",")):
             with ExitStack() as stack:
                 servers = [
-                    stack.enter_context(started(known[name], model, folder, port + number, load, asked))
+                    stack.enter_context(started(known[name], model, folder, port + number, load, payload))
                     for number, name in enumerate(names)
                 ]
-                ours, *others = [ask(server.base, asked) for server in servers]
+                ours, *others = [ask(server.base, payload) for server in servers]
                 for name, answer in zip(names[1:], others, strict=True):
                     require_equal(f"{name}, {operation}", answer, ours.content)
-                found = list(in_turn(servers, asked, load, rounds, seconds))
-            sys.stdout.write(f"{model}, {operation}, {load} callers: {line(names[1:], found)}\n")
+                found = list(in_turn(servers, payload, load, rounds, seconds))
+            sys.stdout.write(f"{model}, {operation}, {load} connections: {line(names[1:], found)}\n")
             sys.stdout.flush()
 
 

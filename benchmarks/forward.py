@@ -1,4 +1,4 @@
-"""What the machine itself can do: the raw forward without HTTP, by the service's runtime, and the codec of one."""
+"""Limits of the machine: the forward pass without HTTP in the runtime of the service, and the codec of one image."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ BATCHES = (8, 16, 32, 64)
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Images a second in each size of batch, and the milliseconds of one image: its forward, its codec."""
+    """Images per second for each batch size, and forward pass and codec of one image in ms."""
 
     per_second: list[float]
     forward_ms: float
@@ -39,10 +39,10 @@ class Forward:
 
 
 def raw_forward(model: Path, body: Path, seconds: float) -> dict[str, float]:
-    """`images_per_second` of all cores at the best batch, `forward_ms` and `codec_ms` of one image.
+    """Measure `images_per_second` of all cores at the best batch size, and `forward_ms` and `codec_ms` of one image.
 
-    All cores are a process of one thread on each, or one of as many threads, whichever is faster; one image has one
-    core or all, likewise. What is found best is measured again: the best of many measures is also the luckiest.
+    All cores are used by one thread in each of several processes, or by several threads in one process; the faster way
+    counts. The best result is measured again, because the maximum of several measurements is biased.
     """
     cores = os.cpu_count() or 1
     ways = ((1, cores), (cores, 1))
@@ -63,13 +63,13 @@ def _together(
     model: Path, body: Path, seconds: float, threads: int, processes: int, batches: Sequence[int]
 ) -> list[Forward]:
     words = [sys.executable, "-m", "benchmarks.forward", str(body), str(seconds), str(threads), *map(str, batches)]
-    told = {**os.environ, "BENCH_MODEL": str(model)}
-    running = [subprocess.Popen(words, env=told, stdout=subprocess.PIPE) for _ in range(processes)]  # noqa: S603
+    environment = {**os.environ, "BENCH_MODEL": str(model)}
+    running = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE) for _ in range(processes)]  # noqa: S603
     return [Forward(**orjson.loads(process.communicate()[0])) for process in running]
 
 
 class Codec:
-    """What the service does to encode one picture, but the networks: their answer is there."""
+    """The work of the service for one image without the networks, whose result is computed in advance."""
 
     def __init__(self, body: bytes) -> None:
         checkpoint = read_checkpoint(model_folder())
@@ -80,7 +80,7 @@ class Codec:
         self._rows = [q.mean.numpy(), q.logvar.numpy()]
 
     def once(self) -> bytes:
-        """The answer to the picture."""
+        """Decode the image and build the response."""
         self._read()
         return latents_json(self._rows, self._model)
 
@@ -91,16 +91,17 @@ class Codec:
 
 @torch.inference_mode()
 def measure(body: bytes, seconds: float, threads: int, batches: Sequence[int]) -> Forward:
-    """The figures of one process."""
+    """Measure in one process."""
     torch.set_num_threads(threads)
     codec = Codec(body)
     compiled = compile_model(model_of(codec.vae), Settings(), Target(torch.device("cpu"), "float32", threads, threads))
-    alone = min(
-        spent(encoding(compiled, codec.pixels, deterministic=deterministic), seconds) for deterministic in (False, True)
-    )
-    crowds = [codec.pixels.expand(n, -1, -1, -1).contiguous() for n in batches]
-    rates = [n / spent(encoding(compiled, crowd), seconds) for n, crowd in zip(batches, crowds, strict=True)]
-    return Forward(rates, alone * 1000, spent(codec.once, seconds) * 1000)
+    encodings = (encoding(compiled, codec.pixels, deterministic=deterministic) for deterministic in (False, True))
+    alone = min(median_seconds(encode, seconds) for encode in encodings)
+    batch_inputs = [codec.pixels.expand(n, -1, -1, -1).contiguous() for n in batches]
+    rates = [
+        n / median_seconds(encoding(compiled, batch), seconds) for n, batch in zip(batches, batch_inputs, strict=True)
+    ]
+    return Forward(rates, alone * 1000, median_seconds(codec.once, seconds) * 1000)
 
 
 def encoding(
@@ -111,8 +112,8 @@ def encoding(
     return partial(compiled.run, "encode", rows, deterministic=deterministic, single=single)
 
 
-def spent(work: Callable[[], object], seconds: float) -> float:
-    """The median time of one call, after a few to warm up."""
+def median_seconds(work: Callable[[], object], seconds: float) -> float:
+    """The median time of a call, after a warm-up."""
     for _ in range(3):
         work()
     took: list[float] = []

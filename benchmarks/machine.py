@@ -1,4 +1,4 @@
-"""What the figures were taken with: versions, hardware, and how busy the machine was."""
+"""Versions, hardware and load of the machine, for the report."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.contestants import PEERS
+from benchmarks.systems import PEERS
 
 _PEERS = ("fastapi", "uvicorn", "litserve", "mosec", "ray", "torch")
 _ASK = (
@@ -16,7 +16,7 @@ _ASK = (
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, system, and the versions on either side."""
+    """Processor, cores, operating system, and versions of the packages."""
     peers = json.loads(subprocess.run([PEERS, "-c", _ASK, *_PEERS], check=True, capture_output=True).stdout)  # noqa: S603
     wrk = subprocess.run(["wrk", "-v"], check=False, capture_output=True, text=True).stdout.split(" [")[0]  # noqa: S607
     return {
@@ -29,7 +29,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def busyness() -> str:
+def load_averages() -> str:
     """The load averages over 1, 5 and 15 minutes."""
     return " / ".join(f"{load:.2f}" for load in os.getloadavg())
 

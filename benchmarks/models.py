@@ -1,4 +1,4 @@
-"""The two models: the one that ships, and a larger one of random weights."""
+"""Models of the benchmarks: the shipped one, and a larger one with random weights."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ LARGER = VAEConfig(
 
 
 def folders(scratch: Path) -> dict[str, Path]:
-    """Where each model lies; the larger one is written if it is not there."""
+    """The folder of each model, with the larger one written to `scratch`."""
     larger = scratch / "larger"
     torch.manual_seed(0)
     write_checkpoint(larger, LARGER, VAE(LARGER).state_dict())

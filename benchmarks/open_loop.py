@@ -1,12 +1,15 @@
-"""The open loop: callers who come whether or not others have been answered, at random moments of a given rate.
+"""Open loop: requests arrive at random moments at a given rate, independent of earlier responses.
 
-A latency is counted from the moment at which the caller came, not from when a connection was free for him: no answer
-that is late hides those who wait behind it (coordinated omission). Arrivals are a Poisson process with a fixed seed.
+The latency of a request counts from its arrival, not from when a connection was free, so that a late response does not
+hide the waiting of later requests (coordinated omission). Arrivals are a Poisson process with a fixed seed. The load
+generator is a process of its own, so that requests are sent in time.
 """
 
 import asyncio
 import json
+import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from contextlib import suppress
@@ -18,93 +21,106 @@ import httptools
 import numpy as np
 import uvloop
 
+from benchmarks.closed_loop import Measured
+from benchmarks.payloads import Payload
+
 CONNECTIONS = 256
-PATIENCE = 10.0
-"""Seconds after the last arrival that answers may take."""
+TIMEOUT = 10.0
+"""Seconds after the last arrival in which responses are awaited."""
 
 
-class Line(asyncio.Protocol):
-    """One connection: sends a request, and tells when its answer is whole."""
+class Connection(asyncio.Protocol):
+    """A connection that sends one request at a time."""
 
-    def __init__(self, crowd: "Crowd") -> None:
-        self.crowd = crowd
+    def __init__(self, load: "Load") -> None:
+        self.load = load
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.crowd.idle.append(self)
+        self.load.idle.append(self)
 
-    def ask(self, arrived: float) -> None:
-        """Send the request of a caller who came at `arrived`."""
+    def send(self, arrived: float) -> None:
+        """Send the request that arrived at this time."""
         self.arrived, self.parser = arrived, httptools.HttpResponseParser(self)
-        self.transport.write(self.crowd.request)
+        self.transport.write(self.load.request)
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        """Note how long it took, and serve who waits."""
-        self.crowd.answered(self, self.parser.get_status_code())
+        """Record the latency, and send the next waiting request."""
+        self.load.answered(self, self.parser.get_status_code())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        self.crowd.idle = deque(line for line in self.crowd.idle if line is not self)
+        self.load.idle = deque(other for other in self.load.idle if other is not self)
 
 
-class Crowd:
-    """All callers, and the lines that they share."""
+class Load:
+    """All requests, and the connections that they share."""
 
     def __init__(self, request: bytes, expected: int) -> None:
         self.request, self.expected = request, expected
         self.finished = asyncio.Event()
-        self.idle: deque[Line] = deque()
+        self.idle: deque[Connection] = deque()
         self.waiting: deque[float] = deque()
         self.latencies: list[float] = []
         self.refused = 0
 
     def arrive(self, arrived: float) -> None:
-        """One caller comes; he waits where every line is busy."""
+        """Send a request, or let it wait until a connection is free."""
         if self.idle:
-            self.idle.popleft().ask(arrived)
+            self.idle.popleft().send(arrived)
         else:
             self.waiting.append(arrived)
 
-    def answered(self, line: Line, status: int) -> None:
-        """A line is free again."""
-        self.latencies.append(time.perf_counter() - line.arrived)
+    def answered(self, connection: Connection, status: int) -> None:
+        """Use a connection whose response is complete for the next request."""
+        self.latencies.append(time.perf_counter() - connection.arrived)
         self.refused += status != 200
         if len(self.latencies) == self.expected:
             self.finished.set()
         if self.waiting:
-            line.ask(self.waiting.popleft())
+            connection.send(self.waiting.popleft())
         else:
-            self.idle.append(line)
+            self.idle.append(connection)
 
 
 async def run(url: str, body: bytes, media: str, rate: float, seconds: float) -> dict[str, float]:
-    """What callers at `rate` a second met for so many seconds."""
+    """Measure requests that arrive at this rate, for this number of seconds."""
     parts = urlsplit(url)
     head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {media}\r\n"
     count = round(rate * seconds)
-    crowd = Crowd(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, count)
+    load = Load(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, count)
     loop = asyncio.get_running_loop()
     for _ in range(CONNECTIONS):
-        await loop.create_connection(lambda: Line(crowd), parts.hostname or "", parts.port or 80)
+        await loop.create_connection(lambda: Connection(load), parts.hostname or "", parts.port or 80)
     gaps = np.random.default_rng(0).exponential(1 / rate, count)
     moments = time.perf_counter() + 0.1 + np.cumsum(gaps)
     for moment in moments.tolist():
         if (wait := moment - time.perf_counter()) > 0:
             await asyncio.sleep(wait)
-        crowd.arrive(moment)
+        load.arrive(moment)
     with suppress(TimeoutError):
-        await asyncio.wait_for(crowd.finished.wait(), PATIENCE)
-    p50, p99 = np.percentile(crowd.latencies or [np.inf], [50, 99]) * 1000
-    lost = count - len(crowd.latencies)
+        await asyncio.wait_for(load.finished.wait(), TIMEOUT)
+    p50, p99 = np.percentile(load.latencies or [np.inf], [50, 99]) * 1000
+    lost = count - len(load.latencies)
     taken = time.perf_counter() - (moments[0] - gaps[0])
     return {
-        "per_second": len(crowd.latencies) / taken,
+        "per_second": len(load.latencies) / taken,
         "p50_ms": float(p50),
         "p99_ms": float(p99),
-        "errors": crowd.refused + lost,
+        "errors": load.refused + lost,
     }
+
+
+def open_loop(base: str, payload: Payload, rate: float, seconds: float) -> Measured:
+    """Measure requests that arrive at random moments, at this rate per second, in a process of its own."""
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(payload.body)
+        body.flush()
+        command = [sys.executable, "-m", "benchmarks.open_loop", base + payload.path, body.name, payload.media]
+        printed = subprocess.run([*command, str(rate), str(seconds)], check=True, capture_output=True).stdout  # noqa: S603
+    return Measured(**json.loads(printed))
 
 
 if __name__ == "__main__":

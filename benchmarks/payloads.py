@@ -1,4 +1,4 @@
-"""What is sent: one picture or one latent a request, and 256 pictures at once."""
+"""Request bodies: one image or one latent, and 256 images."""
 
 import io
 import json
@@ -23,26 +23,26 @@ class Payload:
 
 
 def singles(config: VAEConfig) -> dict[str, Payload]:
-    """One item for each operation."""
+    """A request with one item for each operation."""
     latent = np.random.default_rng(0).standard_normal(config.latent_shape).astype(np.float32)
-    picture = _png(_picture(config))
+    image = _png(_image(config))
     return {
-        "encode": Payload("/encode", picture, "image/png"),
+        "encode": Payload("/encode", image, "image/png"),
         "decode": Payload("/decode", json.dumps({"latents": [latent.tolist()]}).encode(), "application/json"),
-        "reconstruct": Payload("/reconstruct", picture, "image/png"),
+        "reconstruct": Payload("/reconstruct", image, "image/png"),
     }
 
 
 def bulk(config: VAEConfig) -> Payload:
-    """`BULK` images as an array, for latents as an array."""
-    pictures = np.repeat(_picture(config)[None], BULK, axis=0)
+    """A request with `BULK` images as an array, whose response is an array."""
+    images = np.repeat(_image(config)[None], BULK, axis=0)
     stream = io.BytesIO()
-    np.save(stream, pictures)
+    np.save(stream, images)
     return Payload("/encode", stream.getvalue(), "application/x-npy", "application/x-npy")
 
 
-def _picture(config: VAEConfig) -> np.ndarray:
-    """Strokes of three frequencies, uint8 [H, W, C]: compresses like a drawing, not like noise."""
+def _image(config: VAEConfig) -> np.ndarray:
+    """An image of stripes, uint8 [H, W, C], which compresses like a drawing."""
     channels, height, width = config.image_shape
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = [np.sin(12 * x + k) * np.cos(9 * y - k) > 0.2 for k in range(channels)]

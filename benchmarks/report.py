@@ -1,46 +1,46 @@
-"""One table, as Markdown and as JSON: medians over the rounds, and how far each target was met."""
+"""Report of the measurements, as a Markdown table of medians and as JSON."""
 
 from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.closed import Measured
-from benchmarks.contestants import CEILING, OURS, Contestant
+from benchmarks.closed_loop import Measured
 from benchmarks.payloads import BULK
-from benchmarks.rounds import Row
+from benchmarks.schedule import Row
+from benchmarks.systems import CEILING, OURS, System
 
 Key = tuple[str, str, str, str]
 Limits = dict[str, list[dict[str, float]]]
 
 
 def medians(rows: Sequence[Row]) -> dict[Key, Measured]:
-    """Of each contestant under each load, over the rounds; errors are added up."""
+    """Medians over the rounds for each system and load; errors are summed."""
     groups: dict[Key, list[Measured]] = {}
     for row in rows:
-        groups.setdefault((row.model, row.operation, row.load, row.contestant), []).append(row.measured)
+        groups.setdefault((row.model, row.operation, row.load, row.system), []).append(row.measured)
     return {key: _median(group) for key, group in groups.items()}
 
 
 def _median(group: Sequence[Measured]) -> Measured:
     middle = [median(values) for values in zip(*((m.per_second, m.p50_ms, m.p99_ms) for m in group), strict=True)]
     per_second, p50_ms, p99_ms = middle
-    processor = [m.processor_ms for m in group if m.processor_ms is not None]
+    processor = [m.cpu_ms for m in group if m.cpu_ms is not None]
     return Measured(per_second, p50_ms, p99_ms, sum(m.errors for m in group), median(processor) if processor else None)
 
 
-def markdown(facts: dict[str, str], who: Sequence[Contestant], rows: Sequence[Row], limits: Limits) -> str:
-    """The whole report."""
+def markdown(facts: dict[str, str], systems: Sequence[System], rows: Sequence[Row], limits: Limits) -> str:
+    """The report in Markdown."""
     found = medians(rows)
-    names = [contestant.name for contestant in who]
+    names = [system.name for system in systems]
     head = [f"* {name}: {fact}" for name, fact in facts.items()]
-    settings = [line for contestant in who for line in _settings(contestant, list(limits))]
+    settings = [line for system in systems for line in _settings(system, list(limits))]
     return "\n".join([*head, "", *settings, "", *_table(found, names), "", *_targets(found, limits), ""])
 
 
-def _settings(contestant: Contestant, models: Sequence[str]) -> Iterator[str]:
-    yield f"* {contestant.name}: {contestant.note}"
-    for model in models if contestant.candidates else ():
-        for setting, connections in contestant.settings(model):
+def _settings(system: System, models: Sequence[str]) -> Iterator[str]:
+    yield f"* {system.name}: {system.note}"
+    for model in models if system.candidates else ():
+        for setting, connections in system.settings(model):
             yield f"  * {model}, {', '.join(map(str, connections))} connections: {setting}"
 
 
@@ -58,7 +58,7 @@ def _cell(measured: Measured | None) -> str:
     if measured is None:
         return ""
     wrong = f", **{measured.errors} errors**" if measured.errors else ""
-    spent = "" if measured.processor_ms is None else f", {_ms(measured.processor_ms)} ms of processor"
+    spent = "" if measured.cpu_ms is None else f", {_ms(measured.cpu_ms)} ms CPU"
     return f"{measured.per_second:.0f}/s, {_ms(measured.p50_ms)}, {_ms(measured.p99_ms)} ms{spent}{wrong}"
 
 
@@ -80,7 +80,7 @@ def _targets(found: dict[Key, Measured], limits: Limits) -> list[str]:
     for model, rounds in limits.items():
         limit = {key: median(each[key] for each in rounds) for key in rounds[0]}
         ours, ceiling = (found.get((model, "encode", "64 connections", name)) for name in (OURS, CEILING))
-        lone = found.get((model, "encode", "1 connection", OURS))
+        single = found.get((model, "encode", "1 connection", OURS))
         many = found.get((model, f"encode {BULK} as npy", "4 connections", OURS))
         raw = limit["images_per_second"]
         if ours and ceiling:
@@ -89,11 +89,11 @@ def _targets(found: dict[Key, Measured], limits: Limits) -> list[str]:
             lines.append(_share(model, "raw batched forward", raw, ours.per_second, "0.9, larger"))
         if many:
             lines.append(_share(model, f"raw batched forward, {BULK} as npy", raw, many.per_second * BULK, "0.7"))
-        if lone:
+        if single:
             least = limit["forward_ms"] + limit["codec_ms"]
             lines.append(
-                f"| {model} | forward + codec of one | {least:.2f} ms | {lone.p50_ms:.2f} ms "
-                f"| + {lone.p50_ms - least:.2f} ms | + 1 ms |"
+                f"| {model} | forward + codec of one | {least:.2f} ms | {single.p50_ms:.2f} ms "
+                f"| + {single.p50_ms - least:.2f} ms | + 1 ms |"
             )
     return lines
 
@@ -103,18 +103,18 @@ def _share(model: str, limit: str, most: float, ours: float, target: str) -> str
 
 
 def as_json(facts: dict[str, str], rows: Sequence[Row], limits: Limits) -> dict[str, Any]:
-    """Every single measurement."""
+    """All measurements."""
     measurements = [
         {
             "model": row.model,
-            "contestant": row.contestant,
+            "system": row.system,
             "operation": row.operation,
             "load": row.load,
             "per_second": row.measured.per_second,
             "p50_ms": row.measured.p50_ms,
             "p99_ms": row.measured.p99_ms,
             "errors": row.measured.errors,
-            "processor_ms": row.measured.processor_ms,
+            "cpu_ms": row.measured.cpu_ms,
         }
         for row in rows
     ]

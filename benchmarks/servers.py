@@ -1,4 +1,4 @@
-"""A server of its own process group, for as long as it is measured."""
+"""Start and stop of a measured server in a process group of its own."""
 
 import os
 import signal
@@ -14,11 +14,11 @@ import httpx
 
 from app.resources import with_worker_count
 from app.settings import Settings
-from benchmarks.contestants import SERVICE, Contestant
 from benchmarks.payloads import Payload
+from benchmarks.systems import SERVICE, System
 
-PATIENCE = 90.0
-"""Seconds until a server must answer."""
+TIMEOUT = 90.0
+"""Seconds until a server must respond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,40 +30,38 @@ class Server:
 
 
 @contextmanager
-def serving(
-    contestant: Contestant, model: Path, port: int, probe: Payload, environment: Mapping[str, str]
-) -> Iterator[Server]:
-    """The server, once it answers the probe; afterwards its whole group is ended."""
-    told = {"BENCH_MODEL": str(model), "BENCH_PORT": str(port), **environment}
-    path = os.pathsep.join([str(contestant.root), *filter(None, [os.environ.get("PYTHONPATH")])])
+def serving(system: System, model: Path, port: int, probe: Payload, environment: Mapping[str, str]) -> Iterator[Server]:
+    """Run the server, from its first response until the end of the block; then its process group is killed."""
+    variables = {"BENCH_MODEL": str(model), "BENCH_PORT": str(port), **environment}
+    path = os.pathsep.join([str(system.root), *filter(None, [os.environ.get("PYTHONPATH")])])
     ours = {"VAE_MODEL": str(model), "VAE_PORT": str(port), "PYTHONPATH": path}
     base = f"http://127.0.0.1:{port}"
-    variables = {**os.environ, **told, **ours, **contestant.environment}
+    merged = {**os.environ, **variables, **ours, **system.environment}
     with tempfile.TemporaryFile() as log:
-        _wait_for_silence(base)
-        process = subprocess.Popen(  # noqa: S603  # our own words
-            contestant.command,
-            cwd=contestant.root,
-            env=variables,
+        _wait_until_free(base)
+        process = subprocess.Popen(  # noqa: S603  # a fixed command
+            system.command,
+            cwd=system.root,
+            env=merged,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
         try:
-            if not _answers(base, probe, process):
+            if not _waits_for_response(base, probe, process):
                 log.seek(0)
-                raise RuntimeError(f"{contestant.name} did not answer: {log.read()[-2000:].decode(errors='replace')}")
-            if contestant.package == SERVICE:
-                settings = Settings(workers=int(variables.get("VAE_WORKERS", 0)))
-                _await_all_workers(base, with_worker_count(settings).workers)
+                raise RuntimeError(f"{system.name} did not answer: {log.read()[-2000:].decode(errors='replace')}")
+            if system.package == SERVICE:
+                settings = Settings(workers=int(merged.get("VAE_WORKERS", 0)))
+                _wait_for_workers(base, with_worker_count(settings).workers)
             yield Server(base, process.pid)
         finally:
-            _end(process)
-            _wait_for_silence(base)
+            _stop(process)
+            _wait_until_free(base)
 
 
-def _answers(base: str, probe: Payload, process: "subprocess.Popen[bytes]") -> bool:
-    end = time.monotonic() + PATIENCE
+def _waits_for_response(base: str, probe: Payload, process: "subprocess.Popen[bytes]") -> bool:
+    end = time.monotonic() + TIMEOUT
     while time.monotonic() < end and process.poll() is None:
         try:
             if ask(base, probe).status_code == httpx.codes.OK:
@@ -74,23 +72,23 @@ def _answers(base: str, probe: Payload, process: "subprocess.Popen[bytes]") -> b
     return False
 
 
-def _await_all_workers(base: str, workers: int) -> None:
-    """Wait until so many workers of the service are warm: who still warms up takes the cores from those who answer."""
-    end = time.monotonic() + PATIENCE
+def _wait_for_workers(base: str, workers: int) -> None:
+    """Wait until all workers of the service are ready, because a warm-up takes the cores from the others."""
+    end = time.monotonic() + TIMEOUT
     while f"\nvae_workers {workers}.0\n" not in httpx.get(f"{base}/metrics", timeout=5).text:
         if time.monotonic() > end:
-            raise RuntimeError(f"{workers} workers did not get warm")
+            raise RuntimeError(f"{workers} workers are not ready")
         time.sleep(0.2)
 
 
 def ask(base: str, payload: Payload) -> httpx.Response:
-    """One answer."""
+    """Send one request."""
     headers = {"content-type": payload.media, "accept": payload.accept}
     return httpx.post(base + payload.path, content=payload.body, headers=headers, timeout=30)
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Politely, then with force: whatever the server has started goes with it."""
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Terminate the server, and kill what is left of its process group."""
     process.terminate()
     try:
         process.wait(20)
@@ -101,15 +99,15 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _wait_for_silence(base: str) -> None:
+def _wait_until_free(base: str) -> None:
     for _ in range(100):
-        if not _speaks(base):
+        if not _responds(base):
             return
         time.sleep(0.2)
-    raise RuntimeError(f"somebody still answers on {base}")
+    raise RuntimeError(f"a server still responds on {base}")
 
 
-def _speaks(base: str) -> bool:
+def _responds(base: str) -> bool:
     try:
         httpx.get(base, timeout=5)
     except httpx.TransportError:

@@ -1,6 +1,6 @@
-"""Where the time of one request goes, by its own Server-Timing and by the clock of a caller in the same machine.
+"""Time of a request by stage, from its Server-Timing header and the clock of a client on the same machine.
 
-python -m benchmarks.stages --callers 1
+python -m benchmarks.stages --clients 1
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from tests.support.load import Connection, png, post
 _STAGE = re.compile(r"(\w+);dur=([\d.]+)")
 
 
-async def stages(callers: int, requests: int) -> str:
-    """A table of medians in milliseconds; the rest is HTTP, routing, headers, the log line, and the caller."""
+async def stages(clients: int, requests: int) -> str:
+    """A table of medians in ms; the rest is HTTP, routing, headers, the log line, and the client."""
     spent: defaultdict[str, list[float]] = defaultdict(list)
     request = post("/encode", "image/png", png())
 
@@ -29,27 +29,27 @@ async def stages(callers: int, requests: int) -> str:
             start = time.perf_counter()
             answer = await connection.send_counted(request, counts)
             spent["all"].append((time.perf_counter() - start) * 1000)
-            told = {stage: float(took) for stage, took in _STAGE.findall(answer.headers["server-timing"])}
-            for stage, took in {**told, "rest": spent["all"][-1] - sum(told.values())}.items():
+            server = {stage: float(took) for stage, took in _STAGE.findall(answer.headers["server-timing"])}
+            for stage, took in {**server, "rest": spent["all"][-1] - sum(server.values())}.items():
                 spent[stage].append(took)
 
     counts: Counter[str] = Counter()
     async with serving(threads=0, log_level="warning") as service:
-        connections = [Connection(service.port) for _ in range(callers)]
+        connections = [Connection(service.port) for _ in range(clients)]
         await asyncio.gather(*(ask(connection, 100) for connection in connections))  # to warm up
         spent.clear()
-        await asyncio.gather(*(ask(connection, requests // callers) for connection in connections))
+        await asyncio.gather(*(ask(connection, requests // clients) for connection in connections))
         for connection in connections:
             connection.close()
     return "\n".join(f"{stage:>6} {median(took):8.3f} ms" for stage, took in spent.items())
 
 
 def main(
-    callers: Annotated[int, typer.Option(help="How many ask at the same time.")] = 1,
-    requests: Annotated[int, typer.Option(help="How many they ask in all.")] = 4000,
+    clients: Annotated[int, typer.Option(help="Number of clients.")] = 1,
+    requests: Annotated[int, typer.Option(help="Number of requests of all clients.")] = 4000,
 ) -> None:
     """Profile POST /encode of one PNG, stage by stage."""
-    sys.stdout.write(asyncio.run(stages(callers, requests)) + "\n")
+    sys.stdout.write(asyncio.run(stages(clients, requests)) + "\n")
 
 
 if __name__ == "__main__":

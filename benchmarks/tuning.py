@@ -1,4 +1,4 @@
-"""The best setting of each peer, by trying: `python -m benchmarks.tuning` writes `settings.json`."""
+"""Search of the best setting of each peer: `python -m benchmarks.tuning` writes `settings.json`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,26 +6,26 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from benchmarks.closed import closed_loop
-from benchmarks.contestants import CONNECTIONS, SETTINGS, Contestant, Setting, contestants
+from benchmarks.closed_loop import closed_loop
 from benchmarks.models import folders
 from benchmarks.payloads import Payload, singles
-from benchmarks.rounds import scratch
+from benchmarks.schedule import scratch
 from benchmarks.servers import serving
+from benchmarks.systems import CONNECTIONS, SETTINGS, Setting, System, systems
 from model.checkpoint import read_checkpoint
 
 Tried = dict[Setting, dict[int, float]]
 
 
 def main(
-    seconds: Annotated[float, typer.Option(help="How long each measurement takes.")] = 2,
+    seconds: Annotated[float, typer.Option(help="Seconds of each measurement.")] = 2,
     models: Annotated[str, typer.Option(help="small, larger or both, comma-separated.")] = "small,larger",
-    only: Annotated[str, typer.Option(help="Peers by name, comma-separated; all unless told.")] = "",
-    port: Annotated[int, typer.Option(help="Where the servers listen, one at a time.")] = 8710,
+    only: Annotated[str, typer.Option(help="Peers by name, comma-separated; all by default.")] = "",
+    port: Annotated[int, typer.Option(help="Port of the servers, of which one runs at a time.")] = 8710,
 ) -> None:
-    """Try every candidate of every peer with each model, by encoding; keep the one with the highest throughput."""
+    """Measure every candidate of every peer with each model; the one with the highest throughput is the best."""
     known: dict[str, Any] = orjson.loads(SETTINGS.read_bytes()) if SETTINGS.exists() else {"best": {}, "tried": {}}
-    peers = [each for each in contestants() if each.candidates and (not only or each.name in only.split(","))]
+    peers = [each for each in systems() if each.candidates and (not only or each.name in only.split(","))]
     with scratch() as folder:
         places = folders(Path(folder))
         for model in models.split(","):
@@ -39,9 +39,9 @@ def main(
 
 
 def _rates(
-    peer: Contestant, setting: Setting, model: Path, payload: Payload, seconds: float, port: int
+    peer: System, setting: Setting, model: Path, payload: Payload, seconds: float, port: int
 ) -> dict[int, float]:
-    """Requests a second at each number of connections."""
+    """Requests per second for each number of connections."""
     environment = {**setting.environment(), "BENCH_OPERATIONS": "encode"}
     rates = {}
     with serving(peer, model, port, payload, environment) as server:

@@ -1,4 +1,4 @@
-"""The ceiling of HTTP: a bare ASGI route on uvicorn that reads the same bytes and answers the same bytes."""
+"""Limit of HTTP: an ASGI application on uvicorn that reads and returns the same bytes without work."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ _MEDIA = {"/encode": b"application/json", "/decode": b"image/png", "/reconstruct
 
 
 class Bare:
-    """An ASGI application that knows its answers."""
+    """An ASGI application with precomputed responses."""
 
     def __init__(self) -> None:
         folder = Path(os.environ["BENCH_ANSWERS"])

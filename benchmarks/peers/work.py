@@ -1,4 +1,4 @@
-"""The work that every peer does: bodies in, bodies out, one forward for all of them."""
+"""The work of every peer: one forward pass for the bodies of a batch."""
 
 import io
 import os
@@ -25,17 +25,17 @@ def model_folder() -> Path:
 
 
 def port() -> int:
-    """Where the peer listens."""
+    """The port of the peer."""
     return int(os.environ["BENCH_PORT"])
 
 
 def setting(name: str) -> int:
-    """One of PROCESSES, THREADS, BATCH and WAIT_MS, as `benchmarks.contestants.Setting` tells them."""
+    """One of PROCESSES, THREADS, BATCH and WAIT_MS, as `benchmarks.systems.Setting` passes them."""
     return int(os.environ[f"BENCH_{name}"])
 
 
 class Work:
-    """One operation of one model: `Work("encode")([png, ...])` answers as many bodies."""
+    """One operation of the model: `Work("encode")([png, ...])` returns a response body for each."""
 
     def __init__(self, operation: str, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -61,8 +61,8 @@ class Work:
 
     def read_latent(self, body: bytes | dict[str, Any]) -> np.ndarray:
         """float32 [D]."""
-        asked = body if isinstance(body, dict) else orjson.loads(body)
-        return np.array(asked["latents"][0], np.float32)
+        content = body if isinstance(body, dict) else orjson.loads(body)
+        return np.array(content["latents"][0], np.float32)
 
     def encode(self, pixels: Tensor) -> Sequence[bytes]:
         """Each image's posterior as JSON."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.closed import rate
+from benchmarks.closed_loop import rate
 
 
 def test_many_answers_are_counted():

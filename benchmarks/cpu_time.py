@@ -1,4 +1,4 @@
-"""How much processor time a server takes: what stays true when others keep the machine busy."""
+"""CPU time of a server, a measure that is robust on a busy machine."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
-def processor_seconds(session: int) -> float:
-    """User and system time so far of all processes of a session, by /proc."""
+def cpu_seconds(session: int) -> float:
+    """User and system time of all processes of a session, from /proc."""
     return sum(_spent(stat, session) for stat in Path("/proc").glob("[0-9]*/stat"))
 
 
