@@ -37,7 +37,7 @@ def started(
 def in_turn(
     servers: Sequence[Server], payload: Payload, load: int, rounds: int, seconds: float
 ) -> Iterator[list[Measured]]:
-    """Yield the measurements of each round, whose order alternates."""
+    """Yield the measurements of each round; the order of the servers alternates."""
     for number in range(-1, rounds):
         order = range(len(servers))[:: 1 if number % 2 else -1]
         found = {index: closed_loop(servers[index].base, payload, load, seconds) for index in order}

@@ -69,7 +69,7 @@ def _together(
 
 
 class Codec:
-    """The work of the service for one image without the networks, whose result is computed in advance."""
+    """The work of the service for one image without the networks; their result is computed in advance."""
 
     def __init__(self, body: bytes) -> None:
         checkpoint = read_checkpoint(model_folder())

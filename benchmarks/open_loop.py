@@ -74,7 +74,7 @@ class Load:
             self.waiting.append(arrived)
 
     def answered(self, connection: Connection, status: int) -> None:
-        """Use a connection whose response is complete for the next request."""
+        """Use the connection for the next request, after its response is complete."""
         self.latencies.append(time.perf_counter() - connection.arrived)
         self.refused += status != 200
         if len(self.latencies) == self.expected:

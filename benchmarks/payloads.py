@@ -34,7 +34,7 @@ def singles(config: VAEConfig) -> dict[str, Payload]:
 
 
 def bulk(config: VAEConfig) -> Payload:
-    """A request with `BULK` images as an array, whose response is an array."""
+    """A request with `BULK` images as an array; the response is an array too."""
     images = np.repeat(_image(config)[None], BULK, axis=0)
     stream = io.BytesIO()
     np.save(stream, images)

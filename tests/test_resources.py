@@ -28,12 +28,12 @@ def test_several_workers_share_the_cores():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_one_worker_leaves_a_core_to_its_event_loop(workers):
+def test_a_single_process_leaves_a_core_to_its_event_loop(workers):
     assert threads(Settings(workers=workers)) == max(1, available_cpus() - 1)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_threads_that_are_asked_for_are_had(workers):
+def test_a_given_number_of_threads_is_used(workers):
     assert threads(Settings(workers=workers, threads=7)) == 7
 
 

@@ -1,4 +1,4 @@
-"""Middleware that answers 503 to a request whose body was lost, so that the proxy sends it again.
+"""Middleware that answers 503 to a request without its body, so that the proxy sends it again.
 
 Ray Serve's proxy keeps the messages of a body in a queue, from which a replica fetches each message once. If the
 replica dies then, and the proxy learns of the death before it has read that the replica accepted the request, it passes

@@ -45,7 +45,7 @@ def hold_signals() -> None:
 
 
 def release_signals() -> None:
-    """Unblock SIGHUP, whose handler is installed now."""
+    """Unblock SIGHUP, after its handler was installed."""
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELOAD)
 

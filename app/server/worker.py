@@ -52,7 +52,7 @@ MAX_REASON_LENGTH = 4096
 
 
 class Worker(Server):
-    """A server that exits when the supervisor says so. A signal only lets it drain, also a repeated one."""
+    """A server that exits on a message of the supervisor. A signal only lets it drain, also a repeated one."""
 
     probe_grace_seconds = 0.0  # the other workers answer the probes
 

@@ -1,4 +1,4 @@
-"""A log whose reader is slow or gone: lines are dropped and counted, and the service does not block."""
+"""A log with a slow or closed reader: lines are dropped and counted, and the service does not block."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What a caller receives, and when: an answer comes whole, and nothing of it is kept back."""
+"""The HTTP protocol on sockets: writes of responses, limits on heads, timeouts, upgrades, and freed connections."""
 
 import asyncio
 import gc
@@ -30,7 +30,7 @@ def anyio_backend():
 
 @asynccontextmanager
 async def connected(app: ASGIApp, header_timeout: float = 30.0) -> AsyncIterator[tuple[socket.socket, HttpConnection]]:
-    """The caller's end of a connection to the application, and the service's; who waits there does so in a thread."""
+    """The client's socket of a connection to the application, and its protocol. Blocking calls run in a thread."""
     near, far = socket.socketpair()
     near.settimeout(30)
     config = Config(app, log_config=None, lifespan="off")
@@ -44,54 +44,54 @@ async def connected(app: ASGIApp, header_timeout: float = 30.0) -> AsyncIterator
     await asyncio.sleep(0)
 
 
-async def test_an_answers_head_and_body_arrive_together(digits_model):
+async def test_head_and_body_of_a_response_arrive_together(digits_model):
     async with serving(digits_model) as it:
-        with socket.create_connection(("127.0.0.1", it.port), timeout=30) as caller:
+        with socket.create_connection(("127.0.0.1", it.port), timeout=30) as client:
             for _ in range(30):
-                await asyncio.to_thread(caller.sendall, ASK % b"/livez")
-                answer = await asyncio.to_thread(caller.recv, 2**16)
+                await asyncio.to_thread(client.sendall, ASK % b"/livez")
+                answer = await asyncio.to_thread(client.recv, 2**16)
                 assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
                 assert answer.endswith(b'{"status":"alive"}')
 
 
 @pytest.mark.parametrize("close", [False, True])
-async def test_a_head_without_a_body_is_sent_though_the_connection_closes(close):
+async def test_a_head_without_a_body_is_sent_also_before_the_connection_closes(close):
     async def headed(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-length", b"7"), *([(b"connection", b"close")] if close else [])]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"no body"})
 
-    async with connected(headed) as (caller, _):
-        caller.sendall(b"HEAD / HTTP/1.1\r\nHost: vae\r\n\r\n")
-        answer = await asyncio.to_thread(caller.recv, 2**16)
+    async with connected(headed) as (client, _):
+        client.sendall(b"HEAD / HTTP/1.1\r\nHost: vae\r\n\r\n")
+        answer = await asyncio.to_thread(client.recv, 2**16)
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert answer.endswith(b"\r\n\r\n")
         if close:
-            assert await asyncio.to_thread(caller.recv, 1) == b""
+            assert await asyncio.to_thread(client.recv, 1) == b""
 
 
-async def test_a_piece_whose_next_is_not_there_yet_is_not_kept_back():
+async def test_a_piece_of_a_response_is_sent_before_the_next_one_exists():
     async def dripping(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
         for number, piece in enumerate((b"a", b"b", b"c", b"d")):
-            await asked.acquire()
+            await requested.acquire()
             await send({"type": "http.response.body", "body": piece, "more_body": number < 3})
 
-    asked = asyncio.Semaphore(0)
-    async with connected(dripping) as (caller, _):
-        caller.sendall(ASK % b"/")
-        assert (await asyncio.to_thread(caller.recv, 2**16)).endswith(b"\r\n\r\n")
+    requested = asyncio.Semaphore(0)
+    async with connected(dripping) as (client, _):
+        client.sendall(ASK % b"/")
+        assert (await asyncio.to_thread(client.recv, 2**16)).endswith(b"\r\n\r\n")
         for piece in (b"a", b"b", b"c", b"d"):
-            asked.release()
-            assert await asyncio.to_thread(caller.recv, 2**16) == piece
+            requested.release()
+            assert await asyncio.to_thread(client.recv, 2**16) == piece
 
 
-async def test_a_caller_who_is_gone_when_his_answer_would_leave_is_no_failure():
+async def test_a_client_that_resets_the_connection_causes_no_error():
     async def long(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
         await send({"type": "http.response.body", "body": b"here", "more_body": True})
         await asyncio.sleep(0.01)
-        caller.close()  # with something unread: the connection is reset
+        client.close()  # with something unread: the connection is reset
         while not connection.transport.is_closing():
             await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b"more"})
@@ -99,28 +99,28 @@ async def test_a_caller_who_is_gone_when_his_answer_would_leave_is_no_failure():
 
     done, failures = asyncio.Event(), []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-    async with connected(long) as (caller, connection):
-        caller.sendall(ASK % b"/")
+    async with connected(long) as (client, connection):
+        client.sendall(ASK % b"/")
         await done.wait()
         await asyncio.sleep(0.05)
     assert not failures
 
 
-async def greeting(scope: Scope, receive: Receive, send: Send) -> None:
-    """Hears what there is to hear, and says how much it was."""
-    heard, more = 0, True
+async def echo_size(scope: Scope, receive: Receive, send: Send) -> None:
+    """Read the request body and respond with its size."""
+    received, more = 0, True
     while more:
         message = await receive()
-        heard += len(message.get("body", b""))
+        received += len(message.get("body", b""))
         more = message.get("more_body", False)
-    body = b"%d" % heard
+    body = b"%d" % received
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 
 
-async def answered(caller: socket.socket) -> tuple[bytes, bytes]:
-    """The status line and the body of the next answer, nothing where the line is cut."""
-    with caller.makefile("rb") as file:
+async def next_response(client: socket.socket) -> tuple[bytes, bytes]:
+    """The status line and the body of the next response; empty if the connection is closed."""
+    with client.makefile("rb") as file:
         try:
             first, length = await asyncio.to_thread(file.readline), 0
             while line := (await asyncio.to_thread(file.readline)).strip().lower():
@@ -131,7 +131,7 @@ async def answered(caller: socket.socket) -> tuple[bytes, bytes]:
 
 
 def head(length: int, kind: str) -> bytes:
-    """One of so many bytes: a long path, a long header, or many short ones."""
+    """A request head of this size: with a long path, a long header field, or many short ones."""
     host = b"Host: vae\r\n"
     start, end = {
         "path": (b"GET /", b" HTTP/1.1\r\n" + host),
@@ -150,52 +150,55 @@ def head(length: int, kind: str) -> bytes:
         ("headers", MAX_HEADER_BYTES, b"431 Request Header Fields Too Large"),
     ],
 )
-async def test_the_longest_head_is_answered_and_a_longer_one_is_refused_by_a_problem(kind, longest, refusal, pieces):
-    async with connected(greeting) as (caller, _):
+async def test_a_head_of_the_largest_size_is_accepted_and_a_larger_one_gets_a_problem(kind, longest, refusal, pieces):
+    async with connected(echo_size) as (client, _):
         for length in (longest, 100, longest + 1):  # the second is not counted on top of the first
-            said = head(length, kind if length > 100 else "header")
+            data = head(length, kind if length > 100 else "header")
             for start in range(0, length, size := -(-length // pieces)):
-                await asyncio.to_thread(caller.sendall, said[start : start + size])
+                await asyncio.to_thread(client.sendall, data[start : start + size])
                 await asyncio.sleep(0.001)
-            first, body = await answered(caller)
+            first, body = await next_response(client)
             if length <= longest:
                 assert (first, body) == (b"HTTP/1.1 200 OK", b"0")
         assert first == b"HTTP/1.1 " + refusal
         assert " exceed" in json.loads(body)["detail"]
-        assert await asyncio.to_thread(caller.recv, 1) == b""
+        assert await asyncio.to_thread(client.recv, 1) == b""
 
 
 @pytest.mark.parametrize("endless", [b"1;%s", b"0\r\na: %s", b"0\r\n%s"], ids=["extension", "trailer", "trailers"])
-async def test_what_follows_a_chunk_without_end_is_refused_and_the_connection_closed(endless):
-    async with connected(greeting) as (caller, _):
-        caller.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+async def test_an_endless_chunk_extension_or_trailer_is_rejected_and_the_connection_closed(endless):
+    async with connected(echo_size) as (client, _):
+        client.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
         piece = b"a: b\r\n" if endless.endswith(b"\n%s") else b"x"
-        await asyncio.to_thread(caller.sendall, endless % (piece * (2**18 // len(piece))))
-        assert (await answered(caller))[0] == b"HTTP/1.1 431 Request Header Fields Too Large"
-        assert await asyncio.to_thread(caller.recv, 1) == b""
+        await asyncio.to_thread(client.sendall, endless % (piece * (2**18 // len(piece))))
+        assert (await next_response(client))[0] == b"HTTP/1.1 431 Request Header Fields Too Large"
+        assert await asyncio.to_thread(client.recv, 1) == b""
 
 
-async def test_what_is_no_request_is_told_so_as_all_else_that_goes_wrong():
-    for said in (b"hello\r\n\r\n", b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n"):
-        async with connected(greeting) as (caller, _):
-            caller.sendall(said)
-            first, body = await answered(caller)
+async def test_bytes_that_are_no_request_get_a_problem():
+    for data in (
+        b"hello\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
+    ):
+        async with connected(echo_size) as (client, _):
+            client.sendall(data)
+            first, body = await next_response(client)
             assert (first, json.loads(body)["title"]) == (b"HTTP/1.1 400 Bad Request", "Malformed request")
-            assert await asyncio.to_thread(caller.recv, 1) == b""
+            assert await asyncio.to_thread(client.recv, 1) == b""
 
 
 @pytest.mark.parametrize("rest", [b"1;" + b"x" * 2**17, b"no number\r\n"])
-async def test_who_has_his_answer_is_not_given_another_when_his_body_goes_wrong(rest):
+async def test_a_malformed_body_after_the_response_gets_no_second_response(rest):
     async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"no"})
 
-    async with connected(refusing) as (caller, _):
-        caller.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\n")
-        assert await answered(caller) == (b"HTTP/1.1 401 Unauthorized", b"no")
+    async with connected(refusing) as (client, _):
+        client.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert await next_response(client) == (b"HTTP/1.1 401 Unauthorized", b"no")
         with suppress(ConnectionError):
-            await asyncio.to_thread(caller.sendall, rest)
-            assert await asyncio.to_thread(caller.recv, 1) == b""
+            await asyncio.to_thread(client.sendall, rest)
+            assert await asyncio.to_thread(client.recv, 1) == b""
 
 
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
@@ -205,95 +208,95 @@ UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Setting
     "upgrade", [UPGRADE, UPGRADE.lower(), b"upgrade: websocket\r\nconnection: upgrade, keep-alive\r\n"]
 )
 @pytest.mark.parametrize("piece", [1, 50, 1000])
-async def test_who_asks_for_another_protocol_is_answered_in_this_one_and_his_body_is_heard(upgrade, piece):
+async def test_an_upgrade_request_is_answered_over_http_1_1_and_its_body_is_read(upgrade, piece):
     body = b"GET /another HTTP/1.1\r\nHost: vae\r\n\r\n"
-    said = b"POST / HTTP/1.1\r\nHost: vae\r\n%sContent-Length: %d\r\n\r\n%s" % (upgrade, len(body), body)
-    async with connected(greeting) as (caller, _):
+    data = b"POST / HTTP/1.1\r\nHost: vae\r\n%sContent-Length: %d\r\n\r\n%s" % (upgrade, len(body), body)
+    async with connected(echo_size) as (client, _):
         for _ in range(2):
-            for start in range(0, len(said), piece):
-                caller.sendall(said[start : start + piece])
+            for start in range(0, len(data), piece):
+                client.sendall(data[start : start + piece])
                 await asyncio.sleep(0)
-            assert await answered(caller) == (b"HTTP/1.1 200 OK", str(len(body)).encode())
+            assert await next_response(client) == (b"HTTP/1.1 200 OK", str(len(body)).encode())
 
 
-async def test_a_line_that_is_to_be_closed_is_though_it_asked_for_another_protocol():
-    async with connected(greeting) as (caller, _):
-        caller.sendall(b"GET / HTTP/1.1\r\nHost: vae\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n")
-        assert await answered(caller) == (b"HTTP/1.1 200 OK", b"0")
-        assert await asyncio.to_thread(caller.recv, 1) == b""
+async def test_an_upgrade_request_with_connection_close_closes_the_connection():
+    async with connected(echo_size) as (client, _):
+        client.sendall(b"GET / HTTP/1.1\r\nHost: vae\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n")
+        assert await next_response(client) == (b"HTTP/1.1 200 OK", b"0")
+        assert await asyncio.to_thread(client.recv, 1) == b""
 
 
-async def test_who_takes_nothing_of_his_answer_is_let_go_and_who_takes_it_slowly_is_not():
+async def test_a_connection_whose_response_is_not_read_is_closed_and_a_slow_one_is_not():
     size = 2**24
 
     async def long(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
         await send({"type": "http.response.body", "body": bytes(size)})
 
-    async with connected(long, header_timeout=0.2) as (caller, connection):
-        caller.sendall(ASK % b"/")
+    async with connected(long, header_timeout=0.2) as (client, connection):
+        client.sendall(ASK % b"/")
         async with asyncio.timeout(30):
             while not connection.transport.is_closing():
                 await asyncio.sleep(0.01)
-    async with connected(long, header_timeout=0.5) as (caller, _):
-        caller.sendall(ASK % b"/")
-        heard = 0
-        while piece := await asyncio.to_thread(caller.recv, size // 50):
-            heard += len(piece)
-            if heard > size:
+    async with connected(long, header_timeout=0.5) as (client, _):
+        client.sendall(ASK % b"/")
+        received = 0
+        while piece := await asyncio.to_thread(client.recv, size // 50):
+            received += len(piece)
+            if received > size:
                 break
             await asyncio.sleep(0.02)
-        assert heard > size
+        assert received > size
 
 
-async def test_a_long_body_is_no_head_however_it_is_divided():
-    whole = b"POST / HTTP/1.1\r\nHost: vae\r\nContent-Length: 2000000\r\n\r\n" + bytes(2_000_000)
+async def test_a_long_body_does_not_count_as_a_head():
+    complete = b"POST / HTTP/1.1\r\nHost: vae\r\nContent-Length: 2000000\r\n\r\n" + bytes(2_000_000)
     chunks = b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1;x\r\na\r\n" * 20_000
-    async with connected(greeting) as (caller, _):
-        for said, heard in ((whole, b"2000000"), (chunks + b"0\r\na: b\r\n\r\n", b"20000")):
-            asking = asyncio.create_task(asyncio.to_thread(caller.sendall, said))
-            assert await answered(caller) == (b"HTTP/1.1 200 OK", heard)
-            await asking
+    async with connected(echo_size) as (client, _):
+        for data, received in ((complete, b"2000000"), (chunks + b"0\r\na: b\r\n\r\n", b"20000")):
+            sending = asyncio.create_task(asyncio.to_thread(client.sendall, data))
+            assert await next_response(client) == (b"HTTP/1.1 200 OK", received)
+            await sending
 
 
 @pytest.mark.parametrize("first", [b"", ASK % b"/"], ids=["of the line", "of one more request"])
 @pytest.mark.parametrize(
     "half", [b"", b"G", b"GET / HTTP/1.1\r\nHost: vae\r\na: "], ids=["nothing", "a letter", "half a head"]
 )
-async def test_who_does_not_come_to_the_end_of_a_head_is_let_go(first, half):
-    async with connected(greeting, header_timeout=0.2) as (caller, connection):
+async def test_a_connection_with_an_incomplete_head_is_closed(first, half):
+    async with connected(echo_size, header_timeout=0.2) as (client, connection):
         connection.timeout_keep_alive = 0.2
         if first:
-            caller.sendall(first)
-            assert await answered(caller) == (b"HTTP/1.1 200 OK", b"0")
+            client.sendall(first)
+            assert await next_response(client) == (b"HTTP/1.1 200 OK", b"0")
         with suppress(ConnectionError):  # on a busy machine it is too late already
-            caller.sendall(half)
-        assert await asyncio.to_thread(caller.recv, 1) == b""
+            client.sendall(half)
+        assert await asyncio.to_thread(client.recv, 1) == b""
 
 
-async def test_who_says_a_head_letter_by_letter_is_let_go():
-    async def say_on() -> None:
-        caller.sendall(b"GET / HTTP/1.1\r\nHost: vae\r\na: ")
+async def test_a_connection_that_sends_a_head_byte_by_byte_is_closed():
+    async def send_bytes() -> None:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: vae\r\na: ")
         while True:
-            caller.sendall(b"G")
+            client.sendall(b"G")
             await asyncio.sleep(0.001)
 
-    async with connected(greeting, header_timeout=0.2) as (caller, _), asyncio.timeout(30):
+    async with connected(echo_size, header_timeout=0.2) as (client, _), asyncio.timeout(30):
         with pytest.raises(ConnectionError):
-            await say_on()
+            await send_bytes()
 
 
-async def test_who_waits_for_his_answer_or_says_a_long_body_is_not_let_go():
+async def test_a_connection_that_waits_for_a_response_or_sends_a_long_body_is_kept():
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.5)
-        await greeting(scope, receive, send)
+        await echo_size(scope, receive, send)
 
-    async with connected(slow, header_timeout=0.1) as (caller, _):
-        caller.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nContent-Length: 20\r\n\r\n")
+    async with connected(slow, header_timeout=0.1) as (client, _):
+        client.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nContent-Length: 20\r\n\r\n")
         for _ in range(20):
-            caller.sendall(b"x")
+            client.sendall(b"x")
             await asyncio.sleep(0.04)
-        assert await answered(caller) == (b"HTTP/1.1 200 OK", b"20")
+        assert await next_response(client) == (b"HTTP/1.1 200 OK", b"20")
 
 
 @pytest.mark.parametrize(
@@ -318,11 +321,11 @@ async def test_a_closed_connection_is_freed_without_a_garbage_collection(sent, a
 
     gc.disable()
     try:
-        async with connected(greeting if answers else waiting) as (caller, connection):
+        async with connected(echo_size if answers else waiting) as (client, connection):
             freed = weakref.ref(connection)
-            caller.sendall(sent)
+            client.sendall(sent)
             await asyncio.sleep(0.02)
-            caller.close()
+            client.close()
             del connection
         await until(lambda: freed() is None)
     finally:

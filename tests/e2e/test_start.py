@@ -160,6 +160,4 @@ async def test_on_a_terminal_the_log_is_text_and_has_the_address_to_open_once(di
     assert not [line for line in lines if line.startswith("{")]
     (last,) = [line for line in lines if "  open http" in line]
     assert re.search(r" INFO +app\.[\w.]+  open http://127\.0\.0\.1:\d+$", last)
-    assert "draining" in "".join(
-        lines[lines.index(last) + 1 :]
-    )  # and meanwhile the second worker may tell of its start
+    assert "draining" in "".join(lines[lines.index(last) + 1 :])  # the second worker may log its start in between

@@ -1,4 +1,4 @@
-"""The middleware that answers 503 to a request whose body was lost."""
+"""The middleware that answers 503 to a request that has lost its body."""
 
 import asyncio
 import json
