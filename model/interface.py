@@ -1,4 +1,4 @@
-"""The model interface: what the service and its runtimes know of a model, whatever its format.
+"""The model interface: what the service and its runtimes know of a model of any format.
 
 A module of `model.formats` turns a folder or a name into an `ImageModel`.
 """
@@ -60,8 +60,8 @@ class ModelSpec:
 
     `digest` is the SHA-256 of its weights in hexadecimal, and `source` the folder or the name that it was read from.
     `likelihood` is the name of the family p(x|z), None for a model that defines no density. `has_variance` is false for
-    a deterministic encoder, and `has_prior` for a model whose draws from N(0, I) are no images. A diffusion model works
-    on (z - shift) * scale. `requires_float32` excludes lower precisions. `parameters` is the number of weights.
+    a deterministic encoder, and `has_prior` for a model that decodes draws from N(0, I) to no images. A diffusion model
+    works on (z - shift) * scale. `requires_float32` excludes lower precisions. `parameters` is the number of weights.
     """
 
     name: str
@@ -108,7 +108,7 @@ class ModelSpec:
 
 
 class ImageLikelihood(Protocol):
-    """The distribution p(x|z), or a decoder without a density, whose `log_prob` raises `NotImplementedError`."""
+    """The distribution p(x|z), or a decoder without a density: its `log_prob` raises `NotImplementedError`."""
 
     @property
     def mean(self) -> Tensor:

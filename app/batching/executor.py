@@ -154,8 +154,8 @@ class BatchRunner:
 class Executor(ABC):
     """Runs one batch or device task at a time, and settles all that is in it.
 
-    `completed` is called after each, whatever happened, with the seconds that it took. `failed` is called if the device
-    cannot be used again.
+    `completed` is called after each, also after an error, with the seconds that it took. `failed` is called if the
+    device cannot be used again.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class ThreadExecutor(Executor):
     """Runs batches and tasks on the device thread, which takes the next one by itself until there are no more."""
 
     def start(self, next_work: Callable[[], Work | None], ended: Callable[[], None]) -> None:
-        """Start the thread, whose results go to the running event loop. `ended` is called at its end, on the thread."""
+        """Start the thread; results go to the running event loop. `ended` is called on the thread at its end."""
         self._loop = asyncio.get_running_loop()
         self._next_work, self._ended = next_work, ended
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)

@@ -22,7 +22,7 @@ class BatchPolicy:
     """The size of batches and the place where they run.
 
     A batch has at most `max_rows` rows. `inline` batches run on the event loop if no backlog exists. `split[n]` is the
-    number of rows, out of n that wait, that should go first so that all n are done soonest.
+    size of the first batch that minimizes the time until n waiting rows are done.
     """
 
     max_rows: int = sys.maxsize

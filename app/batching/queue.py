@@ -56,7 +56,7 @@ class KeyQueue:
         return [next(iter(part)) for part in (self.unstarted, self.started) if part]
 
     def head(self) -> QueuedRequest:
-        """Return the request whose turn is next."""
+        """Return the next request."""
         return min(self.heads(), key=_virtual_start) if self.started else next(iter(self.unstarted))
 
     def add(self, request: QueuedRequest, *, first: bool = False) -> None:
@@ -172,7 +172,7 @@ class FairQueue:
                 request.virtual_start += seconds * (count / batch.rows) / request.turn
         operation, measured = batch.key.operation, seconds / (batch.rows * batch.key.weight)
         known = self._item_seconds.get(operation, measured)
-        # One batch that was delayed tells little about the next, so its weight is bounded.
+        # The weight of a single delayed batch is bounded.
         self._item_seconds[operation] = known + (min(measured, 2 * known) - known) * NEWEST_WEIGHT
 
     def clear(self) -> list[QueuedRequest]:

@@ -150,10 +150,10 @@ class Batch(NamedTuple):
         second: list[tuple[QueuedRequest, Any, int]] = []
         left = self.rows // 2
         for request, part, count in zip(self.requests, self.parts, self.counts, strict=True):
-            cut = min(left, count)
-            first += [(request, part[:cut], cut)] if cut else []
-            second += [(request, part[cut:], count - cut)] if cut < count else []
-            left -= cut
+            head = min(left, count)
+            first += [(request, part[:head], head)] if head else []
+            second += [(request, part[head:], count - head)] if head < count else []
+            left -= head
         return self._of(first), self._of(second)
 
     def split(self, results: Any, expected: type[Any], rows: int) -> list[Any]:

@@ -24,9 +24,9 @@ class Calibration:
     """The batches of a model: their sizes, their policies, and the limits of the device's memory.
 
     Batches are padded to one of `sizes`, deterministic batches to one of `deterministic_sizes`, in which each row has
-    the same bits; without any, deterministic rows are computed one by one. `uniform` tells that deterministic and other
+    the same bits; without any, deterministic rows are computed one by one. With `uniform`, deterministic and other
     batches are computed in the same way. `policies` has an entry for each variant that was measured. `batch_limits` is
-    the number of items for operations whose batches are limited by memory.
+    the number of items of operations with batches that are limited by memory.
     """
 
     sizes: tuple[int, ...]

@@ -33,7 +33,7 @@ class Compile(Protocol):
 
 
 class Engine:
-    """A device, and the model on it. `core_usage` tells which other workers compute.
+    """A device, and the model on it. `core_usage` shows which other workers compute.
 
     Raises `CheckpointError` for a model that cannot be compiled, `ValueError` for settings that do not fit the device.
     """

@@ -1,4 +1,4 @@
-"""Memory that a request takes besides its body, in bytes: estimated from shapes, before any work is done for it.
+"""Memory that a request takes besides its body, in bytes, estimated from shapes before any computation.
 
 Pixels count twice, since they are joined from the parts of several batches, and the response once more.
 """
@@ -39,33 +39,33 @@ class Footprint(NamedTuple):
 
 
 def of_encode(spec: ModelSpec, *, as_json: bool) -> Footprint:
-    """Of /encode: pixels, mean and logvar; the noise, the draws and an intermediate result; each number written."""
+    """Return the footprint of /encode: pixels, mean, logvar and response; noise, draws and an intermediate result."""
     values, written = spec.latent_values, DIGITS if as_json else FLOAT
     return Footprint(2 * spec.image_values + 2 * values * (FLOAT + written), values * (3 * FLOAT + written))
 
 
 def of_decode(spec: ModelSpec, *, as_json: bool) -> Footprint:
-    """Of /decode and /sample: latents before and after they are scaled; pixels and the response."""
-    return Footprint(2 * FLOAT * spec.latent_values + _drawn(spec, as_json))
+    """Return the footprint of /decode and /sample: latents before and after scaling; pixels and the response."""
+    return Footprint(2 * FLOAT * spec.latent_values + _image_bytes(spec, as_json))
 
 
 def of_reconstruct(spec: ModelSpec, *, as_json: bool) -> Footprint:
-    """Of /reconstruct: pixels and noise; pixels and the response."""
-    return Footprint(2 * spec.image_values + FLOAT * spec.latent_values + _drawn(spec, as_json))
+    """Return the footprint of /reconstruct: pixels and noise; pixels and the response."""
+    return Footprint(2 * spec.image_values + FLOAT * spec.latent_values + _image_bytes(spec, as_json))
 
 
 def of_score(spec: ModelSpec) -> Footprint:
-    """Of /score: pixels and scores; the noise, and the part of it that a batch takes."""
+    """Return the footprint of /score: pixels and scores; the noise, and the part of it in a batch."""
     return Footprint(2 * spec.image_values + SCORE, 2 * FLOAT * spec.latent_values)
 
 
-def _drawn(spec: ModelSpec, as_json: bool) -> int:
+def _image_bytes(spec: ModelSpec, as_json: bool) -> int:
     written = -(-spec.image_values * 4 // 3) if as_json else spec.image_values
     return 2 * spec.image_values + written
 
 
 def footprints(spec: ModelSpec) -> dict[tuple[str, bool], Footprint]:
-    """The footprint of each operation, by whether its response is JSON."""
+    """Return the footprint of each operation, by whether its response is JSON."""
     return {
         **{("encode", as_json): of_encode(spec, as_json=as_json) for as_json in (False, True)},
         **{("decode", as_json): of_decode(spec, as_json=as_json) for as_json in (False, True)},

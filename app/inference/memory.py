@@ -1,4 +1,4 @@
-"""Memory of this process and of its machine or container, in bytes, as Linux counts it; elsewhere nothing is known."""
+"""Memory of this process and of its machine or container, in bytes; unknown on systems other than Linux."""
 
 import ctypes
 import re
@@ -13,9 +13,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available(cgroup: Path = _CGROUP) -> int:
-    """Bytes that can still be allocated without swapping, of the machine or of its container, whichever has fewer.
+    """Return the bytes that can be allocated without swapping: the minimum of the machine and of its container.
 
-    `cgroup` is the folder of a control group of version 2. Of what it has used, the kernel can take back file pages.
+    `cgroup` is the folder of a control group of version 2. The kernel can reclaim its inactive file pages.
     """
     of_machine = _count(_MACHINE, "MemAvailable", sys.maxsize)
     try:
@@ -30,25 +30,25 @@ def available(cgroup: Path = _CGROUP) -> int:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds now; 0 where that is not known."""
+    """Return the bytes of memory that this process holds; 0 if unknown."""
     return _count(_PROCESS, "VmRSS", 0)
 
 
 def peak() -> int:
-    """The most bytes of memory that this process has held since `reset_peak`; 0 where that is not known."""
+    """Return the most bytes of memory that this process has held since `reset_peak`; 0 if unknown."""
     return _count(_PROCESS, "VmHWM", 0)
 
 
 def reset_peak() -> None:
-    """Let `peak` begin again at what the process holds now (proc_pid_clear_refs(5))."""
+    """Reset `peak` to the memory that the process holds now (proc_pid_clear_refs(5))."""
     with suppress(OSError):
         _PEAK_RESET.write_text("5")
 
 
 def trim() -> None:
-    """Give memory that was freed back to the system; the C library of GNU keeps much of it after large work."""
-    if give_back := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        give_back(0)
+    """Return freed memory to the system; the GNU C library keeps much of it after large allocations."""
+    if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        malloc_trim(0)
 
 
 def _count(file: Path, name: str, unknown: int) -> int:

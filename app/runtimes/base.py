@@ -26,9 +26,9 @@ class Target:
 class CompiledModel(Protocol):
     """A model on a device.
 
-    `runtime` is the name of the runtime. `uniform` tells that deterministic and other batches are computed in the same
+    `runtime` is the name of the runtime. With `uniform`, deterministic and other batches are computed in the same
     way. `model` is the model as torch sees it, for operations that the runtime leaves to torch.
-    `has_single_row_networks` tells that a `single` row is computed otherwise than a batch of one row.
+    With `has_single_row_networks`, a `single` row is computed differently from a batch of one row.
     """
 
     @property

@@ -31,7 +31,7 @@ _tools.mnnconvert(["", "-f", "ONNX", "--modelFile", sys.argv[1], "--MNNModel", s
 
 
 class MnnModel(TorchModel):
-    """A model whose networks MNN computes, and torch the steps around them."""
+    """A model with networks that MNN computes; torch computes the steps around them."""
 
     runtime = "mnn"
 

@@ -49,7 +49,7 @@ class OnnxNetwork(nn.Module):
 
 
 class OnnxModel:
-    """A model whose networks, or whole operations, are graphs.
+    """A model with graphs for its networks, or for entire operations.
 
     `batched` computes batches. `single_row` computes one row on more threads; it is `batched` itself where a second
     copy of the weights does not pay. `operations` are those that are one graph each.

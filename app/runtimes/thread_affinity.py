@@ -1,7 +1,7 @@
 """Placement of ONNX Runtime's worker threads: on any core but that of the calling thread; Linux only.
 
-On a virtual machine whose other core had been idle for about 20 ms, the kernel was seen to wake them on the core of the
-calling thread and to leave them there. A single image after a pause had one core then, not all.
+On a virtual machine with another core that had been idle for about 20 ms, the kernel was seen to wake them on the core
+of the calling thread and to leave them there. A single image after a pause had one core then, not all.
 """
 
 import ctypes

@@ -22,7 +22,7 @@ TOLERANCE = 1e-3
 
 @torch.inference_mode()
 def differing(vae: VAE, graphs: Mapping[str, OnnxOperation]) -> Iterator[str]:
-    """Yield the operations whose graphs give other numbers than torch, or pixels that differ by 2 grey levels."""
+    """Yield the operations of graphs that give other numbers than torch, or pixels that differ by 2 grey levels."""
     generator = np.random.default_rng(0)
     columns = {
         PIXELS: generator.integers(0, 256, (ROWS, *vae.config.image_shape), np.uint8),

@@ -29,7 +29,7 @@ def native_model(checkpoint: Checkpoint) -> NativeModel:
 
 
 def model_of(vae: VAE, name: str = "", digest: str = "", parameters: int = 0) -> NativeModel:
-    """Return the model of a VAE, whose shapes are those of its architecture."""
+    """Return the model of a VAE, with the shapes of its architecture."""
     channels, height, width = vae.config.image_shape
     spec = ModelSpec(
         name=name,

@@ -1,4 +1,4 @@
-"""Many callers and one device: a large shares batches, a lone request waits for nobody, a full queue refuses."""
+"""Concurrent requests share batches, a single request never waits for others, and a full queue refuses requests."""
 
 import asyncio
 import socket
@@ -158,9 +158,7 @@ async def test_a_small_request_does_not_overtake_a_large_one_that_was_refused():
         with pytest.raises(QueueFull, match="no room for 9 more"):
             await harness.submit(*range(9))
         with pytest.raises(QueueFull, match="no room for 4 more"):
-            await harness.submit(
-                1
-            )  # there is capacity for one, but an eighth of the queue is kept for him who was refused
+            await harness.submit(1)  # one row would fit, but an eighth of the queue is reserved for the refused request
         for task in tasks[:3]:
             task.cancel()
         await harness.queue_holds(28)
@@ -283,5 +281,5 @@ async def test_all_waits_of_a_divided_request_count_as_time_in_the_queue():
         await asyncio.gather(*others)
     assert sum(context.stage_seconds.values()) <= took
     assert sum(context.stage_seconds.values()) >= 0.9 * took
-    assert [lap.stage for lap in context.spans] == ["queue", "batch", "infer"] * 3
+    assert [span.stage for span in context.spans] == ["queue", "batch", "infer"] * 3
     assert all(earlier.end <= later.start for earlier, later in pairwise(context.spans))

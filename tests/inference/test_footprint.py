@@ -1,4 +1,4 @@
-"""What a request makes the service hold is bounded, known before any work, and counted with all requests under way."""
+"""The memory of a request is bounded, estimated before any computation, and summed over all requests in flight."""
 
 import asyncio
 import base64
@@ -38,31 +38,31 @@ def number(sentence: str, before: str) -> int:
 
 
 @given(st.builds(Footprint, st.integers(1, 10**6), st.integers(1, 10**6)), counts, st.integers(0, 5000), counts)
-def test_a_refusal_tells_the_most_that_would_do(footprint, count, draws, kibibytes):
+def test_an_error_names_the_largest_number_that_would_fit(footprint, count, draws, kibibytes):
     limit = kibibytes * 1024
 
     def size(count: int, draws: int) -> int:
         return count * (footprint.item + draws * footprint.draw)
 
     if size(count, draws) > limit:
-        told = footprint.excess(count, draws, limit, "images").detail
-        assert told.startswith(f"images: {count} image")
-        assert f"into the {limit} allowed" in told
-        if "draws each fit" in told:
-            most = number(told, "at most ")
+        detail = footprint.excess(count, draws, limit, "images").detail
+        assert detail.startswith(f"images: {count} image")
+        assert f"into the {limit} allowed" in detail
+        if "draws each fit" in detail:
+            most = number(detail, "at most ")
             assert size(count, most) <= limit
             assert (footprint.item + (most + 1) * footprint.draw) * count > limit
-        elif "at most" in told:
-            most = number(told, "at most ")
+        elif "at most" in detail:
+            most = number(detail, "at most ")
             assert size(most, draws) <= limit
             assert (footprint.item + draws * footprint.draw) * (most + 1) > limit
         else:
             assert footprint.item + draws * footprint.draw > limit
-            assert "not even one fits" in told
+            assert "not even one fits" in detail
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_json_takes_more_than_an_array(as_json):
+def test_a_json_response_takes_more_memory_than_an_array(as_json):
     assert of_encode(LARGE_SPEC, as_json=True).draw > of_encode(LARGE_SPEC, as_json=False).draw
     assert of_decode(LARGE_SPEC, as_json=True).item > of_decode(LARGE_SPEC, as_json=False).item
 
@@ -83,21 +83,21 @@ async def refused(request, name: str) -> str:
     return answer.json()["detail"]
 
 
-async def test_sampling_is_refused_beyond_the_limit_and_answered_at_it(small):
+async def test_sampling_is_limited_by_memory(small):
     assert (await small.get("/sample?n=100")).status_code == 200
-    told = await refused(small.get("/sample?n=101"), "n")
+    detail = await refused(small.get("/sample?n=101"), "n")
     assert (
-        told == f"n: 101 images take {LIMIT + LIMIT // 100} bytes of memory; at most 100 fit into the {LIMIT} allowed"
+        detail == f"n: 101 images take {LIMIT + LIMIT // 100} bytes of memory; at most 100 fit into the {LIMIT} allowed"
     )
     json = {"Accept": "application/json"}
     most = number(await refused(small.get("/sample?n=100", headers=json), "n"), "at most ")
     assert (await small.get(f"/sample?n={most}", headers=json)).status_code == 200
 
 
-async def test_latents_are_refused_by_the_images_that_they_would_become(small):
+async def test_latents_are_limited_by_the_memory_of_their_images(small):
     body = write_npy(np.zeros((101, 4), np.float32))
-    told = await refused(small.post("/decode", content=body, headers={"content-type": NPY}), "latents")
-    assert "at most 100 fit" in told
+    detail = await refused(small.post("/decode", content=body, headers={"content-type": NPY}), "latents")
+    assert "at most 100 fit" in detail
 
 
 def bodies(count: int):
@@ -120,21 +120,21 @@ def bodies(count: int):
         ("/score", of_score(DIGITS_SPEC)),
     ],
 )
-async def test_images_are_refused_by_what_they_become_before_they_are_decoded(small, path, footprint, form):
+async def test_images_are_limited_by_their_decoded_size_before_they_are_decoded(small, path, footprint, form):
     most = LIMIT // (footprint.item + (footprint.draw if path == "/score" else 0))
     assert (await small.post(path, **bodies(most)[form])).status_code == 200
     assert f"at most {most} fit" in await refused(small.post(path, **bodies(most + 1)[form]), "images")
 
 
 @pytest.mark.parametrize("path", ["/encode", "/score"])
-async def test_draws_are_refused_by_what_they_take(small, path):
+async def test_draws_are_limited_by_their_memory(small, path):
     body = bodies(2)["npy"]
     most = number(await refused(small.post(f"{path}?samples=2000", **body), "images"), "at most ")
     assert (await small.post(f"{path}?samples={most}", **body)).status_code == 200
     await refused(small.post(f"{path}?samples={most + 1}", **body), "images")
 
 
-async def test_many_large_requests_at_once_are_refused_and_small_ones_are_not(digits_model, device):
+async def test_concurrent_large_requests_are_refused_and_small_ones_are_not(digits_model, device):
     waiting = {"max_batch_size": 1024, "max_batch_delay_ms": 10_000, "request_timeout_s": 60, "max_memory_bytes": LIMIT}
     app = create_app(Settings(model=digits_model, device=device, threads=1, **waiting))
     async with running(app) as client:
@@ -168,22 +168,22 @@ async def test_a_response_counts_until_the_client_has_read_it(tmp_path):
 
 
 @pytest.mark.parametrize("media", [JSON, NPY, PNG])
-def test_large_responses_are_those_of_small_ones(media, digits):
+def test_large_responses_have_the_same_content_as_small_ones(media, digits):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 128, 128), np.uint8)
-    whole = write_images(RequestContext("id", time.monotonic() + 60), media, pixels, 5)
+    small = write_images(RequestContext("id", time.monotonic() + 60), media, pixels, 5)
     if media == NPY:
-        assert whole == write_npy(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
-        flat = np.load(io.BytesIO(whole))
+        assert small == write_npy(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
+        flat = np.load(io.BytesIO(small))
         assert np.array_equal(flat.transpose(0, 3, 1, 2), pixels)
     elif media == JSON:
         texts = [base64.b64encode(write_png(image)).decode() for image in pixels]
-        assert whole.decode() == '{"images":["' + '","'.join(texts) + '"]}'
+        assert small.decode() == '{"images":["' + '","'.join(texts) + '"]}'
     else:
-        assert whole.startswith(b"\x89PNG")
+        assert small.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("media", [JSON, NPY, PNG])
-def test_a_response_whose_time_is_over_is_written_no_further(media):
+def test_writing_a_response_ends_at_the_deadline(media):
     pixels = np.zeros((50, 3, 8, 8), np.uint8)
     context = RequestContext("id", time.monotonic())
     with pytest.raises(DeadlineExceeded):

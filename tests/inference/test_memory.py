@@ -1,4 +1,4 @@
-"""Memory is counted as Linux counts it: of the process, and of the machine or its container."""
+"""Memory of the process, and of the machine or its container, is read from Linux."""
 
 import sys
 
@@ -7,7 +7,7 @@ import pytest
 
 from app.inference.memory import available, peak, reset_peak, resident, trim
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")
 
 MIB = 2**20
 
@@ -19,31 +19,31 @@ def container(folder, limit: str, used: int, reclaimable: int):
     return folder
 
 
-def test_a_container_has_what_is_below_its_limit_and_what_the_kernel_can_take_back(tmp_path):
+def test_a_container_has_the_memory_below_its_limit_and_what_the_kernel_can_reclaim(tmp_path):
     assert available(container(tmp_path, f"{400 * MIB}", 300 * MIB, 20 * MIB)) == 120 * MIB
 
 
-def test_a_container_over_its_limit_has_nothing(tmp_path):
+def test_a_container_over_its_limit_has_no_memory(tmp_path):
     assert available(container(tmp_path, f"{100 * MIB}", 300 * MIB, 20 * MIB)) == 0
 
 
-def test_a_container_without_a_limit_has_what_the_machine_has(tmp_path):
+def test_a_container_without_a_limit_has_the_memory_of_the_machine(tmp_path):
     unlimited = available(container(tmp_path, "max", 300 * MIB, 0))
     assert unlimited == pytest.approx(available(tmp_path / "none"), rel=0.5)
     assert 16 * MIB < unlimited < 2**50
 
 
-def test_the_peak_keeps_what_was_given_back_until_it_is_reset():
+def test_the_peak_includes_freed_memory_until_it_is_reset():
     reset_peak()
     before = peak()
-    np.ones(64 * MIB, np.uint8)  # and let go
+    np.ones(64 * MIB, np.uint8)
     assert peak() >= before + 60 * MIB
     assert resident() < before + 60 * MIB
     reset_peak()
     assert peak() < before + 60 * MIB
 
 
-def test_what_was_freed_in_pieces_is_given_back():
+def test_trimming_returns_fragmented_memory_to_the_system():
     pieces = [bytes(2**16) + b"1" for _ in range(1600)]
     held = resident()
     kept = pieces[::400]

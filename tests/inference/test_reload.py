@@ -1,4 +1,4 @@
-"""Another checkpoint takes over while requests are under way: each is answered by the weights that its answer names."""
+"""A reload replaces the model without interruption: each request is computed by the model that its response names."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ async def reload(client: httpx.AsyncClient) -> httpx.Response:
     return await client.post("/admin/reload", headers=KEY)
 
 
-async def test_a_reload_wants_a_key_that_opens_the_house_and_no_file(folder, device, tmp_path):
+async def test_a_reload_requires_a_key_and_takes_no_body(folder, device, tmp_path):
     (tmp_path / "keys").write_text("key")
     app = create_app(Settings(model=folder, device=device, threads=1, api_key_file=tmp_path / "keys"))
     (tmp_path / "keys").unlink()
@@ -53,7 +53,7 @@ async def test_a_reload_wants_a_key_that_opens_the_house_and_no_file(folder, dev
         assert (await reload(client)).status_code == 200
 
 
-async def test_a_reload_does_not_wait_behind_pictures(app):
+async def test_a_reload_does_not_wait_for_codec_threads(app):
     read = threading.Event()
     async with running(app) as client, asyncio.timeout(30):
         threads = app.state.services.codec_threads
@@ -66,7 +66,7 @@ async def test_a_reload_does_not_wait_behind_pictures(app):
         await pictures
 
 
-async def test_a_reload_serves_what_the_folder_holds_now_and_says_so(app, folder):
+async def test_a_reload_serves_the_current_content_of_the_folder(app, folder):
     async with running(app) as client:
         old = (await client.get("/model", headers=KEY)).json()
         before = await client.post("/decode", content=LATENT, headers={**KEY, "content-type": "application/json"})
@@ -83,7 +83,7 @@ async def test_a_reload_serves_what_the_folder_holds_now_and_says_so(app, folder
         assert f'model="{new}"' in metrics
 
 
-async def test_without_a_key_nobody_reloads_over_http(serve):
+async def test_a_reload_over_http_is_forbidden_without_a_key_in_the_settings(serve):
     async with serve() as client:
         answer = await client.post("/admin/reload")
         assert (answer.status_code, answer.json()["title"]) == (403, "Forbidden")
@@ -91,7 +91,7 @@ async def test_without_a_key_nobody_reloads_over_http(serve):
         assert "/admin/reload" not in (await client.get("/openapi.json")).json()["paths"]
 
 
-async def test_only_who_has_the_key_reloads_and_only_by_post(app):
+async def test_a_reload_needs_the_key_and_the_method_post(app):
     async with running(app) as client:
         assert (await client.post("/admin/reload")).status_code == 401
         assert (await client.get("/admin/reload", headers=KEY)).status_code == 405
@@ -126,7 +126,7 @@ BAD = [_truncated, _gone, _of_another_architecture, _not_a_number, _overflowing]
 
 
 @pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
-async def test_a_folder_without_a_usable_model_leaves_the_old_one_serving(app, folder, spoil, caplog):
+async def test_a_folder_without_a_usable_model_changes_nothing(app, folder, spoil, caplog):
     async with running(app) as client:
         old = (await client.get("/model", headers=KEY)).json()
         spoil(folder)
@@ -142,13 +142,13 @@ async def test_a_folder_without_a_usable_model_leaves_the_old_one_serving(app, f
         assert (await reload(client)).json()["model"] == new
 
 
-async def test_metrics_that_cannot_be_used_are_told_as_warnings_and_the_model_is_served(app, folder, device, caplog):
+async def test_unusable_metrics_are_warnings_and_the_model_is_served(app, folder, device, caplog):
     reference = {"elbo": [float(n) for n in range(101)]}
     async with running(app) as client:
         (folder / METRICS).write_text(json.dumps({"evaluations": [{}], "reference": reference}))
         assert (await reload(client)).status_code == 200
-        told = "metrics.json: evaluations[0].images is missing; the entry is left out"
-        assert [r.getMessage().partition("served/")[2] for r in caplog.records if r.levelname == "WARNING"] == [told]
+        warning = "metrics.json: evaluations[0].images is missing; the entry is left out"
+        assert [r.getMessage().partition("served/")[2] for r in caplog.records if r.levelname == "WARNING"] == [warning]
         assert app.state.services.engine.loaded_model.reference
         (folder / METRICS).write_text("{")
         assert (await reload(client)).status_code == 200
@@ -160,7 +160,7 @@ async def test_metrics_that_cannot_be_used_are_told_as_warnings_and_the_model_is
     assert [r.levelname for r in caplog.records if "metrics.json: not JSON" in r.getMessage()] == ["WARNING"]
 
 
-async def test_a_request_that_is_under_way_is_answered_by_the_model_that_it_began_with(app, folder, digits):
+async def test_a_request_in_flight_is_answered_by_the_model_that_it_started_with(app, folder, digits):
     image = write_npy(digits[:1, 0])
     async with running(app) as client:
         old = app.state.services.engine.loaded_model.identity
@@ -182,7 +182,7 @@ async def test_a_request_that_is_under_way_is_answered_by_the_model_that_it_bega
         assert np.shape(latent) == (2, 4, 3)
 
 
-async def test_under_load_every_answer_is_that_of_the_weights_it_names_and_none_is_lost(app, folder, digits):
+async def test_under_load_every_response_is_computed_by_the_model_it_names_and_none_is_lost(app, folder, digits):
     image, headers = write_npy(digits[:3, 0]), {**KEY, "content-type": "application/x-npy"}
     seen: dict[str, list] = {}
     done = asyncio.Event()
@@ -212,7 +212,7 @@ async def test_under_load_every_answer_is_that_of_the_weights_it_names_and_none_
         np.testing.assert_allclose(seen[model], np.broadcast_to(mean, np.shape(seen[model])), atol=1e-4)
 
 
-async def test_reloads_that_are_asked_for_during_one_are_joined_in_the_next(app, folder):
+async def test_reloads_requested_during_another_are_merged(app, folder):
     async with running(app) as client:
         new = put(folder, 1)
         answers = await asyncio.gather(*(reload(client) for _ in range(30)))
@@ -221,7 +221,7 @@ async def test_reloads_that_are_asked_for_during_one_are_joined_in_the_next(app,
         assert any(f'vae_reloads_total{{outcome="success"}} {count}.0' in text for count in (1, 2))
 
 
-async def test_who_joins_a_reload_that_fails_is_told_why(app, folder, caplog):
+async def test_all_requests_that_share_a_failed_reload_get_the_error(app, folder, caplog):
     async with running(app) as client:
         _gone(folder)
         answers = await asyncio.gather(*(reload(client) for _ in range(10)))
@@ -230,7 +230,7 @@ async def test_who_joins_a_reload_that_fails_is_told_why(app, folder, caplog):
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-async def test_a_pipe_or_a_device_in_the_place_of_a_file_is_refused_and_not_waited_for(app, folder, name):
+async def test_a_pipe_or_a_device_instead_of_a_file_is_refused_at_once(app, folder, name):
     async with running(app) as client, asyncio.timeout(30):
         for put_there in (os.mkfifo, partial(os.symlink, "/dev/zero")):
             (folder / name).unlink()
@@ -240,14 +240,14 @@ async def test_a_pipe_or_a_device_in_the_place_of_a_file_is_refused_and_not_wait
             assert f"{name}: expected a regular file" in answer.json()["detail"]
 
 
-async def test_a_reload_takes_longer_than_a_body_may_and_is_answered(app, folder):
+async def test_the_request_timeout_does_not_apply_to_a_reload(app, folder):
     async with running(app) as client:
         new = put(folder, 1)
         answer = await client.post("/admin/reload", headers={**KEY, "X-Request-Timeout": "0.001"})
         assert (answer.status_code, answer.headers["X-Model"]) == (200, new)
 
 
-async def test_a_reload_is_carried_through_though_its_caller_has_left(app, folder):
+async def test_a_reload_completes_after_its_client_has_disconnected(app, folder):
     async with running(app):
         new = put(folder, 1)
         caller = Caller(app, "POST", "/admin/reload", authorization="Bearer key")
@@ -259,7 +259,7 @@ async def test_a_reload_is_carried_through_though_its_caller_has_left(app, folde
         await until(lambda: app.state.services.engine.loaded_model.identity == new)
 
 
-async def test_a_limit_that_the_old_model_met_does_not_bind_the_new_one(app, folder):
+async def test_a_reload_resets_the_batch_limits(app, folder):
     async with running(app) as client:
         app.state.services.engine.loaded_model.batcher.set_batch_limits({"encode": 2})
         assert 'vae_batch_limit_items{operation="encode"} 2.0' in (await client.get("/metrics")).text
@@ -268,14 +268,14 @@ async def test_a_limit_that_the_old_model_met_does_not_bind_the_new_one(app, fol
         assert 'vae_batch_limit_items{operation="encode"} 0.0' in (await client.get("/metrics")).text
 
 
-async def test_an_engine_that_is_not_warm_yet_is_alive_and_not_ready(app):
+async def test_an_engine_is_alive_and_not_ready_during_the_warm_up(app):
     async with app.router.lifespan_context(app):
         engine = app.state.services.engine
         assert (engine.alive, engine.ready) == (True, False)
         await until(lambda: engine.ready)
 
 
-async def test_a_model_that_gives_no_finite_numbers_does_not_get_warm(folder, device, caplog):
+async def test_a_model_that_computes_no_finite_numbers_fails_its_warm_up(folder, device, caplog):
     _overflowing(folder)
     app = create_app(Settings(model=folder, device=device, threads=1))
     async with app.router.lifespan_context(app):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("inference")
 
 
 class Nudged(nn.Sequential):
-    """A network whose last number differs in its last bit in batches of `size`."""
+    """A network that gives a last number that differs in its last bit in batches of `size`."""
 
     def __init__(self, network: nn.Module, size: int) -> None:
         super().__init__(network)

@@ -68,7 +68,7 @@ def test_graphs_are_batch_invariant(config, largest):
 
 
 class Nudged(OnnxOperation):
-    """A graph whose last number differs in its last bit in batches of `size`, before it is rounded to a level."""
+    """A graph that changes one bit before rounding to grey levels, in batches of `size`."""
 
     size = 0
 

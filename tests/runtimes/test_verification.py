@@ -29,7 +29,7 @@ NPY = {"Accept": "application/x-npy"}
 
 
 class Clamped(Bernoulli):
-    """A likelihood whose mean is the output of the network, cut to [0, 1]."""
+    """A likelihood with the clamped output of the network as its mean."""
 
     @property
     def mean(self):
