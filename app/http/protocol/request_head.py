@@ -121,6 +121,14 @@ def _require_chunked(coding: bytes) -> None:
         raise NotImplementedByServer(f"Transfer-Encoding: expected chunked alone, got {_quoted(coding)}")
 
 
+def without_trailing_space(head: bytes) -> bytes:
+    """Return a head without white space at the ends of its lines, where the parser does not expect tabs.
+
+    A line of white space alone is left as it is: an empty one would end the head.
+    """
+    return b"\r\n".join([line.rstrip(b" \t") or line for line in head.split(b"\r\n")])
+
+
 def without_upgrade(headers: Headers) -> Headers:
     """Return the fields of a head without those of an upgrade to another protocol (RFC 9110, 7.8)."""
     options = b",".join(value for name, value in headers if name == b"connection").lower().split(b",")

@@ -17,6 +17,7 @@ from app.http.protocol.request_head import (
     origin_form,
     refusal,
     require_host,
+    without_trailing_space,
     without_upgrade,
 )
 
@@ -99,7 +100,10 @@ class RequestReader:
             raise refusal(bytes(data[start:line_end]), "no version")
         self._searched, self._skipped, self._is_http_1_0, self._head_parsed = 0, 0, old, False
         try:
-            self._feed(data if end - start == len(data) else memoryview(data)[start:end])
+            if data.find(b"\t\r\n", start, end) >= 0:
+                self._feed(without_trailing_space(bytes(data[start:end])))
+            else:
+                self._feed(data if end - start == len(data) else memoryview(data)[start:end])
             if not self._head_parsed:
                 self._feed(self._without_upgrade())
         except _Unparsable as failure:
