@@ -47,4 +47,6 @@ UNTERMINATED = {
 
 @pytest.mark.parametrize("work", UNTERMINATED.values(), ids=UNTERMINATED)
 def test_other_threads_run_while_long_content_is_searched_to_its_end(work):
-    assert lock_handovers(work) > 50
+    assert (
+        lock_handovers(work) > 5
+    )  # one call without windows allows at most two, a busy machine few of the 64 possible
