@@ -68,7 +68,7 @@ def check_header(header: Header, shape: Sequence[int], max_items: int) -> None:
 
 
 def _require_same_model(sent: LatentsIn, shape: Sequence[int], model: str) -> None:
-    """Refuse a response of /encode of another model, whose latents decode to something else here."""
+    """Refuse a response of /encode of another model: its latents would decode to other images."""
     if sent.shape is not None and sent.shape != list(shape):
         got = ", ".join(map(describe_value, sent.shape[:8])) + (", ..." if len(sent.shape) > 8 else "")
         raise UnprocessableContent(f"shape: expected {list(shape)}, the shape of one latent of {model}, got [{got}]")

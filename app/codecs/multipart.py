@@ -1,7 +1,7 @@
 """Parser of multipart bodies in memory (RFC 2046 5.1, RFC 7578), in time that is linear in their bytes.
 
 The delimiters are found by `bytes.find`; Python code parses only the padding after a delimiter and the header fields of
-a part, whose lengths are limited. Every line that begins with the boundary must be a valid delimiter.
+a part, which have limited lengths. Every line that begins with the boundary must be a valid delimiter.
 """
 
 import re

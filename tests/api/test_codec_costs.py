@@ -1,4 +1,4 @@
-"""Codec work leaves the event loop by its cost: bytes of files, pixels, and what files unpack to besides."""
+"""Costs of codec work: bytes of files, pixels and compressed metadata decide whether it runs in a thread."""
 
 import time
 import zlib
@@ -75,13 +75,13 @@ async def test_a_few_small_files_are_read_on_the_event_loop(costs_of, files):
 
 
 @pytest.mark.parametrize("files", [[SMALL + bytes(2**17)], [SMALL] * 200])
-async def test_large_files_and_many_are_read_in_threads_however_few_their_pixels(costs_of, files):
+async def test_large_files_and_many_files_are_read_in_threads_even_with_few_pixels(costs_of, files):
     costs = await costs_of(files)
     assert costs
     assert min(costs) > MAX_INLINE_BYTES
 
 
-async def test_files_that_unpack_to_more_than_pixels_are_decoded_in_a_thread(costs_of):
+async def test_files_with_compressed_metadata_are_decoded_in_a_thread(costs_of):
     (decoding,) = await costs_of([DESCRIBED] * 4)
     assert decoding > 4 * 2 * MAX_UNPACKED_TEXT
 

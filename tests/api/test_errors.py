@@ -1,4 +1,4 @@
-"""All that a caller can do wrong is told in a sentence, under the right status; none of it is a 500."""
+"""Invalid requests get problem details with a sentence and the right status, never a 500."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.support.image_files import header_of_png
 pytestmark = pytest.mark.anyio
 
 
-def test_a_problem_has_all_that_rfc_9457_asks_for_and_the_plain_error():
+def test_problem_details_have_the_members_of_rfc_9457_and_error():
     answer = problem(QueueFull("full", retry_after=7), "an-id")
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
     assert answer.headers["content-type"] == "application/problem+json"
@@ -28,7 +28,7 @@ def test_a_problem_has_all_that_rfc_9457_asks_for_and_the_plain_error():
     }
 
 
-def test_every_error_of_the_tree_has_its_own_type_and_status():
+def test_every_error_class_has_a_type_and_a_status_of_its_own():
     tree = ServiceError.__subclasses__()
     statuses = {error.status for error in tree}
     assert statuses == {400, 401, 403, 404, 405, 406, 408, 409, 413, 414, 415, 422, 429, 431, 501, 503, 504, 505}
@@ -188,7 +188,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_what_a_caller_does_wrong_is_told_in_a_sentence(client, name):
+async def test_an_invalid_request_gets_problem_details_with_a_sentence(client, name):
     method, path, request, status, sentence = BAD[name]
     answer = await client.request(method, path, **request)
     problem = answer.json()

@@ -1,4 +1,4 @@
-"""Alive means that no restart would help, ready that work is taken; the two are told apart."""
+"""Health probes and metrics."""
 
 import asyncio
 import threading
@@ -26,20 +26,20 @@ async def refused(client: httpx.AsyncClient, path: str) -> bool:
     return answer.status_code == 503 and int(answer.headers["Retry-After"]) >= 1 and bool(answer.json()["detail"])
 
 
-async def test_a_service_that_works_is_alive_and_ready(app):
+async def test_a_started_service_is_alive_and_ready(app):
     async with running(app) as client:
         assert (await client.get("/livez")).json() == {"status": "alive"}
         assert (await client.get("/readyz")).json() == {"status": "ready"}
 
 
-async def test_before_the_device_is_warm_no_work_is_taken(app):
+async def test_requests_are_refused_before_the_warm_up_has_finished(app):
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://vae") as client:
         assert await refused(client, "/readyz")
         assert await refused(client, "/sample")
         assert (await client.get("/model")).status_code == 200
 
 
-async def test_once_the_device_has_stopped_only_a_restart_helps(app):
+async def test_the_service_is_not_alive_once_the_device_has_stopped(app):
     async with running(app) as client:
         await app.state.services.engine.close()
         assert await refused(client, "/livez")
@@ -68,7 +68,7 @@ class Slow(Collector):
         yield GaugeMetricFamily("slow", "A gauge.", 7)
 
 
-async def test_metrics_are_rendered_beside_the_event_loop_and_by_one_rendering_for_all_who_wait(app):
+async def test_metrics_are_rendered_off_the_event_loop_and_concurrent_scrapes_share_a_rendering(app):
     async with running(app) as client:
         slow = Slow()
         slow.may_end.set()
@@ -87,7 +87,7 @@ async def test_metrics_are_rendered_beside_the_event_loop_and_by_one_rendering_f
         assert threading.current_thread() not in slow.threads
 
 
-async def test_a_scrape_tells_what_was_counted_before_it(app):
+async def test_a_scrape_contains_everything_that_was_counted_before_it(app):
     async with running(app) as client:
         for count in range(1, 4):
             await client.get("/sample?n=1")

@@ -1,4 +1,4 @@
-"""An answer of /encode decodes as it is; one of another model or of another shape is refused with a sentence."""
+"""Latents in request bodies: responses of /encode, shapes, models and arrays."""
 
 import numpy as np
 import pytest
@@ -27,14 +27,14 @@ async def refused(client, body: dict, sentence: str) -> None:
     assert sentence in answer.json()["detail"]
 
 
-async def test_an_answer_of_encode_is_decoded_at_its_means(client, encoded):
+async def test_a_response_of_encode_is_decoded_at_its_means(client, encoded):
     means = {"latents": [latent["mean"] for latent in encoded["latents"]]}
     answers = [await decode(client, body) for body in (encoded, means, {**means, "shape": [4]}, {**means, "z": None})]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 422]
     assert len({answer.content for answer in answers[:3]}) == 1
 
 
-async def test_latents_of_another_model_are_refused_by_the_names_of_both(client, encoded):
+async def test_latents_of_another_model_are_refused_with_the_names_of_both(client, encoded):
     served = encoded["model"]
     other = f"{served.partition(':')[0]}:000000000000"
     sentence = f"model: expected latents of '{served}', which is served, got those of '{other}'"
@@ -49,7 +49,7 @@ async def test_latents_of_the_same_weights_under_another_name_are_decoded(client
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "sentence"),
     [
         ([5], "[5]"),
         ([], "[]"),
@@ -58,13 +58,13 @@ async def test_latents_of_the_same_weights_under_another_name_are_decoded(client
         ([10**18], "[1000000000000000000]"),
     ],
 )
-async def test_an_announced_shape_of_another_model_is_refused(client, shape, told):
+async def test_latents_with_the_shape_of_another_model_are_refused(client, shape, sentence):
     await refused(client, {"latents": [LATENT], "shape": shape}, "shape: expected [4], the shape of one latent of ")
-    await refused(client, {"latents": [LATENT], "shape": shape}, f", got {told}")
+    await refused(client, {"latents": [LATENT], "shape": shape}, f", got {sentence}")
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "sentence"),
     [
         ("mean", [1, 2, 3], "latents[1].mean: expected 4 numbers, got 3"),
         ("logvar", [1, 2, 3], "latents[1].logvar: expected 4 numbers, got 3"),
@@ -77,9 +77,9 @@ async def test_an_announced_shape_of_another_model_is_refused(client, shape, tol
         ("lgvar", LATENT, "latents[1]: unknown field 'lgvar'; known are mean, logvar, z"),
     ],
 )
-async def test_every_array_of_a_posterior_has_the_shape_of_a_latent(client, field, value, told):
+async def test_every_array_of_a_posterior_must_have_the_shape_of_a_latent(client, field, value, sentence):
     posterior = {"mean": LATENT, "logvar": LATENT, field: value}
-    await refused(client, {"latents": [LATENT, posterior]}, told)
+    await refused(client, {"latents": [LATENT, posterior]}, sentence)
 
 
 async def test_a_posterior_may_have_no_draws(client):
@@ -89,14 +89,14 @@ async def test_a_posterior_may_have_no_draws(client):
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", ">f8"])
 @pytest.mark.parametrize("order", ["C", "F"])
-async def test_arrays_of_either_byte_order_and_layout_are_decoded_alike(client, dtype, order):
+async def test_arrays_of_any_byte_order_and_layout_decode_to_the_same_image(client, dtype, order):
     latents = np.asarray(np.arange(12).reshape(3, 4) / 8, dtype, order=order)
     answer = await client.post("/decode", content=write_npy(latents))
     assert answer.content == (await decode(client, {"latents": latents.tolist()})).content
 
 
 @pytest.mark.parametrize(
-    ("array", "told"),
+    ("array", "sentence"),
     [
         (np.zeros((2, 4), np.float16), "got float16 [2, 4]"),
         (np.zeros((2, 4), ">i4"), "got int32 [2, 4]"),
@@ -110,14 +110,14 @@ async def test_arrays_of_either_byte_order_and_layout_are_decoded_alike(client, 
         (np.array([[0, 0, 0, 0], [0, 0, np.inf, 0]]), "1000000, got inf"),
     ],
 )
-async def test_an_array_that_is_no_latents_is_refused(client, array, told):
+async def test_an_array_of_another_type_or_shape_is_refused(client, array, sentence):
     answer = await client.post("/decode", content=write_npy(array))
     assert answer.status_code == 422
-    assert told in answer.json()["detail"]
+    assert sentence in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("rows", [2, 3, 5])
-async def test_of_a_response_of_encode_as_an_array_the_means_are_decoded(client, rows):
+async def test_a_response_of_encode_as_an_array_is_decoded_at_its_means(client, rows):
     table = np.random.default_rng(0).normal(size=(rows, 3, 4)).astype(np.float32)
     answers = [await client.post("/decode", content=write_npy(array)) for array in (table, table[0])]
     assert [answer.status_code for answer in answers] == [200, 200]

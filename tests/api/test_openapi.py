@@ -1,4 +1,4 @@
-"""The OpenAPI document is valid, its examples work, and the service answers nothing that it does not announce."""
+"""OpenAPI document: it is valid, its examples work, and all responses are documented."""
 
 import json
 import time
@@ -33,14 +33,14 @@ OPERATIONS = {
 }
 
 
-def no_failure_but_of_time(context: Any, response: Any, case: Any) -> None:
-    """A caller who brings a deadline may be told that it has passed."""
+def no_server_error_except_timeout(context: Any, response: Any, case: Any) -> None:
+    """A caller who brings a deadline may be sentence that it has passed."""
     if response.status_code != 504 or "X-Request-Timeout" not in case.headers:
         not_a_server_error(context, response, case)
 
 
 CONFORMANCE = [
-    no_failure_but_of_time,
+    no_server_error_except_timeout,
     checks.status_code_conformance,
     checks.content_type_conformance,
     checks.response_schema_conformance,
@@ -78,12 +78,12 @@ def values(node: Any, name: str) -> Iterator[Any]:
         yield from values(child, name)
 
 
-def one_of_each(schema: dict[str, Any]) -> dict[str, Any]:
+def example_of(schema: dict[str, Any]) -> dict[str, Any]:
     """What the examples of a schema's properties make together."""
     return {name: about["examples"][0] for name, about in schema["properties"].items() if "examples" in about}
 
 
-def test_the_document_names_every_operation_and_only_them(document):
+def test_the_document_lists_exactly_the_operations(document):
     found = {path: next(iter(methods)) for path, methods in document["paths"].items()}
     assert found == OPERATIONS
     assert all(len(methods) == 1 for methods in document["paths"].values())
@@ -95,7 +95,7 @@ def test_the_document_is_valid_openapi_with_a_schema_in_every_place(api, documen
         jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
 
 
-def test_every_reference_resolves_and_every_schema_is_referred_to(document):
+def test_every_reference_resolves_and_every_schema_is_used(document):
     references = set(values(document, "$ref"))
     defined = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
     assert references <= defined
@@ -109,7 +109,7 @@ NEGATIVE = [(path, GenerationMode.NEGATIVE) for path in ENDPOINTS]
 
 
 @pytest.mark.parametrize(("path", "mode"), POSITIVE + NEGATIVE)
-def test_whatever_comes_the_answer_is_one_of_those_announced(api, path, mode):
+def test_every_response_is_one_of_the_documented_ones(api, path, mode):
     operation = api[path][OPERATIONS[path]]
 
     @settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -133,7 +133,7 @@ async def test_the_examples_of_the_document_work_when_they_are_sent(make, digits
 
 
 @pytest.mark.anyio
-async def test_every_announced_media_type_is_given_to_who_asks_for_it(client, document):
+async def test_every_documented_media_type_can_be_requested(client, document):
     for path, methods in document["paths"].items():
         method, operation = next(iter(methods.items()))
         body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
@@ -142,7 +142,7 @@ async def test_every_announced_media_type_is_given_to_who_asks_for_it(client, do
             assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, media)
 
 
-def test_the_example_of_a_problem_is_one_of_its_own_status(document):
+def test_the_example_of_a_problem_has_its_status(document):
     for responses in (method["responses"] for path in document["paths"].values() for method in path.values()):
         for status, response in responses.items():
             example = response.get("content", {}).get("application/problem+json", {}).get("example")
@@ -151,7 +151,7 @@ def test_the_example_of_a_problem_is_one_of_its_own_status(document):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", [*ENDPOINTS, "/model", "/model/history"])
-async def test_what_the_edge_refuses_is_announced(make, path):
+async def test_refusals_by_admission_control_are_documented(make, path):
     app, seen, key = make(api_key="key", max_body_bytes=10), set(), {"Authorization": "Bearer key"}
     announced = app.openapi()["paths"][path][OPERATIONS[path]]["responses"]
     async with running(app) as client:
@@ -164,7 +164,7 @@ async def test_what_the_edge_refuses_is_announced(make, path):
     assert path.startswith("/model") or {"429", "504"} <= announced.keys()
 
 
-def test_the_document_asks_for_a_key_only_where_one_is_asked_for(make, document):
+def test_only_endpoints_that_require_a_key_document_it(make, document):
     assert not list(values(document, "security"))
     locked = make(api_key="key").openapi()
     assert all(
@@ -175,29 +175,29 @@ def test_the_document_asks_for_a_key_only_where_one_is_asked_for(make, document)
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("model", ["digits", "colour"])
-async def test_every_example_fits_the_served_model(make, digits_model, colour_model, model):
+async def test_every_example_is_valid_for_the_served_model(make, digits_model, colour_model, model):
     app = make(model={"digits": digits_model, "colour": colour_model}[model])
     document = json.loads(json.dumps(app.openapi()))
     schemas = document["components"]["schemas"]
-    examples = {name: one_of_each(schema) for name, schema in schemas.items()}
+    examples = {name: example_of(schema) for name, schema in schemas.items()}
     for name, schema in schemas.items():
         for field, example in examples[name].items():
             place = f"#/components/schemas/{name}/properties/{field}"
-            whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$ref": place, **document}
-            assert jsonschema_rs.is_valid(whole, example), place
+            instance_schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$ref": place, **document}
+            assert jsonschema_rs.is_valid(instance_schema, example), place
             assert schema["properties"][field]["examples"] == [example]
     posterior, latents, score = examples["Posterior"], examples["LatentsIn"], examples["Score"]
     assert score["elbo"] == pytest.approx(score["reconstruction"] - score["kl"])
     assert np.shape(posterior["mean"]) == np.shape(posterior["z"])[1:] == tuple(latents["shape"])
     async with running(app) as client:
-        told = (await client.get("/model")).json()
-        assert told | examples["Model"] | {"device": told["device"], "runtime": told["runtime"]} == told
+        sentence = (await client.get("/model")).json()
+        assert sentence | examples["Model"] | {"device": sentence["device"], "runtime": sentence["runtime"]} == sentence
         for body in (latents, latents | {"latents": [posterior]}):
             assert (await client.post("/decode", json=body)).status_code == 200, body
         assert (await client.post("/encode?fit=exact", json=examples["Images"])).status_code == 200
 
 
-def test_latents_too_large_to_be_shown_are_left_out_of_the_examples(make, tmp_path):
+def test_the_examples_have_no_latents_of_a_large_model(make, tmp_path):
     config = VAEConfig(image_shape=(1, 70, 70), latent_shape=(1, 70, 70), channels=(2,), blocks=(0,))
     document = make(model=write(tmp_path / "large", config)).openapi()
     assert len(json.dumps(document)) < 100_000
@@ -205,7 +205,7 @@ def test_latents_too_large_to_be_shown_are_left_out_of_the_examples(make, tmp_pa
     assert "example" not in document["paths"]["/decode"]["post"]["requestBody"]["content"]["application/json"]
 
 
-def test_operations_are_named_as_the_endpoints_are(make):
+def test_operation_ids_are_the_names_of_the_endpoints(make):
     paths = make(api_key="key").openapi()["paths"]
     names = {path: operation["operationId"] for path, methods in paths.items() for operation in methods.values()}
     assert names == {
@@ -223,7 +223,7 @@ def test_operations_are_named_as_the_endpoints_are(make):
     }
 
 
-def test_the_document_tells_servers_license_and_what_its_tags_mean(document):
+def test_the_document_has_servers_a_license_and_described_tags(document):
     assert [server["url"] for server in document["servers"]] == ["/"]
     assert document["info"]["license"]["identifier"] == "Apache-2.0"
     described = {tag["name"] for tag in document["tags"] if tag["description"]}
@@ -232,7 +232,7 @@ def test_the_document_tells_servers_license_and_what_its_tags_mean(document):
     } == described
 
 
-def test_nothing_in_the_document_breaks_generated_clients(document):
+def test_the_document_has_no_constructs_that_break_generated_clients(document):
     assert None not in values(document, "default")
     for body in values(document["paths"], "multipart/form-data"):
         assert not list(values(body, "minItems"))
@@ -242,7 +242,7 @@ def test_nothing_in_the_document_breaks_generated_clients(document):
     assert 2**63 not in values(document, "exclusiveMaximum")
 
 
-def test_every_problem_is_described_by_its_type_and_every_response_by_its_headers(document):
+def test_every_problem_has_its_type_and_every_response_its_headers(document):
     for methods in document["paths"].values():
         for responses in (operation["responses"] for operation in methods.values()):
             for status, response in responses.items():

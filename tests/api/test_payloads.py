@@ -1,4 +1,4 @@
-"""Four ways in, one meaning; what cannot be read is refused with a sentence, and never with a 500."""
+"""Request bodies: all formats give the same result, and unreadable ones are refused with a sentence."""
 
 import base64
 import io
@@ -18,21 +18,21 @@ JSON, NPY = {"content-type": "application/json"}, {"content-type": "application/
 
 
 @pytest.fixture(scope="module")
-def pictures(digits) -> list[bytes]:
+def images(digits) -> list[bytes]:
     return [write_png(image) for image in digits[:3]]
 
 
-def text(picture: bytes) -> str:
-    return base64.b64encode(picture).decode()
+def text(image: bytes) -> str:
+    return base64.b64encode(image).decode()
 
 
-def parts(*pictures: bytes) -> list[tuple[str, tuple[str, bytes]]]:
-    return [("images", (f"{index}.png", picture)) for index, picture in enumerate(pictures)]
+def parts(*images: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (f"{index}.png", image)) for index, image in enumerate(images)]
 
 
-def by_hand(*pictures: bytes, close: bytes = b"--cut--\r\n") -> bytes:
+def multipart_of(*images: bytes, close: bytes = b"--cut--\r\n") -> bytes:
     head = b'--cut\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
-    return b"".join(head + picture + b"\r\n" for picture in pictures) + close
+    return b"".join(head + image + b"\r\n" for image in images) + close
 
 
 async def refused(client, status: int, sentence: str, path: str = "/encode", **request) -> None:
@@ -43,42 +43,42 @@ async def refused(client, status: int, sentence: str, path: str = "/encode", **r
     assert problem["error"] == problem["detail"]
 
 
-async def test_four_ways_in_give_the_same_latents(client, digits, pictures):
+async def test_all_body_formats_give_the_same_latents(client, digits, images):
     answers = [
-        await client.post("/encode", files=parts(*pictures)),
-        await client.post("/encode", json={"images": [text(picture) for picture in pictures]}),
-        await client.post("/encode", json={"images": [f"data:image/png;base64,{text(p)}" for p in pictures]}),
+        await client.post("/encode", files=parts(*images)),
+        await client.post("/encode", json={"images": [text(image) for image in images]}),
+        await client.post("/encode", json={"images": [f"data:image/png;base64,{text(p)}" for p in images]}),
         await client.post("/encode", content=write_npy(digits[:3, 0]), headers=NPY),
         await client.post("/encode", content=write_npy(digits[:3].transpose(0, 2, 3, 1)), headers=NPY),
         await client.post("/encode", content=write_npy(np.asfortranarray(digits[:3, 0])), headers=NPY),
     ]
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
-    for index, picture in enumerate(pictures):
-        alone = await client.post("/encode", content=picture, headers={"content-type": "image/png"})
+    for index, image in enumerate(images):
+        alone = await client.post("/encode", content=image, headers={"content-type": "image/png"})
         mean = answers[0].json()["latents"][index]["mean"]
         np.testing.assert_allclose(alone.json()["latents"][0]["mean"], mean, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "WEBP"])
-async def test_the_bytes_tell_the_format_whatever_the_image_type_says(client, pictures, form):
+async def test_the_bytes_decide_the_image_format_instead_of_the_image_type(client, images, form):
     stream = io.BytesIO()
-    Image.open(io.BytesIO(pictures[0])).save(stream, form, **({"lossless": True} if form == "WEBP" else {}))
+    Image.open(io.BytesIO(images[0])).save(stream, form, **({"lossless": True} if form == "WEBP" else {}))
     kinds = ("image/png", "IMAGE/PNG", "image/png; q=1", f"image/{form.lower()}", "image/jpeg")
     answers = [await client.post("/encode", content=stream.getvalue(), headers={"content-type": k}) for k in kinds]
-    as_png = await client.post("/encode", content=pictures[0], headers={"content-type": "image/png"})
+    as_png = await client.post("/encode", content=images[0], headers={"content-type": "image/png"})
     assert {answer.content for answer in answers} == {as_png.content}
 
 
 @pytest.mark.parametrize("kind", ["Application/JSON", "application/json; charset=utf-8", " application/json ;x=y"])
-async def test_parameters_and_case_of_a_content_type_do_not_matter(client, pictures, kind):
-    body = json.dumps({"images": [text(pictures[0])]})
+async def test_parameters_and_case_of_a_content_type_do_not_matter(client, images, kind):
+    body = json.dumps({"images": [text(images[0])]})
     assert (await client.post("/encode", content=body, headers={"content-type": kind})).status_code == 200
 
 
-async def test_multipart_is_told_in_any_case(client, pictures):
+async def test_the_content_type_of_multipart_is_case_insensitive(client, images):
     for kind in ("multipart/form-data; boundary=cut", 'Multipart/Form-Data; charset=utf-8; Boundary="cut"'):
-        answer = await client.post("/encode", content=by_hand(*pictures), headers={"content-type": kind})
+        answer = await client.post("/encode", content=multipart_of(*images), headers={"content-type": kind})
         assert len(answer.json()["latents"]) == 3
 
 
@@ -103,14 +103,14 @@ UNTYPED = [
 
 
 @pytest.mark.parametrize("headers", UNTYPED)
-async def test_the_first_bytes_decide_what_a_body_is_whatever_its_content_type_says(client, digits, pictures, headers):
-    body = json.dumps({"images": [text(pictures[0])]})
-    expected = (await client.post("/encode", content=pictures[0], headers={"content-type": "image/png"})).content
-    bodies = [pictures[0], write_npy(digits[:1, 0])]
+async def test_the_first_bytes_decide_the_format_instead_of_the_content_type(client, digits, images, headers):
+    body = json.dumps({"images": [text(images[0])]})
+    expected = (await client.post("/encode", content=images[0], headers={"content-type": "image/png"})).content
+    bodies = [images[0], write_npy(digits[:1, 0])]
     bodies += [body.encode(), f" \r\n\t{body}".encode()] if "multipart" not in str(headers) else []
     for form in ("JPEG", "BMP", "GIF", "WEBP"):
         stream = io.BytesIO()
-        Image.open(io.BytesIO(pictures[0])).save(stream, form, **({"lossless": True} if form == "WEBP" else {}))
+        Image.open(io.BytesIO(images[0])).save(stream, form, **({"lossless": True} if form == "WEBP" else {}))
         bodies.append(stream.getvalue())
     answers = [await client.post("/encode", content=content, headers=headers) for content in bodies]
     assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
@@ -118,7 +118,7 @@ async def test_the_first_bytes_decide_what_a_body_is_whatever_its_content_type_s
 
 
 @pytest.mark.parametrize("headers", UNTYPED[:-1])
-async def test_latents_are_recognised_whatever_their_content_type_says(client, headers):
+async def test_latents_are_recognised_with_any_content_type(client, headers):
     latents = np.ones((2, 4), np.float32)
     expected = (await client.post("/decode", json={"latents": latents.tolist()})).content
     for content in (write_npy(latents), json.dumps({"latents": latents.tolist()}).encode()):
@@ -126,12 +126,12 @@ async def test_latents_are_recognised_whatever_their_content_type_says(client, h
         assert (answer.status_code, answer.content) == (200, expected)
 
 
-async def test_an_image_for_decoding_is_unsupported_by_any_content_type(client, pictures):
+async def test_decode_refuses_an_image_with_any_content_type(client, images):
     for headers in UNTYPED:
-        await refused(client, 415, "expected application/json or .npy", "/decode", content=pictures[0], headers=headers)
+        await refused(client, 415, "expected application/json or .npy", "/decode", content=images[0], headers=headers)
 
 
-async def test_a_content_type_is_repeated_in_quotes_and_cut(client):
+async def test_an_unsupported_content_type_is_quoted_and_shortened(client):
     await refused(client, 415, r"'a\x01\x7f\xad<b>'", content=b"x", headers={"content-type": b"a\x01\x7f\xad<b>"})
     long = {"content-type": "a" * 1000}
     await refused(client, 415, "'" + "a" * 100 + "'...", content=b"x", headers=long)
@@ -163,28 +163,28 @@ async def test_the_option_is_not_named_for_json_and_other_sizes(client):
 
 
 @pytest.mark.parametrize("path", ["/encode", "/decode"])
-async def test_a_content_type_of_more_than_a_kilobyte_is_refused_and_not_parsed(client, path):
+async def test_a_content_type_over_a_kilobyte_is_refused_without_parsing(client, path):
     kind = {"content-type": "multipart/form-data; boundary=cut" + '; a="' * 15_000}
     await refused(client, 415, "at most 1024 characters, got 75033", path, content=b"x", headers=kind)
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", "Identity "])
-async def test_a_body_that_is_not_compressed_may_say_so(client, pictures, encoding):
+async def test_the_content_encoding_identity_is_accepted_and_gzip_refused(client, images, encoding):
     headers = {"content-type": "image/png", "content-encoding": encoding}
-    assert (await client.post("/encode", content=pictures[0], headers=headers)).status_code == 200
-    await refused(client, 415, "got 'gzip'", content=pictures[0], headers={**headers, "content-encoding": "gzip"})
+    assert (await client.post("/encode", content=images[0], headers=headers)).status_code == 200
+    await refused(client, 415, "got 'gzip'", content=images[0], headers={**headers, "content-encoding": "gzip"})
 
 
 @pytest.mark.parametrize("kind", ["image/png", "application/json", "application/x-npy", "multipart/form-data"])
-async def test_an_empty_body_is_malformed(client, kind):
+async def test_an_empty_body_is_refused(client, kind):
     await refused(client, 400, "empty", content=b"", headers={"content-type": f"{kind}; boundary=cut"})
 
 
 @pytest.mark.parametrize(
     ("kind", "body", "sentence"),
     [
-        ("multipart/form-data", by_hand(b"a"), "its Content-Type has no boundary"),
-        ("multipart/form-data; boundary=", by_hand(b"a"), "its Content-Type has no boundary"),
+        ("multipart/form-data", multipart_of(b"a"), "its Content-Type has no boundary"),
+        ("multipart/form-data; boundary=", multipart_of(b"a"), "its Content-Type has no boundary"),
         ("multipart/form-data; boundary=cut", b"no part", "begins with the boundary"),
         ("multipart/form-data; boundary=cut", b"--cut--\r\n", "no parts"),
         ("multipart/form-data; boundary=cut", b"x--cut--\r\n", "begins with the boundary"),
@@ -195,28 +195,26 @@ async def test_an_empty_body_is_malformed(client, kind):
         ),
     ],
 )
-async def test_a_broken_multipart_body_is_malformed(client, kind, body, sentence):
+async def test_a_malformed_multipart_body_is_refused(client, kind, body, sentence):
     await refused(client, 400, sentence, content=body, headers={"content-type": kind})
 
 
 @pytest.mark.parametrize("kept", [1, 30, 200])
-async def test_a_multipart_body_that_ends_early_is_not_taken_for_a_shorter_one(client, pictures, kept):
-    cut = by_hand(*pictures, close=b"")[:-kept]
+async def test_a_truncated_multipart_body_is_refused(client, images, kept):
+    truncated = multipart_of(*images, close=b"")[:-kept]
     kind = {"content-type": "multipart/form-data; boundary=cut"}
-    await refused(client, 400, "closing boundary", content=cut, headers=kind)
+    await refused(client, 400, "closing boundary", content=truncated, headers=kind)
 
 
-async def test_a_part_of_another_name_or_without_a_file_is_unusable(client, pictures):
-    others = [*parts(pictures[0]), ("mask", ("b.png", pictures[1]))]
+async def test_a_part_with_another_name_or_without_a_file_is_refused(client, images):
+    others = [*parts(images[0]), ("mask", ("b.png", images[1]))]
     await refused(client, 422, "part 2: unknown name 'mask'; expected every part to be named images", files=others)
-    await refused(
-        client, 422, "part 1: expected a file, got text", files=parts(pictures[0]), data={"images": "no file"}
-    )
-    await refused(client, 422, "images[1]: expected PNG", files=parts(pictures[0], b"hunter2"))
+    await refused(client, 422, "part 1: expected a file, got text", files=parts(images[0]), data={"images": "no file"})
+    await refused(client, 422, "images[1]: expected PNG", files=parts(images[0], b"hunter2"))
 
 
-async def test_a_part_without_a_file_name_that_holds_a_picture_is_a_file(client, pictures):
-    answer = await client.post("/encode", files=[("images", (None, picture)) for picture in pictures])
+async def test_a_part_without_a_file_name_is_accepted_if_it_is_an_image(client, images):
+    answer = await client.post("/encode", files=[("images", (None, image)) for image in images])
     assert len(answer.json()["latents"]) == 3
 
 
@@ -254,7 +252,7 @@ async def test_parts_of_any_size_are_read(client):
         ('{"images": ["aGVsbG8="]}', 422, "images[0]: expected PNG"),
     ],
 )
-async def test_json_that_holds_no_pictures_is_refused_with_a_sentence(client, body, status, sentence):
+async def test_json_without_valid_images_is_refused_with_a_sentence(client, body, status, sentence):
     await refused(client, status, sentence, content=body, headers=JSON)
 
 
@@ -269,13 +267,13 @@ async def test_json_that_holds_no_pictures_is_refused_with_a_sentence(client, bo
         b'{"latents": [[0, 0, 0, 0]], %s}' % b",".join(b'"%d":0' % n for n in range(20_000)),
     ],
 )
-async def test_more_values_than_any_request_may_have_are_too_large(client, body):
+async def test_json_with_more_values_than_a_request_may_have_is_refused(client, body):
     path = "/encode" if b"images" in body else "/decode"
     await refused(client, 413, "that a request may have", path, content=body, headers=JSON)
 
 
 @pytest.mark.parametrize("body", [{"images": ["hunter2" * 9000]}, {"images": ["aaaa"], "a": "hunter2"}, "h" * 9000])
-async def test_a_refusal_repeats_little_of_the_input(client, body):
+async def test_an_error_repeats_little_of_the_input(client, body):
     for path in ("/encode", "/decode"):
         answer = await client.post(path, json=body)
         assert answer.status_code == 422
@@ -294,25 +292,25 @@ async def test_a_refusal_repeats_little_of_the_input(client, body):
         np.zeros((1, 1, 8, 8, 1), np.uint8),
     ],
 )
-async def test_an_array_that_is_no_pictures_is_unusable(client, array):
+async def test_an_array_that_is_not_images_is_refused(client, array):
     await refused(client, 422, "expected a uint8 array [N, H, W]", content=write_npy(array), headers=NPY)
 
 
-async def test_an_array_of_records_is_unusable(client):
+async def test_an_array_of_records_is_refused(client):
     named = np.zeros((2, 8, 8), [("hunter2", np.uint8)])
     await refused(client, 422, "got another data type [2, 8, 8]", content=write_npy(named), headers=NPY)
 
 
-async def test_a_damaged_array_is_malformed(client):
+async def test_a_damaged_array_is_refused(client):
     await refused(client, 400, ".npy", content=b"\x93NUMPY\x01\x00garbage", headers=NPY)
 
 
-async def test_more_items_than_allowed_are_too_large_by_every_way_in(serve, pictures):
+async def test_more_items_than_allowed_are_refused_in_every_body_format(serve, images):
     async with serve(max_items=2) as client:
-        many = [pictures[0]] * 3
+        many = [images[0]] * 3
         for request in (
             {"files": parts(*many)},
-            {"json": {"images": [text(picture) for picture in many]}},
+            {"json": {"images": [text(image) for image in many]}},
             {"content": write_npy(np.zeros((3, 8, 8), np.uint8)), "headers": NPY},
         ):
             await refused(client, 413, "2", **request)
@@ -322,14 +320,14 @@ async def test_more_items_than_allowed_are_too_large_by_every_way_in(serve, pict
         assert (await client.post("/encode", files=parts(*many[:2]))).status_code == 200
 
 
-async def test_pictures_that_together_would_take_too_long_to_decode_are_too_large(client):
+async def test_images_with_too_many_pixels_together_are_refused(client):
     await refused(client, 413, "images[0] to images[1] have", files=parts(*[header_of_png(4096, 4096)] * 2))
     huge = header_of_png(4096, 4096) + bytes(2**16)
     await refused(client, 413, "pixels", files=parts(*[huge] * 17))
     await refused(client, 422, "truncated", files=parts(*[huge] * 16))
 
 
-async def test_more_pixels_than_allowed_are_too_large_by_every_way_in(serve, pictures):
+async def test_more_pixels_than_allowed_are_refused_in_every_body_format(serve, images):
     async with serve(max_image_pixels=63) as client:
-        await refused(client, 413, "pixels", files=parts(pictures[0]))
+        await refused(client, 413, "pixels", files=parts(images[0]))
         await refused(client, 413, "pixels", content=write_npy(np.zeros((1, 8, 8), np.uint8)), headers=NPY)

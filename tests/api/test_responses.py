@@ -1,4 +1,4 @@
-"""The Accept header is obeyed as RFC 9110 has it, and the same pixels leave in every media type."""
+"""Content negotiation (RFC 9110), and the same pixels in every media type."""
 
 import base64
 import io
@@ -41,20 +41,20 @@ pytestmark = pytest.mark.anyio
         ((", application/json ,",), JSON),
     ],
 )
-def test_the_answer_is_of_the_offered_type_that_the_caller_likes_best(accept, media):
+def test_the_preferred_offered_media_type_is_negotiated(accept, media):
     assert negotiate(IMAGES, ",".join(accept).encode()) == media
 
 
 @pytest.mark.parametrize(
     "accept", ["text/html", "image/jpeg", "image/png;q=0", "*/*;q=0", "garbage", "image/", "/png", ";", ",", "a/b;c"]
 )
-def test_what_accepts_no_offered_type_is_not_acceptable(accept):
+def test_no_media_type_is_negotiated_if_none_is_accepted(accept):
     assert not negotiate(NUMBERS, accept.encode())
 
 
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from([*'*/,;= ."q01-x', "image", "png", "application", "json", "nan"]), max_size=30))
-def test_no_accept_header_leads_to_more_than_a_refusal(pieces):
+def test_any_accept_header_gives_an_offered_media_type_or_none(pieces):
     assert negotiate(IMAGES, "".join(pieces).encode()) in (*IMAGES, "")
 
 
@@ -64,7 +64,7 @@ def pixels_of_png(content: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("columns", [None, 1, 3, 100])
-async def test_three_media_types_tell_the_same_pixels(client, columns):
+async def test_all_media_types_have_the_same_pixels(client, columns):
     params = {"n": 5, "seed": 3, **({"columns": columns} if columns else {})}
     png, text, npy = [await client.get("/sample", params=params, headers={"Accept": media}) for media in IMAGES]
     assert [answer.headers["content-type"] for answer in (png, text, npy)] == list(IMAGES)
@@ -77,12 +77,12 @@ async def test_three_media_types_tell_the_same_pixels(client, columns):
     assert np.array_equal(pixels_of_png(png.content), np.concatenate([*bands(pixels, columns)[1]], axis=1))
 
 
-async def test_one_image_is_not_made_a_grid(client):
+async def test_a_single_image_is_not_padded_to_a_grid(client):
     answer = await client.get("/sample?n=1&columns=4")
     assert pixels_of_png(answer.content).shape == (1, 8, 8)
 
 
-async def test_latents_as_an_array_are_the_latents_as_json(client, digits):
+async def test_latents_are_the_same_in_an_array_and_in_json(client, digits):
     params, files = {"samples": 2, "seed": 5}, [("images", ("a", write_png(image))) for image in digits[:3]]
     text, npy = [
         await client.post("/encode", params=params, files=files, headers={"Accept": media}) for media in NUMBERS
@@ -95,7 +95,7 @@ async def test_latents_as_an_array_are_the_latents_as_json(client, digits):
     assert np.array_equal(table[2:], np.float32([latent["z"] for latent in latents]).swapaxes(0, 1))
 
 
-async def test_an_unacceptable_accept_is_told_before_the_body_is_read(client):
+async def test_an_unacceptable_accept_header_is_refused_before_the_body_is_read(client):
     for method, path in (("GET", "/sample"), ("POST", "/encode"), ("POST", "/score"), ("GET", "/model")):
         answer = await client.request(method, path, content=b"garbage", headers={"Accept": "text/html"})
         assert (answer.status_code, answer.json()["title"]) == (406, "Not acceptable")

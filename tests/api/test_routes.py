@@ -1,4 +1,4 @@
-"""The contract, endpoint by endpoint: what it answers, and what a seed replays."""
+"""Endpoints: results, seeds and query parameters."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def png(digits):
     return {"content": write_png(digits[0]), "headers": {"content-type": "image/png"}}
 
 
-async def test_encode_answers_mean_and_logvar_of_each_image(client, two):
+async def test_encode_returns_mean_and_logvar_of_each_image(client, two):
     answer = (await client.post("/encode", **two)).json()
     assert set(answer) == {"latents", "shape", "model"}
     assert answer["shape"] == [4]
@@ -45,12 +45,12 @@ async def test_encode_answers_mean_and_logvar_of_each_image(client, two):
     assert np.shape([[latent["mean"], latent["logvar"]] for latent in answer["latents"]]) == (2, 2, 4)
 
 
-async def test_one_image_is_answered_by_a_list_of_one(client, png):
+async def test_one_image_gets_a_list_with_one_entry(client, png):
     assert len((await client.post("/encode", **png)).json()["latents"]) == 1
     assert len((await client.post("/score", **png)).json()["scores"]) == 1
 
 
-async def test_draws_from_the_posterior_lie_where_it_says(client, png):
+async def test_draws_follow_the_posterior(client, png):
     answer = (await client.post("/encode?samples=4000&seed=1", **png)).json()["latents"][0]
     z = np.array(answer["z"])
     standardised = (z - answer["mean"]) / np.exp(0.5 * np.array(answer["logvar"]))
@@ -74,7 +74,7 @@ def ask(client, method, path, two, **params):
 
 
 @pytest.mark.parametrize(("method", "path"), SEEDED)
-async def test_a_seed_gives_the_same_bytes_always_and_another_seed_others(client, two, method, path):
+async def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_bytes(client, two, method, path):
     path += "" if "?" in path else "?"
     first, again, other = [await ask(client, method, path, two, seed=seed) for seed in (7, 7, 8)]
     assert first.status_code == 200
@@ -83,7 +83,7 @@ async def test_a_seed_gives_the_same_bytes_always_and_another_seed_others(client
 
 
 @pytest.mark.parametrize(("method", "path"), SEEDED[:4])
-async def test_a_seed_that_the_service_drew_is_told_and_replays(client, two, method, path):
+async def test_a_seed_chosen_by_the_service_is_in_the_response_and_can_be_replayed(client, two, method, path):
     path += "" if "?" in path else "?"
     first, other = [await ask(client, method, path, two) for _ in range(2)]
     assert first.headers["X-Seed"] != other.headers["X-Seed"]
@@ -92,25 +92,25 @@ async def test_a_seed_that_the_service_drew_is_told_and_replays(client, two, met
     assert again.content == first.content
 
 
-async def test_what_is_not_drawn_tells_no_seed(client, two, png):
+async def test_a_response_without_draws_has_no_seed(client, two, png):
     for path in ("/encode", "/reconstruct"):
         assert "X-Seed" not in (await client.post(path, **two)).headers
 
 
-async def test_fewer_samples_are_the_beginning_of_more(client):
+async def test_fewer_samples_are_a_prefix_of_more_samples(client):
     few, many = [array(await client.get(f"/sample?n={n}&seed=3", headers=NPY)) for n in (3, 9)]
     assert np.array_equal(few, many[:3])
 
 
 async def test_temperature_zero_is_the_centre_of_the_prior(client):
-    cold = array(await client.get("/sample?n=3&temperature=0", headers=NPY))
+    centre_samples = array(await client.get("/sample?n=3&temperature=0", headers=NPY))
     centre = array(await client.post("/decode", json={"latents": [[0, 0, 0, 0]]}, headers=NPY))
-    assert np.abs(cold.astype(int) - centre).max() <= 1
+    assert np.abs(centre_samples.astype(int) - centre).max() <= 1
     cool, hot = [array(await client.get(f"/sample?n=9&temperature={t}&seed=0", headers=NPY)) for t in (0.5, 10)]
     assert 0 < np.ptp(cool, axis=0).mean() < np.ptp(hot, axis=0).mean()
 
 
-async def test_decoding_what_was_encoded_is_reconstructing(client, two):
+async def test_encode_followed_by_decode_equals_reconstruct(client, two):
     encoded = await client.post("/encode", **two)
     as_npy = array(await client.post("/encode", **two, headers=NPY))
     bare = {"latents": [latent["mean"] for latent in encoded.json()["latents"]]}
@@ -126,23 +126,23 @@ async def test_decoding_what_was_encoded_is_reconstructing(client, two):
 
 
 @pytest.mark.parametrize(("query", "size"), [("n=5", (24, 16)), ("n=5&columns=2", (16, 24)), ("n=1", (8, 8))])
-async def test_columns_shape_the_grid(client, query, size):
+async def test_columns_set_the_width_of_the_grid(client, query, size):
     assert Image.open(io.BytesIO((await client.get(f"/sample?{query}")).content)).size == size
 
 
-async def test_a_score_has_its_percentile_where_the_model_was_evaluated(serve, evaluated_model, two):
+async def test_a_score_has_a_percentile_if_the_model_was_evaluated(serve, evaluated_model, two):
     async with serve(model=evaluated_model) as evaluated, serve() as not_evaluated:
         scores = (await evaluated.post("/score?seed=1", **two)).json()["scores"]
         assert [score["percentile"] for score in scores] == pytest.approx(
             [min(max(score["elbo"] + 200, 0), 100) for score in scores], abs=1e-4
         )
-        told = (await evaluated.get("/model")).json()["scores"]
-        assert told.endswith("; the percentile is an image's place among the images of the test split")
+        sentence = (await evaluated.get("/model")).json()["scores"]
+        assert sentence.endswith("; the percentile is an image's place among the images of the test split")
         assert "percentile" not in (await not_evaluated.post("/score?seed=1", **two)).json()["scores"][0]
         assert "percentile" not in (await not_evaluated.get("/model")).json()["scores"]
 
 
-async def test_the_score_is_its_terms_and_only_samples_give_the_tighter_bound(client, two):
+async def test_the_elbo_is_the_sum_of_its_terms_and_samples_add_the_tighter_bound(client, two):
     plain, tight = [(await client.post(path, **two)).json() for path in ("/score?seed=1", "/score?seed=1&samples=8")]
     assert (len(plain["scores"]), plain["unit"]) == (2, "nats")
     for score in (*plain["scores"], *tight["scores"]):
@@ -153,7 +153,7 @@ async def test_the_score_is_its_terms_and_only_samples_give_the_tighter_bound(cl
     assert all("log_likelihood" in score for score in tight["scores"])
 
 
-async def test_the_model_tells_what_is_served(client):
+async def test_model_describes_the_served_model(client):
     answer = (await client.get("/model")).json()
     assert (answer["image_shape"], answer["latent_shape"], answer["likelihood"]) == ([1, 8, 8], [4], "bernoulli")
     assert answer["model"] == f"digits:{answer['digest'][:12]}"
@@ -161,7 +161,7 @@ async def test_the_model_tells_what_is_served(client):
     assert answer["architecture"]["hidden"] == [24]
 
 
-async def test_the_shipped_model_is_described_in_short_and_its_history_apart(serve):
+async def test_the_training_history_has_an_endpoint_of_its_own(serve):
     async with serve(model=DEFAULT) as client:
         model, history = [await client.get(path) for path in ("/model", "/model/history")]
         head = await client.head("/model/history")
@@ -176,12 +176,12 @@ async def test_the_shipped_model_is_described_in_short_and_its_history_apart(ser
     assert head.headers["content-length"] == history.headers["content-length"]
 
 
-async def test_a_person_who_comes_to_the_root_is_led_to_the_documentation(client):
+async def test_the_root_redirects_to_the_documentation(client):
     answer = await client.get("/", follow_redirects=True)
     assert (answer.status_code, answer.url.path) == (200, "/docs")
 
 
-async def test_a_spatial_latent_goes_through_every_endpoint(serve, colour_model):
+async def test_every_endpoint_supports_spatial_latents(serve, colour_model):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 13, 9, 3), np.uint8)
     send = {"content": write_npy(pixels), "headers": {"content-type": "application/x-npy"}}
     async with serve(model=colour_model) as client:
@@ -202,7 +202,7 @@ async def test_a_spatial_latent_goes_through_every_endpoint(serve, colour_model)
 
 
 @pytest.mark.parametrize(("path", "default"), [("/encode", "fit=resize"), ("/reconstruct", "fit=resize")])
-async def test_a_call_without_a_query_is_answered_as_one_that_spells_a_default_out(client, png, path, default):
+async def test_a_request_without_a_query_equals_one_with_the_defaults(client, png, path, default):
     plain, spelled = await client.post(path, **png), await client.post(f"{path}?{default}", **png)
     assert plain.status_code == spelled.status_code == 200
     assert plain.content == spelled.content

@@ -1,4 +1,4 @@
-"""What goes out keeps to the schemas, what comes in is held to them, and the one is the other's input."""
+"""JSON schemas: responses match them, requests are validated by them, and responses are valid requests."""
 
 import math
 
@@ -50,7 +50,7 @@ async def served(request, serve, digits_model, colour_model):
         (Problem, "GET", "/sample?n=0"),
     ],
 )
-async def test_every_json_answer_keeps_to_its_schema(served, schema, method, path):
+async def test_every_json_response_matches_its_schema(served, schema, method, path):
     client, two = served
     answer = await client.request(
         method, path, headers={"Accept": "application/json"}, **two if method == "POST" else {}
@@ -61,7 +61,7 @@ async def test_every_json_answer_keeps_to_its_schema(served, schema, method, pat
 
 
 @pytest.mark.parametrize("query", ["", "?samples=2"])
-async def test_an_answer_of_encode_goes_to_decode_as_it_is_and_its_images_to_encode(served, query):
+async def test_responses_of_encode_and_decode_are_valid_requests_to_each_other(served, query):
     client, two = served
     encoded = await client.post(f"/encode{query}", **two)
     kind = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -77,7 +77,7 @@ shapes = st.sampled_from([(4,), (2, 4, 3), (1,), (1, 1, 1)])
 
 @examples
 @given(st.data(), shapes, st.integers(1, 3), st.integers(0, 3), st.sampled_from("CF"))
-def test_latents_come_back_from_json_to_the_last_bit(data, shape, count, draws, order):
+def test_json_keeps_every_bit_of_latents(data, shape, count, draws, order):
     table = data.draw(arrays(np.float32, (2 + draws, count, *shape), elements=finite))
     content = latents_json(np.asarray(table, order=order), "name:digest")
     answer = Latents.model_validate_json(content)
@@ -93,7 +93,7 @@ def test_latents_come_back_from_json_to_the_last_bit(data, shape, count, draws, 
 
 
 @pytest.mark.parametrize(("likelihood", "cell"), [("bernoulli", 0.0), ("logistic", 0.0), ("gaussian", math.log(255))])
-def test_bits_per_dimension_are_those_of_eight_bit_pixels(likelihood, cell):
+def test_bits_per_dimension_refer_to_eight_bit_pixels(likelihood, cell):
     config = VAEConfig(image_shape=(1, 4, 4), latent_shape=(2,), hidden=(3,), likelihood=likelihood)
     total, kl = torch.tensor([-32.0, 8.0]), torch.tensor([3.0, 4.0])
     bounds = Bounds(ELBO(total, total + kl, kl), total + 1)
@@ -123,14 +123,14 @@ def test_bits_per_dimension_are_those_of_eight_bit_pixels(likelihood, cell):
         {"latents": [{"mean": [1], "logvar": [1], "std": [1]}]},
     ],
 )
-def test_what_are_no_latents_is_refused(value):
+def test_invalid_latents_are_refused(value):
     with pytest.raises(ValidationError):
         LatentsIn.model_validate_json(orjson.dumps(value))
 
 
 @examples
 @given(st.recursive(st.none() | st.booleans() | finite | st.text(max_size=3), lambda deep: st.lists(deep, max_size=3)))
-def test_nothing_but_numbers_passes_for_latents(value):
+def test_latents_consist_of_numbers_only(value):
     def numbers(item: object, depth: int) -> bool:
         return (
             type(item) is float if depth == 0 else isinstance(item, list) and all(numbers(i, depth - 1) for i in item)
@@ -147,14 +147,14 @@ def test_nothing_but_numbers_passes_for_latents(value):
 
 @pytest.mark.parametrize("wrong", ['"x"', "null", "[[[[]]]]", "{}"])
 @pytest.mark.parametrize("frame", ["[%s]", "[[%s]]", "[[[[%s]]]]", '[{"mean": [%s], "logvar": [0]}]'])
-def test_of_many_latents_that_are_wrong_the_first_is_told_alone(frame, wrong):
+def test_only_the_first_of_many_invalid_latents_is_reported(frame, wrong):
     with pytest.raises(ValidationError) as refused:
         LatentsIn.model_validate_json(f'{{"latents": {frame % ",".join([wrong] * 1000)}}}')
     assert refused.value.error_count() <= 2  # both fields of one posterior may be
 
 
 @pytest.mark.parametrize("wrong", ["1", "null", "[]"])
-def test_of_many_pictures_that_are_none_the_first_is_told_alone(wrong):
+def test_only_the_first_of_many_invalid_images_is_reported(wrong):
     with pytest.raises(ValidationError) as refused:
         Images.model_validate_json(f'{{"images": [{",".join([wrong] * 1000)}]}}')
     assert refused.value.error_count() == 1

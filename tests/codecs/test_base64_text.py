@@ -1,4 +1,4 @@
-"""Base64 is read as clients write it; what is none is refused with the reason."""
+"""Base64 of all kinds of clients is decoded, and invalid base64 is refused with the reason."""
 
 import base64
 import textwrap
@@ -33,20 +33,20 @@ WRITERS = {
 @settings(max_examples=30)
 @pytest.mark.parametrize("writer", WRITERS)
 @given(content=st.binary(max_size=200))
-def test_base64_comes_back_as_it_was_however_it_was_written(writer, content):
+def test_base64_of_any_writer_is_decoded(writer, content):
     assert decode_base64(WRITERS[writer](content), 0) == content
 
 
 @pytest.mark.parametrize("more", range(-4, 5))
 @pytest.mark.parametrize("writer", WRITERS)
-def test_base64_of_any_length_around_a_piece_comes_back(writer, more):
+def test_base64_around_the_length_of_a_window_is_decoded(writer, more):
     content = bytes(range(256)) * (DECODE_WINDOW // 256)
     content = content[: DECODE_WINDOW * 3 // 4 + more] + content[: DECODE_WINDOW + more]
     assert decode_base64(WRITERS[writer](content), 0) == content
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "sentence"),
     [
         ("A", "its length or padding is wrong"),
         ("QUJDR", "its length or padding is wrong"),
@@ -60,13 +60,13 @@ def test_base64_of_any_length_around_a_piece_comes_back(writer, more):
         ("data:image/svg+xml,<svg>", "it has the character '<'"),
     ],
 )
-def test_what_is_no_base64_is_refused_with_the_reason(text, told):
-    with pytest.raises(UnprocessableContent, match=rf"images\[3\]: not base64: {told}"):
+def test_invalid_base64_is_refused_with_the_reason(text, sentence):
+    with pytest.raises(UnprocessableContent, match=rf"images\[3\]: not base64: {sentence}"):
         decode_base64(text, 3)
 
 
 @given(st.text())
-def test_any_text_is_bytes_or_refused(text):
+def test_any_text_is_decoded_or_refused(text):
     with suppress(UnprocessableContent):
         assert len(decode_base64(text, 0)) <= len(text)
 

@@ -1,4 +1,4 @@
-"""A grid of images can be cut into its images again, and is written band by band."""
+"""Image grids contain every image, and are written band by band."""
 
 import io
 
@@ -22,7 +22,7 @@ def pixels_of(content: bytes) -> np.ndarray:
 
 @settings(max_examples=150)
 @given(st.data(), st.sampled_from((1, 3)), sides, sides, st.integers(1, 9), st.none() | st.integers(1, 12))
-def test_a_grid_can_be_cut_again(data, channels, height, width, count, columns):
+def test_a_grid_contains_every_image_at_its_place(data, channels, height, width, count, columns):
     pixels = data.draw(arrays(np.uint8, (count, channels, height, width)))
     shape, rows = bands(pixels, columns)
     table = np.concatenate([*rows], axis=1)
@@ -39,7 +39,7 @@ def test_a_grid_can_be_cut_again(data, channels, height, width, count, columns):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("smooth", [False, True])
-def test_a_file_written_by_bands_is_the_file_written_at_once(channels, smooth):
+def test_a_file_written_in_bands_equals_one_written_at_once(channels, smooth):
     pixels = np.random.default_rng(0).integers(0, 256, (channels, 300, 200), np.uint8) // (64 if smooth else 1)
     banded = write_png_bands(pixels.shape, (pixels[:, top : top + 37] for top in range(0, 300, 37)))
     assert np.array_equal(pixels_of(banded), pixels)

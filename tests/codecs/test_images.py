@@ -1,4 +1,4 @@
-"""Bytes become pixels and pixels bytes without loss, and what is broken is refused by name."""
+"""Image decoding: formats, fits, limits and damaged files."""
 
 import contextlib
 import warnings
@@ -39,7 +39,7 @@ def load(content: bytes, shape: tuple[int, int, int], fit: Fit = "exact") -> np.
 
 @examples
 @given(pictures, st.sampled_from(FITS))
-def test_a_picture_of_the_models_size_comes_through_untouched_under_every_fit(pixels, fit):
+def test_an_image_of_the_models_size_is_unchanged_by_every_fit(pixels, fit):
     assert np.array_equal(load(write_png(pixels), pixels.shape, fit), pixels)
     assert np.array_equal(fit_array(pixels.transpose(1, 2, 0)[None], pixels.shape, fit)[0], pixels)
 
@@ -50,7 +50,7 @@ FILES = [stored(Image.fromarray(NOISE), form) for form in ("PNG", "JPEG", "WEBP"
 
 @settings(max_examples=250)
 @given(st.sampled_from(FILES), st.data(), st.sampled_from(FITS))
-def test_a_damaged_picture_is_a_picture_or_refused(content, data, fit):
+def test_a_damaged_file_is_decoded_or_refused(content, data, fit):
     damaged = bytearray(content[: data.draw(st.integers(0, len(content)))])
     for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=4)) if damaged else ():
         damaged[place] ^= 1 << data.draw(st.integers(0, 7))
@@ -59,12 +59,12 @@ def test_a_damaged_picture_is_a_picture_or_refused(content, data, fit):
 
 
 @pytest.fixture
-def own_limit():
+def pillow_configured():
     """As the application does before the first image."""
     configure_pillow_limits()
 
 
-@pytest.mark.usefixtures("own_limit")
+@pytest.mark.usefixtures("pillow_configured")
 @pytest.mark.parametrize("side", [4097, 12_000, 20_000])
 def test_too_many_pixels_are_refused_before_any_is_decoded(side):
     with pytest.raises(ContentTooLarge, match="pixels allowed"):
@@ -72,14 +72,14 @@ def test_too_many_pixels_are_refused_before_any_is_decoded(side):
     assert open_image(header_of_png(4096, 4096), 0, LIMIT)[:2] == (4096, 4096)
 
 
-def test_a_picture_of_the_models_size_is_refused_as_well_where_that_is_too_large():
+def test_an_image_of_the_models_size_over_the_limit_is_refused():
     content, shape = write_png(np.zeros((1, 9, 11), np.uint8)), (1, 9, 11)
     with pytest.raises(ContentTooLarge, match="11 x 9 is more than the 98 pixels allowed"):
         probe_images([content], shape, 98)
     assert len(probe_images([content], shape, 99)) == 1
 
 
-def test_a_picture_without_its_data_is_unusable_and_named():
+def test_an_image_without_pixel_data_is_refused_by_its_index():
     good, bad = (open_image(content, 0, LIMIT) for content in (FILES[0], header_of_png(11, 9)))
     with pytest.raises(UnprocessableContent, match=r"images\[1\]: the PNG data is truncated or damaged"):
         decode_images([good, bad], (3, 9, 11), "resize")
@@ -99,7 +99,7 @@ LYING = {
 
 @pytest.mark.parametrize("orientation", LYING)
 @pytest.mark.parametrize("options", [{"form": "PNG"}, {"form": "WEBP", "lossless": True}])
-def test_a_picture_stands_upright_whatever_its_exif_says(orientation, options):
+def test_the_exif_orientation_is_applied(orientation, options):
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = stored(Image.fromarray(np.ascontiguousarray(LYING[orientation](NOISE))), exif=exif, **options)
@@ -115,7 +115,7 @@ def test_alpha_is_flattened_onto_white(mode, alpha, seen):
     assert load(content, (1, 2, 2)).flatten().tolist() == [seen] * 4
 
 
-def test_a_transparent_palette_entry_is_white():
+def test_a_transparent_palette_entry_becomes_white():
     image = Image.new("P", (2, 1), 1)
     image.putpalette([9, 9, 9, 200, 30, 40])
     image.putpixel((0, 0), 0)
@@ -130,30 +130,30 @@ def test_sixteen_bit_grey_is_scaled_to_eight():
     assert load(stored(Image.fromarray(ramp * 257)), (3, 1, 256))[:, 0, 200].tolist() == [200] * 3
 
 
-def test_one_bit_is_black_and_white():
+def test_one_bit_images_are_black_and_white():
     image = Image.fromarray(np.array([[True, False]]))
     assert image.mode == "1"
     assert load(stored(image), (1, 1, 2)).tolist() == [[[255, 0]]]
 
 
-def test_cmyk_is_seen_in_its_colours():
+def test_cmyk_is_converted_to_rgb():
     red = load(stored(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), (3, 8, 8))
     assert np.abs(red.astype(int) - np.array([255, 0, 0])[:, None, None]).max() < 8
 
 
-def test_an_animation_is_its_first_frame():
+def test_the_first_frame_of_an_animation_is_used():
     frames = [Image.new("L", (3, 3), level) for level in (10, 200)]
     content = stored(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert load(content, (1, 3, 3)).flatten().tolist() == [10] * 9
 
 
-def test_colour_meets_a_grey_model_by_its_luminance_and_grey_a_colour_model_thrice():
+def test_colour_and_grey_are_converted_to_the_channels_of_the_model():
     green = load(stored(Image.new("RGB", (2, 2), (0, 255, 0))), (1, 2, 2))
     assert green.flatten().tolist() == [150] * 4
     assert load(stored(Image.new("L", (2, 2), 7)), (3, 2, 2)).flatten().tolist() == [7] * 12
 
 
-def test_each_fit_does_what_it_is_called():
+def test_each_fit_resizes_as_its_name_says():
     wide = np.zeros((8, 16), np.uint8)
     wide[:, 4:12] = 255  # a white square between black wings
     content = stored(Image.fromarray(wide))
@@ -169,25 +169,25 @@ def test_each_fit_does_what_it_is_called():
 
 @pytest.mark.parametrize("size", [(2000, 1), (1, 2000)])
 @pytest.mark.parametrize("fit", FITS[:3])
-def test_the_narrowest_picture_is_fitted(size, fit):
+def test_an_image_of_one_pixel_width_is_fitted(size, fit):
     assert load(stored(Image.new("L", size, 255)), (3, 13, 9), fit).shape == (3, 13, 9)
 
 
-def test_what_is_no_picture_is_refused_without_being_repeated():
+def test_a_file_of_another_format_is_refused_without_its_content():
     with pytest.raises(UnprocessableContent) as refused:
         open_image(b"hunter2 is no image", 3, LIMIT)
     assert refused.value.detail.startswith("images[3]: expected PNG")
     assert "hunter2" not in refused.value.detail
 
 
-def test_exif_beyond_all_measure_is_not_looked_at():
+def test_oversized_exif_is_ignored():
     exif = Image.Exif()
     exif[0x0112], exif[270] = 3, "x" * 100_000
     pixels = NOISE.transpose(2, 0, 1)
     assert np.array_equal(load(stored(Image.fromarray(NOISE), exif=exif), pixels.shape), pixels)
 
 
-def test_small_files_have_few_more_pixels_together_than_one_image_may_have():
+def test_small_files_may_have_few_more_pixels_than_one_image():
     blank = stored(Image.new("RGB", (2048, 2048)), "WEBP", lossless=True)
     assert len(probe_images([blank] * 4, (1, 8, 8), LIMIT)) == 4
     with pytest.raises(ContentTooLarge, match=r"images\[0\] to images\[4\] have 20971520 pixels, more than the"):
@@ -196,7 +196,7 @@ def test_small_files_have_few_more_pixels_together_than_one_image_may_have():
     assert len(probe_images([large] * 16, (1, 8, 8), LIMIT)) == 16
 
 
-def test_plain_files_of_the_models_shape_are_counted_as_well():
+def test_pixels_of_plain_files_count_towards_the_limit():
     blank = stored(Image.new("L", (2048, 2048)), optimize=True)
     with pytest.raises(ContentTooLarge, match="more than the"):
         probe_images([blank] * 9, (1, 2048, 2048), 2**22)
@@ -212,16 +212,16 @@ def test_one_image_may_always_have_as_many_pixels_as_the_settings_allow(limit):
 
 
 def test_no_image_is_decoded_once_the_deadline_has_passed():
-    asked = []
+    checks = []
 
     def expired() -> bool:
-        asked.append(1)
-        return len(asked) > 2
+        checks.append(1)
+        return len(checks) > 2
 
     opened = probe_images([FILES[1]] * 9, (1, 8, 8), LIMIT)
     with pytest.raises(DeadlineExceeded, match=r"images\[2\] was not decoded within the request's deadline"):
         decode_images(opened, (1, 8, 8), "resize", expired)
-    assert len(asked) == 3
+    assert len(checks) == 3
 
 
 def test_a_damaged_image_of_a_part_of_the_images_is_named_by_its_index_among_all():
@@ -231,19 +231,19 @@ def test_a_damaged_image_of_a_part_of_the_images_is_named_by_its_index_among_all
 
 
 def test_no_image_is_opened_once_the_deadline_has_passed():
-    asked = []
+    checks = []
 
     def expired() -> bool:
-        asked.append(1)
-        return len(asked) > 2
+        checks.append(1)
+        return len(checks) > 2
 
     with pytest.raises(DeadlineExceeded, match=r"images\[2\] was not read within the request's deadline"):
         probe_images([FILES[1]] * 9, (1, 8, 8), LIMIT, expired)
-    assert len(asked) == 3
+    assert len(checks) == 3
 
 
-@pytest.mark.usefixtures("own_limit")
-def test_pillow_does_not_warn_about_a_clients_file_and_still_tells_what_it_deprecates():
+@pytest.mark.usefixtures("pillow_configured")
+def test_pillow_warns_about_deprecations_but_not_about_files_of_clients():
     registry: dict[object, object] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -255,7 +255,7 @@ def test_pillow_does_not_warn_about_a_clients_file_and_still_tells_what_it_depre
 
 
 @pytest.mark.parametrize("size", [(1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)])
-def test_a_side_that_is_too_long_is_too_large_however_few_the_pixels(size):
+def test_an_image_with_a_side_over_the_limit_is_refused_even_with_few_pixels(size):
     with pytest.raises(
         ContentTooLarge, match=rf"images\[4\]: {size[0]} x {size[1]} has a side of more than {MAX_SIDE} pixels"
     ):

@@ -1,4 +1,4 @@
-"""The first bytes of a body decide what it is; parameters of headers are read as clients write them."""
+"""Detection of media types, and parameters of headers."""
 
 import time
 
@@ -28,12 +28,12 @@ from app.codecs.media_types import IMAGE, JSON, MULTIPART, NPY, is_image, kind_o
         (" Text/CSV ;a=b", b"1,2", "text/csv"),
     ],
 )
-def test_the_first_bytes_decide_and_the_content_type_is_a_hint(declared, body, kind):
+def test_the_media_type_is_detected_by_the_first_bytes_and_the_content_type_as_a_hint(declared, body, kind):
     assert kind_of(declared, body) == kind
 
 
 @given(st.binary(max_size=64), st.text(max_size=64))
-def test_any_first_bytes_are_of_some_kind(body, declared):
+def test_any_body_has_a_media_type(body, declared):
     assert isinstance(kind_of(declared, body), str)
     assert is_image(body) in (True, False)
 

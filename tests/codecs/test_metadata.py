@@ -1,4 +1,4 @@
-"""The orientation of an image is read at a bounded cost, whatever else its metadata hold."""
+"""The orientation of an image is read at a limited cost."""
 
 import struct
 
@@ -23,13 +23,13 @@ def directory(order: str, *entries: tuple[int, int, int, int], prefix: bytes = b
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("kind", [3, 4])
 @pytest.mark.parametrize("prefix", [b"", b"Exif\0\0", b"Exif\0\0Exif\0\0"])
-def test_it_is_found_in_either_byte_order_and_integer_type(order, kind, prefix):
+def test_the_orientation_is_found_in_either_byte_order_and_integer_type(order, kind, prefix):
     for offset in (8, 100):
         entries = [(0x100, 4, 1, 9), (0x112, kind, 1, 6), (0x8769, 4, 1, 26)]
         assert orientation(directory(order, *entries, prefix=prefix, offset=offset)) == 6
 
 
-def test_exif_comes_before_xmp_and_xmp_is_asked_where_exif_says_nothing():
+def test_xmp_is_read_if_exif_has_no_orientation():
     xmp = b'<rdf:Description tiff:Orientation="8"/>'
     assert orientation(directory("<", (0x112, 3, 1, 6)), xmp) == 6
     assert orientation(directory("<", (0x100, 3, 1, 6)), xmp) == 8
@@ -49,7 +49,7 @@ def test_exif_comes_before_xmp_and_xmp_is_asked_where_exif_says_nothing():
         directory("<", (0x112, 3, 1, 6)) + bytes(MAX_METADATA_BYTES),
     ],
 )
-def test_metadata_that_are_damaged_or_too_long_leave_an_image_as_it_is(exif):
+def test_damaged_or_oversized_metadata_have_no_orientation(exif):
     assert orientation(exif, bytes(MAX_METADATA_BYTES) + b'tiff:Orientation="8"') == UPRIGHT
 
 

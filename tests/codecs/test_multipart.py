@@ -1,4 +1,4 @@
-"""Multipart bodies of independent writers come back part by part; any other bytes are refused, in linear time."""
+"""Multipart bodies of independent writers are parsed, and other bytes are refused, in linear time."""
 
 import io
 import time
@@ -34,7 +34,7 @@ def contents(body: bytes, boundary: bytes = b"cut", max_parts: int = 9) -> list[
 
 @settings(max_examples=100)
 @given(st.lists(st.tuples(NAMES, st.none() | NAMES, st.binary()), min_size=1, max_size=5), BOUNDARIES)
-def test_what_httpx_writes_comes_back(parts, boundary):
+def test_multipart_of_httpx_is_parsed(parts, boundary):
     files = [(name, (filename, content)) for name, filename, content in parts]
     kind = f'multipart/form-data; boundary="{boundary}"'
     request = httpx.Request("POST", "http://vae", files=files, headers={"content-type": kind})
@@ -47,7 +47,7 @@ def test_what_httpx_writes_comes_back(parts, boundary):
 
 @settings(max_examples=50)
 @given(st.lists(st.binary(), min_size=1, max_size=4), NAMES, st.integers(30, 200))
-def test_what_the_email_package_writes_comes_back_folded_headers_and_all(files, name, width):
+def test_multipart_of_the_email_package_with_folded_headers_is_parsed(files, name, width):
     lines = [content.replace(b"\r", b"").replace(b"\n", b"\r\n") for content in files]  # all that it keeps as they are
     form = MIMEMultipart("form-data", boundary="=_cut_=", policy=HTTP)
     for content in lines:
@@ -75,12 +75,12 @@ def test_what_the_email_package_writes_comes_back_folded_headers_and_all(files, 
         ("multipart/form-data; boundary=" + "x" * 70, b"x" * 70),
     ],
 )
-def test_the_boundary_is_that_of_the_content_type(kind, boundary):
+def test_the_boundary_is_read_from_the_content_type(kind, boundary):
     assert boundary_of(kind) == boundary
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "sentence"),
     [
         ("multipart/form-data", "has no boundary"),
         ('multipart/form-data; boundary=""', "has no boundary"),
@@ -90,8 +90,8 @@ def test_the_boundary_is_that_of_the_content_type(kind, boundary):
         ("multipart/form-data; boundary=a\0b", r"got 'a\\x00b'"),
     ],
 )
-def test_a_boundary_that_rfc_2046_does_not_allow_is_malformed(kind, told):
-    with pytest.raises(BadRequest, match=told):
+def test_a_boundary_that_rfc_2046_does_not_allow_is_refused(kind, sentence):
+    with pytest.raises(BadRequest, match=sentence):
         boundary_of(kind)
 
 
@@ -110,7 +110,7 @@ def test_a_boundary_that_rfc_2046_does_not_allow_is_malformed(kind, told):
         body_of(b"one", b"two", head=b"Content-Transfer-Encoding: BINARY \r\nContent-Length: 3\r\n" + FILE),
     ],
 )
-def test_what_rfc_2046_allows_around_the_parts_is_read(body):
+def test_text_and_padding_that_rfc_2046_allows_are_accepted(body):
     assert read_parts(body, b"cut", 2) == [Part("images", True, b"one"), Part("images", True, b"two")]
 
 
@@ -134,13 +134,13 @@ def test_a_part_keeps_its_bytes(content):
 
 
 @pytest.mark.parametrize("shift", range(-12, 3))
-def test_a_boundary_is_found_wherever_a_search_begins(shift):
+def test_a_boundary_across_two_search_windows_is_found(shift):
     content = b"x" * (WINDOW + shift)
     assert contents(body_of(content, b"", content)) == [content, b"", content]
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "told"),
+    ("body", "kind", "sentence"),
     [
         (b"", BadRequest, "no line of it begins with the boundary"),
         (b"--cut", BadRequest, "closing boundary is missing"),
@@ -172,8 +172,8 @@ def test_a_boundary_is_found_wherever_a_search_begins(shift):
         ),
     ],
 )
-def test_what_is_no_multipart_is_refused_with_a_sentence(body, kind, told):
-    with pytest.raises(kind, match=told):
+def test_malformed_multipart_is_refused_with_a_sentence(body, kind, sentence):
+    with pytest.raises(kind, match=sentence):
         read_parts(body, b"cut", 9)
 
 
@@ -183,7 +183,7 @@ def test_what_is_no_multipart_is_refused_with_a_sentence(body, kind, told):
         b"".join
     )
 )
-def test_any_bytes_are_parts_or_refused(body):
+def test_any_bytes_are_parsed_or_refused(body):
     with suppress(ServiceError):
         assert sum(map(len, contents(b"--cut\r\n" + body))) <= len(body)
 

@@ -1,4 +1,4 @@
-"""Arrays come back from .npy files as they were, and a file that lies is malformed, whatever it says."""
+"""Arrays are read from .npy files unchanged, and inconsistent files are refused."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ def read_npy(body: bytes) -> np.ndarray:
 
 @settings(max_examples=60)
 @given(arrays(st.sampled_from((np.uint8, np.float32, ">f4", "<f8", ">f8")), array_shapes(max_side=5)), st.booleans())
-def test_an_array_comes_back_from_npy_whatever_its_order(array, fortran):
+def test_an_array_of_any_order_is_read_unchanged(array, fortran):
     came = read_npy(write_npy(np.asfortranarray(array) if fortran else array))
     assert came.dtype.isnative
     assert came.flags.writeable
@@ -72,7 +72,7 @@ def described(shape: str, descr: str = "'|u1'") -> str:
         npy(described("(1, 8, 8)"), version=(9, 0))[:70],
     ],
 )
-def test_an_npy_file_that_lies_is_malformed(body):
+def test_an_inconsistent_npy_file_is_refused(body):
     with pytest.raises(BadRequest):
         read_npy(body)
 
@@ -92,7 +92,7 @@ def test_an_npy_file_that_lies_is_malformed(body):
         ),
     ],
 )
-def test_a_header_is_read_as_any_writer_of_npy_writes_it(header, expected):
+def test_headers_of_all_npy_writers_are_read(header, expected):
     read = read_header(npy(header))
     assert isinstance(read, Header)
     assert (read.type_name, read.shape, read.is_fortran) == expected
@@ -103,12 +103,12 @@ def test_a_header_is_read_as_any_writer_of_npy_writes_it(header, expected):
 )
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 @pytest.mark.parametrize("size", [MAX_HEADER_BYTES, 60_000])
-def test_a_header_that_would_be_slow_to_evaluate_is_malformed(unit, version, size):
+def test_a_header_that_would_be_slow_to_evaluate_is_refused(unit, version, size):
     with pytest.raises(BadRequest, match=r"\.npy"):
         read_header(npy(unit * (size // len(unit)), version=version))
 
 
-def test_a_header_is_refused_by_its_announced_length_alone():
+def test_a_header_over_the_limit_is_refused_by_its_declared_length():
     with pytest.raises(BadRequest, match="a header of at most 1024 bytes"):
         read_header(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + b"{")
 
@@ -119,7 +119,7 @@ def test_a_header_is_refused_by_its_announced_length_alone():
         "".join
     )
 )
-def test_any_header_is_read_or_malformed(text):
+def test_any_header_is_read_or_refused(text):
     with contextlib.suppress(BadRequest):
         assert len(read_header(npy(text)).shape) >= 0
 
@@ -133,7 +133,7 @@ def test_an_npy_file_never_reaches_pickle():
 
 @settings(max_examples=250)
 @given(st.data())
-def test_a_damaged_npy_file_is_an_array_or_malformed(data):
+def test_a_damaged_npy_file_is_read_or_refused(data):
     damaged = bytearray(write_npy(np.arange(300, dtype=np.uint8)))
     for place in data.draw(st.lists(st.integers(0, 140), min_size=1, max_size=4)):
         damaged[place] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""Plain PNG files are what Pillow takes them for, and all others are left to it."""
+"""Plain PNG files are read as Pillow reads them, and other files are left to the general reader."""
 
 import io
 import zlib
@@ -29,21 +29,21 @@ def by_pillow(content: bytes) -> np.ndarray:
 
 
 @given(images)
-def test_what_is_written_is_read_again_and_by_pillow_too(pixels):
+def test_a_written_file_is_read_by_the_reader_and_by_pillow(pixels):
     content = write_png(pixels)
     assert np.array_equal(by_pillow(content), pixels)
     assert np.array_equal(read_png(content, pixels.shape), pixels)
 
 
 @given(images, st.sampled_from(({}, {"compress_level": 0}, {"compress_level": 1}, {"optimize": True})))
-def test_what_pillow_writes_of_the_same_shape_is_read(pixels, options):
+def test_plain_files_of_pillow_are_read(pixels, options):
     content = stored(image_file(pixels), **options)
     assert np.array_equal(read_png(content, pixels.shape), pixels)
     for other in ((4 - len(pixels), *pixels.shape[1:]), (len(pixels), pixels.shape[1] + 1, pixels.shape[2])):
         assert read_png(content, other) is None
 
 
-def told() -> PngImagePlugin.PngInfo:
+def sentence() -> PngImagePlugin.PngInfo:
     text = PngImagePlugin.PngInfo()
     text.add_text("Title", "seven")
     return text
@@ -59,7 +59,7 @@ OTHERS = {
     "one bit": stored(GREY.convert("1")),
     "sixteen bits": stored(GREY.convert("I;16")),
     "turned": stored(GREY, exif=TURNED),
-    "text": stored(GREY, pnginfo=told()),
+    "text": stored(GREY, pnginfo=sentence()),
     "resolution": stored(GREY, dpi=(300, 300)),
     "another format": stored(GREY, "BMP"),
     "a header alone": header_of_png(11, 9),
@@ -69,13 +69,13 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
-def test_whatever_is_not_plain_is_left_to_pillow(content):
+def test_files_that_are_not_plain_are_not_read(content):
     assert read_png(content, (1, 9, 11)) is None
 
 
 @settings(max_examples=300)
 @given(st.data(), images)
-def test_nothing_is_read_that_pillow_refuses_or_takes_for_something_else(data, pixels):
+def test_every_file_that_is_read_has_the_pixels_that_pillow_reads(data, pixels):
     content = bytearray(write_png(pixels))
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=3)):
         content[place] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""PNG files of every kind come through as Pillow reads them, their transparent samples are compared with all bits."""
+"""PNG files of every kind are read as Pillow reads them, at a limited cost."""
 
 import io
 import struct
@@ -70,7 +70,7 @@ def test_every_colour_type_depth_and_size_is_read_as_pillow_reads_it(colour, dep
 
 @pytest.mark.parametrize("alpha", [b"\0", b"\xff\0", b"\x07\x80", b"\xff\xff"])
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
-def test_transparent_palette_entries_are_those_that_pillow_finds(depth, alpha):
+def test_transparent_palette_entries_are_read_as_pillow_reads_them(depth, alpha):
     content = drawn(3, depth, (9, 11), interlaced=True, before=chunk(b"tRNS", alpha))
     for channels in (1, 3):
         assert np.array_equal(load(content, channels, (9, 11)), by_pillow(content, channels))
@@ -117,7 +117,7 @@ def test_a_transparent_colour_is_compared_with_all_its_bits_and_becomes_white(de
 
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize(("colour", "depth"), FORMAT_NAMES)
-def test_data_that_end_before_the_last_row_are_damaged_though_their_stream_is_whole(colour, depth, interlaced):
+def test_a_complete_stream_with_too_few_rows_is_refused(colour, depth, interlaced):
     for size in SIZES[1:]:
         before = palette(depth) if colour == 3 else b""
         bits = depth * SAMPLES[colour]
@@ -128,7 +128,7 @@ def test_data_that_end_before_the_last_row_are_damaged_though_their_stream_is_wh
             assert load(png(*size, depth, colour, rows, interlaced, before), 1, size).shape == (1, *size[::-1])
 
 
-def test_a_plain_file_that_ends_after_3_of_28_rows_is_damaged():
+def test_a_plain_file_with_3_of_28_rows_is_refused():
     for level in (0, 1, 255):
         row = b"\0" + bytes([level] * 28)
         header = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
@@ -140,7 +140,7 @@ def test_a_plain_file_that_ends_after_3_of_28_rows_is_damaged():
 
 
 @pytest.mark.parametrize("level", [0, 1, 255])
-def test_a_picture_of_one_level_is_whole(level):
+def test_an_image_of_one_grey_level_is_complete(level):
     pixels = np.full((1, 28, 28), level, np.uint8)
     assert np.array_equal(load(write_png(pixels), 1, (28, 28)), pixels)
     assert np.array_equal(load(png(28, 28, 8, 0, (b"\0" + bytes([level] * 28)) * 28), 1, (28, 28)), pixels)
@@ -184,10 +184,13 @@ def xmp(orientation: int, packed: bool) -> bytes:
         lambda turned: xmp(3, packed=False) + chunk(b"eXIf", exif(turned)),
     ],
 )
-def test_the_orientation_is_found_wherever_pillow_finds_it(metadata, orientation):
-    whole = stored(NOISE)
-    end = len(whole) - 12
-    for content in (whole[:33] + metadata(orientation) + whole[33:], whole[:end] + metadata(orientation) + whole[end:]):
+def test_the_orientation_is_found_in_every_chunk_in_which_pillow_finds_it(metadata, orientation):
+    plain = stored(NOISE)
+    end = len(plain) - 12
+    for content in (
+        plain[:33] + metadata(orientation) + plain[33:],
+        plain[:end] + metadata(orientation) + plain[end:],
+    ):
         expected = by_pillow(content, 3)
         assert np.array_equal(load(content, 3, expected.shape[:0:-1]), expected)
 
@@ -207,19 +210,19 @@ def test_the_orientation_is_found_wherever_pillow_finds_it(metadata, orientation
         b"\0\0\0\0aaAaCRC?",
     ],
 )
-def test_what_else_a_file_holds_changes_no_pixel_and_is_not_unpacked(metadata):
-    whole = stored(NOISE)
+def test_other_chunks_change_no_pixel_and_are_not_decompressed(metadata):
+    content = stored(NOISE)
     pixels = np.asarray(NOISE).transpose(2, 0, 1)
-    assert np.array_equal(load(whole[:33] + metadata + whole[33:], 3, (11, 9)), pixels)
+    assert np.array_equal(load(content[:33] + metadata + content[33:], 3, (11, 9)), pixels)
 
 
-def test_more_chunks_than_an_image_needs_are_too_large_and_fewer_are_read():
-    whole, piece = stored(NOISE), chunk(b"aaAa")
-    assert open_image(whole[:33] + piece * (MAX_PIECES // 2) + whole[33:], 0, LIMIT).width == 11
-    for at in (33, len(whole) - 12):
+def test_a_file_with_too_many_chunks_is_refused():
+    content, piece = stored(NOISE), chunk(b"aaAa")
+    assert open_image(content[:33] + piece * (MAX_PIECES // 2) + content[33:], 0, LIMIT).width == 11
+    for at in (33, len(content) - 12):
         with pytest.raises(ContentTooLarge, match=rf"images\[3\]: more than {MAX_PIECES} chunks"):
-            open_image(whole[:at] + piece * MAX_PIECES + whole[at:], 3, LIMIT)
-    assert open_image(whole + piece * MAX_PIECES, 0, LIMIT).width == 11  # after the end they are none of it
+            open_image(content[:at] + piece * MAX_PIECES + content[at:], 3, LIMIT)
+    assert open_image(content + piece * MAX_PIECES, 0, LIMIT).width == 11  # after the end they are none of it
 
 
 @pytest.mark.parametrize(
@@ -240,20 +243,20 @@ def test_more_chunks_than_an_image_needs_are_too_large_and_fewer_are_read():
         chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, 0)) + chunk(b"tRNS", bytes(5)),
     ],
 )
-def test_a_damaged_header_is_unusable_and_named(broken):
+def test_a_damaged_header_is_refused_by_the_index_of_the_image(broken):
     content = b"\x89PNG\r\n\x1a\n" + broken + chunk(b"IDAT", zlib.compress(bytes(90))) + chunk(b"IEND")
     with pytest.raises(UnprocessableContent, match=r"images\[2\]: the header of the PNG is damaged"):
         open_image(content, 2, LIMIT)
 
 
-def test_an_animation_is_its_default_image():
+def test_the_default_image_of_an_animation_is_used():
     frames = [Image.fromarray(np.roll(np.asarray(NOISE), shift, 0)) for shift in range(3)]
     for default in (False, True):
         content = stored(frames[0], save_all=True, append_images=frames[1:], default_image=default)
         assert np.array_equal(load(content, 3, (11, 9)), np.asarray(NOISE).transpose(2, 0, 1))
 
 
-def test_nothing_is_decoded_to_know_the_size():
+def test_the_size_is_read_without_decoding():
     assert open_png(png(2**20, 2**20, 16, 6, b"")).width == 2**20
 
 
@@ -268,7 +271,7 @@ def empty_blocks(size: int) -> bytes:
     return b"\x78\x9c" + eight * (size // len(eight)) + zlib.compress(bytes(28 * 29))[2:]
 
 
-def test_many_blocks_that_hold_nothing_are_damaged_and_fewer_are_read():
+def test_many_empty_blocks_are_refused_and_few_are_read():
     head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0))
     few, many = (
         head + chunk(b"IDAT", empty_blocks(size)) + chunk(b"IEND") for size in (2**16, MAX_UNCHECKED_BYTES + 2**16)
@@ -279,14 +282,14 @@ def test_many_blocks_that_hold_nothing_are_damaged_and_fewer_are_read():
 
 
 @pytest.mark.parametrize("level", [0, 1])
-def test_large_files_are_read_as_small_ones(level):
+def test_large_files_are_read_like_small_ones(level):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3000, 3000), np.uint8)
     content = stored(Image.fromarray(pixels[0]), compress_level=level)
     assert len(content) > MAX_UNCHECKED_BYTES
     assert np.array_equal(load(content, 1, (3000, 3000)), pixels)
 
 
-def test_data_that_unpack_to_more_than_the_pixels_are_not_unpacked_further():
+def test_decompression_stops_after_the_pixels():
     packer = zlib.compressobj(9)
     mebibyte = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
     more = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -308,7 +311,7 @@ def unpacked_bytes(work) -> int:
 
 @pytest.mark.parametrize("level", [0, 1, 255])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_data_that_unpack_to_more_than_the_rows_are_unpacked_as_far_as_the_rows(level, channels):
+def test_decompression_stops_after_the_rows(level, channels):
     rows = b"\0" + bytes([level] * 28 * channels)
     more = png(28, 28, 8, {1: 0, 3: 2}[channels], rows * 28 + bytes(2**24))
     plain = more[:33] + chunk(b"IDAT", zlib.compress(rows * 28 + bytes(2**24), 9)) + chunk(b"IEND")
@@ -317,7 +320,7 @@ def test_data_that_unpack_to_more_than_the_rows_are_unpacked_as_far_as_the_rows(
         assert (load(content, channels, (28, 28)) == level).all()
 
 
-def test_a_large_file_that_unpacks_to_more_than_the_rows_is_unpacked_as_far_as_the_rows():
+def test_decompression_of_a_large_file_stops_after_the_rows():
     noise = np.random.default_rng(0).integers(0, 256, MAX_UNCHECKED_BYTES, np.uint8).tobytes()
     content = png(28, 28, 8, 0, (b"\0" + bytes([1] * 28)) * 28 + bytes(2**24) + noise)
     assert unpacked_bytes(lambda: load(content, 1, (28, 28))) < 2 * len(content) + 2**20
@@ -329,13 +332,13 @@ COMPRESSED_TEXTS = [
 ]
 
 
-def test_compressed_texts_are_not_unpacked_before_they_count_as_work_to_decode():
-    whole, pixels = stored(NOISE), 9 * 11
-    assert open_png(whole).cost == pixels
+def test_compressed_texts_are_decompressed_only_as_part_of_the_decoding_cost():
+    content, pixels = stored(NOISE), 9 * 11
+    assert open_png(content).cost == pixels
     assert open_png(stored(Image.new("I;16", (11, 9)))).cost == 3 * pixels
-    assert open_png(whole[:33] + raw_profile(3, packed=False) + xmp(3, packed=False) + whole[33:]).cost == pixels
+    assert open_png(content[:33] + raw_profile(3, packed=False) + xmp(3, packed=False) + content[33:]).cost == pixels
     for count in (1, 2):
-        content = whole[:33] + b"".join(COMPRESSED_TEXTS[:count]) + whole[33:]
+        content = content[:33] + b"".join(COMPRESSED_TEXTS[:count]) + content[33:]
         assert unpacked_bytes(lambda content=content: open_png(content)) < MAX_UNPACKED_TEXT
         opened = open_png(content)
         assert opened.cost == pixels + count * MAX_UNPACKED_TEXT
@@ -344,10 +347,10 @@ def test_compressed_texts_are_not_unpacked_before_they_count_as_work_to_decode()
 
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_the_orientation_is_found_at_the_beginning_of_long_compressed_texts(orientation):
-    whole = stored(NOISE)
+    content = stored(NOISE)
     lines = "\n".join(["", "exif", "40000", exif(orientation).hex(), *["00" * 36] * 10_000])
     profile = text("Raw profile type exif", lines, packed=True)
     description = f'<a tiff:Orientation="{orientation}"/>' + "x" * 10**6
     packet = text("XML:com.adobe.xmp", description, packed=True, international=True)
     for metadata in (profile, packet):
-        assert open_png(whole[:33] + metadata + whole[33:]).orientation == orientation
+        assert open_png(content[:33] + metadata + content[33:]).orientation == orientation

@@ -1,4 +1,4 @@
-"""Small jobs overtake large ones in the codec threads, large jobs are bounded, and cancelled jobs never run."""
+"""Codec threads: small jobs overtake large ones, and cancelled jobs never run."""
 
 import asyncio
 import threading
@@ -71,7 +71,7 @@ async def submit(pool: CodecThreads, gate: Gate, **costs: int) -> list[asyncio.T
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-async def test_a_small_job_runs_while_any_number_of_large_ones_are_under_way_and_wait(threads, count):
+async def test_a_small_job_runs_while_large_ones_run_and_wait(threads, count):
     pool, gate = threads(count), Gate()
     large = await submit(pool, gate, **{f"large {n}": PIXELS for n in range(20)})
     assert await asyncio.wait_for(pool.run(1000, lambda: "small"), 30) == "small"
@@ -91,7 +91,7 @@ def wait_and_name(barrier: threading.Barrier) -> str:
     return threading.current_thread().name
 
 
-async def test_of_the_jobs_that_wait_those_of_less_cost_run_first(threads):
+async def test_waiting_jobs_of_less_cost_run_first(threads):
     pool, gate = threads(2), Gate()
     tasks = await submit(pool, gate, first=PIXELS, large=PIXELS, medium=PIXELS // 2, least=LARGE)
     gate.open()
@@ -99,7 +99,7 @@ async def test_of_the_jobs_that_wait_those_of_less_cost_run_first(threads):
     assert gate.begun == ["first", "least", "medium", "large"]
 
 
-async def test_jobs_of_the_same_cost_run_in_the_order_in_which_they_came(threads):
+async def test_jobs_of_the_same_cost_run_in_order_of_submission(threads):
     pool, gate = threads(2), Gate()
     tasks = await submit(pool, gate, **{str(n): PIXELS for n in range(9)})
     gate.open()
@@ -107,7 +107,7 @@ async def test_jobs_of_the_same_cost_run_in_the_order_in_which_they_came(threads
     assert gate.begun == [str(n) for n in range(9)]
 
 
-async def test_a_large_job_is_overtaken_for_a_bounded_time_only(threads, clock):
+async def test_a_large_job_is_overtaken_for_a_limited_time_only(threads, clock):
     pool, gate = threads(2), Gate()
     tasks = await submit(pool, gate, first=PIXELS, large=PIXELS)
     clock.now = DELAY * (PIXELS - LARGE) * 0.9
@@ -119,7 +119,7 @@ async def test_a_large_job_is_overtaken_for_a_bounded_time_only(threads, clock):
     assert gate.begun == ["first", "early", "large", "late"]
 
 
-async def test_a_job_that_is_cancelled_while_it_waits_never_runs_and_lets_go_of_what_it_needs(threads):
+async def test_a_job_cancelled_while_it_waits_never_runs_and_releases_its_arguments(threads):
     pool, gate, needed = threads(2), Gate(), Gate()
     first = await submit(pool, gate, first=PIXELS)
     (waiting,) = await submit(pool, needed, waiting=PIXELS)
@@ -134,7 +134,7 @@ async def test_a_job_that_is_cancelled_while_it_waits_never_runs_and_lets_go_of_
     assert await pool.run(PIXELS, lambda: "next") == "next"
 
 
-async def test_the_thread_of_a_job_that_is_cancelled_while_it_runs_is_taken_until_it_ends(threads):
+async def test_a_job_cancelled_while_it_runs_keeps_its_thread_until_it_ends(threads):
     pool, gate = threads(2), Gate()
     (running, waiting) = await submit(pool, gate, running=PIXELS, waiting=PIXELS)
     await until(lambda: gate.begun == ["running"])
@@ -146,7 +146,7 @@ async def test_the_thread_of_a_job_that_is_cancelled_while_it_runs_is_taken_unti
     assert await waiting == "waiting"
 
 
-async def test_what_a_job_raises_is_raised_to_the_caller_and_the_next_one_runs(threads):
+async def test_the_exception_of_a_job_is_raised_to_its_caller_and_the_next_job_runs(threads):
     pool = threads(1)
     with pytest.raises(ZeroDivisionError):
         await pool.run(PIXELS, lambda: 1 // 0)

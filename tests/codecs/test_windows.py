@@ -1,4 +1,4 @@
-"""A search in windows finds what a search of the whole content finds, and lets other threads run between windows."""
+"""Search in windows: same results as one search, and other threads run in between."""
 
 import re
 
@@ -19,7 +19,7 @@ LONG = 2**24
     "place", [0, 1, PATTERN_WINDOW - 2, PATTERN_WINDOW - 1, PATTERN_WINDOW, 2 * PATTERN_WINDOW + 5]
 )
 @pytest.mark.parametrize("start", [0, 1, 7])
-def test_a_pair_of_bytes_is_found_wherever_it_is(place, start):
+def test_a_pair_of_bytes_is_found_at_any_position(place, start):
     content = b"\xff\x00" * 20 + b"x" * place + b"\xff\x01" + b"y"
     found = search(PAIR, content, start)
     assert found is not None
@@ -28,7 +28,7 @@ def test_a_pair_of_bytes_is_found_wherever_it_is(place, start):
 
 
 @pytest.mark.parametrize("place", [0, 1, WINDOW - 2, WINDOW - 1, WINDOW, 2 * WINDOW + 5])
-def test_bytes_are_found_wherever_they_are(place):
+def test_bytes_are_found_at_any_position(place):
     content = b"x" * place + b"abc" + b"y"
     assert find(content, b"abc", 0) == place
     assert find(content, b"abc", place + 1) == -1

@@ -1,4 +1,4 @@
-"""Who may come in, and how long he may stay: keys, limits of bodies, draining, deadlines."""
+"""Admission: API keys, limits of bodies, draining and timeouts."""
 
 import asyncio
 import re
@@ -31,7 +31,7 @@ def bearer(key: str) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-async def locked(serve, tmp_path_factory):
+async def protected(serve, tmp_path_factory):
     file = tmp_path_factory.mktemp("keys") / "keys"
     file.write_text("from-the-file\n\n  clé-ü  \npà\n")
     async with serve(api_key="right, other", api_key_file=file) as client:
@@ -41,37 +41,37 @@ async def locked(serve, tmp_path_factory):
 @pytest.mark.parametrize(
     "headers", [{}, bearer("wrong"), bearer(""), bearer("right,"), {"Authorization": "Basic right"}]
 )
-async def test_without_a_right_key_there_is_no_way_in(locked, headers):
+async def test_a_request_without_a_valid_key_is_refused(protected, headers):
     for method, path in (*ENDPOINTS, ("GET", "/nowhere"), ("GET", "/docsecret"), ("GET", "/livez2")):
-        answer = await locked.request(method, path, headers=headers)
+        answer = await protected.request(method, path, headers=headers)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert answer.json()["title"] == "Unauthorised"
 
 
 @pytest.mark.parametrize("key", ["right", "other", "from-the-file", "clé-ü", "pà"])
-async def test_each_of_several_keys_opens(locked, key):
-    assert (await locked.get("/model", headers=bearer(key))).status_code == 200
-    assert (await locked.get("/model", headers={"Authorization": f"bearer  {key}".encode()})).status_code == 200
+async def test_each_of_several_keys_is_accepted(protected, key):
+    assert (await protected.get("/model", headers=bearer(key))).status_code == 200
+    assert (await protected.get("/model", headers={"Authorization": f"bearer  {key}".encode()})).status_code == 200
 
 
 @pytest.mark.parametrize(("headers", "problem"), [({}, "missing API key"), (bearer("wrong"), "unknown API key")])
-async def test_the_detail_distinguishes_a_missing_key_from_an_unknown_one(locked, headers, problem):
-    assert (await locked.get("/model", headers=headers)).json()["detail"].startswith(problem)
+async def test_the_detail_distinguishes_a_missing_key_from_an_unknown_one(protected, headers, problem):
+    assert (await protected.get("/model", headers=headers)).json()["detail"].startswith(problem)
 
 
 @pytest.mark.parametrize("path", PROBES)
-async def test_probes_and_documentation_are_open(locked, path):
-    assert (await locked.get(path)).status_code == 200
+async def test_probes_and_documentation_require_no_key(protected, path):
+    assert (await protected.get(path)).status_code == 200
 
 
-async def test_the_documentation_finds_its_own_files(locked):
-    links = re.findall(r'(?:src|href)="(/[^"]+)"', (await locked.get("/docs")).text)
+async def test_the_files_of_the_documentation_page_exist(protected):
+    links = re.findall(r'(?:src|href)="(/[^"]+)"', (await protected.get("/docs")).text)
     assert links
     for link in links:
-        assert (await locked.get(link)).status_code == 200
+        assert (await protected.get(link)).status_code == 200
 
 
-async def test_the_body_limit_holds_to_the_byte_announced_or_not(serve, png):
+async def test_the_body_limit_is_exact_with_and_without_a_content_length(serve, png):
     async def in_pieces():
         for place in range(0, len(png), 10):
             yield png[place : place + 10]
@@ -100,23 +100,23 @@ NO_SECONDS = ["soon", "0", "0.0", "-1", "+1", "inf", "nan", "0x10", "1,5", ".5",
 TOO_LONG = ["86401", "86400.1", "1e6", "9" * 100, "1" * 60_000]
 
 
-@pytest.mark.parametrize("asked", ["", " 1 s", *NO_SECONDS, *TOO_LONG])
-async def test_a_deadline_that_is_no_number_of_seconds_is_refused_and_quoted(client, asked):
-    answer = await client.get("/model", headers={"X-Request-Timeout": asked})
+@pytest.mark.parametrize("seconds", ["", " 1 s", *NO_SECONDS, *TOO_LONG])
+async def test_a_timeout_that_is_not_a_number_of_seconds_is_refused_and_quoted(client, seconds):
+    answer = await client.get("/model", headers={"X-Request-Timeout": seconds})
     assert (answer.status_code, answer.json()["title"]) == (422, "Unusable input")
     assert "X-Request-Timeout: expected seconds" in answer.json()["detail"]
-    assert asked.strip()[:40] in answer.json()["detail"]
+    assert seconds.strip()[:40] in answer.json()["detail"]
     assert len(answer.json()["detail"]) < 200
 
 
-@pytest.mark.parametrize("asked", ["86400", "86400.0", "8.64e4", "1e3", "1E+3", "30", "2.5", "007", "1e-1"])
-async def test_a_deadline_of_up_to_a_day_is_taken_in_any_spelling_of_a_number(client, asked):
-    assert (await client.get("/model", headers={"X-Request-Timeout": asked})).status_code == 200
+@pytest.mark.parametrize("seconds", ["86400", "86400.0", "8.64e4", "1e3", "1E+3", "30", "2.5", "007", "1e-1"])
+async def test_a_timeout_of_up_to_a_day_is_accepted_in_any_spelling(client, seconds):
+    assert (await client.get("/model", headers={"X-Request-Timeout": seconds})).status_code == 200
 
 
-@pytest.mark.parametrize("asked", ["5e-324", "1e-9", "0.000000000001"])
-async def test_the_smallest_deadline_is_a_deadline_that_has_passed(client, png, asked):
-    answer = await client.post("/encode", content=png, headers={**PNG, "X-Request-Timeout": asked})
+@pytest.mark.parametrize("seconds", ["5e-324", "1e-9", "0.000000000001"])
+async def test_the_smallest_timeout_has_already_passed(client, png, seconds):
+    answer = await client.post("/encode", content=png, headers={**PNG, "X-Request-Timeout": seconds})
     assert (answer.status_code, answer.json()["title"]) == (504, "Deadline exceeded")
 
 
@@ -129,33 +129,33 @@ async def test_a_query_of_many_parameters_is_refused_before_it_is_parsed(client,
         assert answer.headers["X-Request-ID"]
 
 
-async def test_two_keys_are_refused_though_one_of_them_is_right(locked):
+async def test_a_request_with_two_keys_is_refused_even_if_one_is_valid(protected):
     for keys in (("right", "wrong"), ("wrong", "right"), ("right", "right")):
-        answer = await locked.get("/model", headers=[("Authorization", f"Bearer {key}") for key in keys])
+        answer = await protected.get("/model", headers=[("Authorization", f"Bearer {key}") for key in keys])
         assert (answer.status_code, answer.json()["title"]) == (400, "Malformed request")
         assert answer.json()["detail"] == "Authorization: expected one such header, got 2"
 
 
-async def test_a_content_length_of_thousands_of_digits_is_no_failure(client, png):
+async def test_a_content_length_of_thousands_of_digits_is_no_server_error(client, png):
     answer = await client.post("/encode", content=png, headers={**PNG, "Content-Length": "0" * 5000 + str(len(png))})
     assert answer.status_code == 200
 
 
-async def test_a_callers_deadline_counts_where_it_is_the_shorter_one(serve, png):
+async def test_the_shorter_timeout_of_client_and_service_applies(serve, png):
     queued = {"max_batch_delay_ms": 10_000}
-    for allowed, asked in ((60, "0.05"), (0.05, "60")):
+    for allowed, seconds in ((60, "0.05"), (0.05, "60")):
         async with serve(request_timeout_s=allowed, **queued) as client:
-            answer = await client.post("/encode", content=png, headers={**PNG, "X-Request-Timeout": asked})
+            answer = await client.post("/encode", content=png, headers={**PNG, "X-Request-Timeout": seconds})
             assert (answer.status_code, answer.json()["title"]) == (504, "Deadline exceeded")
 
 
-async def test_a_deadline_passes_while_large_pictures_are_read_as_well(client):
+async def test_the_deadline_applies_while_large_images_are_decoded(client):
     picture = write_png(np.zeros((1, 4000, 4000), np.uint8))
     answer = await client.post("/encode", content=picture, headers={**PNG, "X-Request-Timeout": "0.001"})
     assert (answer.status_code, "images were not read" in answer.json()["detail"]) == (504, True)
 
 
-async def test_bodies_that_are_too_many_together_are_refused_and_those_before_them_read_on(digits_model, device):
+async def test_a_body_over_the_limit_of_all_bodies_is_refused_and_the_others_are_read(digits_model, device):
     app, rest = create_app(Settings(model=digits_model, device=device, threads=1, max_body_bytes=1000)), asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:

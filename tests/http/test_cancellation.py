@@ -1,4 +1,4 @@
-"""Callers who leave, and deadlines that pass, at random stages: who stays is answered, nothing is left behind."""
+"""Disconnects and deadlines at random stages of requests."""
 
 import asyncio
 import json
@@ -68,13 +68,13 @@ async def drive(app: Any, chance: random.Random) -> tuple[Caller, bool]:
     caller = Caller(app, method, path, kind, **headers)
     await some_time(chance)
     task = caller.task()
-    cuts = sorted(chance.randrange(len(body) + 1) for _ in range(chance.randrange(3)))
+    positions = sorted(chance.randrange(len(body) + 1) for _ in range(chance.randrange(3)))
     stays = chance.random() < 0.5
-    last_piece = chance.randrange(len(cuts) + 1)
-    for piece, (start, end) in enumerate(zip([0, *cuts], [*cuts, len(body)], strict=True)):
+    last_piece = chance.randrange(len(positions) + 1)
+    for piece, (start, end) in enumerate(zip([0, *positions], [*positions, len(body)], strict=True)):
         if not stays and piece == last_piece and chance.random() < 0.4:
             break
-        caller.says(body[start:end], more=end < len(body) or piece < len(cuts))
+        caller.says(body[start:end], more=end < len(body) or piece < len(positions))
         await some_time(chance)
     if not stays:
         caller.leaves()
@@ -84,7 +84,7 @@ async def drive(app: Any, chance: random.Random) -> tuple[Caller, bool]:
 
 @settings(max_examples=8, database=None)
 @given(st.randoms(use_true_random=False))
-async def test_whoever_leaves_and_whenever_all_others_are_answered_and_nothing_is_left_behind(app, chance):
+async def test_disconnects_at_random_times_leave_other_requests_and_no_state_behind(app, chance):
     def count(name: str, **labels: str) -> float:
         return app.state.services.metrics.registry.get_sample_value(f"vae_{name}", labels) or 0
 
@@ -106,14 +106,14 @@ async def test_whoever_leaves_and_whenever_all_others_are_answered_and_nothing_i
 
 
 @pytest.mark.parametrize("ends", ["by cancellation", "at the deadline"])
-async def test_codec_work_is_told_when_its_request_has_ended(ends):
-    begun, told = threading.Event(), threading.Event()
+async def test_codec_work_stops_when_its_request_has_ended(ends):
+    begun, sentence = threading.Event(), threading.Event()
 
     def work() -> None:
         begun.set()
         while not context.expired():
             time.sleep(0.001)
-        told.set()
+        sentence.set()
 
     context = RequestContext("id", time.monotonic() + (60 if ends == "by cancellation" else 0.1))
     services, messages = SimpleNamespace(codec_threads=CodecThreads(1)), asyncio.Queue[Any]()
@@ -124,4 +124,4 @@ async def test_codec_work_is_told_when_its_request_has_ended(ends):
         task.cancel()
     with pytest.raises((asyncio.CancelledError, DeadlineExceeded)):
         await task
-    await until(told.is_set)
+    await until(sentence.is_set)

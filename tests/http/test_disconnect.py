@@ -1,4 +1,4 @@
-"""A caller who leaves or dawdles, driven by hand: his work is dropped, he is counted, the house is empty again."""
+"""Disconnects, deadlines and limits, driven message by message."""
 
 import asyncio
 import json
@@ -17,14 +17,14 @@ from tests.support.asgi_client import Caller
 
 pytestmark = pytest.mark.anyio
 
-PATIENT = {"max_batch_delay_ms": 10_000}
+DELAYED = {"max_batch_delay_ms": 10_000}
 """A single row waits for company, which gives its caller time to leave; several may already be all that is quick."""
 
 LATENT = json.dumps({"latents": [[0, 0, 0, 0]]}).encode()
 
 
 @asynccontextmanager
-async def house(model, **settings: Any) -> AsyncIterator[FastAPI]:
+async def service(model, **settings: Any) -> AsyncIterator[FastAPI]:
     app = create_app(Settings(model=model, device="cpu", threads=1, **settings))
     async with running(app):
         yield app
@@ -36,8 +36,8 @@ def count(app: FastAPI, name: str, **labels: str) -> float | None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/decode"), ("GET", "/sample?n=1"), ("HEAD", "/sample?n=1")])
-async def test_the_work_of_a_caller_who_leaves_is_dropped_and_he_is_counted(digits_model, method, path):
-    async with house(digits_model, **PATIENT) as app:
+async def test_the_work_of_a_disconnected_client_is_dropped_and_counted(digits_model, method, path):
+    async with service(digits_model, **DELAYED) as app:
         caller = Caller(app, method, path)
         task = caller.task()
         caller.says(LATENT if method == "POST" else b"")
@@ -54,8 +54,8 @@ async def test_the_work_of_a_caller_who_leaves_is_dropped_and_he_is_counted(digi
 
 
 @pytest.mark.parametrize("kind", ["application/json", "image/png", "multipart/form-data; boundary=cut"])
-async def test_a_caller_who_leaves_amid_his_upload_is_no_failure_of_the_service(digits_model, kind, caplog):
-    async with house(digits_model) as app:
+async def test_a_disconnect_during_the_upload_is_no_server_error(digits_model, kind, caplog):
+    async with service(digits_model) as app:
         caller = Caller(app, "POST", "/encode", kind)
         caller.says(b"--cut", more=True)
         caller.leaves()
@@ -65,8 +65,8 @@ async def test_a_caller_who_leaves_amid_his_upload_is_no_failure_of_the_service(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_a_caller_who_leaves_once_he_is_answered_has_not_left(digits_model):
-    async with house(digits_model) as app:
+async def test_a_disconnect_after_the_response_is_not_counted(digits_model):
+    async with service(digits_model) as app:
         caller = Caller(app, "POST", "/decode")
         caller.says(LATENT)
         await caller.task()
@@ -75,8 +75,8 @@ async def test_a_caller_who_leaves_once_he_is_answered_has_not_left(digits_model
         assert count(app, "requests_total", endpoint="/decode", status="200") == 1
 
 
-async def test_who_is_inside_when_the_server_must_go_is_told_so_and_not_mistaken_for_one_who_left(digits_model):
-    async with house(digits_model, **PATIENT) as app:
+async def test_a_request_cancelled_by_the_server_gets_503_and_is_not_counted_as_a_disconnect(digits_model):
+    async with service(digits_model, **DELAYED) as app:
         caller = Caller(app, "POST", "/decode")
         caller.says(LATENT)
         task = caller.task()
@@ -89,8 +89,8 @@ async def test_who_is_inside_when_the_server_must_go_is_told_so_and_not_mistaken
         assert count(app, "queue_items") == 0
 
 
-async def test_a_body_that_does_not_arrive_in_time_is_told_so(digits_model):
-    async with house(digits_model, request_timeout_s=0.1) as app:
+async def test_a_body_that_does_not_arrive_before_the_deadline_gets_504(digits_model):
+    async with service(digits_model, request_timeout_s=0.1) as app:
         for path in ("/encode", "/decode"):
             caller = Caller(app, "POST", path)
             caller.says(b"{", more=True)
@@ -99,8 +99,8 @@ async def test_a_body_that_does_not_arrive_in_time_is_told_so(digits_model):
             assert "body" in caller.problem["detail"]
 
 
-async def test_an_answer_that_would_come_too_late_is_given_up(digits_model):
-    async with house(digits_model, request_timeout_s=0.1, **PATIENT) as app:
+async def test_a_response_that_would_be_late_is_abandoned(digits_model):
+    async with service(digits_model, request_timeout_s=0.1, **DELAYED) as app:
         caller = Caller(app, "GET", "/sample?n=1")
         caller.says(b"")
         await caller.task()
@@ -109,15 +109,15 @@ async def test_an_answer_that_would_come_too_late_is_given_up(digits_model):
         assert count(app, "queue_items") == 0
 
 
-async def test_a_body_too_large_is_refused_before_it_is_read(digits_model):
-    async with house(digits_model, max_body_bytes=100) as app:
+async def test_a_body_with_a_large_content_length_is_refused_before_it_is_read(digits_model):
+    async with service(digits_model, max_body_bytes=100) as app:
         caller = Caller(app, "POST", "/encode", **{"content-length": "101"})
         await caller.task()  # which would wait for ever, as nothing is said
         assert (caller.status, caller.problem["title"]) == (413, "Too large")
 
 
-async def test_a_body_that_grows_too_large_is_refused_as_it_grows(digits_model):
-    async with house(digits_model, max_body_bytes=100) as app:
+async def test_a_body_without_a_correct_content_length_is_refused_once_it_is_too_large(digits_model):
+    async with service(digits_model, max_body_bytes=100) as app:
         for announced in ({}, {"content-length": "7"}):
             caller = Caller(app, "POST", "/encode", **announced)
             caller.says(bytes(100), more=True)
@@ -126,15 +126,15 @@ async def test_a_body_that_grows_too_large_is_refused_as_it_grows(digits_model):
             assert (caller.status, caller.problem["title"]) == (413, "Too large")
 
 
-async def test_the_house_counts_who_is_inside_also_when_they_are_refused(digits_model):
-    async with house(digits_model, api_key="key") as app:
+async def test_a_refused_request_is_not_left_in_flight(digits_model):
+    async with service(digits_model, api_key="key") as app:
         caller = Caller(app, "GET", "/model")
         await caller.task()
         assert caller.status == 401
 
 
-async def test_a_full_queue_refuses_before_the_body_is_read_and_says_when_to_come_back(digits_model):
-    async with house(digits_model, max_queue_items=2, max_items=2, **PATIENT) as app:
+async def test_a_full_queue_refuses_requests_before_their_bodies_with_retry_after(digits_model):
+    async with service(digits_model, max_queue_items=2, max_items=2, **DELAYED) as app:
         waiting = Caller(app, "POST", "/decode")
         waiting.says(json.dumps({"latents": [[0, 0, 0, 0]] * 2}).encode())
         task = waiting.task()

@@ -1,4 +1,4 @@
-"""The edge: ids, headers, and a log that tells what happened without telling secrets."""
+"""Request lifecycle: request ids, response headers, access log and CORS."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ PNG = {"content-type": "image/png"}
 
 
 @pytest.mark.parametrize("claimed", ["a", "trace-1.2:3_Z", "x" * 128])
-async def test_a_callers_request_id_is_taken_over(client, claimed):
+async def test_a_valid_request_id_of_the_client_is_used(client, claimed):
     for path in ("/model", "/nowhere"):
         answer = await client.get(path, headers={"X-Request-ID": claimed})
         assert answer.headers["X-Request-ID"] == claimed
@@ -25,14 +25,14 @@ async def test_a_callers_request_id_is_taken_over(client, claimed):
 
 
 @pytest.mark.parametrize("claimed", ["", "two words", "x" * 129, "é", "a,b", 'a"b', "<script>"])
-async def test_a_request_id_that_could_do_harm_is_replaced(client, claimed):
+async def test_an_unsafe_request_id_is_replaced(client, claimed):
     headers = [{"X-Request-ID": claimed.encode()}] * 2
     made = [(await client.get("/model", headers=each)).headers["X-Request-ID"] for each in headers]
     assert all(re.fullmatch("[0-9a-f]{32}", each) for each in made)
     assert made[0] != made[1]
 
 
-async def test_a_wrong_key_is_neither_logged_nor_measured(serve, caplog):
+async def test_a_wrong_key_is_neither_logged_nor_in_metrics(serve, caplog):
     caplog.set_level(logging.DEBUG)
     async with serve(api_key="hunter2") as client:
         headers = {"Authorization": "Bearer hunter3"}
@@ -45,7 +45,7 @@ async def test_a_wrong_key_is_neither_logged_nor_measured(serve, caplog):
     assert not any("hunter" in f"{record.getMessage()} {record.__dict__}" for record in own)
 
 
-async def test_browsers_of_the_named_origins_may_call_and_see_the_headers(serve):
+async def test_allowed_origins_may_call_and_read_the_headers(serve):
     origin = {"Origin": "https://lab.example"}
     async with serve(cors_origins="https://lab.example, https://x.example", api_key="key") as client:
         asks = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
@@ -56,8 +56,8 @@ async def test_browsers_of_the_named_origins_may_call_and_see_the_headers(serve)
             answer = await client.get("/model", headers=headers)
             assert answer.headers["Access-Control-Allow-Origin"] == "https://lab.example"
             assert "X-Seed" in answer.headers["Access-Control-Expose-Headers"]
-        stranger = await client.get("/model", headers={"Origin": "https://evil.example"})
-        assert "Access-Control-Allow-Origin" not in stranger.headers
+        other_origin = await client.get("/model", headers={"Origin": "https://evil.example"})
+        assert "Access-Control-Allow-Origin" not in other_origin.headers
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ async def test_browsers_of_the_named_origins_may_call_and_see_the_headers(serve)
         ),
     ],
 )
-async def test_a_preflight_that_is_refused_gets_problem_details(serve, origin, method, more, detail):
+async def test_a_refused_preflight_gets_problem_details(serve, origin, method, more, detail):
     headers = {"Origin": origin, "Access-Control-Request-Method": method, "X-Request-ID": "an-id", **more}
     async with serve(cors_origins="https://lab.example", api_key="key") as client:
         answer = await client.options("/encode", headers=headers)
@@ -86,7 +86,7 @@ async def test_a_preflight_that_is_refused_gets_problem_details(serve, origin, m
     assert allowed == (origin if origin == "https://lab.example" else None)
 
 
-async def test_a_preflight_of_a_foreign_origin_is_quoted_within_bounds(serve):
+async def test_a_refused_origin_is_quoted_in_bounded_length(serve):
     headers = {"Origin": "https://" + "x" * 60_000, "Access-Control-Request-Method": "y" * 60_000}
     async with serve(cors_origins="https://lab.example") as client:
         answer = await client.options("/encode", headers=headers)
@@ -94,29 +94,29 @@ async def test_a_preflight_of_a_foreign_origin_is_quoted_within_bounds(serve):
 
 
 @pytest.mark.parametrize("name", ["модель", "two\nlines", "a%20b", "plain-1.2_(x)"])
-async def test_a_model_is_named_in_a_header_whatever_the_name_of_its_folder(digits_model, device, tmp_path, png, name):
+async def test_any_folder_name_of_a_model_is_valid_in_the_model_header(digits_model, device, tmp_path, png, name):
     shutil.copytree(digits_model, tmp_path / name)
     async with running(create_app(Settings(model=tmp_path / name, device=device, threads=1))) as client:
-        told = (await client.get("/model")).json()["model"]
-        assert told.startswith(f"{name}:")
+        sentence = (await client.get("/model")).json()["model"]
+        assert sentence.startswith(f"{name}:")
         for content, status in ((png, 200), (b"garbage", 422)):
             answer = await client.post("/encode", content=content, headers=PNG)
-            assert (answer.status_code, unquote(answer.headers["X-Model"])) == (status, told)
+            assert (answer.status_code, unquote(answer.headers["X-Model"])) == (status, sentence)
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/docs", "/model", "/sample?seed=1", "/nowhere"])
-async def test_a_head_is_a_get_without_the_body(client, path):
-    head, whole = [await client.request(method, path) for method in ("HEAD", "GET")]
-    assert head.status_code == whole.status_code
-    assert head.headers["content-type"] == whole.headers["content-type"]
+async def test_head_equals_get_without_a_body(client, path):
+    head, get = [await client.request(method, path) for method in ("HEAD", "GET")]
+    assert head.status_code == get.status_code
+    assert head.headers["content-type"] == get.headers["content-type"]
 
 
-async def test_what_a_model_computed_is_kept_by_no_cache(client, png):
+async def test_computed_responses_must_not_be_cached(client, png):
     for answer in (await client.get("/sample"), await client.post("/encode", content=png, headers=PNG)):
         assert answer.headers["Cache-Control"] == "no-store"
 
 
-async def test_server_timing_tells_where_the_time_went(client, png):
+async def test_server_timing_has_the_time_of_each_stage(client, png):
     answer = await client.post("/reconstruct", content=png, headers=PNG)
     stages = dict(re.findall(r"(\w+);dur=(\d+\.\d+)", answer.headers["Server-Timing"]))
     assert list(stages) == ["queue", "batch", "infer", "codec"]
@@ -124,13 +124,13 @@ async def test_server_timing_tells_where_the_time_went(client, png):
     assert float(stages["codec"]) > 0
 
 
-async def test_every_answer_forbids_sniffing(client, png):
+async def test_every_response_forbids_content_sniffing(client, png):
     for path in ("/encode", "/nowhere"):
         answer = await client.post(path, content=png, headers=PNG)
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-async def test_the_log_has_a_line_for_each_request_and_none_for_a_probe(client, png, caplog):
+async def test_each_request_has_an_access_log_line_and_probes_have_none(client, png, caplog):
     caplog.set_level(logging.INFO, "app.access")
     await client.post("/encode", content=png, headers={**PNG, "X-Request-ID": "an-id"})
     for path in PROBES:
@@ -142,7 +142,7 @@ async def test_the_log_has_a_line_for_each_request_and_none_for_a_probe(client, 
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "sentence"),
     [
         ("/nowhere", "/nowhere"),
         ("/encode/", "/encode/"),
@@ -151,18 +151,18 @@ async def test_the_log_has_a_line_for_each_request_and_none_for_a_probe(client, 
         ("/" + "%0A" * 300, ("/" + "%0A" * 300)[:200]),
     ],
 )
-async def test_the_log_tells_which_path_is_no_endpoint(client, caplog, path, told):
+async def test_the_access_log_has_the_path_of_an_unknown_endpoint(client, caplog, path, sentence):
     caplog.set_level(logging.INFO, "app.access")
     answer = await client.get(path, headers={"X-Request-ID": "an-id"})
     await client.get("/model")
     strange, known = [record for record in caplog.records if record.name == "app.access"]
     assert strange.getMessage() == f"GET other {answer.status_code}"
-    assert strange.path == told
+    assert strange.path == sentence
     assert "path" not in known.__dict__
     assert 'endpoint="/nowhere"' not in (await client.get("/metrics")).text
 
 
-async def test_an_unexpected_failure_is_a_problem_without_a_trace_and_the_log_has_it(digits_model, caplog):
+async def test_an_unexpected_exception_gets_500_without_details_and_is_logged(digits_model, caplog):
     app = create_app(Settings(model=digits_model, device="cpu", threads=1))
 
     @app.get("/broken")

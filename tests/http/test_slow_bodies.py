@@ -1,4 +1,4 @@
-"""Bodies that arrive slowly or not at all: small requests find room beside them, and they are dropped for others."""
+"""Bodies that arrive slowly or stall."""
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -39,7 +39,7 @@ async def answer_to(app, body: bytes, *, more: bool = False) -> Caller:
     return caller
 
 
-async def test_a_small_body_finds_room_where_large_ones_have_taken_all_of_it(digits_model):
+async def test_a_small_body_is_accepted_when_large_bodies_use_all_of_their_memory(digits_model):
     app = create_app(Settings(model=digits_model, device="cpu", threads=1, max_body_bytes=MAX_BODY_BYTES))
     async with running(app), stalled_bodies(app, MAX_BODIES_IN_FLIGHT):
         assert (await answer_to(app, LATENT)).status == 200
@@ -47,7 +47,7 @@ async def test_a_small_body_finds_room_where_large_ones_have_taken_all_of_it(dig
         assert (await answer_to(app, LATENT)).status == 200
 
 
-async def test_bodies_without_progress_are_dropped_where_they_take_the_room_of_others(digits_model):
+async def test_bodies_without_progress_are_dropped_when_memory_for_bodies_is_scarce(digits_model):
     app = create_app(Settings(model=digits_model, device="cpu", threads=1, max_body_bytes=MAX_BODY_BYTES))
     async with running(app), stalled_bodies(app, MAX_BODIES_IN_FLIGHT) as callers:
         await until(lambda: all(caller.sent for caller in callers[: MAX_BODIES_IN_FLIGHT // 2]))
@@ -58,7 +58,7 @@ async def test_bodies_without_progress_are_dropped_where_they_take_the_room_of_o
         assert (await answer_to(app, bytes(MAX_BODY_BYTES - 1))).status == 400
 
 
-async def test_a_slow_body_that_takes_no_room_of_others_may_pause_until_its_deadline(digits_model):
+async def test_a_slow_body_may_pause_until_its_deadline_when_memory_is_not_scarce(digits_model):
     options = {"max_body_bytes": MAX_BODY_BYTES, "request_timeout_s": 7}
     app = create_app(Settings(model=digits_model, device="cpu", threads=1, **options))
     async with running(app), stalled_bodies(app, 1) as (caller,):

@@ -58,7 +58,7 @@ class RequestHandler(Protocol):
         """Handle a piece of the body, which may be the last one."""
 
     def on_end(self) -> None:
-        """Handle the end of a body whose last piece was not marked, or of a request without a body."""
+        """Handle the end of a body without a piece marked as last, or of a request without a body."""
 
 
 class RequestReader:
