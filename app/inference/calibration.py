@@ -6,16 +6,17 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from app.batching.policy import BatchPolicy
+from app.context import Operation
 
 
 class Variant(NamedTuple):
     """An operation, and whether each row must have the same bits in any batch."""
 
-    operation: str
+    operation: Operation
     deterministic: bool = False
 
 
-SCORE = Variant("score", deterministic=True)
+SCORE = Variant(Operation.SCORE, deterministic=True)
 """Scores are computed row by row: the draws of a row form a batch already."""
 
 

@@ -5,6 +5,7 @@ Pixels count twice, since they are joined from the parts of several batches, and
 
 from typing import NamedTuple
 
+from app.context import Operation
 from app.errors import ContentTooLarge
 from model.interface import ModelSpec
 
@@ -67,8 +68,8 @@ def _image_bytes(spec: ModelSpec, as_json: bool) -> int:
 def footprints(spec: ModelSpec) -> dict[tuple[str, bool], Footprint]:
     """Return the footprint of each operation, by whether its response is JSON."""
     return {
-        **{("encode", as_json): of_encode(spec, as_json=as_json) for as_json in (False, True)},
-        **{("decode", as_json): of_decode(spec, as_json=as_json) for as_json in (False, True)},
-        **{("reconstruct", as_json): of_reconstruct(spec, as_json=as_json) for as_json in (False, True)},
-        ("score", True): of_score(spec),
+        **{(Operation.ENCODE, as_json): of_encode(spec, as_json=as_json) for as_json in (False, True)},
+        **{(Operation.DECODE, as_json): of_decode(spec, as_json=as_json) for as_json in (False, True)},
+        **{(Operation.RECONSTRUCT, as_json): of_reconstruct(spec, as_json=as_json) for as_json in (False, True)},
+        (Operation.SCORE, True): of_score(spec),
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 from app.batching.batcher import Batcher
 from app.batching.policy import BatchPolicy
 from app.batching.rows import RowBatch
-from app.context import RequestContext
+from app.context import Operation, RequestContext
 from app.inference.calibration import SCORE, Calibration, Variant
 from app.inference.device import DeviceModel
 from app.inference.footprint import Footprint, footprints
@@ -25,7 +25,7 @@ from model.formats.native import NativeModel
 from model.gaussian import DiagonalGaussian
 from model.interface import ModelSpec
 
-BATCHED_OPERATIONS = ("encode", "decode", "reconstruct")
+BATCHED_OPERATIONS = (Operation.ENCODE, Operation.DECODE, Operation.RECONSTRUCT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class LoadedModel:
         self, pixels: np.ndarray, context: RequestContext, *, deterministic: bool = False
     ) -> Sequence[np.ndarray]:
         """Return mean and logvar of q(z|x) for uint8 pixels [N, C, H, W]: float32 [N, *latent]."""
-        return (await self._submit(self.keys[Variant("encode", deterministic)], context, pixels)).columns
+        return (await self._submit(self.keys[Variant(Operation.ENCODE, deterministic)], context, pixels)).columns
 
     async def posterior(
         self, pixels: np.ndarray, context: RequestContext, *, deterministic: bool = False
@@ -156,13 +156,13 @@ class LoadedModel:
         self, latents: np.ndarray | Tensor, context: RequestContext, *, deterministic: bool = False
     ) -> np.ndarray:
         """Return the mean image of p(x|z) for float32 latents [N, *latent]: uint8 [N, C, H, W]."""
-        (pixels,) = (await self._submit(self.keys[Variant("decode", deterministic)], context, latents)).columns
+        (pixels,) = (await self._submit(self.keys[Variant(Operation.DECODE, deterministic)], context, latents)).columns
         return pixels
 
     async def reconstruct(self, pixels: np.ndarray, noise: Tensor | None, context: RequestContext) -> np.ndarray:
         """Return the mean image, uint8 [N, C, H, W], at the posterior mean or at the draw of `noise` [N, *latent]."""
         draws = np.zeros((len(pixels), *self.spec.latent_shape), np.float32) if noise is None else noise
-        key = self.keys[Variant("reconstruct", noise is not None)]
+        key = self.keys[Variant(Operation.RECONSTRUCT, noise is not None)]
         (images,) = (await self._submit(key, context, pixels, draws)).columns
         return images
 

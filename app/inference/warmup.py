@@ -16,6 +16,7 @@ from app.batching.batcher import Batcher
 from app.batching.executor import OutOfMemory
 from app.batching.policy import CPU_INLINE_SECONDS, BatchPolicy
 from app.batching.rows import RowBatch
+from app.context import Operation
 from app.inference.calibration import SCORE, Calibration, Variant
 from app.inference.device import DeviceModel, TorchDevice
 from app.inference.memory import available, peak, reset_peak, resident, trim
@@ -110,7 +111,7 @@ class WarmUp:
             return await self._batcher.run_on_device(partial(self._test_batch_invariance, sizes, until))
         if self._model.compiled.runtime == "torch":
             return ()
-        seconds = await self._grow(Variant("reconstruct", deterministic=True), self._sizes)
+        seconds = await self._grow(Variant(Operation.RECONSTRUCT, deterministic=True), self._sizes)
         if self._model.compiled.uniform:
             self._sizes = [*seconds]  # only sizes that can be compared, so that all requests may share batches
         if not (sizes := self._comparable_sizes(seconds)):
@@ -262,7 +263,7 @@ class BatchTimer:
         return results, max(self._clock() - start, self._resolution)
 
 
-def _variants(operation: str, found: Calibration, *, always_deterministic: bool) -> list[Variant]:
+def _variants(operation: Operation, found: Calibration, *, always_deterministic: bool) -> list[Variant]:
     """Return the variants of an operation that requests can need."""
     if found.always_deterministic:
         return [Variant(operation)]
@@ -279,5 +280,5 @@ def _gains(seconds: Mapping[int, float]) -> bool:
 
 
 def _one_draw(spec: ModelSpec) -> RowBatch:
-    pixels, noise = examples(spec, 1)["reconstruct"].columns
+    pixels, noise = examples(spec, 1)[Operation.RECONSTRUCT].columns
     return RowBatch((pixels, noise[:, None]))

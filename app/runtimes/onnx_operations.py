@@ -9,6 +9,7 @@ from typing import NamedTuple
 from onnx import ModelProto, TensorProto
 
 from app.batching.rows import RowBatch
+from app.context import Operation
 from app.runtimes.onnx_graph import Graph
 from app.runtimes.onnx_session import create_session
 from model.likelihoods import LEVELS
@@ -70,9 +71,9 @@ class OperationGraph(NamedTuple):
 
 
 OPERATION_GRAPHS: dict[str, OperationGraph] = {
-    "encode": OperationGraph([PIXELS], ["mean", "logvar"], _encode),
-    "decode": OperationGraph([LATENTS], ["levels"], _decode),
-    "reconstruct": OperationGraph([PIXELS, LATENTS], ["levels"], _reconstruct),
+    Operation.ENCODE: OperationGraph([PIXELS], ["mean", "logvar"], _encode),
+    Operation.DECODE: OperationGraph([LATENTS], ["levels"], _decode),
+    Operation.RECONSTRUCT: OperationGraph([PIXELS, LATENTS], ["levels"], _reconstruct),
 }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from app.batching.rows import RowBatch
+from app.context import Operation
 from model.elbo import bounds
 from model.interface import Autoencoder, ModelSpec
 from model.pixels import to_grey_levels, to_unit_interval
@@ -37,18 +38,22 @@ def _score(model: Autoencoder, pixels: Tensor, noise: Tensor) -> tuple[Tensor, .
 
 
 OPERATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
-    "encode": _encode,
-    "decode": _decode,
-    "reconstruct": _reconstruct,
-    "score": _score,
+    Operation.ENCODE: _encode,
+    Operation.DECODE: _decode,
+    Operation.RECONSTRUCT: _reconstruct,
+    Operation.SCORE: _score,
 }
 
 
-def examples(spec: ModelSpec, rows: int) -> dict[str, RowBatch]:
+def examples(spec: ModelSpec, rows: int) -> dict[Operation, RowBatch]:
     """Return a batch of zeros for each operation that is computed in batches."""
     pixels = np.zeros((rows, *spec.image_shape), np.uint8)
     noise = np.zeros((rows, *spec.latent_shape), np.float32)
-    return {"encode": RowBatch((pixels,)), "decode": RowBatch((noise,)), "reconstruct": RowBatch((pixels, noise))}
+    return {
+        Operation.ENCODE: RowBatch((pixels,)),
+        Operation.DECODE: RowBatch((noise,)),
+        Operation.RECONSTRUCT: RowBatch((pixels, noise)),
+    }
 
 
 def batch_sizes(largest: int) -> list[int]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 
+from app.context import Operation
 from app.runtimes.base import CompiledModel, Runtime, Target
 from app.runtimes.cuda_graphs import CudaGraphRuntime
 from app.runtimes.flops import is_compute_bound
@@ -115,7 +116,7 @@ def _fastest(candidates: Mapping[str, CompiledModel], sizes: list[int]) -> Compi
 
 def _measure(candidates: Mapping[str, CompiledModel], sizes: list[int]) -> Timings:
     """Measure the shortest time of a reconstruction by each candidate, for each size."""
-    rows = examples(next(iter(candidates.values())).model.spec, max(sizes))["reconstruct"]
+    rows = examples(next(iter(candidates.values())).model.spec, max(sizes))[Operation.RECONSTRUCT]
     timings: Timings = {name: dict.fromkeys(sizes, math.inf) for name in candidates}
     end = time.monotonic() + MEASURE_SECONDS
     for number in range(MAX_RUNS):
@@ -124,6 +125,6 @@ def _measure(candidates: Mapping[str, CompiledModel], sizes: list[int]) -> Timin
                 if number and time.monotonic() > end:
                     return timings
                 start = time.monotonic()
-                compiled.run("reconstruct", rows[:size], deterministic=False)
+                compiled.run(Operation.RECONSTRUCT, rows[:size], deterministic=False)
                 timings[name][size] = min(timings[name][size], time.monotonic() - start)
     return timings
