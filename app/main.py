@@ -147,4 +147,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _raise_service_error(request: Request, failure: Exception) -> Response:
     """Translate a 404 or 405 of the router for the lifecycle middleware, which answers all errors."""
-    raise as_service_error(failure, request.scope["path"])
+    raise as_service_error(failure, request.scope["path"], request.scope["method"])

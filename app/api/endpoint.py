@@ -21,6 +21,7 @@ from app.codecs.media_types import JSON
 from app.context import RequestContext
 from app.errors import ContentTooLarge, DeadlineExceeded, NotAcceptable, Unavailable
 from app.inference.loaded_model import LoadedModel
+from app.validation import quoted
 
 MAX_INLINE_BYTES = 2**16
 """Bytes or pixels up to which codec work runs on the event loop, because a thread hop would take longer."""
@@ -60,7 +61,7 @@ class EndpointRequest:
         """Return the model that computes this response; raises `Unavailable` if it is not ready."""
         engine = self.services.engine
         if not engine.ready:
-            raise Unavailable
+            raise Unavailable(engine.unready_reason)
         model = engine.loaded_model
         self.context.model = model.identity
         return model
@@ -149,10 +150,10 @@ class _EndpointApp:
         if query_string and self._schema is not None:
             query = parse_query(self._schema, query_string)
         context: RequestContext = scope["state"]["context"]
-        media_type = ""
-        if self._media_types and not (media_type := negotiate(self._media_types, context.headers.get(b"accept", b""))):
-            offered = " or ".join(self._media_types)
-            raise NotAcceptable(f"this endpoint answers {offered}; Accept asks for none of them")
+        media_type, accept = "", context.headers.get(b"accept", b"")
+        if self._media_types and not (media_type := negotiate(self._media_types, accept)):
+            offered, got = " or ".join(self._media_types), quoted(accept.decode("latin-1"))
+            raise NotAcceptable(f"this endpoint answers {offered}; Accept asks for none of them, got {got}")
         response = await self._handler(EndpointRequest(self._services, context, media_type, receive), query)
         body = response.body
         headers = [

@@ -71,6 +71,13 @@ class Batcher:
         return self._started and not self._closing
 
     @property
+    def unready_reason(self) -> str:
+        """Why requests are not accepted, or cannot be computed yet."""
+        if self._failure:
+            return "the device has stopped"
+        return "the service is shutting down" if self._closing else "the model is warming up"
+
+    @property
     def idle(self) -> bool:
         """Whether the device has nothing to do, so that the event loop may run a batch itself."""
         return not (self._busy or self._tasks or self._failure)
@@ -99,7 +106,7 @@ class Batcher:
         request = QueuedRequest(key, rows, context, self._loop.create_future())
         with self._lock:
             if self._closing:
-                raise Unavailable
+                raise Unavailable(self.unready_reason)
             small_items = self.check_capacity(request.size * key.weight)
             self._queue.add(request)
             self._small_items += small_items
@@ -129,7 +136,7 @@ class Batcher:
         task = DeviceTask(function, self._loop.create_future())
         with self._lock:
             if self._closing:
-                raise Unavailable
+                raise Unavailable(self.unready_reason)
             self._tasks.append(task)
             self._changed.notify()
         self._in_flight.add(task)

@@ -19,11 +19,14 @@ class ApiKeys:
         """Raise `Unauthorized` unless the Authorization header has one of the keys."""
         if authorization is None:
             raise Unauthorized("missing API key: send 'Authorization: Bearer KEY'")
-        if not self._is_known(authorization.decode("latin-1")):
+        scheme, _, key = authorization.decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthorized("missing scheme in the Authorization header; expected 'Bearer KEY'")
+        if not self._is_known(key):
             raise Unauthorized("unknown API key in the Authorization header; expected 'Bearer KEY'")
 
-    def _is_known(self, authorization: str) -> bool:
+    def _is_known(self, key: str) -> bool:
         """Compare with every key in constant time."""
-        scheme, _, key = authorization.partition(" ")
-        matches = [hmac.compare_digest(key.strip(" \t").encode("latin-1"), known) for known in self._keys]
-        return scheme.lower() == "bearer" and any(matches)
+        sent = key.strip(" \t").encode("latin-1")
+        matches = [hmac.compare_digest(sent, known) for known in self._keys]
+        return any(matches)

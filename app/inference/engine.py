@@ -72,6 +72,11 @@ class Engine:
         """Whether the model is warmed up and requests are accepted."""
         return self._warm and self._batcher.ready
 
+    @property
+    def unready_reason(self) -> str:
+        """Why the engine is not ready."""
+        return self._batcher.unready_reason
+
     def check_capacity(self, items: int = 1) -> None:
         """Raise `QueueFull` if the queue has no room for so many items."""
         self._batcher.check_capacity(items)
@@ -99,7 +104,7 @@ class Engine:
         """
         async with self._replacing:
             if not await self.wait_until_warm():
-                raise Unavailable
+                raise Unavailable(self.unready_reason)
             candidate = await run_in_own_thread(partial(self._load, checkpoint))
             # Requests in flight keep the old model, which is freed with the last of them.
             self._serve(await self._warm_up(candidate))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from app.batching.executor import OutOfMemory
-from app.errors import ReloadFailed, ServiceError
+from app.errors import ReloadFailed, ServiceError, Unavailable
 from app.inference.engine import Engine
 from app.inference.threads import run_in_own_thread
 from app.observability.metrics import Metrics, ReloadOutcome
@@ -53,7 +53,8 @@ class ModelReloader:
         except Exception as failure:
             self._metrics.reloads[ReloadOutcome.FAILED].inc()
             expected = isinstance(failure, ServiceError)
-            log.error("not reloaded: %s", failure, exc_info=None if expected else failure)  # noqa: TRY400  # see exc_info
+            level = logging.INFO if isinstance(failure, Unavailable) else logging.ERROR  # the service is ending
+            log.log(level, "not reloaded: %s", failure, exc_info=None if expected else failure)
             raise
         if others and self._on_reloaded is not None:
             self._on_reloaded()

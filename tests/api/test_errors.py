@@ -58,7 +58,13 @@ BAD = {
     ),
     "a wrong content type": ("POST", "/encode", image(b"hello", "text/plain"), 415, "expected PNG, JPEG"),
     "an image for decoding": ("POST", "/decode", image(PICTURE), 415, "expected application/json"),
-    "an unacceptable Accept": ("GET", "/sample", {"headers": {"Accept": "text/html"}}, 406, "answers image/png"),
+    "an unacceptable Accept": (
+        "GET",
+        "/sample",
+        {"headers": {"Accept": "text/html"}},
+        406,
+        "asks for none of them, got 'text/html'",
+    ),
     "an Accept without end": (
         "GET",
         "/sample",
@@ -182,8 +188,8 @@ BAD = {
     "a body over the limit": ("POST", "/encode", image(bytes(32 * 2**20 + 1)), 413, "bytes allowed"),
     "an unknown path": ("GET", "/nowhere", {}, 404, "no such path"),
     "a path too far": ("POST", "/encode/", image(PICTURE), 404, "no such path"),
-    "a wrong method": ("GET", "/encode", {}, 405, "this path takes POST and no other method"),
-    "another wrong method": ("PUT", "/sample", {}, 405, "this path takes GET, HEAD and no other method"),
+    "a wrong method": ("GET", "/encode", {}, 405, "this path takes POST, got GET"),
+    "another wrong method": ("PUT", "/sample", {}, 405, "this path takes GET, HEAD, got PUT"),
 }
 
 

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 
+import httpx
 import numpy as np
 import pytest
 
@@ -54,7 +55,14 @@ async def test_each_of_several_keys_is_accepted(protected, key):
     assert (await protected.get("/model", headers={"Authorization": f"bearer  {key}".encode()})).status_code == 200
 
 
-@pytest.mark.parametrize(("headers", "problem"), [({}, "missing API key"), (bearer("wrong"), "unknown API key")])
+@pytest.mark.parametrize(
+    ("headers", "problem"),
+    [
+        ({}, "missing API key"),
+        (bearer("wrong"), "unknown API key"),
+        ({"Authorization": "right"}, "missing scheme in the Authorization header; expected 'Bearer KEY'"),
+    ],
+)
 async def test_the_detail_distinguishes_a_missing_key_from_an_unknown_one(protected, headers, problem):
     assert (await protected.get("/model", headers=headers)).json()["detail"].startswith(problem)
 
@@ -173,3 +181,14 @@ async def test_a_body_over_the_limit_of_all_bodies_is_refused_and_the_others_are
         rest.set()
         assert {(await task).status_code for task in inside} == {422}
         assert app.state.services.budget.body_bytes == 0
+
+
+async def test_a_service_that_is_not_ready_says_why(digits_model):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1))
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://vae") as client:
+        async with app.router.lifespan_context(app):
+            early = await client.get("/sample?n=1")
+            assert (early.status_code, early.json()["detail"]) == (503, "the model is warming up")
+        late = await client.get("/sample?n=1")
+        assert (late.status_code, late.json()["detail"]) == (503, "the service is shutting down")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import threading
 from functools import partial
@@ -282,3 +283,14 @@ async def test_a_model_that_computes_no_finite_numbers_fails_its_warm_up(folder,
         await until(lambda: not app.state.services.engine.alive)
         assert not app.state.services.engine.ready
     assert "the warm-up of the model failed" in caplog.text
+
+
+async def test_a_reload_that_the_end_of_the_service_interrupts_is_no_error(folder, device, caplog):
+    app = create_app(Settings(model=folder, device=device, threads=1))
+    caplog.set_level(logging.INFO)
+    async with running(app):
+        reload = app.state.services.reloader.begin()
+        await app.state.services.engine.close()
+        await asyncio.wait([reload])
+    assert "not reloaded: the service is shutting down" in caplog.messages
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
