@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
@@ -200,11 +201,11 @@ def evaluate(
         figures = run_evaluation(model, data, options, use_device(device, threads))
         try:
             if json:
-                write_json(json, figures)
+                write_json(json, asdict(figures))
             if save:
                 save_evaluation(model, data, figures, replace=replace)
         finally:  # the evaluation may have taken hours
-            print_figures(figures)
+            print_figures(asdict(figures))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 
@@ -13,10 +12,11 @@ from model.checkpoint import Checkpoint, read_checkpoint
 from model.data.arrays import Images, digest
 from model.data.datasets import read_dataset
 from model.evaluation.metrics import ChunkSizes, Evaluation, evaluate
+from model.records import EvaluationRecord
 
 
-def run_evaluation(model: Path, data: Path, options: EvaluationOptions, device: torch.device) -> dict[str, Any]:
-    """Evaluate the model on the test split, or on all images without one; the figures as a JSON object."""
+def run_evaluation(model: Path, data: Path, options: EvaluationOptions, device: torch.device) -> EvaluationRecord:
+    """Evaluate the model on the test split, or on all images without one."""
     options.validate()
     checkpoint = read_checkpoint(model, device)
     for warning in checkpoint.warnings:
@@ -25,9 +25,17 @@ def run_evaluation(model: Path, data: Path, options: EvaluationOptions, device: 
     split = "training split" if dataset.test is None else "test split"
     images = dataset.held_out[: options.limit or None]
     start = perf_counter()
-    figures = asdict(_evaluate(checkpoint, images, options))
-    about = {"split": split, "digest": digest(images), "weights": checkpoint.digest, "command": command_line()}
-    return figures | about | {"torch": str(torch.__version__), "device": device.type, "seconds": perf_counter() - start}
+    evaluation = _evaluate(checkpoint, images, options)
+    return EvaluationRecord(
+        **asdict(evaluation),
+        split=split,
+        digest=digest(images),
+        weights=checkpoint.digest,
+        command=command_line(),
+        torch=str(torch.__version__),
+        device=device.type,
+        seconds=perf_counter() - start,
+    )
 
 
 def _evaluate(checkpoint: Checkpoint, images: Images, options: EvaluationOptions) -> Evaluation:

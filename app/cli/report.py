@@ -14,7 +14,7 @@ from model.evaluation.model_card import CARD, write_card
 from model.evaluation.ood import measure_elbo_percentiles
 from model.evaluation.plots import write_plots
 from model.files import WEIGHTS, CheckpointError, read_json, write_json
-from model.records import VERSION
+from model.records import VERSION, EvaluationRecord
 from model.training.trainer import Training
 from model.vae import VAE
 
@@ -37,19 +37,19 @@ def require_saveable(model: Path) -> None:
         raise CheckpointError(f"save: {model}: the folder cannot be written")
 
 
-def save_evaluation(model: Path, data: Path, figures: dict[str, Any], *, replace: bool = False) -> None:
+def save_evaluation(model: Path, data: Path, figures: EvaluationRecord, *, replace: bool = False) -> None:
     """Save the figures in metrics.json, and update percentiles, plots and model card.
 
     Figures of other numbers of draws or images are kept beside them. Percentiles, plots and card are not updated if an
     earlier evaluation had more images. With `replace` the earlier evaluations are removed.
     """
     checkpoint = read_checkpoint(model)
-    if figures["weights"] != checkpoint.digest:
+    if figures.weights != checkpoint.digest:
         raise CheckpointError(f"{model / WEIGHTS}: changed during the evaluation; the figures are not saved")
     most = 0 if replace else checkpoint.metrics.most_images
-    if figures["images"] < most:
+    if figures.images < most:
         _keep(model, checkpoint, figures, {})
-        kept = f"percentiles, plots and card are those of {most:,} images, more than these {figures['images']:,}"
+        kept = f"percentiles, plots and card are those of {most:,} images, more than these {figures.images:,}"
         notify(f"the figures are saved in {model / METRICS}; {kept}; --replace replaces them")
         return
     images = read_dataset(data, checkpoint.vae.config.image_shape).held_out
@@ -60,13 +60,13 @@ def save_evaluation(model: Path, data: Path, figures: dict[str, Any], *, replace
 
 
 def _keep(
-    model: Path, checkpoint: Checkpoint, figures: dict[str, Any], measured: dict[str, Any], *, replace: bool = False
+    model: Path, checkpoint: Checkpoint, figures: EvaluationRecord, measured: dict[str, Any], *, replace: bool = False
 ) -> None:
     """Add figures, and the measurements that belong to them, to the current metrics.json."""
     kept = _history(model)
     if replace or kept.get("weights", checkpoint.digest) != checkpoint.digest:  # of other weights
         kept = {name: value for name, value in kept.items() if name not in ("evaluations", "reference", "inputs")}
-    evaluations = _merged(kept.get("evaluations"), figures)
+    evaluations = _merged(kept.get("evaluations"), asdict(figures))
     about = {"version": VERSION, "weights": checkpoint.digest, "evaluations": evaluations}
     write_json(model / METRICS, kept | about | measured)
 
@@ -79,11 +79,11 @@ def _history(model: Path) -> dict[str, Any]:
     return history
 
 
-def _measured(vae: VAE, images: Images, figures: dict[str, Any]) -> dict[str, Any]:
+def _measured(vae: VAE, images: Images, figures: EvaluationRecord) -> dict[str, Any]:
     """Measure the ELBO percentiles and, for a model of binary pixels, the quality of input encodings."""
-    scored = images[: figures["images"]]
-    reference = measure_elbo_percentiles(vae, scored, split=figures["split"]).as_dict()
-    if figures["binarize"] != "dynamic":
+    scored = images[: figures.images]
+    reference = measure_elbo_percentiles(vae, scored, split=figures.split).as_dict()
+    if figures.binarize != "dynamic":
         return {"reference": reference}
     return {"reference": reference, "inputs": asdict(compare_inputs(vae, scored))}
 

@@ -12,6 +12,7 @@ import pytest
 from app.cli.report import save_evaluation
 from model.checkpoint import METRICS, read_checkpoint, write_checkpoint
 from model.files import WEIGHTS, CheckpointError, write_json
+from model.records import EvaluationRecord
 from tests.support.cli_runner import SMALL, VAE, refusal, vae
 from tests.support.models import DIGITS, build
 
@@ -112,7 +113,7 @@ def test_figures_are_not_saved_if_the_weights_have_changed_meanwhile(evaluated: 
     write_checkpoint(evaluated, DIGITS, build(DIGITS, 1).state_dict())
     before = contents(evaluated)
     with pytest.raises(CheckpointError, match=rf"{WEIGHTS}: changed during the evaluation"):
-        save_evaluation(evaluated, data, figures)
+        save_evaluation(evaluated, data, EvaluationRecord(**figures))
     assert contents(evaluated) == before
 
 
