@@ -32,7 +32,7 @@ def _decode_leniently(text: str, index: int) -> bytes:
     start = text.lstrip()
     data = start.partition(",")[2] if start[:5].lower() == "data:" else text
     digits = _in_windows(data.encode("ascii", "replace"), _without_white_space)
-    bare = digits.rstrip(b"=")
+    bare = digits[:-2] + digits[-2:].rstrip(b"=")  # more than two are refused with the rest
     try:
         return _decoded(bare + b"=" * max(-len(bare) % 4, len(digits) - len(bare)))
     except ValueError:

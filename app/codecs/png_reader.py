@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from app.codecs.metadata import MAX_METADATA_BYTES, MAX_PIECES, UPRIGHT, TooManyPieces, Unreadable, orientation
+from model.data.images import BAND_PIXELS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -113,17 +114,21 @@ class Png(NamedTuple):
         elif self.depth == 8:
             image.info["transparency"] = tuple(self.transparency[1:6:2])
         else:
-            self._clear(image, self.transparency)
+            return self._clear(image, self.transparency)
         return image
 
-    def _clear(self, image: Image.Image, colour: bytes) -> None:
+    def _clear(self, image: Image.Image, colour: bytes) -> Image.Image:
         """Make one colour of 16-bit samples transparent; the image has the upper 8 bits of each sample."""
         lower = self._decoded("RGB", "RGB;16L")  # the lower byte of each sample
-        opaque = np.zeros((self.height, self.width), bool)
-        for at, bands in enumerate(zip(image.split(), lower.split(), strict=True)):
-            for band, value in zip(bands, colour[2 * at : 2 * at + 2], strict=True):
-                opaque |= np.asarray(band) != value
-        image.putalpha(Image.fromarray(opaque))
+        samples = np.frombuffer(colour, np.uint8, 6)
+        cleared, rows = Image.new("RGBA", image.size), max(1, BAND_PIXELS // self.width)
+        for top in range(0, self.height, rows):
+            box = (0, top, self.width, min(self.height, top + rows))
+            band = image.crop(box)
+            differs = (np.asarray(band) != samples[::2]) | (np.asarray(lower.crop(box)) != samples[1::2])
+            band.putalpha(Image.fromarray(differs[..., 0] | differs[..., 1] | differs[..., 2]))
+            cleared.paste(band, (0, top))
+        return cleared
 
     def _decoded(self, mode: str, layout: str) -> Image.Image:
         bits = self.depth * _SAMPLES[self.colour]

@@ -18,6 +18,9 @@ TRANSPOSITIONS = {
 MAX_EXIF_BYTES = 2**16
 """Largest EXIF block that is read; a JPEG segment cannot be larger."""
 
+BAND_PIXELS = 2**18
+"""Pixels that are converted at once. Pillow holds the interpreter's lock meanwhile, for some 5 ms."""
+
 
 def fit(image: Image.Image, image_shape: tuple[int, ...]) -> Images:
     """Convert an image to uint8 [C, H, W] of `image_shape`, resized with a bilinear filter."""
@@ -34,14 +37,31 @@ def upright(image: Image.Image, channels: int, orientation: int | None = None) -
     image.load()
     exif_orientation = _read_orientation(image) if orientation is None else orientation
     turned = image.transpose(TRANSPOSITIONS[exif_orientation]) if exif_orientation in TRANSPOSITIONS else image
-    flat, mode = _flattened(turned), "L" if channels == 1 else "RGB"
-    return flat if flat.mode == mode else flat.convert(mode)
+    mode = "L" if channels == 1 else "RGB"
+    return turned if turned.mode == mode and not turned.has_transparency_data else _convert_bands(turned, mode)
 
 
 def _read_orientation(image: Image.Image) -> int | None:
     """Return the EXIF orientation. `ImageOps.exif_transpose` would also rewrite the EXIF block."""
     readable = image.info and len(image.info.get("exif", b"")) <= MAX_EXIF_BYTES
     return image.getexif().get(ORIENTATION_TAG) if readable else None
+
+
+def _convert_bands(image: Image.Image, mode: str) -> Image.Image:
+    """Flatten and convert an image band by band, so that other threads run in between."""
+    width, height = image.size
+    rows = max(1, BAND_PIXELS // width)
+    if rows >= height:
+        return _convert(image, mode)
+    converted = Image.new(mode, image.size)
+    for top in range(0, height, rows):
+        converted.paste(_convert(image.crop((0, top, width, min(height, top + rows))), mode), (0, top))
+    return converted
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    flat = _flattened(image)
+    return flat if flat.mode == mode else flat.convert(mode)
 
 
 def _flattened(image: Image.Image) -> Image.Image:

@@ -23,6 +23,7 @@ from app.codecs.images import (
 )
 from app.codecs.png import write_png
 from app.errors import ContentTooLarge, DeadlineExceeded, UnprocessableContent
+from model.data.images import upright
 from tests.support.image_files import header_of_png, stored
 
 FITS = ("resize", "pad", "crop", "exact")
@@ -261,3 +262,21 @@ def test_an_image_with_a_side_over_the_limit_is_refused_even_with_few_pixels(siz
     ):
         open_image(header_of_png(*size), 4, LIMIT)
     assert load(stored(Image.new("1", (1, MAX_SIDE))), (1, 8, 8), "resize").shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "I;16", "L"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_large_image_is_converted_as_its_parts_are(mode, channels):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 900, 4), np.uint8)
+    image = Image.fromarray(noise).convert("P" if mode == "P" else mode if mode in ("RGBA", "LA") else "RGB")
+    if mode in ("CMYK", "L"):
+        image = image.convert(mode)
+    elif mode == "I;16":
+        image = Image.fromarray(noise.view(np.uint16)[..., 0].copy())
+    if mode in ("P", "I;16", "L"):
+        image.info["transparency"] = image.getpixel((0, 0))
+    assert image.mode == mode
+    whole = np.asarray(upright(image, channels, 1))
+    for top, left in ((0, 0), (200, 500), (600, 100)):
+        part = image.crop((left, top, left + 100, top + 100))
+        assert np.array_equal(whole[top : top + 100, left : left + 100], np.asarray(upright(part, channels, 1)))

@@ -354,3 +354,14 @@ def test_the_orientation_is_found_at_the_beginning_of_long_compressed_texts(orie
     packet = text("XML:com.adobe.xmp", description, packed=True, international=True)
     for metadata in (profile, packet):
         assert open_png(content[:33] + metadata + content[33:]).orientation == orientation
+
+
+def test_a_transparent_colour_of_16_bits_is_white_in_a_large_image():
+    width, height = 700, 500  # more than a band
+    colours = (np.random.default_rng(0).integers(0, 2, (height, width, 3)) * 257).astype(">u2")
+    colours[::7, ::5] = (257, 0, 258)
+    rows = b"".join(b"\0" + row.tobytes() for row in colours)
+    content = png(width, height, 16, 2, rows, before=chunk(b"tRNS", np.array([257, 0, 257], ">u2").tobytes()))
+    expected = (colours >> 8).astype(np.uint8)
+    expected[(colours == (257, 0, 257)).all(-1)] = 255
+    assert np.array_equal(load(content, 3, (width, height)), expected.transpose(2, 0, 1))
