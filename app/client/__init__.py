@@ -35,7 +35,7 @@ class Client:
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, retries: int = 3, **options: Any) -> None:
-        self._http = httpx.Client(base_url=url, **_options(api_key, **options))
+        self._http = httpx.Client(base_url=specs.base_url(url), **_options(api_key, **options))
         self._retries = retries
 
     def __enter__(self) -> Self:
@@ -100,7 +100,7 @@ class AsyncClient:
     """`Client` for asyncio, call for call."""
 
     def __init__(self, url: str, *, api_key: str | None = None, retries: int = 3, **options: Any) -> None:
-        self._http = httpx.AsyncClient(base_url=url, **_options(api_key, **options))
+        self._http = httpx.AsyncClient(base_url=specs.base_url(url), **_options(api_key, **options))
         self._retries = retries
 
     async def __aenter__(self) -> Self:

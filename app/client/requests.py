@@ -89,6 +89,13 @@ class RequestSpec(Generic[T]):
         return self.read(response)
 
 
+def base_url(url: str) -> str:
+    """Check the address of a service. Raises `ValueError` for one without http:// or https://."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"url: expected an address such as http://localhost:8000, got {url!r}")
+    return url
+
+
 def encode(images: Images, **params: Any) -> RequestSpec[Encoded]:
     """POST /encode."""
     return RequestSpec("POST", "/encode", _encoded, params=params, body=_images_body(images))

@@ -93,3 +93,9 @@ def test_arrays_of_other_dimensions_are_not_sent(vae: Client, shape: tuple[int, 
     reason = re.escape(f"latents: expected an array [N, *latent] or [L, N, *latent], got {list(shape)}")
     with pytest.raises(ValueError, match=reason):
         vae.decode(np.zeros(shape))
+
+
+@pytest.mark.parametrize("url", ["localhost:9000", "127.0.0.1:8000", "ftp://localhost", ""])
+def test_an_address_without_http_is_refused(url):
+    with pytest.raises(ValueError, match="expected an address such as http://localhost:8000, got "):
+        Client(url)
