@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
-from starlette.exceptions import HTTPException
 
 from app.api import admin, docs, health
 from app.api import routes as model_api
@@ -22,7 +21,6 @@ from app.http.auth import ApiKeys
 from app.http.budget import MemoryBudget
 from app.http.cors import CorsMiddleware
 from app.http.lifecycle import LifecycleMiddleware
-from app.http.problems import as_service_error
 from app.http.state import ServiceState
 from app.inference.core_sharing import CoreUsage
 from app.inference.engine import Engine
@@ -105,7 +103,6 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "X-Model", "X-Seed", "Server-Timing", "Retry-After"],
         )
-    app.add_exception_handler(HTTPException, _raise_service_error)
     return app
 
 
@@ -143,8 +140,3 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await engine.close()
     services.codec_threads.close()
-
-
-async def _raise_service_error(request: Request, failure: Exception) -> Response:
-    """Translate a 404 or 405 of the router for the lifecycle middleware, which answers all errors."""
-    raise as_service_error(failure, request.scope["path"], request.scope["method"])

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp
 
 from app import errors
 from app.api.endpoint import Endpoint
@@ -177,6 +178,16 @@ class DocumentedApplication(FastAPI):
         self._checkpoint = checkpoint
         self._example_model = ""
         self._json: dict[str, bytes] = {}
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return the router inside the middleware that was added, without that of Starlette and FastAPI.
+
+        The lifecycle middleware answers all exceptions, and the plain routes need no other middleware.
+        """
+        app: ASGIApp = self.router
+        for middleware in reversed(self.user_middleware):
+            app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+        return app
 
     def openapi(self) -> dict[str, Any]:
         """Return the document, with examples of the served model."""

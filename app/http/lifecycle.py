@@ -13,6 +13,7 @@ from string import punctuation
 from urllib.parse import quote
 
 from opentelemetry.trace import get_current_span
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,7 +21,7 @@ from app.context import EndpointPath, RequestContext, StageSpan, accepted_id, ne
 from app.errors import DeadlineExceeded, RequestTimeout, ServiceError, Unauthorized, Unavailable
 from app.http.admission import AdmissionController, is_public
 from app.http.budget import MemoryBudget
-from app.http.problems import problem
+from app.http.problems import problem, routing_error
 from app.http.protocol.request_head import require_few_parameters
 from app.http.state import ServiceState
 from app.observability.metrics import Metrics
@@ -126,8 +127,8 @@ class RequestLifecycle:
         try:
             require_few_parameters(self._scope["query_string"])
             await self._middleware.app(self._scope, self._receive, self.send)
-        except ServiceError as error:
-            await self._fail(error)
+        except (ServiceError, HTTPException) as failure:
+            await self._fail(self._as_service_error(failure))
 
     async def receive(self) -> Message:
         """Receive the next piece of the body, and count its bytes."""
@@ -198,6 +199,10 @@ class RequestLifecycle:
     def _as_service_error(self, failure: Exception) -> ServiceError:
         if isinstance(failure, ServiceError):
             return failure
+        if isinstance(failure, HTTPException):
+            error = routing_error(failure, self._scope["path"], self._scope["method"])
+            if error is not None:
+                return error
         log.error("unexpected failure", extra={"request_id": self.context.request_id}, exc_info=failure)
         return ServiceError("an unexpected failure; the log has it under the request id")
 

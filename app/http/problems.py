@@ -38,13 +38,10 @@ def problem(error: ServiceError, request_id: str) -> Response:
     return Response(dump(body.model_dump()), error.status, error.headers, PROBLEM)
 
 
-def as_service_error(failure: Exception, path: str, method: str) -> Exception:
-    """Map a 404 or 405 of the router to the error that is answered; returns any other exception as it is."""
-    status = failure.status_code if isinstance(failure, HTTPException) else 0
-    if status == 405 or path == "*":  # RFC 9110, 9.3.7: OPTIONS * asks about the whole server
-        headers: Mapping[str, str] = getattr(failure, "headers", None) or {}
-        allowed = ", ".join(sorted(headers["Allow"].split(", "))) if "Allow" in headers else "GET, HEAD, POST"
+def routing_error(failure: HTTPException, path: str, method: str) -> ServiceError | None:
+    """Return the error for a 404 or 405 of the router; None for any other exception."""
+    if failure.status_code == 405 or path == "*":  # RFC 9110, 9.3.7: OPTIONS * asks about the whole server
+        methods: Mapping[str, str] = failure.headers or {}
+        allowed = ", ".join(sorted(methods["Allow"].split(", "))) if "Allow" in methods else "GET, HEAD, POST"
         return MethodNotAllowed(f"this path takes {allowed}, got {method}", headers={"Allow": allowed})
-    if status == 404:
-        return NotFound("no such path; /docs lists them all")
-    return failure
+    return NotFound("no such path; /docs lists them all") if failure.status_code == 404 else None

@@ -99,7 +99,7 @@ def test_the_history_is_separate_from_the_model(evaluated_model: Path) -> None:
 
 
 def test_an_error_raises_a_problem_with_the_detail_of_the_service(vae: Client) -> None:
-    with pytest.raises(Problem, match=r"expected a float32 array \[N, 4\], got float32 \[1, 5\]") as caught:
+    with pytest.raises(Problem, match=r"expected a float32 array \[N, 4\].*, got float32 \[1, 5\]") as caught:
         vae.decode(np.zeros((1, 5)))
     assert caught.value.status == 422
     assert caught.value.request_id

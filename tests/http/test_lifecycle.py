@@ -6,6 +6,8 @@ import shutil
 from urllib.parse import unquote
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
 from app.main import create_app
 from app.settings import Settings
@@ -165,9 +167,10 @@ async def test_the_access_log_has_the_path_of_an_unknown_endpoint(client, caplog
 async def test_an_unexpected_exception_gets_500_without_details_and_is_logged(digits_model, caplog):
     app = create_app(Settings(model=digits_model, device="cpu", threads=1))
 
-    @app.get("/broken")
-    async def broken() -> None:
+    async def broken(request: Request) -> Response:
         raise RuntimeError("hunter2")
+
+    app.add_route("/broken", broken)
 
     async with running(app) as client:
         answer = await client.get("/broken", headers={"X-Request-ID": "an-id"})
