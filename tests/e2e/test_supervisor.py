@@ -36,6 +36,7 @@ async def service(digits_model) -> AsyncIterator[Service]:
         yield running
 
 
+@pytest.mark.slow
 async def test_a_worker_that_hangs_or_cannot_be_started_is_replaced_as_soon_as_possible(digits_model):
     async with serving(digits_model, program=IMPATIENT, **TWO) as service:
         folder = psutil.Process(service.workers()[0]).environ()["PROMETHEUS_MULTIPROC_DIR"]

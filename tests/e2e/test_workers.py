@@ -112,16 +112,16 @@ async def test_keep_alive_connections_are_rebalanced_after_a_worker_was_replaced
 async def test_connections_are_spread_over_both_workers_after_many_connections_were_closed(service):
     balanced = 0
     idle = {pid: count_sockets(pid) for pid in service.workers()}
-    for round_number in range(16):
+    for round_number in range(8):
         connections = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(16)]
         for _, writer in connections:
             writer.close()
-        await asyncio.sleep(0.06 + 0.0025 * round_number)  # at different moments between two heartbeats
+        await asyncio.sleep(0.06 + 0.005 * round_number)  # at different moments between two heartbeats
         requests = [await service.begin_request() for _ in range(4)]
         balanced += [count_sockets(pid) - idle[pid] for pid in idle] == [2, 2]
         assert {await finish_request(*request) for request in requests} == {OK}
         await until(lambda: all(count_sockets(pid) <= count for pid, count in idle.items()))
-    assert balanced >= 12  # on a busy machine a report may be late
+    assert balanced >= 6  # on a busy machine a report may be late
 
 
 async def test_sighup_reloads_the_model_in_every_worker(service, folder):
