@@ -95,7 +95,7 @@ async def test_clients_of_a_killed_process_notice_at_once_and_the_next_process_s
             await background
     async with serving(**QUIET) as service:
         await run_clients(service.port, ENCODE, 32, for_seconds(2), again)
-    assert counts["lost"] <= 32
+    assert counts["lost"] <= 64  # one for each client, and one more that reached the backlog
     assert again["sent"] == again["answered 200"] > 0
 
 
