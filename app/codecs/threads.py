@@ -97,7 +97,7 @@ class CodecThreads:
         return min(ready, key=lambda large: self._waiting[large][0][:2], default=None)
 
     def _report(self, result: asyncio.Future[Any], large: bool, done: Future[Any]) -> None:
-        """Tell the event loop, from a thread, that a job is done."""
+        """Notify the event loop, from a thread, that a job is done."""
         with suppress(RuntimeError):  # the event loop was closed meanwhile
             result.get_loop().call_soon_threadsafe(self._complete, result, large, done)
 

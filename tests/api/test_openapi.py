@@ -34,7 +34,7 @@ OPERATIONS = {
 
 
 def no_server_error_except_timeout(context: Any, response: Any, case: Any) -> None:
-    """A caller who brings a deadline may be sentence that it has passed."""
+    """Allow a 504 for a request with X-Request-Timeout, and no other server error."""
     if response.status_code != 504 or "X-Request-Timeout" not in case.headers:
         not_a_server_error(context, response, case)
 

@@ -276,7 +276,7 @@ def test_a_large_image_is_converted_as_its_parts_are(mode, channels):
     if mode in ("P", "I;16", "L"):
         image.info["transparency"] = image.getpixel((0, 0))
     assert image.mode == mode
-    whole = np.asarray(upright(image, channels, 1))
+    complete = np.asarray(upright(image, channels, 1))
     for top, left in ((0, 0), (200, 500), (600, 100)):
         part = image.crop((left, top, left + 100, top + 100))
-        assert np.array_equal(whole[top : top + 100, left : left + 100], np.asarray(upright(part, channels, 1)))
+        assert np.array_equal(complete[top : top + 100, left : left + 100], np.asarray(upright(part, channels, 1)))

@@ -145,7 +145,7 @@ def test_profiles_comments_exif_and_thumbnails_of_a_jpeg_are_removed():
 
 
 def with_scans(count: int) -> bytes:
-    """A progressive JPEG whose last scan, and its table, comes so often besides."""
+    """Return a progressive JPEG with so many copies of its last scan and of its table."""
     complete = stored(NOISE, "JPEG", progressive=True)
     scan = complete.rindex(b"\xff\xda")
     return complete[:-2] + complete[complete.rindex(b"\xff\xc4", 0, scan) : -2] * count + complete[-2:]

@@ -30,11 +30,11 @@ pytestmark = pytest.mark.anyio
 CALLERS = 30
 LATENTS = json.dumps({"latents": [[0, 0.5, 0, 1]] * 9}).encode()
 LARGE = write_png(np.zeros((1, 600, 600), np.uint8))
-"""Read on another thread."""
+"""An image that is decoded on another thread."""
 
 IN_CROWD = 300
 CROWD = write_npy(np.zeros((IN_CROWD, 8, 8), np.uint8))
-"""Several batches."""
+"""A request of several batches."""
 
 REQUESTS = [
     ("POST", "/decode", "application/json", LATENTS),
@@ -56,13 +56,13 @@ async def app(digits_model, device):
 
 
 async def some_time(chance: random.Random) -> None:
-    """From no time at all to the length of many a request."""
+    """Wait between no time and the time of a typical request."""
     for _ in range(chance.choice([0, 0, 1, 3, 10])):
         await asyncio.sleep(chance.choice([0, 0, 0, 0.0005, 0.003]))
 
 
 async def drive(app: Any, chance: random.Random) -> tuple[Caller, bool]:
-    """One caller, and whether he stayed."""
+    """Drive one client; returns whether it stayed connected."""
     method, path, kind, body = chance.choice(REQUESTS)
     headers = {"x-request-timeout": f"{chance.uniform(0.001, 0.05):.4f}"} if chance.random() < 0.3 else {}
     caller = Caller(app, method, path, kind, **headers)

@@ -18,7 +18,7 @@ from tests.support.asgi_client import Caller
 pytestmark = pytest.mark.anyio
 
 DELAYED = {"max_batch_delay_ms": 10_000}
-"""A single row waits for company, which gives its caller time to leave; several may already be all that is quick."""
+"""A single row waits in the queue, which leaves time for a disconnect; several rows may be dispatched at once."""
 
 LATENT = json.dumps({"latents": [[0, 0, 0, 0]]}).encode()
 

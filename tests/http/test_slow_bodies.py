@@ -19,7 +19,7 @@ MAX_BODY_BYTES = 2**16
 
 @asynccontextmanager
 async def stalled_bodies(app, count):
-    """So many requests whose bodies lack the last byte."""
+    """Requests that have sent all bytes of their bodies but the last one."""
     async with AsyncExitStack() as stack:
         callers = [Caller(app, "POST", "/encode", "image/png") for _ in range(count)]
         for caller in callers:
