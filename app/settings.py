@@ -1,5 +1,6 @@
 """Settings of the service: options of `vae serve`, then VAE_* environment variables, then defaults."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -194,4 +195,8 @@ def _describe(error: ErrorDetails) -> str:
     if error["type"] == "string_pattern_mismatch":
         expected = f"expected {Settings.model_fields[str(error['loc'][0])].description}"
     name = json_path(error["loc"])
-    return f"{name}: {expected}" + ("" if name == "api_key" else f", got {error['input']!r}")
+    if name == "api_key":
+        return f"{name}: {expected}"
+    variable = f"{PREFIX}{name.upper()}"
+    source = f" from {variable}" if os.environ.get(variable) == error["input"] else ""
+    return f"{name}: {expected}, got {error['input']!r}{source}"

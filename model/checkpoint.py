@@ -29,6 +29,7 @@ from model.files import (
     read_file,
     read_json,
     replacing,
+    require_folder,
 )
 from model.records import Metrics, read_metrics
 from model.vae import VAE
@@ -103,6 +104,7 @@ def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
     Raises `CheckpointError` for a config or weights that are missing, damaged or inconsistent. Entries of metrics.json
     that cannot be used are left out and named in `warnings`.
     """
+    require_folder(folder)
     files = _read_files(folder)
     vae = _empty_vae(folder / CONFIG, files.config)
     weights = _parse_weights(folder / WEIGHTS, files.weights)

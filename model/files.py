@@ -108,12 +108,19 @@ def open_regular(path: Path, error: type[UserError] = CheckpointError) -> Iterat
         raise error(f"{path}: {failure.strerror or failure}") from None
 
 
+def require_folder(folder: Path) -> None:
+    """Raise `CheckpointError` for a model folder that does not exist."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; expected a model folder with {CONFIG} and {WEIGHTS}")
+
+
 def check_folder(folder: Path) -> None:
     """Check that a folder has the files of a model, quickly and without torch. Raises `CheckpointError`.
 
     config.json must be a JSON object, and model.safetensors must have the length that its header states. The
     architecture and the weights are checked when the model is loaded.
     """
+    require_folder(folder)
     if not isinstance(config := read_json(folder / CONFIG), dict):
         raise CheckpointError(f"{folder / CONFIG}: expected an object, got {type(config).__name__}")
     with open_regular(folder / WEIGHTS) as (file, size):

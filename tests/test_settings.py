@@ -80,11 +80,19 @@ def test_an_invalid_setting_is_reported_in_one_line_with_its_name(monkeypatch, n
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("device", "gpu", "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
-        ("max_batch_size", "many", "max_batch_size: expected a valid integer, got 'many'"),
-        ("max_batch_size", "-1", "max_batch_size: expected a number greater than or equal to 0, got '-1'"),
-        ("log_format", "xml", "log_format: expected 'auto', 'json' or 'text', got 'xml'"),
-        ("api_key_file", "/no/such", "api_key_file: path does not point to a file, got '/no/such'"),
+        ("device", "gpu", "device: expected auto, cpu, cuda or cuda:N, got 'gpu' from VAE_DEVICE"),
+        ("max_batch_size", "many", "max_batch_size: expected a valid integer, got 'many' from VAE_MAX_BATCH_SIZE"),
+        (
+            "max_batch_size",
+            "-1",
+            "max_batch_size: expected a number greater than or equal to 0, got '-1' from VAE_MAX_BATCH_SIZE",
+        ),
+        ("log_format", "xml", "log_format: expected 'auto', 'json' or 'text', got 'xml' from VAE_LOG_FORMAT"),
+        (
+            "api_key_file",
+            "/no/such",
+            "api_key_file: path does not point to a file, got '/no/such' from VAE_API_KEY_FILE",
+        ),
         ("api_key", " , ", "api_key: expected a key, got none; leave the setting out for a service without keys"),
         (
             "cors_origins",

@@ -50,7 +50,7 @@ class Architecture(NamedTuple):
         for field, value in self._fields_for(self._given_shape() or start.image_shape).items():
             option, own = "latent" if field == "latent_shape" else field, getattr(start, field)
             if option in given and value != own:
-                raise OptionsError(f"{option}: expected {own!r}, as --start has it, got {value!r}")
+                raise OptionsError(f"{option}: expected {_spell(own)}, as --start has it, got {_spell(value)}")
         return self._replace(start=start)
 
     def _given_shape(self) -> tuple[int, ...] | None:
@@ -105,10 +105,16 @@ class EvaluationOptions(NamedTuple):
 
 def parse_integers(option: str, text: str) -> tuple[int, ...]:
     """Parse integers such as "4,7,7"; an empty text has none."""
+    example = "1,28,28" if option == "image_shape" else "4,7,7"
     try:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
-        raise OptionsError(f"{option}: expected integers like 4,7,7, got {text!r}") from None
+        raise OptionsError(f"{option}: expected integers like {example}, got {text!r}") from None
+
+
+def _spell(value: Any) -> str:
+    """Write a value as the command line takes it."""
+    return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else repr(value)
 
 
 def default_binarize(likelihood: str) -> str:

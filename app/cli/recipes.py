@@ -35,16 +35,18 @@ def read_recipe(name: str, known: set[str], flags: Container[str] = ()) -> Recip
     path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
     if not path.is_file():
         shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
-        raise OptionsError(f"recipe: expected {shipped} or a .toml file, got {name!r}")
+        missing = "no such file" if name.endswith(".toml") else f"expected {shipped} or a .toml file"
+        raise OptionsError(f"recipe: {missing}, got {name!r}")
     try:
         with reporting_file(path):
             content = path.read_text()
-        recipe = Recipe(**tomllib.loads(content))
+        values = tomllib.loads(content)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionsError(f"recipe: {path}: not TOML: {error}") from None
-    except TypeError:
-        fields = ", ".join(Recipe.__slots__)
-        raise OptionsError(f"recipe: {path}: expected exactly the fields {fields}") from None
+    if {*values} != {*Recipe.__slots__}:
+        fields, got = ", ".join(Recipe.__slots__), ", ".join(values) or "none"
+        raise OptionsError(f"recipe: {path}: expected exactly the fields {fields}, got {got}")
+    recipe = Recipe(**values)
     if not isinstance(recipe.options, dict):
         raise OptionsError(f"recipe: {path}: options: expected a table, got {recipe.options!r}")
     if unknown := sorted(set(recipe.options) - known):

@@ -47,6 +47,8 @@ def run_training(run: TrainingRun, architecture: Architecture, options: Training
 def _train(out: Path, training: Training, dataset: Dataset) -> None:
     _prepare_output(out)
     _warn_kl_warmup(training.options)
+    images = f"{len(dataset.train)} images of shape {','.join(map(str, dataset.image_shape))}"
+    notify(f"training on {images}, {training.options.epochs} epochs on {training.images.device}, into {out}")
     try:
         with training_bar(training.options.epochs) as watch:
             for record in training.epochs(watch):
@@ -55,6 +57,8 @@ def _train(out: Path, training: Training, dataset: Dataset) -> None:
     except KeyboardInterrupt:
         if (out / SNAPSHOT).exists():
             notify("stopped; repeat the command with --resume to continue")
+        else:
+            notify("stopped in the first epoch: nothing was saved")
         raise
 
 
@@ -91,7 +95,7 @@ def _save_epoch(out: Path, training: Training, dataset: Dataset) -> None:
 def _warn_kl_warmup(options: TrainingOptions) -> None:
     if options.kl_warmup > options.epochs:
         lengths = f"its warm-up of {options.kl_warmup:g} epochs is longer than the training of {options.epochs}"
-        notify(f"kl_warmup: the weight of the KL never reaches 1: {lengths}")
+        notify(f"warning: the weight of the KL never reaches 1: {lengths}; --kl-warmup changes it")
 
 
 def _notify_next_steps(run: TrainingRun) -> None:

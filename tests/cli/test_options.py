@@ -45,15 +45,15 @@ ARCHITECTURE = "--latent 4 --stride 2 --channels 8,8 --blocks 1,0 --hidden 24 --
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ("--latent 5", "latent: expected (4,), as --start has it, got (5,)"),
+        ("--latent 5", "latent: expected 4, as --start has it, got 5"),
         ("--stride 1", "stride: expected 2, as --start has it, got 1"),
-        ("--channels 8", "channels: expected (8, 8), as --start has it, got (8,)"),
-        ("--blocks 1,1", "blocks: expected (1, 0), as --start has it, got (1, 1)"),
-        ("--hidden=", "hidden: expected (24,), as --start has it, got ()"),
-        ("--image-shape 3,8,8", "image_shape: expected (1, 8, 8), as --start has it, got (3, 8, 8)"),
+        ("--channels 8", "channels: expected 8,8, as --start has it, got 8"),
+        ("--blocks 1,1", "blocks: expected 1,0, as --start has it, got 1,1"),
+        ("--hidden=", "hidden: expected 24, as --start has it, got none"),
+        ("--image-shape 3,8,8", "image_shape: expected 1,8,8, as --start has it, got 3,8,8"),
         ("--likelihood logistic", "likelihood: expected 'bernoulli', as --start has it, got 'logistic'"),
         ("--scale 0.2", "scale: expected 0.1, as --start has it, got 0.2"),
-        ("--recipe mnist-cpu", "latent: expected (4,), as --start has it, got (32,)"),
+        ("--recipe mnist-cpu", "latent: expected 4, as --start has it, got 32"),
     ],
 )
 def test_an_architecture_that_contradicts_the_trained_model_is_rejected(digits_model, data, tmp_path, given, reason):
@@ -83,7 +83,7 @@ def test_a_kl_warmup_longer_than_the_training_is_reported(digits_model, data, tm
     result = vae(f"train {QUICK} {given}", "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     reason = "its warm-up of 1.5 epochs is longer than the training of 1"
-    note = f"vae: kl_warmup: the weight of the KL never reaches 1: {reason}\n"
+    note = f"vae: warning: the weight of the KL never reaches 1: {reason}; --kl-warmup changes it\n"
     assert (note in result.stderr) is never
 
 

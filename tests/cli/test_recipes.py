@@ -50,7 +50,7 @@ def test_a_recipe_can_be_a_file(data: Path, tmp_path: Path):
         (ABOUT + 'options = ["epochs"]', "options: expected a table, got ['epochs']"),
         (ABOUT + "[options]\nbatch_size = true", "batch_size: expected a number or text, got true"),
         (ABOUT + "[options]\nstart = false", "start: expected a number or text, got false"),
-        (ABOUT + "more = 1\n[options]", "expected exactly the fields"),
+        (ABOUT + "more = 1\n[options]", "time, figures, options, got about, hardware, time, figures, more, options"),
         (ABOUT + "[options]\nepoch = 3", "epoch is not an option of vae train"),
         (ABOUT + '[options]\nout = "elsewhere"', "out is not an option of vae train"),
         (ABOUT + "[options]\nchannels = [8, 8]", "channels: expected integers like 4,7,7, got '[8, 8]'"),

@@ -189,4 +189,4 @@ async def test_a_missing_model_is_reported_in_one_line(workers):
     process = await python("-c", "from app.cli import main; main()", "serve", *options)
     _, log = await process.communicate()
     assert process.returncode == 2
-    assert log == b"vae: nowhere/config.json: No such file or directory\n"
+    assert log == b"vae: nowhere: no such folder; expected a model folder with config.json and model.safetensors\n"

@@ -92,7 +92,7 @@ async def test_a_process_started_without_standard_files_serves_and_exits_with_0(
 
 def _no_folder(folder: Path) -> str:
     shutil.rmtree(folder)
-    return f"{folder}/config.json: No such file or directory"
+    return f"{folder}: no such folder; expected a model folder with config.json and model.safetensors"
 
 
 def _no_weights(folder: Path) -> str:
