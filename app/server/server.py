@@ -135,6 +135,10 @@ class Server(uvicorn.Server):
             self.services.reloader.begin()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
+        """Schedule `on_exit_signal`: Python may run a signal handler in the middle of any function."""
+        asyncio.get_running_loop().call_soon_threadsafe(self.on_exit_signal)
+
+    def on_exit_signal(self) -> None:
         """Drain; exit at once at the second signal."""
         if self.state.draining:
             self.exit_now()

@@ -14,7 +14,6 @@ import socket
 import sys
 from collections.abc import MutableSequence
 from functools import partial
-from types import FrameType
 
 from app.inference.core_sharing import CoreUsage
 from app.main import ProcessGroup
@@ -74,7 +73,7 @@ class Worker(Server):
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._channel.send(Ready())
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
+    def on_exit_signal(self) -> None:
         """Drain. A signal to the process group arrives besides the supervisor's message and is not a second one."""
         self.drain()
 
