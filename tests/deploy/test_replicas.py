@@ -4,6 +4,7 @@ No request may be lost or refused, and every response is right to the byte.
 """
 
 import asyncio
+import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -18,6 +19,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.docker, pytest.mark.usefixtures("cl
 
 AFTERWARDS = 500
 """Requests that are still sent after the event."""
+
+RELOADED = 60
+"""Seconds after which each replica must serve the reloaded model."""
 
 
 async def test_no_request_is_lost_or_refused_while_replicas_come_and_go(port, another_model, table):
@@ -98,9 +102,12 @@ def reload(project: Project, folder: Path) -> str:
         copy = shutil.copy(SHIPPED / file, folder / "new")
         Path(copy).rename(folder / file)
     project("kill", "--signal", "HUP", "app")
-    time.sleep(3)
-    names = {digest_served_by(container) for container in project.containers()}
-    return f"{len(project.containers())} replicas serve {', '.join(names)}"
+    expected = hashlib.sha256((SHIPPED / "model.safetensors").read_bytes()).hexdigest()[:12]
+    deadline = time.monotonic() + RELOADED
+    while (served := {digest_served_by(container) for container in project.containers()}) != {expected}:
+        assert time.monotonic() < deadline, f"expected all replicas to serve {expected}, got {served}"
+        time.sleep(0.5)
+    return f"{len(project.containers())} replicas serve {expected}"
 
 
 def digest_served_by(container: str) -> str:
