@@ -4,8 +4,8 @@ Requests with equal keys wait in one `KeyQueue`. The time of the device is divid
 queueing (Demers, Keshav and Shenker, 1989). Each request has a virtual time: a batch advances it by the request's
 part of the batch's seconds, over the weight of the request. The clock of the queue advances by the seconds of each
 batch over the weight of all requests that wait, and a new request starts at that clock: it has no credit for the time
-before, and however many requests arrive, one that waits gets its share. The next batch is of the key whose first
-request would end its turn at the least virtual time. The rest of the batch is filled with requests of the same key.
+before, and a waiting request gets its share for any number of arrivals. The next batch has the key with the first
+request that would end its turn at the least virtual time. Requests of the same key fill the rest of the batch.
 """
 
 import time

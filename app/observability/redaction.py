@@ -1,4 +1,4 @@
-"""Redaction of API keys in log records: whatever text of a client is logged, no key is in it."""
+"""Redaction of API keys in log records, in all text of clients that is logged."""
 
 import copy
 import json

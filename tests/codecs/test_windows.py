@@ -3,12 +3,9 @@
 import re
 
 import pytest
-from PIL import Image
 
-from app.codecs.base64_text import decode_base64
 from app.codecs.stripping import strip
 from app.codecs.windows import PATTERN_WINDOW, WINDOW, find, search
-from tests.support.image_files import stored
 from tests.support.interpreter_lock import lock_handovers
 
 PAIR = re.compile(rb"\xff[\x01-\xfe]")
@@ -34,19 +31,13 @@ def test_bytes_are_found_at_any_position(place):
     assert find(content, b"abc", place + 1) == -1
 
 
-JPEG = stored(Image.new("L", (8, 8)), "JPEG")
-SCAN = JPEG.index(b"\xff\xda") + 14
 UNTERMINATED = {
-    "stuffed bytes of a JPEG scan": lambda: strip(JPEG[:SCAN] + b"\xff\x00" * (LONG // 2)),
     "fill bytes of a JPEG": lambda: strip(b"\xff\xd8" + b"\xff" * LONG),
     "stray bytes of a JPEG": lambda: strip(b"\xff\xd8\xff" + bytes(LONG)),
     "stray bytes of a GIF": lambda: strip(b"GIF89a" + bytes(LONG)),
-    "base64 with a strange character at the end": lambda: decode_base64("A" * LONG + "!", 0),
 }
 
 
 @pytest.mark.parametrize("work", UNTERMINATED.values(), ids=UNTERMINATED)
 def test_other_threads_run_while_long_content_is_searched_to_its_end(work):
-    assert (
-        lock_handovers(work) > 5
-    )  # one call without windows allows at most two, a busy machine few of the 64 possible
+    assert lock_handovers(work) > 8  # 4 without windows, 21 of 64 possible ones on a busy machine

@@ -502,8 +502,8 @@ def exchange(server: ServerProcess, sent: bytes, count: int, responses: int) -> 
         with suppress(ConnectionError):  # it may be closed already
             for piece in pieces(sent, count):
                 client.sendall(piece)
-        asked = methods(sent)
-        found = [read_response(stream, bodiless=next(asked, b"") == b"HEAD") for _ in range(responses)]
+        sent_methods = methods(sent)
+        found = [read_response(stream, bodiless=next(sent_methods, b"") == b"HEAD") for _ in range(responses)]
         with suppress(ConnectionError):
             client.sendall(PROBE)
         last = read_response(stream)

@@ -16,14 +16,14 @@ def test_a_key_is_redacted_in_every_spelling_in_which_text_is_logged(spelled):
     assert Redactor([KEY.encode()]).redact(f"<{spelled}> and <{spelled}>") == "<KEY> and <KEY>"
 
 
-def test_the_beginning_of_a_key_is_redacted_where_the_rest_is_cut_off():
+def test_the_beginning_of_a_truncated_key_is_redacted():
     redactor = Redactor([b"0123456789abcdef", b"short"])
     for length in range(MIN_FRAGMENT, 16):
         assert redactor.redact(f"'{'0123456789abcdef'[:length]}'...") == "'KEY'..."
     assert redactor.redact("0123456 shor short") == "0123456 shor KEY"
 
 
-def test_a_key_that_begins_with_another_is_redacted_whole():
+def test_a_key_that_begins_with_another_key_is_redacted_completely():
     assert Redactor([b"secret-key", b"secret-key-of-another"]).redact("secret-key-of-another") == "KEY"
 
 

@@ -12,7 +12,7 @@ from app.errors import ServiceError
 def lock_handovers(work: Callable[[], object]) -> int:
     """Return how many times this thread got the interpreter's lock while `work` ran in another one.
 
-    A call into C that keeps the lock until it ends allows one or two. The count says nothing about time.
+    A call into C that keeps the lock until it ends allows a few. The count says nothing about time.
     """
     thread, count = Thread(target=_until_refused, args=(work,)), 0
     with _shortest_switch_interval():
