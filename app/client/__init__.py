@@ -7,6 +7,7 @@
 
 No call has side effects, so a request that gets 429 or 503 is sent again after its Retry-After. The retries are
 written here, because a transport such as httpx-retries would be a third dependency and has no limit on Retry-After.
+An error of the connection is that of httpx, and names the URL.
 """
 
 import asyncio
@@ -89,11 +90,15 @@ class Client:
     def _send(self, spec: RequestSpec[T]) -> T:
         request = spec.request(self._http)
         for _ in range(self._retries):
-            response = self._http.send(request)
+            response = self._send_once(request)
             if (delay := _retry_delay(response)) is None:
                 return spec.result(response)
             time.sleep(delay)
-        return spec.result(self._http.send(request))
+        return spec.result(self._send_once(request))
+
+    def _send_once(self, request: httpx.Request) -> httpx.Response:
+        with specs.naming_url(request):
+            return self._http.send(request)
 
 
 class AsyncClient:
@@ -148,11 +153,15 @@ class AsyncClient:
     async def _send(self, spec: RequestSpec[T]) -> T:
         request = spec.request(self._http)
         for _ in range(self._retries):
-            response = await self._http.send(request)
+            response = await self._send_once(request)
             if (delay := _retry_delay(response)) is None:
                 return spec.result(response)
             await asyncio.sleep(delay)
-        return spec.result(await self._http.send(request))
+        return spec.result(await self._send_once(request))
+
+    async def _send_once(self, request: httpx.Request) -> httpx.Response:
+        with specs.naming_url(request):
+            return await self._http.send(request)
 
 
 def _options(api_key: str | None, **options: Any) -> dict[str, Any]:

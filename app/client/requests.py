@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -12,7 +13,10 @@ import numpy as np
 
 File = str | Path | bytes
 Images = np.ndarray | Sequence[np.ndarray] | File | Sequence[File]
-"""Arrays, or image files by path or as bytes. None, arrays of different shapes, or both kinds raise `ValueError`."""
+"""Arrays, or image files by path or as bytes.
+
+Neither an array nor a file raises `TypeError`; no image at all, arrays of different shapes, or both kinds `ValueError`.
+"""
 
 T = TypeVar("T")
 
@@ -96,6 +100,16 @@ def base_url(url: str) -> str:
     return url
 
 
+@contextmanager
+def naming_url(request: httpx.Request) -> Iterator[None]:
+    """Add the URL of the request to an error of the connection; httpx has only the words of the operating system."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        kind, url = type(error), request.url.copy_with(userinfo=b"")  # without a password
+        raise kind(f"{request.method} {url}: {str(error) or kind.__name__}", request=request) from error
+
+
 def encode(images: Images, **params: Any) -> RequestSpec[Encoded]:
     """POST /encode."""
     return RequestSpec("POST", "/encode", _encoded, params=params, body=_images_body(images))
@@ -150,14 +164,24 @@ def _npy_body(array: np.ndarray) -> dict[str, Any]:
 def _images_body(images: Images) -> dict[str, Any]:
     if isinstance(images, np.ndarray):
         return _npy_body(images)
+    if not isinstance(images, File | Iterable):
+        raise _not_images("images", images, ", or a list of them")
     items = [images] if isinstance(images, File) else list(images)
     if not items:
         raise ValueError("images: expected at least one")
+    for index, image in enumerate(items):
+        if not isinstance(image, np.ndarray | File):
+            raise _not_images(f"images[{index}]", image)
     arrays = [image for image in items if isinstance(image, np.ndarray)]
     files = [image for image in items if not isinstance(image, np.ndarray)]
     if arrays and files:
         raise ValueError("images: expected arrays alone, or paths and bytes alone, got both")
     return _npy_body(_stacked(arrays)) if arrays else _files_body(files)
+
+
+def _not_images(name: str, value: object, more: str = "") -> TypeError:
+    what = f"an array, or the path or bytes of an image file{more}"
+    return TypeError(f"{name}: expected {what}, got {type(value).__name__}")
 
 
 def _files_body(files: Sequence[File]) -> dict[str, Any]:

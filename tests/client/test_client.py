@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -108,6 +109,34 @@ def test_an_error_raises_a_problem_with_the_detail_of_the_service(vae: Client) -
 def test_a_wrong_key_raises_a_problem(url: str) -> None:
     with Client(url, api_key="another") as unauthorized, pytest.raises(Problem, match="401"):
         unauthorized.sample(1)
+
+
+@pytest.fixture
+def closed() -> Iterator[int]:
+    """A port of this machine on which no process listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.mark.anyio
+async def test_an_error_of_the_connection_names_the_url_without_its_password(closed: int) -> None:
+    reason = rf"GET http://127.0.0.1:{closed}/model: .+"
+    with Client(f"http://user:secret@127.0.0.1:{closed}") as client, pytest.raises(httpx.ConnectError, match=reason):
+        client.model()
+    async with AsyncClient(f"http://user:secret@127.0.0.1:{closed}") as client:
+        with pytest.raises(httpx.ConnectError, match=reason) as caught:
+            await client.model()
+    assert caught.value.request.method == "GET"
+
+
+def test_an_error_without_words_has_its_name() -> None:
+    def expire(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("")
+
+    client = Client("http://vae", transport=httpx.MockTransport(expire))
+    with client, pytest.raises(httpx.ReadTimeout, match=r"^GET http://vae/model: ReadTimeout$"):
+        client.model()
 
 
 @pytest.mark.anyio

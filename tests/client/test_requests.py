@@ -56,6 +56,26 @@ def test_an_invalid_list_of_images_is_not_sent(vae: Client, images: list[Any], r
         vae.encode(images)
 
 
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        (5, "images: expected an array, or the path or bytes of an image file, or a list of them, got int"),
+        (None, "images: expected an array, or the path or bytes of an image file, or a list of them, got NoneType"),
+        ([GREY, 5], "images[1]: expected an array, or the path or bytes of an image file, got int"),
+        ([[0, 0], [0, 0]], "images[0]: expected an array, or the path or bytes of an image file, got list"),
+    ],
+)
+def test_a_value_that_is_no_image_is_named_by_its_type(vae: Client, images: Any, reason: str) -> None:
+    for send in (vae.encode, vae.reconstruct, vae.score):
+        with pytest.raises(TypeError, match=re.escape(reason)):
+            send(images)
+
+
+def test_any_iterable_of_files_is_a_list_of_them(vae: Client, digits: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(digits[3, 0]).save(tmp_path / "three.png")
+    assert vae.encode(tmp_path.glob("*.png")).mean.shape == (1, 4)
+
+
 def test_a_missing_file_is_named(vae: Client) -> None:
     for images in ("nowhere.png", ["nowhere.png"]):
         with pytest.raises(FileNotFoundError, match=re.escape("'nowhere.png'")):
