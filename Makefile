@@ -57,21 +57,25 @@ lock: .venv/developing ## pin all dependencies again
 	sed -i -e 's/^\(torch==[0-9.]*\)+cpu/\1/' -e '/@ file:/d' constraints.txt
 
 .venv/serving: pyproject.toml constraints.txt
+	@echo "installing the service into .venv: torch and other packages, some minutes the first time"
 	$(PYTHON) -m venv .venv
 	$(pip) hatchling editables
 	$(project) .
 	touch $@
 
 .venv/developing: .venv/serving
+	@echo "installing the development tools into .venv"
 	$(project) '.[dev]'
 	touch $@
 
 benchmarks/.venv/peers: benchmarks/requirements.txt
+	@echo "installing other frameworks into benchmarks/.venv, some minutes"
 	$(PYTHON) -m venv benchmarks/.venv
 	$(subst .venv/bin,benchmarks/.venv/bin,$(subst constraints.txt,$<,$(pip))) --requirement $<
 	touch $@
 
 .venv/clustering: .venv/developing
+	@echo "installing Ray into .venv"
 	$(project) '.[ray]'
 	touch $@
 
