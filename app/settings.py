@@ -1,18 +1,18 @@
 """Settings of the service: options of `vae serve`, then VAE_* environment variables, then defaults."""
 
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.validation import expectation, json_path
+from app.validation import expectation
 from model.errors import UserError
 
 PREFIX = "VAE_"
@@ -42,18 +42,13 @@ class SettingsError(UserError):
 
 
 class Settings(BaseSettings):
-    """Serve a model over HTTP. Each option is also a variable, VAE_ and its name: VAE_MAX_BATCH_SIZE."""
+    """Settings of the service. Each field is an option of `vae serve` and a variable: VAE_MAX_BATCH_SIZE."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,  # the input may contain API keys
-        cli_prog_name="vae serve",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
     )
 
     model: Path = Field(DEFAULT_MODEL, description="folder of the model: config.json and model.safetensors")
@@ -171,32 +166,41 @@ class Settings(BaseSettings):
             raise SettingsError(f"api_key_file: {self.api_key_file}: {error}") from None
 
 
-def read_settings(options: list[str]) -> Settings:
-    """Read the settings with a command line; exits for --help and for an unknown option, as argparse does."""
+def read_settings(options: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """Read the settings from options by the name of their field, then from variables."""
     try:
-        return Settings(_cli_parse_args=options)
+        return Settings(**options)
     except ValidationError as error:
-        raise SettingsError("; ".join(map(_describe, error.errors()))) from None
+        raise SettingsError("; ".join(_describe(fault, options) for fault in error.errors())) from None
+
+
+def option_of(name: str) -> str:
+    """Return the option of a field: --max-batch-size."""
+    return f"--{name.replace('_', '-')}"
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a field: VAE_MAX_BATCH_SIZE."""
+    return f"{PREFIX}{name.upper()}"
 
 
 def unknown_variables(environment: Iterable[str]) -> Iterator[str]:
     """Yield a warning for each environment variable with the prefix that is not a setting."""
-    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    known = [*map(variable_of, Settings.model_fields)]
     for name in environment:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             close = get_close_matches(name.upper(), known, 1)
             yield f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else "")
 
 
-def _describe(error: ErrorDetails) -> str:
+def _describe(error: ErrorDetails, options: Container[str]) -> str:
     expected = expectation(error)
     if not error["loc"]:
         return expected
+    name = str(error["loc"][0])
     if error["type"] == "string_pattern_mismatch":
-        expected = f"expected {Settings.model_fields[str(error['loc'][0])].description}"
-    name = json_path(error["loc"])
+        expected = f"expected {Settings.model_fields[name].description}"
     if name == "api_key":
         return f"{name}: {expected}"
-    variable = f"{PREFIX}{name.upper()}"
-    source = f" from {variable}" if os.environ.get(variable) == error["input"] else ""
-    return f"{name}: {expected}, got {error['input']!r}{source}"
+    source = option_of(name) if name in options else variable_of(name)
+    return f"{name}: {expected}, got {error['input']!r} from {source}"

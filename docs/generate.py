@@ -42,9 +42,10 @@ CONFIGURATION = """\
 <!-- Generated from app/settings.py by `make docs`. Do not edit. -->
 
 Each setting is an environment variable and an option of `vae serve`: `VAE_MAX_BATCH_SIZE=16` is the same as
-`vae serve --max-batch-size 16`. An option overrides a variable, and a variable overrides the default. `make serve`
-passes options on: `make serve ARGS='--port 9000'`. A setting with an invalid value ends the process with one line that
-names it. An environment variable that begins with `VAE_` and is not a setting is reported in the log.
+`vae serve --max-batch-size 16`. An option overrides a variable, and a variable overrides the default. The folder of the
+model may be an argument: `vae serve FOLDER`. `vae serve --help` lists the settings. `make serve` passes options on:
+`make serve ARGS='--port 9000'`. A setting with an invalid value ends the process with one line that names its option or
+variable. An environment variable that begins with `VAE_` and is not a setting is reported in the log.
 
 Variables of Docker Compose and OpenTelemetry: [operations.md](operations.md#variables-of-other-programs).
 """

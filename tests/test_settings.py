@@ -72,7 +72,7 @@ def test_an_invalid_setting_is_reported_in_one_line_with_its_name(monkeypatch, n
     with pytest.raises(ValidationError):
         Settings()
     with pytest.raises(SettingsError) as refused:
-        read_settings([])
+        read_settings()
     assert name in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -104,7 +104,7 @@ def test_an_invalid_setting_is_reported_in_one_line_with_its_name(monkeypatch, n
 def test_an_error_says_what_was_expected_and_what_was_given(monkeypatch, name, text, message):
     monkeypatch.setenv(f"VAE_{name.upper()}", text)
     with pytest.raises(SettingsError) as refused:
-        read_settings([])
+        read_settings()
     assert str(refused.value) == message
 
 
@@ -127,9 +127,15 @@ def test_a_variable_with_the_prefix_that_is_not_a_setting_is_reported():
 def test_options_override_variables_and_variables_override_defaults(monkeypatch):
     monkeypatch.setenv("VAE_PORT", "9000")
     monkeypatch.setenv("VAE_MAX_BATCH_SIZE", "7")
-    read = read_settings(["--port", "9001", "--batch-invariant", "--cors-origins", "https://a.example"])
+    read = read_settings({"port": "9001", "batch_invariant": True, "cors_origins": "https://a.example"})
     assert (read.port, read.max_batch_size, read.batch_invariant, read.max_items) == (9001, 7, True, 4096)
     assert read.cors_origins == ("https://a.example",)
+
+
+def test_an_error_names_the_option_also_if_the_variable_has_the_same_value(monkeypatch):
+    monkeypatch.setenv("VAE_MAX_BATCH_SIZE", "many")
+    with pytest.raises(SettingsError, match=r"got 'many' from --max-batch-size$"):
+        read_settings({"max_batch_size": "many"})
 
 
 def test_a_request_may_not_have_more_items_than_the_queue():
@@ -146,7 +152,7 @@ def test_keys_are_read_from_the_setting_and_from_a_file(tmp_path):
 
 @pytest.mark.parametrize("host", ["", "  "])
 def test_an_empty_host_means_the_default_and_not_all_addresses(monkeypatch, host):
-    assert read_settings(["--host", host]).host == "127.0.0.1"
+    assert read_settings({"host": host}).host == "127.0.0.1"
     monkeypatch.setenv("VAE_HOST", host)
     assert Settings().host == "127.0.0.1"
 

@@ -9,9 +9,10 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from app.server.startup import prepare_command
 from model.errors import UserError
@@ -24,6 +25,7 @@ DISTRIBUTION = "vae-service"
 cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut the names of options off in a narrow terminal
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -49,14 +51,28 @@ def about(
     """Serve, train and evaluate Variational Autoencoders."""
 
 
-@cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+class ServeCommand(TyperCommand):
+    """A command with a parameter for each setting; the settings are imported when the parameters are needed."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        from app.cli.serve import serve_parameters
+
+        return [*serve_parameters(), *super().get_params(ctx)]
+
+    def invoke(self, ctx: Any) -> None:
+        """Call the function of the command, which finds the values in its context."""
+        ctx.invoke(self.callback)
+
+
+@cli.command(cls=ServeCommand)
 def serve(context: typer.Context) -> None:
-    """Serve a model over HTTP; `vae serve --help` lists every setting."""
+    """Serve a model over HTTP. An option overrides its variable, and a variable overrides the default."""
     with report_user_errors():
+        from app.cli.serve import given_settings
         from app.observability.logs import configure_logging
         from app.settings import read_settings, unknown_variables
 
-        settings = read_settings(context.args)
+        settings = read_settings(given_settings(context))
         check_folder(settings.model)
         configure_logging(settings)
         for warning in unknown_variables(os.environ):
