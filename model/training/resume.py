@@ -4,6 +4,8 @@ Tensors are stored as such, everything else as JSON in the metadata of the file.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from model.config import ConfigError, VAEConfig
 from model.files import CheckpointError, open_regular, parse_json, write_atomically
 from model.records import EpochRecord, read_record
-from model.training.options import OptionsError
+from model.training.options import OptionsError, TrainingOptions
 from model.training.trainer import Training
 
 SNAPSHOT = "training.safetensors"
@@ -32,6 +35,16 @@ class SnapshotRecord:
     records: tuple[EpochRecord, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedTraining:
+    """Architecture, options and kind of device of the training in a snapshot, and the digest of its starting model."""
+
+    config: VAEConfig
+    options: TrainingOptions
+    device: str
+    start: str | None
+
+
 def write_snapshot(folder: Path, training: Training) -> None:
     """Write the state of a training to `folder`, for `resume_training`."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(training).items()}
@@ -41,14 +54,34 @@ def write_snapshot(folder: Path, training: Training) -> None:
     write_atomically(folder / SNAPSHOT, save(tensors, {"training": json.dumps(content)}))
 
 
+def read_recorded_training(folder: Path) -> RecordedTraining:
+    """Read what the snapshot in `folder` was trained with. Raises `CheckpointError`."""
+    path = folder / SNAPSHOT
+    with _opened(path) as file:
+        content = _content(file)
+    try:
+        identity = read_record(SnapshotRecord, "training", content).identity
+        config, options = (
+            {field.name: _entry(identity, field.name) for field in fields(kind)}
+            for kind in (VAEConfig, TrainingOptions)
+        )
+        start, device = _entry(identity, "start"), _entry(identity, "device")
+        return RecordedTraining(VAEConfig.from_dict(config), TrainingOptions(**options), device, start)
+    except (ConfigError, OptionsError, TypeError, ValueError) as error:  # TypeError: a text where a number belongs
+        raise CheckpointError(f"{path}: {error}") from None
+
+
 def resume_training(folder: Path, training: Training) -> None:
     """Restore a new `training` to the state in `folder`; it is not changed if the snapshot cannot be used.
 
-    Raises `CheckpointError` for a file that is incomplete or damaged, and `OptionsError` for one of other options,
-    another architecture, starting model or data set.
+    A training without a starting model gets the digest of the recorded one: its weights come from the snapshot. Raises
+    `CheckpointError` for a file that is incomplete or damaged, and `OptionsError` for one of other options, another
+    architecture, starting model or data set.
     """
     path = folder / SNAPSHOT
-    content, tensors = _read(path)
+    with _opened(path) as file:
+        content = _content(file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     try:
         snapshot = read_record(SnapshotRecord, "training", content)
         _check_identity(snapshot.identity, _identity(training))
@@ -64,17 +97,28 @@ def resume_training(folder: Path, training: Training) -> None:
     _restore(training, snapshot, tensors)
 
 
-def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file; errors of reading it become a `CheckpointError` with its path."""
     try:
         with open_regular(path), safe_open(path, "pt") as file:
-            content = parse_json((file.metadata() or {})["training"])
-            return content, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            yield file
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from None
     except KeyError:
         raise CheckpointError(f"{path}: not a complete training snapshot: no metadata named training") from None
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: not a complete training snapshot: {error}") from None
+
+
+def _content(file: Any) -> Any:
+    return parse_json((file.metadata() or {})["training"])
+
+
+def _entry(identity: dict[str, Any], name: str) -> Any:
+    if name not in identity:
+        raise ValueError(f"training.identity.{name} is missing")
+    return identity[name]
 
 
 def _identity(training: Training) -> dict[str, Any]:
@@ -85,12 +129,10 @@ def _identity(training: Training) -> dict[str, Any]:
 
 
 def _check_identity(before: dict[str, Any], now: dict[str, Any]) -> None:
-    for name in now:
-        if name not in before:
-            raise ValueError(f"training.identity.{name} is missing")
+    recorded = {name: _entry(before, name) for name in now}
     for name, value in now.items():
-        if value != before[name]:
-            raise OptionsError(f"{name}: expected {before[name]!r}, as in the snapshot, got {value!r}")
+        if value != recorded[name] and (name, value) != ("start", None):
+            raise OptionsError(f"{name}: expected {recorded[name]!r}, as in the snapshot, got {value!r}")
 
 
 def _check_unknown_fields(content: dict[str, Any]) -> None:
@@ -133,7 +175,7 @@ def _expected(training: Training) -> dict[str, Tensor]:
 
 
 def _restore(training: Training, snapshot: SnapshotRecord, tensors: dict[str, Tensor]) -> None:
-    training.continue_from(snapshot.step, snapshot.records)
+    training.continue_from(snapshot.step, snapshot.records, snapshot.identity["start"])
     for weight in training.vae.parameters():
         step = torch.tensor(float(training.step), device=weight.device)
         training.optimizer.state[weight] = {"step": step} | {moment: torch.zeros_like(weight) for moment in ADAM_STATE}

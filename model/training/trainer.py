@@ -119,9 +119,9 @@ class Training:
         """Number of finished epochs."""
         return len(self.records)
 
-    def continue_from(self, step: int, records: Iterable[EpochRecord]) -> None:
-        """Set the step and the finished epochs, as a snapshot has them."""
-        self.step, self.records = step, list(records)
+    def continue_from(self, step: int, records: Iterable[EpochRecord], start: str | None) -> None:
+        """Set the step, the finished epochs and the digest of the starting model, as a snapshot has them."""
+        self.step, self.records, self.start = step, list(records), start
 
     def epochs(self, progress: ProgressCallback | None = None) -> Iterator[EpochRecord]:
         """Run the remaining epochs and yield a record after each; `progress` is called after each step."""

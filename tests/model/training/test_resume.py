@@ -1,5 +1,6 @@
 """Tests of resuming: the same bits as an uninterrupted training, and errors for other options or data."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,12 +14,19 @@ from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.files import CheckpointError
 from model.training.options import OptionsError, TrainingOptions
-from model.training.resume import SNAPSHOT, resume_training, write_snapshot
+from model.training.resume import (
+    SNAPSHOT,
+    RecordedTraining,
+    read_recorded_training,
+    resume_training,
+    write_snapshot,
+)
 from model.training.trainer import Training
 from tests.support.models import build
 
 MLP = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), hidden=(32,))
 CONV = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), stride=2, channels=(8, 8), blocks=(1, 0), hidden=(16,))
+ABSENT = "absent"
 OPTIONS = TrainingOptions(epochs=4, batch_size=64, warmup=5, kl_warmup=3.0, holdout=20, seed=3)
 
 
@@ -102,9 +110,44 @@ def test_another_model_to_start_from_is_refused(tmp_path: Path, digits: np.ndarr
     run(begun, 1)
     write_snapshot(tmp_path, begun)
     resume_training(tmp_path, Training(MLP, digits[:200], OPTIONS, start=one))
-    for start, got in ((other, "'digest-2'"), (None, "None")):
-        with pytest.raises(OptionsError, match=f"^start: expected 'digest-1', as in the snapshot, got {got}$"):
-            resume_training(tmp_path, Training(MLP, digits[:200], OPTIONS, start=start))
+    with pytest.raises(OptionsError, match=r"^start: expected 'digest-1', as in the snapshot, got 'digest-2'$"):
+        resume_training(tmp_path, Training(MLP, digits[:200], OPTIONS, start=other))
+
+
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, weight_norm=True)])
+def test_a_training_is_resumed_without_the_model_from_which_it_started(tmp_path: Path, digits, options) -> None:
+    start = Checkpoint("start", build(MLP, 1), "digest-1", 0)
+    straight, broken_off = (Training(MLP, digits[:200], options, start=start) for _ in range(2))
+    run(straight, 4)
+    run(broken_off, 2)
+    write_snapshot(tmp_path, broken_off)
+    resumed = Training(MLP, digits[:200], options)
+    resume_training(tmp_path, resumed)
+    run(resumed, 4)
+    ends = [training.average.state_dict() for training in (straight, resumed)]
+    assert all(ends[0][key].equal(ends[1][key]) for key in ends[0])
+    write_snapshot(tmp_path, resumed)
+    assert read_recorded_training(tmp_path) == RecordedTraining(MLP, options, "cpu", "digest-1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"clip": ABSENT}, "training.identity.clip is missing"),
+        ({"start": ABSENT}, "training.identity.start is missing"),
+        ({"epochs": 0}, "epochs: expected an integer from 1 to 1000000, got 0"),
+        ({"ema": "x"}, "must be real number, not str"),
+        ({"hidden": [0]}, "hidden: expected integers between 1 and 65536"),
+        ({"channels": 3}, "channels: expected integers between 1 and 65536, got 3"),
+    ],
+)
+def test_a_damaged_record_is_refused_with_the_name_of_the_file(half_way: Path, changes, reason: str) -> None:
+    content = json.loads(_metadata(half_way / SNAPSHOT)["training"])
+    identity = {name: value for name, value in (content["identity"] | changes).items() if value != ABSENT}
+    tensors = load_file(half_way / SNAPSHOT)
+    save_file(tensors, half_way / SNAPSHOT, {"training": json.dumps(content | {"identity": identity})})
+    with pytest.raises(CheckpointError, match=f"{SNAPSHOT}: {reason}"):
+        read_recorded_training(half_way)
 
 
 @pytest.mark.parametrize("kept", [0, 7, 500, -1])
