@@ -115,7 +115,9 @@ def train(
             is_eager=True, callback=_apply_recipe, help="Read options from a recipe: mnist, mnist-cpu or a .toml file."
         ),
     ] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the training in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the training in --out with the options that it began with.")
+    ] = False,
     start: Annotated[Path | None, typer.Option(help="Start from a trained model and its architecture.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Download MNIST into --data if it is missing.")] = False,
     image_shape: Annotated[str, typer.Option(help="C,H,W to which image files are resized.")] = "",
@@ -152,35 +154,29 @@ def train(
 ) -> None:
     """Train a model by gradient ascent on the ELBO. The defaults suit MNIST."""
     with report_user_errors():
-        from app.cli.options import Architecture, TrainingRun, use_device
+        from app.cli.options import Architecture, Hardware, TrainingRun
         from app.cli.train import run_training
-        from model.checkpoint import read_checkpoint
 
-        trained = read_checkpoint(start) if start else None
+        options = {
+            "objective": objective,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "warmup": warmup,
+            "schedule": schedule,
+            "kl_warmup": kl_warmup,
+            "ema": ema,
+            "clip": clip,
+            "weight_norm": weight_norm,
+            "samples": samples,
+            "binarize": binarize,
+            "holdout": holdout,
+            "seed": seed,
+            "precision": precision,
+        }
         architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
-        if trained:
-            architecture = architecture.continued_from(trained.vae.config, _given_options(context))
-        default_kl_warmup = 0.0 if trained else DEFAULTS.kl_warmup
-        options = TrainingOptions(
-            objective=objective,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            warmup=warmup,
-            schedule=schedule,
-            kl_warmup=default_kl_warmup if kl_warmup is None else kl_warmup,
-            ema=ema,
-            clip=clip,
-            weight_norm=weight_norm,
-            samples=samples,
-            binarize=binarize or architecture.binarize,
-            holdout=holdout,
-            seed=seed,
-            precision=precision,
-        )
-        run_training(
-            TrainingRun(data, out, resume, download, trained), architecture, options, use_device(device, threads)
-        )
+        run = TrainingRun(data, out, resume, download, start, frozenset(_given_options(context)))
+        run_training(run, architecture, options, Hardware(device, threads))
 
 
 @cli.command()
@@ -203,7 +199,7 @@ def evaluate(
     """Evaluate a model: two bounds on log p(x) with standard errors, bits per dimension, active units."""
     with report_user_errors():
         from app.cli.evaluate import run_evaluation
-        from app.cli.options import EvaluationOptions, use_device
+        from app.cli.options import EvaluationOptions, Hardware
         from app.cli.progress import print_figures
         from model.files import write_json
 
@@ -214,7 +210,7 @@ def evaluate(
 
             require_saveable(model)
         options = EvaluationOptions(samples, binarize, seed, limit, precision)
-        figures = run_evaluation(model, data, options, use_device(device, threads))
+        figures = run_evaluation(model, data, options, Hardware(device, threads).use())
         try:
             if json:
                 write_json(json, asdict(figures))

@@ -4,16 +4,16 @@ import re
 import shlex
 import sys
 from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from app.inference.device import choose_device
-from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.device import disable_tf32
-from model.training.options import BOUNDS, PRECISIONS, OptionsError, require_between
+from model.training.options import BOUNDS, PRECISIONS, OptionsError, TrainingOptions, require_between
 
 
 class Architecture(NamedTuple):
@@ -45,12 +45,15 @@ class Architecture(NamedTuple):
         """The architecture for images of one shape."""
         return self.start or VAEConfig(**self._fields_for(image_shape))
 
-    def continued_from(self, start: VAEConfig, given: Container[str]) -> "Architecture":
-        """The architecture of a trained model; raises `OptionsError` for a given option that contradicts it."""
+    def continued_from(self, start: VAEConfig, given: Container[str], source: str) -> "Architecture":
+        """The architecture of a trained model; raises `OptionsError` for a given option that contradicts it.
+
+        `source` says in the error where the architecture stands.
+        """
         for field, value in self._fields_for(self._given_shape() or start.image_shape).items():
-            option, own = "latent" if field == "latent_shape" else field, getattr(start, field)
-            if option in given and value != own:
-                raise OptionsError(f"{option}: expected {_spell(own)}, as --start has it, got {_spell(value)}")
+            option = "latent" if field == "latent_shape" else field
+            if option in given:
+                _require_equal(option, getattr(start, field), value, source)
         return self._replace(start=start)
 
     def _given_shape(self) -> tuple[int, ...] | None:
@@ -74,13 +77,17 @@ class Architecture(NamedTuple):
 
 
 class TrainingRun(NamedTuple):
-    """The data, the folder of the model, whether to resume and to download, and the model to start from."""
+    """The data, the folder of the model, whether to resume and to download, and the model to start from.
+
+    `given` are the names of the options that the command line or the recipe has.
+    """
 
     data: Path
     out: Path
     resume: bool
     download: bool
-    start: Checkpoint | None
+    start: Path | None
+    given: frozenset[str]
 
 
 class EvaluationOptions(NamedTuple):
@@ -112,6 +119,19 @@ def parse_integers(option: str, text: str) -> tuple[int, ...]:
         raise OptionsError(f"{option}: expected integers like {example}, got {text!r}") from None
 
 
+def continued_options(recorded: TrainingOptions, given: dict[str, Any], source: str) -> TrainingOptions:
+    """The recorded options; raises `OptionsError` for a given one that is invalid or contradicts them."""
+    replace(recorded, **given)  # refuses values that are invalid in themselves
+    for option, value in given.items():
+        _require_equal(option, getattr(recorded, option), value, source)
+    return recorded
+
+
+def _require_equal(option: str, expected: object, got: object, source: str) -> None:
+    if got != expected:
+        raise OptionsError(f"{option}: expected {_spell(expected)}, as {source}, got {_spell(got)}")
+
+
 def _spell(value: Any) -> str:
     """Write a value as the command line takes it."""
     return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else repr(value)
@@ -122,15 +142,21 @@ def default_binarize(likelihood: str) -> str:
     return "dynamic" if likelihood == "bernoulli" else "none"
 
 
-def use_device(name: str, threads: int) -> torch.device:
-    """Choose the device, and set the number of CPU threads; 0 keeps the default of torch."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise OptionsError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
-    require_between("threads", threads, 0, 1024)
-    if threads:
-        torch.set_num_threads(threads)
-    disable_tf32()
-    return choose_device(name)
+class Hardware(NamedTuple):
+    """The name of the device, and the number of CPU threads; 0 keeps the default of torch."""
+
+    device: str
+    threads: int
+
+    def use(self) -> torch.device:
+        """Choose the device, and set the number of CPU threads."""
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise OptionsError(f"device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
+        require_between("threads", self.threads, 0, 1024)
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        disable_tf32()
+        return choose_device(self.device)
 
 
 def command_line() -> str:

@@ -1,62 +1,110 @@
 """Training of a model, for `vae train`. After every epoch the folder holds a complete model."""
 
 import shlex
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from app.cli.options import Architecture, TrainingRun, command_line
+from app.cli.options import Architecture, Hardware, TrainingRun, command_line, continued_options
 from app.cli.progress import download_bar, notify, print_epoch, training_bar
 from app.cli.report import write_report
-from model.checkpoint import METRICS, write_checkpoint
+from model.checkpoint import METRICS, Checkpoint, read_checkpoint, write_checkpoint
 from model.data.arrays import Dataset
 from model.data.datasets import read_dataset
 from model.data.mnist import download_mnist
 from model.errors import reporting_file
 from model.evaluation.model_card import CARD, PLOTS
-from model.files import CONFIG, WEIGHTS, write_atomically, write_json
-from model.records import VERSION
+from model.files import CONFIG, WEIGHTS, CheckpointError, read_json, write_atomically, write_json
+from model.records import VERSION, read_metrics
 from model.training.options import OptionsError, TrainingOptions
-from model.training.resume import SNAPSHOT, resume_training, write_snapshot
+from model.training.resume import SNAPSHOT, read_recorded_training, resume_training, write_snapshot
 from model.training.trainer import Training
 
+IN_SNAPSHOT = "in the snapshot"
 STARTED_MARKER = "training.begun"
 """The file that marks the folder of a training until its first snapshot is saved."""
 
 
-def run_training(run: TrainingRun, architecture: Architecture, options: TrainingOptions, device: torch.device) -> None:
+class Plan(NamedTuple):
+    """What to train: the architecture, the options, the starting model, and the command that began the training."""
+
+    architecture: Architecture
+    options: TrainingOptions
+    hardware: Hardware
+    start: Checkpoint | None
+    command: str
+
+
+def run_training(run: TrainingRun, architecture: Architecture, options: dict[str, Any], hardware: Hardware) -> None:
     """Train until all epochs are done, then write plots and the model card."""
     resumable = _is_resumable(run)
+    plan = (_resumed_plan if resumable else _new_plan)(run, architecture, options, hardware)
+    device = plan.hardware.use()
     if run.download:
         with download_bar() as progress:
             download_mnist(run.data, progress=progress)
-    dataset = read_dataset(run.data, architecture.resized_shape())
-    training = Training(architecture.config(dataset.image_shape), dataset.train, options, device, run.start)
+    dataset = read_dataset(run.data, plan.architecture.resized_shape())
+    config = plan.architecture.config(dataset.image_shape)
+    training = Training(config, dataset.train, plan.options, device, plan.start)
     if resumable:
         resume_training(run.out, training)
-    if training.epoch < options.epochs:
-        _train(run.out, training, dataset)
+    if training.epoch < plan.options.epochs:
+        _train(run, training, dataset, plan.command)
     else:
-        notify(f"all {options.epochs} epochs are done")
+        notify(f"all {plan.options.epochs} epochs are done")
     write_report(run.out, training, dataset)
     _notify_next_steps(run)
 
 
-def _train(out: Path, training: Training, dataset: Dataset) -> None:
-    _prepare_output(out)
+def _new_plan(run: TrainingRun, architecture: Architecture, options: dict[str, Any], hardware: Hardware) -> Plan:
+    start = read_checkpoint(run.start) if run.start else None
+    if start:
+        architecture = architecture.continued_from(start.vae.config, run.given, "--start has it")
+    defaults = {"kl_warmup": 0.0 if start else TrainingOptions().kl_warmup, "binarize": architecture.binarize}
+    chosen = options | {name: value for name, value in defaults.items() if options[name] in (None, "")}
+    return Plan(architecture, TrainingOptions(**chosen), hardware, start, command_line())
+
+
+def _resumed_plan(run: TrainingRun, architecture: Architecture, options: dict[str, Any], hardware: Hardware) -> Plan:
+    """The recorded plan; raises `OptionsError` for a given option that contradicts it."""
+    recorded = read_recorded_training(run.out)
+    start = read_checkpoint(run.start) if run.start else None
+    if start and start.digest != recorded.start:
+        raise OptionsError(f"start: expected {recorded.start!r}, as in the snapshot, got {start.digest!r}")
+    architecture = architecture.continued_from(recorded.config, run.given, IN_SNAPSHOT)
+    given = {name: value for name, value in options.items() if name in run.given}
+    if "device" not in run.given:
+        hardware = hardware._replace(device=recorded.device)
+    continued = continued_options(recorded.options, given, IN_SNAPSHOT)
+    return Plan(architecture, continued, hardware, start, _recorded_command(run.out))
+
+
+def _recorded_command(out: Path) -> str:
+    """The command that began the training in a folder."""
+    with suppress(CheckpointError):  # a missing or damaged file is written anew
+        metrics, _ = read_metrics(read_json(out / METRICS))
+        if metrics.training:
+            return metrics.training.command
+    return command_line()
+
+
+def _train(run: TrainingRun, training: Training, dataset: Dataset, command: str) -> None:
+    _prepare_output(run.out)
     _warn_kl_warmup(training.options)
     images = f"{len(dataset.train)} images of shape {','.join(map(str, dataset.image_shape))}"
-    notify(f"training on {images}, {training.options.epochs} epochs on {training.images.device}, into {out}")
+    notify(f"training on {images}, {training.options.epochs} epochs on {training.images.device}, into {run.out}")
     try:
         with training_bar(training.options.epochs) as watch:
             for record in training.epochs(watch):
-                _save_epoch(out, training, dataset)
+                _save_epoch(run.out, training, dataset, command)
                 print_epoch(record, training.options.epochs)
     except KeyboardInterrupt:
-        if (out / SNAPSHOT).exists():
-            notify("stopped; repeat the command with --resume to continue")
+        if (run.out / SNAPSHOT).exists():
+            paths = f"--data {shlex.quote(str(run.data))} --out {shlex.quote(str(run.out))}"
+            notify(f"stopped; to continue: vae train --resume {paths}")
         else:
             notify("stopped in the first epoch: nothing was saved")
         raise
@@ -85,9 +133,10 @@ def _prepare_output(out: Path) -> None:
     write_atomically(out / STARTED_MARKER, b"")
 
 
-def _save_epoch(out: Path, training: Training, dataset: Dataset) -> None:
+def _save_epoch(out: Path, training: Training, dataset: Dataset, command: str) -> None:
     weights = write_checkpoint(out, training.vae.config, training.average.state_dict())
-    write_json(out / METRICS, {"version": VERSION, "weights": weights, "training": _metrics(training, dataset)})
+    record = _metrics(training, dataset, command)
+    write_json(out / METRICS, {"version": VERSION, "weights": weights, "training": record})
     write_snapshot(out, training)  # last: a run that is killed before repeats the epoch
     (out / STARTED_MARKER).unlink(missing_ok=True)
 
@@ -105,11 +154,11 @@ def _notify_next_steps(run: TrainingRun) -> None:
     notify(f"then: vae serve --model {model}")
 
 
-def _metrics(training: Training, dataset: Dataset) -> dict[str, Any]:
+def _metrics(training: Training, dataset: Dataset, command: str) -> dict[str, Any]:
     return {
         "options": training.options.as_dict(),
         "data": dataset.describe(),
-        "command": command_line(),
+        "command": command,
         "torch": str(torch.__version__),
         "device": training.images.device.type,
         "seconds": sum(record.seconds for record in training.records),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.cli.options import use_device
+from app.cli.options import Hardware
 from model.checkpoint import METRICS
 from tests.support.cli_runner import refusal, vae
 from tests.support.models import DIGITS, write
@@ -116,7 +116,7 @@ def test_a_number_out_of_range_is_reported_with_its_option(digits_model, data, t
 
 def test_training_and_evaluation_compute_in_full_float32(device):
     torch.backends.cudnn.allow_tf32 = True  # as torch has it
-    place = use_device(device, threads=0)
+    place = Hardware(device, threads=0).use()
     assert not torch.backends.cudnn.allow_tf32
     convolution, x = torch.nn.Conv2d(64, 64, 3).to(place), torch.randn(8, 64, 16, 16, device=place)
     torch.testing.assert_close(convolution(x).double(), deepcopy(convolution).double()(x.double()), atol=1e-5, rtol=0)

@@ -48,11 +48,13 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(data: Path, tmp_path: Path) -
         os.kill(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert (killed / WEIGHTS).read_bytes() != (straight / WEIGHTS).read_bytes()
-    resumed = vae(f"{line} --resume", "--data", data, "--out", killed)
+    begun = json.loads((killed / METRICS).read_text())["training"]["command"]
+    resumed = vae("train --resume --threads 1", "--data", data, "--out", killed)
     assert resumed.exit_code == 0, resumed.output
     assert 0 < resumed.stdout.count("epoch ") <= 6
     assert (killed / WEIGHTS).read_bytes() == (straight / WEIGHTS).read_bytes()
     assert [epoch["elbo"] for epoch in _epochs(killed)] == [epoch["elbo"] for epoch in _epochs(straight)]
+    assert json.loads((killed / METRICS).read_text())["training"]["command"] == begun
 
 
 def test_resume_without_a_training_starts_one_and_reports_it(data: Path, tmp_path: Path) -> None:
@@ -81,7 +83,8 @@ def test_an_interrupted_training_prints_how_to_continue(data: Path, tmp_path: Pa
         assert process.stderr is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert "vae: stopped; repeat the command with --resume to continue\n" in process.stderr.read()
+        command = f"vae train --resume --data {data} --out {tmp_path / 'run'}"
+        assert f"vae: stopped; to continue: {command}\n" in process.stderr.read()
     assert process.returncode == 130
 
 
@@ -93,6 +96,45 @@ def test_a_finished_run_is_not_overwritten_and_not_changed_by_resuming(trained: 
     assert refusal(other) == "clip: expected 100.0, as in the snapshot, got 7.0"
     assert vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained).exit_code == 0
     assert (trained / WEIGHTS).read_bytes() == before
+
+
+@pytest.mark.parametrize("options", ["", SMALL, f"{SMALL} --image-shape 1,8,8 --scale 0.1 --binarize dynamic"])
+def test_a_training_is_resumed_with_its_own_options(trained: Path, data: Path, options: str) -> None:
+    before = (trained / METRICS).read_bytes()
+    result = vae(f"train --resume {options}", "--data", data, "--out", trained)
+    assert result.exit_code == 0, result.output
+    assert "vae: all 1 epochs are done\n" in result.stderr
+    assert (trained / METRICS).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--epochs 2", "epochs: expected 1, as in the snapshot, got 2"),
+        ("--latent 4", "latent: expected 3, as in the snapshot, got 4"),
+        ("--channels 8,8", "channels: expected 8, as in the snapshot, got 8,8"),
+        ("--likelihood logistic", "likelihood: expected 'bernoulli', as in the snapshot, got 'logistic'"),
+        ("--binarize none", "binarize: expected 'dynamic', as in the snapshot, got 'none'"),
+        ("--objective vae", "objective: expected elbo, iwae or dreg, got 'vae'"),
+        ("--recipe mnist-cpu", "latent: expected 3, as in the snapshot, got 32"),
+    ],
+)
+def test_an_option_that_contradicts_the_resumed_training_is_reported(
+    trained: Path, data: Path, options: str, reason: str
+) -> None:
+    result = vae(f"train --resume {options}", "--data", data, "--out", trained)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"vae: {reason}"
+
+
+def test_a_training_from_a_model_is_resumed_without_it(trained: Path, data: Path, tmp_path: Path) -> None:
+    last = ["--data", data, "--out", tmp_path / "last"]
+    assert vae("train --epochs 1 --device cpu --threads 1", "--start", trained, *last).exit_code == 0
+    for start in ([], ["--start", trained]):
+        result = vae("train --resume", *start, *last)
+        assert result.exit_code == 0, result.output
+    message = refusal(vae("train --resume", "--start", tmp_path / "last", *last))
+    assert message.startswith("start: expected ")
 
 
 def test_an_existing_model_is_not_overwritten(digits_model: Path, data: Path, tmp_path: Path) -> None:
