@@ -1,6 +1,7 @@
 """Recipes: files of options, which options of the command line override."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,22 @@ def test_an_invalid_recipe_file_is_reported_in_one_line(data: Path, tmp_path: Pa
     assert result.exit_code == 2
     assert reason in result.stderr.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_every_shipped_recipe_is_in_the_help_and_in_the_documents():
+    document = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    shown = vae("train --help").stdout
+    for path in SHIPPED.glob("*.toml"):
+        assert f"| `{path.stem}` |" in document
+        assert re.search(rf"[ :]{path.stem}\s+\(", shown)
+
+
+def test_the_recipe_in_the_documents_is_valid(tmp_path: Path):
+    document = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    (tmp_path / "mine.toml").write_text(document.split("```toml\n")[1].split("```")[0])
+    result = vae(f"train --recipe {tmp_path / 'mine.toml'} --data {tmp_path / 'nowhere'} --out {tmp_path / 'run'}")
+    assert result.stderr.startswith(f"recipe {tmp_path / 'mine.toml'}: Faces of 64 x 64 pixels, in colour; ")
+    assert result.stderr.endswith(f"vae: {tmp_path / 'nowhere'}: no such file or folder\n")
 
 
 def test_an_unknown_recipe_is_reported_with_the_known_ones(tmp_path: Path):
