@@ -1,5 +1,6 @@
 """`vae serve`: its options are the settings; invalid ones are reported in one line before the start."""
 
+import os
 import re
 import subprocess
 import sys
@@ -113,6 +114,18 @@ def test_a_mistyped_option_is_reported_with_a_similar_one() -> None:
     result = vae("serve --prot 9000")
     assert result.exit_code == 2
     assert re.search(r"No such option: --prot .*--port", result.stderr)
+
+
+def test_the_shell_completes_the_settings() -> None:
+    environment = {
+        **os.environ,
+        "_VAE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "vae serve --max-batch",
+        "COMP_CWORD": "2",
+    }
+    code = "from app.cli import cli; cli(prog_name='vae')"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert answer.stdout.split() == ["--max-batch-size", "--max-batch-delay-ms"]
 
 
 @pytest.mark.parametrize(

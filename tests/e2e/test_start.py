@@ -25,7 +25,7 @@ WITHOUT_TORCH = f"import sys; sys.path.insert(0, sys.argv.pop(1)); {VAE}"
 
 
 def words(model: Path, workers: int = 1) -> list[str]:
-    return ["serve", "--model", str(model), "--device", "cpu", "--threads", "1", "--port", "0", f"--workers={workers}"]
+    return ["serve", str(model), "--device", "cpu", "--threads", "1", "--port", "0", f"--workers={workers}"]
 
 
 def caught(pid: int, kind: str, number: int) -> bool:
