@@ -3,6 +3,7 @@
 Only for systems that are idle without requests; the processes of LitServe and Ray poll.
 
 python -m benchmarks.beside --model larger --peers FastAPI --connections 1
+python -m benchmarks.beside --peers floor
 python -m benchmarks.beside --peers '' --before ../before     # beside an earlier version, checked out there
 """
 
