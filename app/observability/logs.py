@@ -1,41 +1,40 @@
-"""Structured logs on stderr, as JSON objects or as text, written by a thread.
+"""Structured logs on stderr, as JSON objects or as text, written without blocking.
 
-The thread takes the lines from a bounded queue, so that a full pipe does not block the service. Lines that do not fit
-into the queue are dropped, counted, and reported once lines can be written again. API keys are redacted in every line.
+Lines wait in a bounded buffer. They are written together once there are enough of them, by the thread that logs, and
+otherwise soon after by a thread of the handler. While stderr takes nothing, lines that do not fit into the buffer are
+dropped, counted, and reported once lines can be written again. API keys are redacted in every line.
 """
 
 import logging.config
 import os
-import select
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from queue import Empty, SimpleQueue
+from collections import deque
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
-from pythonjsonlogger.core import RESERVED_ATTRS
+import orjson
 
 from app.observability.redaction import Redactor
+from app.observability.stderr import ATOMIC, STDERR, nonblocking_stderr, wait_until_writable
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-STDERR = 2
-"""The file descriptor."""
-
 MAX_QUEUED = 2**20
-"""Bytes of log lines in the queue, about 4,000 lines."""
+"""Bytes of log lines in the buffer, about 4,000 lines."""
 
 INTERVAL = 0.1
-"""Seconds for which lines are collected and then written together."""
+"""Seconds after which lines are written, however few they are."""
 
 FLUSH = 1.0
 """Seconds that a flush takes at most, such as the one at the end of the process."""
 
-ATOMIC = 4096
-"""Bytes that a pipe accepts in one piece (PIPE_BUF of Linux), so that lines of several workers do not mix."""
-
 _REQUEST_FIELDS = ("path", "ms", "request_id")
+_RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
+"""Names in every record, and uvicorn's second copy of its message; all others are fields of the line."""
 
 
 class TextFormatter(logging.Formatter):
@@ -46,92 +45,123 @@ class TextFormatter(logging.Formatter):
         return "  ".join([super().formatMessage(record), *fields])
 
 
-class StderrHandler(logging.Handler):
-    """A logging handler that writes to stderr in a daemon thread.
+class JsonFormatter(logging.Formatter):
+    """JSON objects, with the fields of the record and those that are the same in every line."""
 
-    Each counter is changed by one thread only: the writer, or the thread that holds the lock of the handler.
-    """
+    def __init__(self, static_fields: dict[str, Any]) -> None:
+        super().__init__()
+        self._static_fields = static_fields
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object; its text has no line end."""
+        more = record.__dict__
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{name: more[name] for name in more if name not in _RECORD_FIELDS},
+            **self._static_fields,
+        }
+        if record.exc_info or record.exc_text:
+            fields["exc_info"] = record.exc_text or self.formatException(record.exc_info)  # type: ignore[arg-type]
+        return orjson.dumps(fields, str, orjson.OPT_NON_STR_KEYS).decode()
+
+
+class StderrHandler(logging.Handler):
+    """A logging handler that writes to stderr. Its lock is held for the buffer and for all writes."""
 
     def __init__(self, keys: Iterable[bytes] = ()) -> None:
         super().__init__()
+        self.dropped = 0
+        """Lines that were not written: the buffer had no room, or the write failed."""
+        self._reported = 0
         self._redactor = Redactor(keys)
-        self._put = self._taken = 0  # bytes
-        self._refused = self._failed = self._reported = 0  # lines
-        self._queue: SimpleQueue[bytes | threading.Event | None] = SimpleQueue()  # put() is safe in signal handlers
+        self._write = nonblocking_stderr()
+        self._lines: deque[bytes] = deque()
+        self._size = 0  # of the lines, in bytes
+        self._is_full = self._closed = False
+        self._has_lines = threading.Event()
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
-    @property
-    def dropped(self) -> int:
-        """Lines that were not written: the queue had no room, or the write failed."""
-        return self._refused + self._failed
-
     def emit(self, record: logging.LogRecord) -> None:
-        """Format a record now, because the objects it refers to may change, and queue the line."""
+        """Format a record now, because the objects it refers to may change, and keep or write the line."""
         try:
             line = self._line(record)
         except Exception:  # noqa: BLE001  # as in the handlers of the standard library
             self.handleError(record)
             return
-        if self._put - self._taken + len(line) > MAX_QUEUED:
-            self._refused += 1
-        else:
-            self._put += len(line)
-            self._queue.put(line)
+        if self._size + len(line) > MAX_QUEUED:
+            self.dropped += 1
+            return
+        if not self._lines:
+            self._has_lines.set()
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= ATOMIC and not self._is_full:
+            self._write_lines()
 
     def flush(self) -> None:
-        """Wait until the lines that are queued now are written, `FLUSH` seconds at most."""
-        written = threading.Event()
-        self._queue.put(written)
-        written.wait(FLUSH)
+        """Write the lines that are kept, in `FLUSH` seconds at most."""
+        until = time.monotonic() + FLUSH
+        while not self._try_to_write() and (left := until - time.monotonic()) > 0:
+            wait_until_writable(left)
 
     def close(self) -> None:
-        """End the thread after the lines that are queued now."""
-        self._queue.put(None)
+        """End the thread."""
+        self._closed = True
+        self._has_lines.set()
         super().close()
 
     def _line(self, record: logging.LogRecord) -> bytes:
         return f"{self.format(self._redactor.redact_record(record))}\n".encode(errors="backslashreplace")
 
     def _run(self) -> None:
-        open_ = True
-        while open_:
-            batch = self._batch()
-            lines = [line for line in batch if isinstance(line, bytes)]
-            for piece in _pieces(lines):
-                self._failed += 0 if _write(b"".join(piece)) else len(piece)
-            self._report()
-            self._taken += sum(map(len, lines))
-            for written in batch:
-                if isinstance(written, threading.Event):
-                    written.set()
-            open_ = None not in batch
+        while not self._closed:
+            self._has_lines.wait()
+            time.sleep(INTERVAL)
+            self._has_lines.clear()
+            while not self._try_to_write():
+                wait_until_writable(None)
 
-    def _batch(self) -> list[bytes | threading.Event | None]:
-        batch = [self._queue.get()]
-        time.sleep(INTERVAL)
-        with suppress(Empty):
-            while True:
-                batch.append(self._queue.get_nowait())
-        return batch
+    def _try_to_write(self) -> bool:
+        """Write all lines, and report those that were dropped; returns False if stderr has no room for them."""
+        with self.lock:  # type: ignore[union-attr]  # logging has had handlers without one
+            self._write_lines()
+            if not self._is_full and self.dropped > self._reported:
+                text = "%d log lines were dropped because stderr did not take them"
+                count = self.dropped - self._reported
+                self._reported = self.dropped
+                self._lines.append(self._line(log.makeRecord(log.name, logging.WARNING, "", 0, text, (count,), None)))
+                self._size += len(self._lines[-1])
+                self._write_lines()
+            return not self._is_full
 
-    def _report(self) -> None:
-        if (dropped := self.dropped) > self._reported:
-            text = "%d log lines were dropped because stderr did not take them"
-            record = log.makeRecord(log.name, logging.WARNING, "", 0, text, (dropped - self._reported,), None)
-            if _write(self._line(record)):
-                self._reported = dropped
+    def _write_lines(self) -> None:
+        """Write lines in pieces of at most `ATOMIC` bytes; a longer line is a piece of its own."""
+        self._is_full = False
+        while self._lines and not self._is_full:
+            piece = [self._lines.popleft()]
+            size = len(piece[0])
+            while self._lines and size + len(self._lines[0]) <= ATOMIC:
+                size += len(self._lines[0])
+                piece.append(self._lines.popleft())
+            self._size -= size
+            self._write_piece(b"".join(piece), len(piece))
 
-
-_FORMATTERS: dict[str, dict[str, object]] = {
-    "json": {
-        "()": "pythonjsonlogger.orjson.OrjsonFormatter",
-        "fmt": "%(levelname)s %(name)s %(message)s",
-        "timestamp": "time",
-        "rename_fields": {"levelname": "level", "name": "logger"},
-        "reserved_attrs": [*RESERVED_ATTRS, "color_message"],  # uvicorn's second copy of its message
-    },
-    "text": {"()": TextFormatter, "fmt": "%(asctime)s %(levelname)-8s %(name)s  %(message)s"},
-}
+    def _write_piece(self, piece: bytes, lines: int) -> None:
+        """Write a piece, and keep what stderr had no room for."""
+        try:
+            written = self._write(piece)
+        except BlockingIOError:
+            written = 0
+        except OSError:
+            self.dropped += lines
+            return
+        if written < len(piece):
+            self._is_full = not written
+            self._lines.appendleft(piece[written:])
+            self._size += len(piece) - written
 
 
 def configure_logging(settings: Settings, worker: int | None = None) -> None:
@@ -140,19 +170,16 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
     Fields that no line contains are not looked up (the logging HOWTO, "Optimization").
     """
     logging._srcfile = None  # the position in the code
-    form = settings.log_format if settings.log_format != "auto" else "text" if os.isatty(STDERR) else "json"
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.captureWarnings(capture=True)  # warnings of Python become log lines
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": _FORMATTERS if worker is None else _named(worker),
-            "handlers": {"stderr": {"()": StderrHandler, "formatter": form, "keys": settings.keys()}},
+            "formatters": {"lines": {"()": partial(_formatter, settings.log_format, worker)}},
+            "handlers": {"stderr": {"()": StderrHandler, "keys": settings.keys(), "formatter": "lines"}},
             "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
-            "loggers": {
-                "uvicorn.access": {"level": "WARNING"},
-            },
+            "loggers": {"uvicorn.access": {"level": "WARNING"}},
         }
     )
 
@@ -162,38 +189,8 @@ def dropped_lines() -> int:
     return sum(handler.dropped for handler in logging.root.handlers if isinstance(handler, StderrHandler))
 
 
-def _named(worker: int) -> dict[str, dict[str, object]]:
-    text = f"{_FORMATTERS['text']['fmt']}  [worker {worker}]"
-    return {
-        "json": {**_FORMATTERS["json"], "static_fields": {"worker": worker}},
-        "text": {**_FORMATTERS["text"], "fmt": text},
-    }
-
-
-def _pieces(lines: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Group lines into pieces of at most `ATOMIC` bytes; a longer line is a piece of its own."""
-    piece: list[bytes] = []
-    size = 0
-    for line in lines:
-        if piece and size + len(line) > ATOMIC:
-            yield piece
-            piece, size = [], 0
-        piece.append(line)
-        size += len(line)
-    if piece:
-        yield piece
-
-
-def _write(content: bytes) -> bool:
-    """Write to stderr; whether all of it was written."""
-    rest = memoryview(content)
-    while rest:
-        try:
-            rest = rest[os.write(STDERR, rest) :]
-        except BlockingIOError:  # another process has made the descriptor non-blocking
-            waiting = select.poll()
-            waiting.register(STDERR, select.POLLOUT)
-            waiting.poll()
-        except OSError:
-            return False
-    return True
+def _formatter(form: str, worker: int | None) -> logging.Formatter:
+    if form == "text" or (form == "auto" and os.isatty(STDERR)):
+        end = "" if worker is None else f"  [worker {worker}]"
+        return TextFormatter(f"%(asctime)s %(levelname)-8s %(name)s  %(message)s{end}")
+    return JsonFormatter({} if worker is None else {"worker": worker})
