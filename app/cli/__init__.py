@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
+from app.cli.number_options import integer_option, real_option
 from app.server.startup import prepare_command
 from model.errors import UserError
 from model.files import check_folder
@@ -124,35 +125,33 @@ def train(
     download: Annotated[bool, typer.Option("--download", help="Download MNIST into --data if it is missing.")] = False,
     image_shape: Annotated[str, typer.Option(help="C,H,W to which image files are resized.")] = "",
     latent: Annotated[str, typer.Option(help="Latent shape: D, or Cz,h,w.")] = "32",
-    stride: Annotated[int, typer.Option(help="Stride of the first convolution, 1 or 2.")] = 2,
+    stride: Annotated[int, integer_option("Stride of the first convolution, 1 or 2.")] = 2,
     channels: Annotated[str, typer.Option(help='Feature maps at each resolution; "" for an MLP.')] = "32,32",
     blocks: Annotated[str, typer.Option(help="Residual blocks at each resolution; one each by default.")] = "",
     hidden: Annotated[str, typer.Option(help="Widths of the fully connected layers.")] = "450",
     likelihood: Annotated[str, typer.Option(help="bernoulli, gaussian, gaussian-learned or logistic.")] = "bernoulli",
-    scale: Annotated[
-        float, typer.Option(help="Standard deviation of the gaussian likelihood, pixels in [0, 1].")
-    ] = 0.1,
+    scale: Annotated[float, real_option("Standard deviation of the gaussian likelihood, pixels in [0, 1].")] = 0.1,
     objective: Annotated[str, typer.Option(help="elbo, or the importance-weighted iwae or dreg.")] = DEFAULTS.objective,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = DEFAULTS.epochs,
-    batch_size: Annotated[int, typer.Option(help="Images for each step.")] = DEFAULTS.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of Adam.")] = DEFAULTS.learning_rate,
-    warmup: Annotated[int, typer.Option(help="Steps until the highest learning rate.")] = DEFAULTS.warmup,
+    epochs: Annotated[int, integer_option("Passes over the training images.")] = DEFAULTS.epochs,
+    batch_size: Annotated[int, integer_option("Images for each step.")] = DEFAULTS.batch_size,
+    learning_rate: Annotated[float, real_option("Highest learning rate of Adam.")] = DEFAULTS.learning_rate,
+    warmup: Annotated[int, integer_option("Steps until the highest learning rate.")] = DEFAULTS.warmup,
     schedule: Annotated[str, typer.Option(help="cosine (to zero) or constant.")] = DEFAULTS.schedule,
     kl_warmup: Annotated[
-        float | None, typer.Option(help="Epochs until the weight of the KL is 1; 5 by default, 0 with --start.")
+        float | None, real_option("Epochs until the weight of the KL is 1; 5 by default, 0 with --start.")
     ] = None,
-    ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are the result.")] = DEFAULTS.ema,
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient; 0 for no limit.")] = DEFAULTS.clip,
+    ema: Annotated[float, real_option("Decay of the averaged weights, which are the result.")] = DEFAULTS.ema,
+    clip: Annotated[float, real_option("Largest norm of the gradient; 0 for no limit.")] = DEFAULTS.clip,
     weight_norm: Annotated[bool, typer.Option(help="Use weight normalisation.")] = False,
-    samples: Annotated[int, typer.Option(help="Draws per image: L of the ELBO, else K.")] = DEFAULTS.samples,
+    samples: Annotated[int, integer_option("Draws per image: L of the ELBO, else K.")] = DEFAULTS.samples,
     binarize: Annotated[
         str, typer.Option(help="dynamic (drawn in each epoch) or none (grey levels); dynamic for bernoulli.")
     ] = "",
-    holdout: Annotated[int, typer.Option(help="Training images held out for validation.")] = DEFAULTS.holdout,
-    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = DEFAULTS.seed,
+    holdout: Annotated[int, integer_option("Training images held out for validation.")] = DEFAULTS.holdout,
+    seed: Annotated[int, integer_option("Seed of all random draws.")] = DEFAULTS.seed,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, for the networks.")] = DEFAULTS.precision,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 for the default of torch.")] = 0,
+    threads: Annotated[int, integer_option("CPU threads; 0 for the default of torch.")] = 0,
 ) -> None:
     """Train a model by gradient ascent on the ELBO. The defaults suit MNIST."""
     with report_user_errors():
@@ -185,18 +184,18 @@ def train(
 def evaluate(
     model: Annotated[Path, typer.Option(help="The folder of the model.")],
     data: Annotated[Path, typer.Option(help="As for train; the test split is scored, or all images without one.")],
-    samples: Annotated[int, typer.Option(help="Draws K per image of the importance-weighted bound.")] = 128,
+    samples: Annotated[int, integer_option("Draws K per image of the importance-weighted bound.")] = 128,
     binarize: Annotated[str, typer.Option(help="dynamic (drawn once) or none; by default as in training.")] = "",
-    limit: Annotated[int, typer.Option(help="Score only the first images; 0 for all.")] = 0,
+    limit: Annotated[int, integer_option("Score only the first images; 0 for all.")] = 0,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, for the networks.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    seed: Annotated[int, integer_option("Seed of all random draws.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
     save: Annotated[bool, typer.Option("--save", help="Save figures, plots and card in the model folder.")] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="With --save, replace earlier figures, also those of more images.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 for the default of torch.")] = 0,
+    threads: Annotated[int, integer_option("CPU threads; 0 for the default of torch.")] = 0,
 ) -> None:
     """Evaluate a model: two bounds on log p(x) with standard errors, bits per dimension, active units."""
     with report_user_errors():
