@@ -119,9 +119,13 @@ def decode(latents: np.ndarray | Encoded) -> RequestSpec[np.ndarray]:
     """POST /decode. Draws are sent as L * N latents, because /decode reads one more dimension as an `Encoded`.
 
     A latent has one or three dimensions, so an array has two or four, or with draws three or five. Raises `ValueError`
-    for other arrays.
+    for other arrays, and `TypeError` for what is no array.
     """
-    array = np.asarray(latents.mean if isinstance(latents, Encoded) else latents, np.float32)
+    try:
+        array = np.asarray(latents.mean if isinstance(latents, Encoded) else latents, np.float32)
+    except (TypeError, ValueError) as error:
+        what = f"an array of numbers or an Encoded, got {type(latents).__name__}"
+        raise type(error)(f"latents: expected {what}: {error}") from None
     if not 2 <= array.ndim <= 5:
         raise ValueError(f"latents: expected an array [N, *latent] or [L, N, *latent], got {list(array.shape)}")
     axes = 1 if array.ndim in (2, 4) else 2

@@ -115,6 +115,15 @@ def test_arrays_of_other_dimensions_are_not_sent(vae: Client, shape: tuple[int, 
         vae.decode(np.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    ("latents", "error", "name"),
+    [("x", ValueError, "str"), ({"latents": []}, TypeError, "dict"), ([[1, 2], [3]], ValueError, "list")],
+)
+def test_latents_that_are_no_array_are_named_by_their_type(vae, latents, error, name) -> None:
+    with pytest.raises(error, match=f"^latents: expected an array of numbers or an Encoded, got {name}: "):
+        vae.decode(latents)
+
+
 @pytest.mark.parametrize("url", ["localhost:9000", "127.0.0.1:8000", "ftp://localhost", ""])
 def test_an_address_without_http_is_refused(url):
     with pytest.raises(ValueError, match="expected an address such as http://localhost:8000, got "):
