@@ -3,6 +3,8 @@
 import asyncio
 import json
 import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -10,58 +12,127 @@ import pytest
 
 from app.codecs.images import write_npy
 from model.checkpoint import write_checkpoint
-from tests.support.live_server import LATENT, SERVE, SEVERE, finish_request, python, serving
+from tests.support.live_server import LATENT, SERVE, SEVERE, Service, finish_request, python, serving
 from tests.support.models import DIGITS, build, write
 
 pytestmark = pytest.mark.anyio
 
 JSON = {"content-type": "application/json"}
+DECODE = b"POST /decode HTTP/1.1\r\nHost: vae\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+    len(LATENT),
+    LATENT,
+)
+MAX_CONNECTIONS = 70
 
 
-async def test_concurrent_requests_share_batches_and_accepted_requests_are_answered_during_a_drain(digits_model):
-    async with serving(digits_model, max_batch_delay_ms=50) as service:
-        answers = await asyncio.gather(
-            *(service.client.post("/decode", content=LATENT, headers=JSON) for _ in range(64))
-        )
-        assert {answer.status_code for answer in answers} == {200}
-        assert len({answer.content for answer in answers}) == 1
-        assert 0 < await service.count("vae_batches_total", operation="decode") < 64
+@pytest.fixture(scope="module")
+async def folder(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("server") / "served", DIGITS)
 
-        reader, writer = await service.begin_request()
-        service.process.send_signal(signal.SIGTERM)
-        await service.wait_for_status(503)
-        await asyncio.sleep(0.5)  # several ticks of the server's clock
-        async with httpx.AsyncClient(base_url=service.client.base_url) as newcomer:
-            refused = await newcomer.post("/decode", content=LATENT, headers=JSON)
-        assert (refused.status_code, refused.json()["detail"]) == (503, "the service is draining")
-        assert refused.headers["Retry-After"]
-        assert await service.status("/livez") == 200
-        writer.write(LATENT)
-        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+
+@pytest.fixture(scope="module")
+async def service(folder) -> AsyncIterator[Service]:
+    async with serving(folder, max_batch_delay_ms=50, max_connections=MAX_CONNECTIONS) as running:
+        yield running
+
+
+async def test_concurrent_requests_share_batches(service):
+    before = await service.count("vae_batches_total", operation="decode")
+    answers = await asyncio.gather(*(service.client.post("/decode", content=LATENT, headers=JSON) for _ in range(64)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert before < await service.count("vae_batches_total", operation="decode") < before + 64
+
+
+async def test_a_connection_over_the_limit_gets_a_problem_while_all_others_have_a_request_in_flight(service):
+    async def get(path: str) -> tuple[int, dict, bytes]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(b"GET %s HTTP/1.1\r\nHost: vae\r\n\r\n" % path.encode())
+        status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
+        headers = dict(line.split(": ", 1) for line in lines if line)
+        body = await reader.readexactly(int(headers["content-length"]))
         writer.close()
-        assert await service.wait() == 0
-        assert await service.messages(*SEVERE) == []
-        records = [record for record in await service.records() if record["message"].startswith("POST /decode")]
-        assert [record["status"] for record in records] == [200] * 64 + [503, 200]
+        return int(status.split()[1]), headers, body
+
+    assert {(await get("/model"))[0] for _ in range(MAX_CONNECTIONS + 1)} == {200}
+    in_flight = [await service.begin_request() for _ in range(MAX_CONNECTIONS)]
+    status, headers, body = await get("/model")
+    assert (status, headers["content-type"], headers["connection"]) == (503, "application/problem+json", "close")
+    assert json.loads(body)["detail"] == f"more than the {MAX_CONNECTIONS} connections allowed are open"
+    assert (await get("/livez"))[0] == 200
+    for request in in_flight:
+        assert await finish_request(*request) == b"HTTP/1.1 200 OK\r\n"
+    await service.wait_for_status(200, "/model")
 
 
-PATIENT = {"graceful_timeout_s": 600, "request_timeout_s": 600, "max_batch_delay_ms": 10_000}
+async def test_sighup_reloads_the_model_and_keeps_it_where_the_folder_holds_no_usable_one(service, folder):
+    async def served() -> str:
+        return (await service.request("/model")).json()["model"]
+
+    first = await served()
+    write_checkpoint(folder, DIGITS, build(DIGITS, 1).state_dict())
+    service.process.send_signal(signal.SIGHUP)
+    while (second := await served()) == first:
+        await asyncio.sleep(0.01)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    service.process.send_signal(signal.SIGHUP)
+    await service.wait_for_count("vae_reloads_total", 1, outcome="failed")
+    assert await served() == second
+    assert (await service.request("/sample?n=1")).headers["X-Model"] == second
 
 
-async def test_a_second_signal_cancels_all_requests_logs_their_number_and_exits_with_1(digits_model):
-    async with serving(digits_model, **PATIENT) as service:
-        reader, writer = await service.begin_request()
-        waiting = asyncio.create_task(service.client.get("/sample?n=1"))
-        while "vae_queue_items 1.0" not in (await service.client.get("/metrics")).text:
-            await asyncio.sleep(0.01)
-        service.process.send_signal(signal.SIGINT)
-        await service.wait_for_status(503)
-        service.process.send_signal(signal.SIGTERM)
-        assert await service.wait() == 1
-        assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
-        assert (await waiting).status_code == 503
-        writer.close()
-        assert await service.messages(*SEVERE) == ["shutdown timeout: cancelled 2 requests"]
+async def test_accepted_requests_are_answered_and_new_ones_refused_during_a_drain(service):
+    reader, writer = await service.begin_request()
+    service.process.send_signal(signal.SIGTERM)
+    await service.wait_for_status(503)
+    await asyncio.sleep(0.5)  # several ticks of the server's clock
+    async with httpx.AsyncClient(base_url=service.client.base_url) as newcomer:
+        refused = await newcomer.post("/decode", content=LATENT, headers=JSON)
+    assert (refused.status_code, refused.json()["detail"]) == (503, "the service is draining")
+    assert refused.headers["Retry-After"]
+    assert await service.status("/livez") == 200
+    assert await finish_request(reader, writer) == b"HTTP/1.1 200 OK\r\n"
+    assert await service.wait() == 0
+    severe = [message for message in await service.messages(*SEVERE) if not message.startswith("not reloaded: ")]
+    assert severe == []
+    records = [record for record in await service.records() if record["message"].startswith("POST /decode")]
+    assert [record["status"] for record in records[-2:]] == [503, 200]
+
+
+@pytest.fixture(scope="module")
+async def patient(digits_model) -> AsyncIterator[Service]:
+    """A service in which a single request waits long for others to share its batch."""
+    options = {"graceful_timeout_s": 600, "request_timeout_s": 600, "max_batch_delay_ms": 10_000}
+    async with serving(digits_model, **options) as running:
+        yield running
+
+
+@pytest.mark.parametrize("half_closed_first", [False, True])
+async def test_the_work_for_a_client_that_closes_the_connection_is_cancelled(patient, half_closed_first):
+    cancelled = {"endpoint": "/decode", "status": "499"}
+    before = await patient.count("vae_requests_total", **cancelled)
+    _, writer = await asyncio.open_connection("127.0.0.1", patient.port)
+    writer.write(DECODE)
+    await patient.wait_for_count("vae_queue_items", 1)
+    if half_closed_first:
+        writer.write_eof()
+    writer.transport.abort()
+    await patient.wait_for_count("vae_queue_items", 0)
+    await patient.wait_for_count("vae_requests_total", before + 1, **cancelled)
+
+
+async def test_a_second_signal_cancels_all_requests_logs_their_number_and_exits_with_1(patient):
+    reader, writer = await patient.begin_request()
+    waiting = asyncio.create_task(patient.client.get("/sample?n=1"))
+    await patient.wait_for_count("vae_queue_items", 1)
+    patient.process.send_signal(signal.SIGINT)
+    await patient.wait_for_status(503)
+    patient.process.send_signal(signal.SIGTERM)
+    assert await patient.wait() == 1
+    assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
+    assert (await waiting).status_code == 503
+    writer.close()
+    assert await patient.messages(*SEVERE) == ["shutdown timeout: cancelled 2 requests"]
 
 
 async def test_a_request_that_is_left_after_the_graceful_timeout_is_cancelled_and_the_exit_code_is_1(digits_model):
@@ -72,51 +143,6 @@ async def test_a_request_that_is_left_after_the_graceful_timeout_is_cancelled_an
         assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
         writer.close()
         assert await service.messages(*SEVERE) == ["shutdown timeout: cancelled 1 requests"]
-
-
-async def test_a_connection_over_the_limit_gets_a_problem_while_all_others_have_a_request_in_flight(digits_model):
-    async def get(path: str) -> tuple[int, dict, bytes]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        writer.write(b"GET %s HTTP/1.1\r\nHost: vae\r\n\r\n" % path.encode())
-        status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
-        headers = dict(line.split(": ", 1) for line in lines if line)
-        body = await reader.readexactly(int(headers["content-length"]))
-        writer.close()
-        return int(status.split()[1]), headers, body
-
-    async with serving(digits_model, max_connections=3) as service:
-        assert [(await get("/model"))[0] for _ in range(4)] == [200] * 4
-        in_flight = [await service.begin_request() for _ in range(3)]
-        status, headers, body = await get("/model")
-        assert (status, headers["content-type"], headers["connection"]) == (503, "application/problem+json", "close")
-        assert json.loads(body)["detail"] == "more than the 3 connections allowed are open"
-        assert (await get("/livez"))[0] == 200
-        for request in in_flight:
-            assert await finish_request(*request) == b"HTTP/1.1 200 OK\r\n"
-        await service.wait_for_status(200, "/model")
-
-
-async def test_sighup_reloads_the_model_and_keeps_it_where_the_folder_holds_no_usable_one(tmp_path):
-    async def served() -> str:
-        return (await service.client.get("/model")).json()["model"]
-
-    async with serving(write(tmp_path / "served", DIGITS)) as service:
-        first = await served()
-        write_checkpoint(tmp_path / "served", DIGITS, build(DIGITS, 1).state_dict())
-        service.process.send_signal(signal.SIGHUP)
-        while (second := await served()) == first:
-            await asyncio.sleep(0.01)
-        (tmp_path / "served" / "model.safetensors").write_bytes(b"no weights")
-        service.process.send_signal(signal.SIGHUP)
-        while 'outcome="failed"} 1.0' not in (await service.client.get("/metrics")).text:
-            await asyncio.sleep(0.01)
-        assert await served() == second
-        assert (await service.client.post("/decode", content=LATENT, headers=JSON)).headers["X-Model"] == second
-        service.process.send_signal(signal.SIGTERM)
-        assert await service.wait() == 0
-        assert f"reloaded: {second} serves after {first}" in await service.messages("INFO")
-        (refused,) = await service.messages("ERROR")
-        assert refused.startswith("not reloaded: served/model.safetensors: not a complete safetensors file")
 
 
 BUSY = SERVE.replace(
