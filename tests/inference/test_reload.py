@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def app(folder, device):
-    return create_app(Settings(model=folder, device=device, threads=1, api_key="key"))
+    return create_app(Settings(model=folder, device=device, threads=1, api_key="key", max_batch_size=8))
 
 
 async def reload(client: httpx.AsyncClient) -> httpx.Response:
@@ -67,7 +67,8 @@ async def test_a_reload_does_not_wait_for_codec_threads(app):
         await pictures
 
 
-async def test_a_reload_serves_the_current_content_of_the_folder(app, folder):
+async def test_a_reload_serves_the_current_content_of_the_folder(app, folder, caplog):
+    caplog.set_level(logging.INFO)
     async with running(app) as client:
         old = (await client.get("/model", headers=KEY)).json()
         before = await client.post("/decode", content=LATENT, headers={**KEY, "content-type": "application/json"})
@@ -82,6 +83,7 @@ async def test_a_reload_serves_the_current_content_of_the_folder(app, folder):
         assert 'vae_reloads_total{outcome="success"} 1.0' in metrics
         assert metrics.count("vae_model_info{") == 1
         assert f'model="{new}"' in metrics
+        assert f"reloaded: {new} serves after {old['model']}" in caplog.messages
 
 
 async def test_a_reload_over_http_is_forbidden_without_a_key_in_the_settings(serve):
@@ -197,7 +199,7 @@ async def test_under_load_every_response_is_computed_by_the_model_it_names_and_n
         return count
 
     async with running(app) as client:
-        callers = [asyncio.create_task(caller(client)) for _ in range(8)]
+        callers = [asyncio.create_task(caller(client)) for _ in range(3)]
         models = [app.state.services.engine.loaded_model.identity]
         for seed in (1, 2, 3):
             await until(lambda: len(seen.get(models[-1], ())) > 20)
