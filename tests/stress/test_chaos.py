@@ -8,6 +8,7 @@ import json
 import random
 import shutil
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,20 +47,24 @@ async def test_single_images_are_answered_while_requests_of_thousands_of_images_
     counts, waits = Counter[str](), list[float]()
     async with serving(**QUIET) as service:
         large = post("/encode", NPY, npy(4096), Accept=NPY)
-        start = asyncio.get_running_loop().time()
-        await Connection(service.port).send_counted(large, counts)
-        seconds = asyncio.get_running_loop().time() - start
-        others = [asyncio.create_task(Connection(service.port).send_counted(large, counts)) for _ in range(2)]
+        seconds = await seconds_of(service, large, counts)
+        others = [asyncio.create_task(seconds_of(service, large, counts)) for _ in range(2)]
         await asyncio.sleep(seconds / 4)
         while not all(task.done() for task in others):
-            start = asyncio.get_running_loop().time()
-            await Connection(service.port).send_counted(ENCODE, counts)
-            waits.append(asyncio.get_running_loop().time() - start)
+            waits.append(await seconds_of(service, ENCODE, counts))
         await asyncio.gather(*others)
     figures["seconds of a request of 4,096 images"] = seconds
     figures["median and longest wait of a single image"] = f"{np.median(waits):.3f} s, {max(waits):.3f} s"
     assert counts == {"sent": 3 + len(waits), "answered 200": 3 + len(waits)}
     assert np.median(waits) < seconds / 2
+
+
+async def seconds_of(service: Service, request: bytes, counts: Counter[str]) -> float:
+    """The duration of a request on a connection of its own."""
+    start = time.monotonic()
+    with Connection(service.port) as connection:
+        await connection.send_counted(request, counts)
+    return time.monotonic() - start
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -69,8 +74,7 @@ async def test_a_drain_under_load_answers_every_request_that_was_sent_before_the
         signalled = asyncio.Event()
 
         async def client() -> None:
-            connection = Connection(service.port)
-            with suppress(ConnectionRefusedError):
+            with suppress(ConnectionRefusedError), Connection(service.port) as connection:
                 while True:
                     await connection.send_counted(ENCODE, after if signalled.is_set() else before)
 
@@ -109,10 +113,10 @@ async def test_reloads_under_load_lose_no_request_and_every_response_names_a_ser
     async with serving(folder, **QUIET, workers=workers) as service:
 
         async def client(going: Callable[[], bool]) -> None:
-            connection = Connection(service.port)
-            while going():
-                answer = await connection.send_counted(ENCODE, counts)
-                models[json.loads(answer.body)["model"] if answer.status == 200 else "none"] += 1
+            with Connection(service.port) as connection:
+                while going():
+                    answer = await connection.send_counted(ENCODE, counts)
+                    models[json.loads(answer.body)["model"] if answer.status == 200 else "none"] += 1
 
         background = asyncio.gather(*(client(for_seconds(10)) for _ in range(16)))
         for turn in range(18):
@@ -141,13 +145,12 @@ async def test_a_thousand_clients_that_disconnect_leave_nothing_behind(workers, 
 
         async def leave(chance: random.Random) -> None:
             await asyncio.sleep(chance.uniform(0, 8))
-            connection, request = Connection(service.port), chance.choice(requests)
+            request = chance.choice(requests)
             left["sent"] += 1
-            with suppress(TimeoutError, OSError):
+            with suppress(TimeoutError, OSError), Connection(service.port) as connection:
                 async with asyncio.timeout(chance.uniform(0, 0.05)):
                     size = len(request) if chance.random() < 0.7 else chance.randrange(len(request))
                     left["answered in time"] += (await connection.send(request[:size])).status != 0
-            connection.close()
 
         background = asyncio.create_task(run_clients(service.port, ENCODE, 16, for_seconds(9), stayed))
         await asyncio.gather(*(leave(random.Random(seed)) for seed in range(1000)))

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from PIL import Image
@@ -24,13 +24,19 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """A keep-alive connection, which is opened again after it was closed."""
+    """A keep-alive connection, which is opened again after it was closed, and closed at the end of a `with` block."""
 
     _reader: asyncio.StreamReader
 
     def __init__(self, port: int) -> None:
         self.port = port
         self._writer: asyncio.StreamWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     async def send(self, request: bytes) -> Answer:
         """Send a request and return its response; raises `ConnectionRefusedError` where no process listens."""
@@ -75,11 +81,9 @@ async def run_clients(port: int, request: bytes, clients: int, going: Callable[[
     """Send a request again and again from several clients, until the time is over or no process listens."""
 
     async def client() -> None:
-        connection = Connection(port)
-        with suppress(ConnectionRefusedError):
+        with suppress(ConnectionRefusedError), Connection(port) as connection:
             while going():
                 await connection.send_counted(request, counts)
-        connection.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
 
