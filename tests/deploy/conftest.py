@@ -80,19 +80,20 @@ def another_model(scratch: Path) -> Path:
 class TrafficTable:
     """The rows of a table of traffic, printed as the tests produce them."""
 
-    def __init__(self, terminal: pytest.TerminalReporter) -> None:
-        self._terminal = terminal
+    def __init__(self, terminal: pytest.TerminalReporter, capture: pytest.CaptureFixture[str]) -> None:
+        self._terminal, self._capture = terminal, capture
 
     def add(self, name: str, tally: Tally, seen: object = "") -> None:
         """Print a row; nothing may be lost or wrong in it."""
         counts = f"sent {tally.sent}, answered {tally.answered}, refused {tally.refused}"
         lost = f"lost {len(tally.lost)}, wrong {len(tally.wrong)}"
-        self._terminal.write_line(f"\n{name}: {counts}, {lost}; {seen}")
+        with self._capture.disabled():
+            self._terminal.write_line(f"\n{name}: {counts}, {lost}; {seen}")
         assert tally.answered > 0
         assert not tally.lost
         assert not tally.wrong
 
 
-@pytest.fixture(scope="session")
-def table(request: pytest.FixtureRequest) -> TrafficTable:
-    return TrafficTable(request.config.pluginmanager.get_plugin("terminalreporter"))
+@pytest.fixture
+def table(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> TrafficTable:
+    return TrafficTable(request.config.pluginmanager.get_plugin("terminalreporter"), capsys)

@@ -6,11 +6,12 @@ import pytest
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Iterator[dict[str, object]]:
+def figures(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Iterator[dict[str, object]]:
     """What the test enters is printed at its end, by name."""
     measured: dict[str, object] = {}
     yield measured
     terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    terminal.write_line(f"\n{request.node.name}")
-    for name, value in measured.items():
-        terminal.write_line(f"    {name}: {value}")
+    with capsys.disabled():
+        terminal.write_line(f"\n{request.node.name}")
+        for name, value in measured.items():
+            terminal.write_line(f"    {name}: {value}")
