@@ -77,7 +77,7 @@ def test_a_valid_file_is_decoded_or_raises_memory_error_at_any_amount_of_free_me
 
 
 async def test_a_request_for_which_memory_is_lacking_gets_503_and_no_error_is_logged(digits_model):
-    size = (4000, 4000)
+    size = (2500, 2500)
     files = [
         stored(Image.new("RGBA", size, (1, 2, 3, 4)), "WEBP", lossless=True),
         stored(Image.new("RGB", size), "JPEG", progressive=True),

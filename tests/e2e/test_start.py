@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.support.apps import until
-from tests.support.live_server import ROOT, python
+from tests.support.live_server import POLL_SECONDS, ROOT, python
 
 pytestmark = pytest.mark.anyio
 
@@ -81,11 +81,11 @@ async def test_a_process_started_without_standard_files_serves_and_exits_with_0(
     command = 'exec "$@" <&- >&- 2>&-'
     arguments = [sys.executable, "-c", VAE, *words(digits_model)]
     process = await asyncio.create_subprocess_exec("sh", "-c", command, "sh", *arguments, cwd=ROOT)
-    await until(lambda: port_of(process.pid) > 0)
+    await until(lambda: port_of(process.pid) > 0, POLL_SECONDS)
     assert standard_files(process.pid) == {os.devnull}
     async with asyncio.timeout(60), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(process.pid)}") as client:
         while (await client.get("/readyz")).status_code != 200:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(POLL_SECONDS)
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
 

@@ -10,11 +10,11 @@ from fastapi import FastAPI
 PROBES = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 
 
-async def until(brought_about: Callable[[], bool]) -> None:
-    """Wait for what another thread will do."""
+async def until(brought_about: Callable[[], bool], interval: float = 0.001) -> None:
+    """Wait for what another thread or process will do, looking every `interval` seconds."""
     async with asyncio.timeout(30):
         while not brought_about():
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(interval)
 
 
 @asynccontextmanager

@@ -125,7 +125,8 @@ class Service:
 
     async def wait_for_replacement(self, *victims: int) -> None:
         """Wait until two workers are ready, none of them one of these that were killed."""
-        await until(lambda: len({*self.workers()} - {*victims}) == 2)  # killed ones count until others have started
+        # killed ones count until others have started
+        await until(lambda: len({*self.workers()} - {*victims}) == 2, POLL_SECONDS)
         await self.wait_for_workers(2)
 
     async def begin_request(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
