@@ -15,7 +15,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (%d, %d))
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_limit_is_raised_and_connections_over_it_close_idle_ones(digits_model, workers):
     program = LIMIT % (100, OTHER_FILES + 200) + SERVE
     with server_process(digits_model, program, workers=workers, max_connections=4096) as server, ExitStack() as stack:

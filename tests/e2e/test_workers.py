@@ -208,6 +208,7 @@ async def test_a_drain_answers_the_accepted_requests_of_both_workers_and_refuses
         assert max(answered.values()) <= 7
 
 
+@pytest.mark.slow
 async def test_a_second_signal_cancels_the_requests_in_flight_and_exits_with_1(digits_model):
     async with serving(digits_model, **TWO, graceful_timeout_s=600, request_timeout_s=600) as service:
         requests = [await service.begin_request() for _ in range(4)]
