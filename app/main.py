@@ -63,6 +63,7 @@ def create_app(
     `UserError` for a device that does not exist.
     """
     services = build_services(settings or Settings(), state or ServiceState(), group or ProcessGroup())
+    tracing = Tracing(tracer_provider)
     app = DocumentedApplication(
         checkpoint=lambda: services.engine.loaded_model.checkpoint,
         title="VAE service",
@@ -74,6 +75,7 @@ def create_app(
         telemetry={
             "auto_configure": tracer_provider is None,
             "tracer_provider": tracer_provider,
+            "tracing": tracing.enabled,
             "exclude": lambda scope: is_public(scope["path"]),
             "operation_spans": False,
             "metrics": False,  # Prometheus has them
@@ -93,7 +95,7 @@ def create_app(
         admission=services.admission,
         budget=services.budget,
         metrics=services.metrics,
-        tracing=Tracing(tracer_provider),
+        tracing=tracing,
     )
     if services.settings.cors_origins:
         app.add_middleware(

@@ -12,8 +12,8 @@ from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import mimeparse
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.query import Query, parse_query
 from app.api.services import Services
@@ -133,6 +133,28 @@ def routes(services: Services, endpoints: Sequence[Endpoint]) -> list[Route]:
         Route(endpoint.path, _EndpointApp(services, endpoint), methods=[endpoint.method], name=endpoint.name)
         for endpoint in endpoints
     ]
+
+
+class EndpointRouter:
+    """ASGI application that finds an endpoint by its exact method and path; all other requests go to a `router`.
+
+    Among these are paths below the root path of a proxy, and traced requests, whose spans the router names.
+    """
+
+    def __init__(self, router: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+        self._router = router
+        self._apps = {
+            (method, route.path): route.app
+            for route in routes
+            if isinstance(route, Route) and isinstance(route.app, _EndpointApp)
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._router
+        if scope["type"] == "http" and not scope.get("root_path") and "fastapi.telemetry" not in scope:
+            app = self._apps.get((scope["method"], scope["path"]), app)
+        await app(scope, receive, send)
 
 
 class _EndpointApp:

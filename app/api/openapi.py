@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp
 
 from app import errors
-from app.api.endpoint import Endpoint
+from app.api.endpoint import Endpoint, EndpointRouter
 from app.api.examples import Examples, examples_of
 from app.api.schemas import Images, LatentsIn
 from app.codecs.images import FORMATS
@@ -180,11 +180,11 @@ class DocumentedApplication(FastAPI):
         self._json: dict[str, bytes] = {}
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Return the router inside the middleware that was added, without that of Starlette and FastAPI.
+        """Return the endpoints inside the middleware that was added, without that of Starlette and FastAPI.
 
-        The lifecycle middleware answers all exceptions, and the plain routes need no other middleware.
+        The lifecycle middleware answers all exceptions, and the endpoints need no other middleware.
         """
-        app: ASGIApp = self.router
+        app: ASGIApp = EndpointRouter(self.router, self.routes)
         for middleware in reversed(self.user_middleware):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)
         return app

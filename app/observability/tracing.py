@@ -1,8 +1,9 @@
 """OpenTelemetry spans for the stages of a request, as children of the span that FastAPI creates for the request.
 
-Without OpenTelemetry's variables no request is traced, and the only cost of a request is the check for that.
+Without OpenTelemetry's variables no request is traced, and no request costs anything for it.
 """
 
+import os
 import time
 
 from opentelemetry import trace
@@ -15,10 +16,16 @@ class Tracing:
 
     def __init__(self, provider: trace.TracerProvider | None = None) -> None:
         self._tracer = trace.get_tracer("vae", tracer_provider=provider)
+        self.enabled = (
+            provider is not None
+            or any(name.startswith("OTEL_") for name in os.environ)
+            or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        )
+        """Whether requests may be traced: a provider exists, or OpenTelemetry's variables may create one."""
 
     def follows(self) -> bool:
         """Whether the current request is traced."""
-        return trace.get_current_span().is_recording()
+        return self.enabled and trace.get_current_span().is_recording()
 
     def record(self, context: RequestContext) -> None:
         """Create the spans of a traced request, once, and set its id and its model on its own span."""

@@ -80,8 +80,9 @@ async def test_a_piece_of_a_response_is_sent_before_the_next_one_exists():
     requested = asyncio.Semaphore(0)
     async with connected(dripping) as (client, _):
         client.sendall(ASK % b"/")
-        assert (await asyncio.to_thread(client.recv, 2**16)).endswith(b"\r\n\r\n")
-        for piece in (b"a", b"b", b"c", b"d"):
+        requested.release()
+        assert (await asyncio.to_thread(client.recv, 2**16)).endswith(b"\r\n\r\na")  # the head with the first piece
+        for piece in (b"b", b"c", b"d"):
             requested.release()
             assert await asyncio.to_thread(client.recv, 2**16) == piece
 

@@ -12,17 +12,18 @@ from urllib.parse import unquote
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from app.context import new_id
 from app.errors import ServiceError
 from app.http.problems import problem
+from app.http.protocol.cycle import RequestCycle
 from app.http.protocol.half_close import DisconnectProbe
 from app.http.protocol.pool import ConnectionPool
 from app.http.protocol.request_head import Headers
 from app.http.protocol.request_reader import RequestReader
-from app.http.protocol.transport import CoalescingTransport, ExpectingCycle, PausableFlow
+from app.http.protocol.transport import LingeringTransport, PausableFlow
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class HttpConnection(HttpToolsProtocol):
         header_timeout: float = 30.0,
     ) -> None:
         super().__init__(config, server_state, app_state)
+        self.cycle: RequestCycle = None  # type: ignore[assignment]  # until the first request, as in uvicorn
         self.parser = None  # type: ignore[assignment]  # the request reader has a parser
         self._reader = RequestReader(self)
         self._pool = pool or ConnectionPool()
@@ -66,9 +68,9 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to serve the client."""
-        coalescing: Any = CoalescingTransport(transport, self.loop, self._stop_parsing)
-        super().connection_made(coalescing)
-        self.flow = self._flow = PausableFlow(coalescing)
+        lingering: Any = LingeringTransport(transport, self.loop, self._stop_parsing)
+        super().connection_made(lingering)
+        self.flow = self._flow = PausableFlow(lingering)
         self._last_cycle = self.cycle
         self._timer = self.loop.call_later(self._header_timeout, self._check_progress)
         self._pool.add(self)
@@ -114,7 +116,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _may_send_interim(self) -> bool:
         """Whether a response of HTTP/1.1 is due, and no part of it has been sent."""
-        return self._is_answering and not self.cycle.response_started and self.scope["http_version"] == "1.1"
+        return self._is_answering and not self.cycle.response_started and self.cycle.is_http_1_1
 
     def _parse(self, data: bytes | bytearray) -> int:
         """Parse up to the end of a request, or for `MAX_PARSE_SECONDS`; returns the number of parsed bytes."""
@@ -165,7 +167,7 @@ class HttpConnection(HttpToolsProtocol):
         """Read, unless too many bytes are buffered here or for the application."""
         held = bool(self._buffer) and (self._scheduled or len(self._buffer) > MAX_PIPELINED_BYTES)
         self._flow.hold(held=held)
-        if not held and not (self._is_answering and len(self.cycle.body) > HIGH_WATER_LIMIT):
+        if not held and not (self._is_answering and self.cycle.body_size > HIGH_WATER_LIMIT):
             self._flow.resume_reading()
 
     @property
@@ -179,7 +181,7 @@ class HttpConnection(HttpToolsProtocol):
     ) -> None:
         """Start the application for a request; the body may still arrive."""
         decoded = path.decode()
-        self.scope = {
+        scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
             "http_version": "1.0" if old else "1.1",
@@ -194,36 +196,29 @@ class HttpConnection(HttpToolsProtocol):
             "headers": headers,
             "state": self.app_state.copy(),
         }
-        self.cycle = (ExpectingCycle if expects else RequestResponseCycle)(
-            scope=self.scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=expects,
+        self.cycle = RequestCycle(
+            scope,
+            self.transport,
+            self._flow,
+            self.loop,
+            self.on_response_complete,
             keep_alive=keep_alive,
-            on_response=self.on_response_complete,
+            expects_continue=expects,
         )
         self._idle.pop(self, None)
-        self._start_asgi_task(self.cycle, self.app)
+        task = self.loop.create_task(self.cycle.run(self.app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def on_body(self, body: bytes, *, is_last: bool = False) -> None:
         """Buffer a piece of the body for the application, which counts the bytes."""
-        if is_last:
-            self.cycle.more_body = False
-        if not self.cycle.response_complete:
-            self.cycle.body += body
-            if len(self.cycle.body) > HIGH_WATER_LIMIT:
-                self.flow.pause_reading()
-            self.cycle.message_event.set()
+        self.cycle.add_body(body, is_last=is_last)
+        if self.cycle.body_size > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
 
     def on_end(self) -> None:
         """Mark the body as complete."""
-        self.cycle.more_body = False
-        self.cycle.message_event.set()
+        self.cycle.add_body(b"", is_last=True)
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or parse it if it has arrived."""
@@ -284,8 +279,7 @@ class HttpConnection(HttpToolsProtocol):
                 self.transport.close()
             return
         if in_body:  # the application sees a disconnect
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+            self.cycle.disconnect()
         answer = problem(error, request_id)
         more = ((b"x-request-id", request_id.encode()), (b"connection", b"close"))
         headers = b"".join(b"%s: %s\r\n" % field for field in (*answer.raw_headers, *more))

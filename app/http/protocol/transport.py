@@ -1,27 +1,20 @@
-"""Transport and flow control of a connection: writes are coalesced, reading can be paused, closing loses no response.
-
-uvicorn writes the head of a response and its body one after the other. Each write wakes the client, which finds half a
-response and waits again; on a busy machine that costs more than the computation of the response.
-"""
+"""Transport and flow control of a connection: reading can be paused, and closing loses no response."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 LINGER_SECONDS = 0.5
 """Seconds in which a client that is still sending can read the last response of a closed connection."""
 
 
-class CoalescingTransport:
-    """A transport that writes all pieces of one event-loop iteration together.
+class LingeringTransport:
+    """A transport that closes the connection in two steps if the client may still be sending (RFC 9112, 9.6).
 
-    `stop` discards all further input, and returns whether the client may still be sending. If so, the connection is
-    closed in two steps (RFC 9112, 9.6): closing with unread bytes resets the connection, and the client may lose the
-    response.
+    Closing with unread bytes resets the connection, and the client may lose the response. `stop` discards all further
+    input, and returns whether the client may still be sending.
     """
 
     def __init__(
@@ -30,29 +23,28 @@ class CoalescingTransport:
         self._transport = transport
         self._loop = loop
         self._stop: Callable[[], bool] | None = stop
-        self._pending = b""
         self._closing = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, piece: bytes) -> None:
-        """Write the piece together with a pending one; without one, keep it for the next piece."""
-        if self._pending:
-            pending, self._pending = self._pending, b""
-            self._transport.writelines((pending, piece))
-        elif not self._closing:
-            self._pending = piece
-            self._loop.call_soon(self._flush)
+        """Write the piece, unless the connection is being closed."""
+        if not self.is_closing():
+            self._transport.write(piece)
+
+    def writelines(self, pieces: Iterable[bytes]) -> None:
+        """Write the pieces together, unless the connection is being closed."""
+        if not self.is_closing():
+            self._transport.writelines(pieces)
 
     def is_closing(self) -> bool:
         """Return whether `close` was called, or the connection is lost."""
         return self._closing or self._transport.is_closing()
 
     def close(self) -> None:
-        """Write the pending piece, then close: at once, or after `LINGER_SECONDS` if the client is still sending."""
-        self._flush()
-        if self._closing or self._transport.is_closing():
+        """Close the connection: at once, or after `LINGER_SECONDS` if the client is still sending."""
+        if self.is_closing():
             return
         self._closing = True
         if self._stop is not None and self._stop():
@@ -65,11 +57,6 @@ class CoalescingTransport:
     def lost(self) -> None:
         """Drop the reference to the protocol, so that both are freed without garbage collection."""
         self._stop = None
-
-    def _flush(self) -> None:
-        pending, self._pending = self._pending, b""
-        if pending and not self._transport.is_closing():
-            self._transport.write(pending)
 
 
 class PausableFlow(FlowControl):
@@ -87,17 +74,3 @@ class PausableFlow(FlowControl):
         """Resume reading, unless it is held."""
         if self.read_paused and not self.held:
             super().resume_reading()
-
-
-class ExpectingCycle(RequestResponseCycle):
-    """A request that waits for 100 (Continue) before its body is sent (RFC 9110, 10.1.1).
-
-    If the client gets a response instead, it may send the body or not. What follows on the connection is ambiguous, so
-    the connection is closed.
-    """
-
-    async def send(self, message: ASGISendEvent) -> None:
-        """Send a part of the response."""
-        if self.waiting_for_100_continue:
-            self.keep_alive = False
-        await super().send(message)
