@@ -86,6 +86,10 @@ class RequestContext:
         if (spans := self.spans) is not None:  # read once: the event loop may export and clear them meanwhile
             spans.append(StageSpan(stage, start, end))
 
-    def server_timing(self) -> str:
+    def server_timing(self) -> bytes:
         """Return the value of the Server-Timing header, in milliseconds."""
-        return ", ".join(f"{stage};dur={self.stage_seconds.get(stage, 0.0) * 1000:.3f}" for stage in STAGES)
+        seconds = self.stage_seconds.get
+        spent = (seconds("queue", 0.0), seconds("batch", 0.0), seconds("infer", 0.0), seconds("codec", 0.0))
+        return b"queue;dur=%.3f, batch;dur=%.3f, infer;dur=%.3f, codec;dur=%.3f" % tuple(
+            [1000 * part for part in spent]
+        )

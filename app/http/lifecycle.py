@@ -24,6 +24,7 @@ from app.http.budget import MemoryBudget
 from app.http.problems import problem, routing_error
 from app.http.protocol.request_head import require_few_parameters
 from app.http.state import ServiceState
+from app.observability.logs import InfoRecord
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
 
@@ -99,6 +100,26 @@ class LifecycleMiddleware:
 class RequestLifecycle:
     """One request from its head to the end of its response."""
 
+    __slots__ = (
+        "_body_awaited_since",
+        "_cancelled",
+        "_client_disconnected",
+        "_disconnect_task",
+        "_middleware",
+        "_receive",
+        "_received",
+        "_scope",
+        "_send",
+        "_started",
+        "_status",
+        "_task",
+        "_timeout",
+        "_timer",
+        "body_complete",
+        "context",
+        "endpoint",
+    )
+
     def __init__(self, middleware: LifecycleMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._middleware, self._scope, self._receive, self._send = middleware, scope, receive, send
         headers = dict(scope["headers"])
@@ -168,7 +189,7 @@ class RequestLifecycle:
         if context.model:
             headers += ((b"x-model", _as_header(context.model)), _NO_STORE)
         if context.stage_seconds:
-            headers.append((b"server-timing", context.server_timing().encode()))
+            headers.append((b"server-timing", context.server_timing()))
         return headers
 
     async def handle(self, failure: BaseException) -> bool:
@@ -263,23 +284,23 @@ class RequestLifecycle:
         seconds = time.monotonic() - self._started
         endpoint = self.endpoint or "other"
         status = CLIENT_CLOSED_REQUEST if self._client_disconnected else self._status
-        metrics = middleware.metrics
-        metrics.requests[endpoint, str(status)].inc()
-        metrics.request_seconds[endpoint].observe(seconds)
-        stages = tuple(context.stage_seconds.items())  # a copy: the device may still add to it
-        for stage, spent in stages:
-            metrics.stage_seconds[stage].observe(spent)
+        stages = dict(context.stage_seconds)  # a copy: the device may still add to it
+        middleware.metrics.observe_request(endpoint, status, seconds, stages)
+        if not log.isEnabledFor(logging.INFO):
+            return
+        method = self._scope["method"]
         fields = {
             "request_id": context.request_id,
-            "method": self._scope["method"],
+            "method": method,
             "status": status,
             "ms": round(seconds * 1000, 3),
             "bytes_in": self._received,
-            **{f"{stage}_ms": round(spent * 1000, 3) for stage, spent in stages},
         }
+        for stage, spent in stages.items():
+            fields[f"{stage}_ms"] = round(spent * 1000, 3)
         if self.endpoint is None and status != Unauthorized.status:  # the path may contain a wrong key
             fields["path"] = quote(self._scope["path"][:MAX_LOGGED_PATH])[:MAX_LOGGED_PATH]  # breaks no line
-        log.info("%s %s %d", self._scope["method"], endpoint, status, extra=fields)
+        log.handle(InfoRecord(log.name, f"{method} {endpoint} {status}", fields))
 
 
 def _combine(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -39,9 +39,7 @@ class Redactor:
         return text
 
     def redact_record(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Return a copy of the record without keys; without any key to look for, the record itself."""
-        if not self._ends:
-            return record
+        """Return a copy of the record without keys."""
         redacted = copy.copy(record)
         redacted.msg, redacted.args = self.redact(record.getMessage()), None
         if record.exc_info:

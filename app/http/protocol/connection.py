@@ -71,6 +71,14 @@ class HttpConnection(HttpToolsProtocol):
         lingering: Any = LingeringTransport(transport, self.loop, self._stop_parsing)
         super().connection_made(lingering)
         self.flow = self._flow = PausableFlow(lingering)
+        self._scope = {  # of every request
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "root_path": self.root_path,
+        }
         self._last_cycle = self.cycle
         self._timer = self.loop.call_later(self._header_timeout, self._check_progress)
         self._pool.add(self)
@@ -182,14 +190,9 @@ class HttpConnection(HttpToolsProtocol):
         """Start the application for a request; the body may still arrive."""
         decoded = path.decode()
         scope = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            **self._scope,
             "http_version": "1.0" if old else "1.1",
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme or "http",
             "method": method,
-            "root_path": self.root_path,
             "path": self.root_path + (unquote(decoded) if "%" in decoded else decoded),
             "raw_path": self.root_path.encode() + path,
             "query_string": query,
@@ -225,7 +228,8 @@ class HttpConnection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if not self.transport.is_closing():
             self._idle[self] = None
-            self.flow.resume_reading()
+            if self._flow.read_paused:
+                self._flow.resume_reading()
             if self._buffer:
                 self._schedule()
             elif self._probe is not None:

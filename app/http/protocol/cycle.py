@@ -121,7 +121,8 @@ class RequestCycle:
             self._transport.write(_CONTINUE)
             self._waits_for_continue = False
         if not (self.disconnected or self.response_complete):
-            self._flow.resume_reading()
+            if self._flow.read_paused:
+                self._flow.resume_reading()
             if not self._is_new:
                 self._waiter = self._loop.create_future()
                 await self._waiter
@@ -186,6 +187,7 @@ class RequestCycle:
 
     def _complete(self) -> None:
         self.response_complete = True
+        self._pieces, self.body_size = [], 0  # of a body that the application has not received
         self.set()
         if not self.keep_alive:
             self._transport.close()

@@ -1,7 +1,7 @@
 """Transport and flow control of a connection: reading can be paused, and closing loses no response."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -21,22 +21,13 @@ class LingeringTransport:
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, stop: Callable[[], bool] = lambda: False
     ) -> None:
         self._transport = transport
+        self.write, self.writelines = transport.write, transport.writelines  # without a call in between
         self._loop = loop
         self._stop: Callable[[], bool] | None = stop
         self._closing = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
-
-    def write(self, piece: bytes) -> None:
-        """Write the piece, unless the connection is being closed."""
-        if not self.is_closing():
-            self._transport.write(piece)
-
-    def writelines(self, pieces: Iterable[bytes]) -> None:
-        """Write the pieces together, unless the connection is being closed."""
-        if not self.is_closing():
-            self._transport.writelines(pieces)
 
     def is_closing(self) -> bool:
         """Return whether `close` was called, or the connection is lost."""
