@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -41,23 +41,32 @@ _INFO = logging.LogRecord("", logging.INFO, "", 0, "", None, None).__dict__
 
 
 class InfoRecord(logging.LogRecord):
-    """A record of level INFO with fields; the position in the code and the rest that no line contains are empty.
+    """A record of level INFO with `fields`; the position in the code and the rest that no line contains are empty.
 
     `Logger.handle` takes it. It is created in a quarter of the time of a complete record, which counts for a line that
     every request writes.
     """
 
-    def __init__(self, name: str, message: str, fields: Mapping[str, Any]) -> None:
-        self.__dict__.update(_INFO, **fields)
-        self.name, self.msg, self.created = name, message, time.time()
-        self.msecs = self.created % 1 * 1000
+    def __init__(self, name: str, message: str, fields: dict[str, Any]) -> None:
+        self.__dict__.update(_INFO)
+        self.name, self.msg, self.fields = name, message, fields
+        self.created = now = time.time()
+        self.msecs = now % 1 * 1000
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the fields of a record besides those that every record has."""
+    if isinstance(record, InfoRecord):
+        return record.fields
+    return {name: value for name, value in record.__dict__.items() if name not in _RECORD_FIELDS}
 
 
 class TextFormatter(logging.Formatter):
     """Text lines for a terminal, with the fields of a request at the end."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        fields = [f"{name}={getattr(record, name)}" for name in _REQUEST_FIELDS if hasattr(record, name)]
+        found = _fields_of(record)
+        fields = [f"{name}={found[name]}" for name in _REQUEST_FIELDS if name in found]
         return "  ".join([super().formatMessage(record), *fields])
 
 
@@ -70,13 +79,12 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the object; its text has no line end."""
-        more = record.__dict__
         fields = {
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **{name: more[name] for name in more if name not in _RECORD_FIELDS},
+            **_fields_of(record),
             **self._static_fields,
         }
         if record.exc_info or record.exc_text:

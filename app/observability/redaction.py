@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import quote
 
 REDACTED = "KEY"
@@ -45,9 +46,14 @@ class Redactor:
         if record.exc_info:
             redacted.exc_text, redacted.exc_info = self.redact(_TRACEBACKS.formatException(record.exc_info)), None
         for name in record.__dict__.keys() - _STANDARD_FIELDS:
-            if isinstance(value := getattr(record, name), str):
-                setattr(redacted, name, self.redact(value))
+            setattr(redacted, name, self._redact_field(getattr(record, name)))
         return redacted
+
+    def _redact_field(self, value: Any) -> Any:
+        """Return a field without keys: a text, or a mapping with texts as values."""
+        if isinstance(value, dict):
+            return {name: self._redact_field(inner) for name, inner in value.items()}
+        return self.redact(value) if isinstance(value, str) else value
 
 
 _TRACEBACKS = logging.Formatter()

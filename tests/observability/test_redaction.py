@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
+from app.observability.logs import InfoRecord
 from app.observability.redaction import MIN_FRAGMENT, Redactor
 
 KEY = 'a "key"\\ é of the service'
@@ -40,3 +41,10 @@ def test_every_part_of_a_record_is_redacted_and_the_record_itself_stays_as_it_is
     assert "ValueError: invalid literal for int() with base 10: 'KEY'" in logging.Formatter().format(redacted)
     assert "hunter2" not in str(redacted.__dict__)
     assert (record.getMessage(), record.path) == ("said hunter2", "/hunter2")
+
+
+def test_the_fields_of_an_access_line_are_redacted():
+    record = InfoRecord("app.access", "GET other 404", {"path": "/hunter2", "status": 404, "more": {"a": "hunter2"}})
+    redacted = Redactor([b"hunter2"]).redact_record(record)
+    assert redacted.fields == {"path": "/KEY", "status": 404, "more": {"a": "KEY"}}
+    assert record.fields["path"] == "/hunter2"
