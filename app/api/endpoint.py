@@ -8,13 +8,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeVar
 
-import mimeparse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.content_negotiation import negotiate
 from app.api.query import Query, parse_query
 from app.api.services import Services
 from app.codecs.media_types import JSON
@@ -25,9 +25,6 @@ from app.validation import quoted
 
 MAX_INLINE_BYTES = 2**16
 """Bytes or pixels up to which codec work runs on the event loop, because a thread hop would take longer."""
-
-MAX_ACCEPT_LENGTH = 1000
-"""Bytes of an Accept header that are parsed, more than any browser sends. Parsing takes quadratic time."""
 
 MAX_MESSAGE_BYTES = 2**18
 """Bytes of a response that are sent at once."""
@@ -195,17 +192,3 @@ class _EndpointApp:
         for start in range(0, len(body), MAX_MESSAGE_BYTES):
             end = start + MAX_MESSAGE_BYTES
             await send({"type": "http.response.body", "body": view[start:end], "more_body": end < len(body)})
-
-
-@lru_cache(maxsize=64)  # most clients send one of a few Accept headers
-def negotiate(offered: tuple[str, ...], accept: bytes) -> str:
-    """Return the first of the offered media types that the Accept header prefers (RFC 9110, 12.5.1), or ""."""
-    if not accept:
-        return offered[0]
-    if len(accept) > MAX_ACCEPT_LENGTH:
-        return ""
-    try:  # on a tie the library returns the last
-        best: str = mimeparse.best_match(list(reversed(offered)), accept.decode("latin-1").lower())
-    except mimeparse.MimeTypeParseException:
-        best = ""
-    return best

@@ -11,8 +11,8 @@ from app.api.openapi import (
     SEEDED_IMAGES_RESPONSE,
     problems,
 )
-from app.api.payloads import read_images, read_latents
 from app.api.query import DecodeQuery, EncodeQuery, Query, ReconstructQuery, SampleQuery
+from app.api.request_bodies import read_images, read_latents
 from app.api.responses import IMAGES, NUMBERS
 from app.api.schemas import History, Latents, Model, Scores
 from app.context import EndpointPath, Operation

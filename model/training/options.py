@@ -1,16 +1,9 @@
-"""Training options, and the schedules of learning rate, KL weight and weight averaging.
-
-    learning_rate(t) = learning_rate * min(1, (t + 1) / warmup) * 1/2 (1 + cos(pi t / T))   Loshchilov and Hutter (2017)
-    kl_weight(t)     = min(1, t / (kl_warmup epochs))                      Bowman et al. (2016), Sonderby et al. (2016)
-    ema_decay(t)     = min(ema, (1 + t) / (10 + t))                        discounts the first weights quickly
-
-t is the step, T the number of steps.
-"""
+"""Training options."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from math import cos, isfinite, pi
+from math import isfinite
 from typing import Any
 
 from model.errors import UserError
@@ -73,19 +66,6 @@ class TrainingOptions:
         _require("schedule", self.schedule in ("cosine", "constant"), "cosine or constant", self.schedule)
         _require("binarize", self.binarize in ("dynamic", "none"), "dynamic or none", self.binarize)
         _require("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS), self.precision)
-
-    def learning_rate_at(self, step: int, steps: int) -> float:
-        """Return the learning rate at `step` of `steps`."""
-        ramp = min(1.0, (step + 1) / max(1, self.warmup))
-        return self.learning_rate * ramp * (0.5 * (1 + cos(pi * step / steps)) if self.schedule == "cosine" else 1.0)
-
-    def kl_weight(self, epoch: float) -> float:
-        """Return the weight of the KL divergence after `epoch` epochs, in [0, 1]."""
-        return min(1.0, epoch / self.kl_warmup) if self.kl_warmup else 1.0
-
-    def ema_decay(self, step: int) -> float:
-        """Return the decay of the moving average of the weights at `step`, in [0, 1)."""
-        return min(self.ema, (1 + step) / (10 + step))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as a JSON object."""

@@ -25,6 +25,7 @@ from model.elbo import elbo
 from model.errors import UserError
 from model.pixels import to_pixels
 from model.records import EpochRecord
+from model.training import schedules
 from model.training.objectives import OBJECTIVES
 from model.training.options import TrainingOptions
 from model.training.weight_norm import apply_weight_norm, data_dependent_init, effective_weights
@@ -151,10 +152,10 @@ class Training:
             raise TrainingError(f"epoch {self.epoch + 1}: the {name} is {bound}; try a lower learning rate")
 
     def _step(self, x: Tensor) -> Tensor:
-        rate = self.options.learning_rate_at(self.step, self.options.epochs * self.steps_per_epoch)
+        rate = schedules.learning_rate(self.options, self.step, self.options.epochs * self.steps_per_epoch)
         self.optimizer.param_groups[0]["lr"] = rate
         noise = self._noise(self.options.samples, len(x), self.generator)
-        beta = self.options.kl_weight(self.step / self.steps_per_epoch)
+        beta = schedules.kl_weight(self.options, self.step / self.steps_per_epoch)
         with autocast(self.options.precision, x.device):
             value = OBJECTIVES[self.options.objective](self.vae, x, noise, beta)
         loss = -value.objective.mean()
@@ -163,7 +164,7 @@ class Training:
         if self.options.clip:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.options.clip)
         self.optimizer.step()
-        self._update_ema(share=1 - self.options.ema_decay(self.step))
+        self._update_ema(share=1 - schedules.ema_decay(self.options, self.step))
         self.step += 1
         return torch.stack([term.detach().double().sum() for term in value.elbo])
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.api.endpoint import MAX_INLINE_BYTES, EndpointRequest
-from app.api.payloads import read_images
+from app.api.request_bodies import read_images
 from app.codecs.media_types import JSON
 from app.codecs.png import write_png
 from app.codecs.png_reader import MAX_UNPACKED_TEXT

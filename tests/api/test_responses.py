@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.api.endpoint import negotiate
+from app.api.content_negotiation import negotiate
 from app.api.responses import IMAGES, JSON, NPY, NUMBERS, PNG
 from app.codecs.grid import bands
 from app.codecs.png import write_png
