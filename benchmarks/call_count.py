@@ -2,7 +2,8 @@
 
 A request is sent to the shipped model over a real socket, in one process, after some warm-up requests. The profiler of
 Python is on from the first byte on the connection to the last byte of the response. `--list` prints the names of the
-functions by module, with the number of calls. Comprehensions and generator expressions do not count as functions.
+functions by module, with the number of calls. The second line counts the functions of all libraries too, with those
+of the asyncio loop and of the client. Comprehensions and generator expressions do not count as functions.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from app.server.process import configure_process
 from app.settings import Settings
 
 APP = str(Path(__file__).parent.parent / "app") + "/"
+BENCHMARKS = str(Path(__file__).parent) + "/"
 COMPREHENSIONS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>")
 WARM_UP = 30
 
@@ -34,7 +36,7 @@ Calls = Counter[CodeType]
 
 
 class Profiler:
-    """Counts the calls of functions in app/ while it is on."""
+    """Counts the calls of Python functions while it is on, except those of benchmarks/."""
 
     def __init__(self) -> None:
         self.calls: Calls = Counter()
@@ -50,7 +52,7 @@ class Profiler:
 
     def _profile(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(APP) and code.co_name not in COMPREHENSIONS:
+        if event == "call" and code.co_name not in COMPREHENSIONS and not code.co_filename.startswith(BENCHMARKS):
             self.calls[code] += 1
 
 
@@ -112,9 +114,11 @@ def png() -> bytes:
 def report(calls: Calls, *, names: bool) -> None:
     """Print the counts, and the names of the functions by module."""
     modules: dict[str, list[tuple[str, int]]] = {}
-    for code, count in calls.items():
+    ours = {code: count for code, count in calls.items() if code.co_filename.startswith(APP)}
+    for code, count in ours.items():
         modules.setdefault(code.co_filename.removeprefix(APP), []).append((code.co_qualname, count))
-    print(f"{len(calls)} functions in {len(modules)} modules of app/, {sum(calls.values())} calls")  # noqa: T201
+    print(f"{len(ours)} functions in {len(modules)} modules of app/, {sum(ours.values())} calls")  # noqa: T201
+    print(f"{sum(calls.values())} calls of Python functions in all, with those of libraries")  # noqa: T201
     for module, functions in sorted(modules.items()) if names else ():
         print(f"\n{module}")  # noqa: T201
         for name, count in functions:

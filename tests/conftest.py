@@ -1,36 +1,6 @@
-"""Real small models and the real application around them; a device option runs the suite on a GPU."""
+"""Options of the test suite, and its fixtures, for which torch and the application are imported."""
 
-import os
-import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-
-import httpx
-import numpy as np
 import pytest
-import torch
-from hypothesis import settings
-from sklearn.datasets import load_digits
-
-from app.codecs.images import configure_pillow_limits
-from app.codecs.png import write_png
-from app.inference.device import configure_torch
-from app.main import create_app
-from app.settings import Settings
-from model.checkpoint import METRICS
-from model.files import write_json
-from tests.support.apps import running
-from tests.support.cli_runner import SMALL, vae
-from tests.support.models import COLOUR, DIGITS, write
-
-configure_pillow_limits()
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import ONNX Runtime themselves
-
-settings.register_profile("tests", deadline=None)  # also on a busy machine
-settings.load_profile("tests")
-
-configure_torch(Settings(device="cpu", threads=1))  # with small models more threads only wait for one another
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,85 +8,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--requests", type=int, default=200_000, help="the number of requests of `make soak`")
 
 
-@pytest.fixture(scope="session")
-def device(request: pytest.FixtureRequest) -> str:
-    name: str = request.config.getoption("--device")
-    return name
-
-
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture(scope="session")
-def digits() -> np.ndarray:
-    """1,797 real handwritten digits, uint8 [N, 1, 8, 8]."""
-    return (load_digits().images * 255 / 16).round().astype(np.uint8)[:, None]
-
-
-@pytest.fixture(scope="session")
-def png(digits: np.ndarray) -> bytes:
-    """The first of them as a file."""
-    return write_png(digits[0])
-
-
-@pytest.fixture
-def data(tmp_path: Path, digits: np.ndarray) -> Path:
-    """The digits as `vae train` is given them: 600 to train on, 100 to test."""
-    np.savez(tmp_path / "digits.npz", train=digits[:600, 0], test=digits[600:700, 0])
-    return tmp_path / "digits.npz"
-
-
-@pytest.fixture
-def trained(data: Path, tmp_path: Path) -> Path:
-    """The folder of a small model that `vae train` left."""
-    result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / "run")
-    assert result.exit_code == 0, result.output
-    return tmp_path / "run"
-
-
-@pytest.fixture(scope="session")
-def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("models") / "digits", DIGITS)
-
-
-@pytest.fixture
-def evaluated_model(digits_model: Path, tmp_path: Path) -> Path:
-    """The digits' model, evaluated: its test images have the ELBOs -200, -199 and so on to -100."""
-    shutil.copytree(digits_model, tmp_path / "evaluated")
-    reference = {"elbo": [-200.0 + n for n in range(101)], "areas": {}, "split": "test split"}
-    write_json(tmp_path / "evaluated" / METRICS, {"reference": reference})
-    return tmp_path / "evaluated"
-
-
-@pytest.fixture(scope="session")
-def colour_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("models") / "colour", COLOUR)
-
-
-Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
-
-
-@pytest.fixture(scope="session")
-def serve(digits_model: Path, device: str) -> Serve:
-    """`serve(**settings)` runs the application around the digits model with those settings."""
-
-    here = {"model": digits_model, "device": device, "threads": 1}  # one thread: these models are small
-
-    def start(**settings: object) -> AbstractAsyncContextManager[httpx.AsyncClient]:
-        return running(create_app(Settings(**{**here, **settings})))  # type: ignore[arg-type]
-
-    return start
-
-
-@pytest.fixture(scope="module")
-async def client(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
-    """One service for all tests of a module; a test that counts starts its own."""
-    async with serve() as ready:
-        yield ready
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the fixtures where tests run: the main process of pytest-xdist runs none, and need not wait for torch."""
+    is_main_process = bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
+    if not is_main_process:
+        config.pluginmanager.import_plugin("tests.support.fixtures")

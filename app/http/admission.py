@@ -9,7 +9,7 @@ from app.context import MODEL_PATHS, RequestContext
 from app.errors import Unavailable, UnprocessableContent
 from app.http.auth import ApiKeys
 from app.http.budget import body_too_large
-from app.http.protocol.request_head import require_few_parameters, require_one_key
+from app.http.protocol.head_rules import require_few_parameters, require_one_key
 from app.http.state import ServiceState
 from app.settings import Limits
 from app.validation import quoted

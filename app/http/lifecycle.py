@@ -22,7 +22,7 @@ from app.errors import DeadlineExceeded, RequestTimeout, ServiceError, Unauthori
 from app.http.admission import AdmissionController, is_public
 from app.http.budget import MemoryBudget
 from app.http.problems import problem, routing_error
-from app.http.protocol.request_head import require_few_parameters
+from app.http.protocol.head_rules import require_few_parameters
 from app.http.state import ServiceState
 from app.observability.logs import InfoRecord
 from app.observability.metrics import Metrics

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from app.runtimes.base import Target
 from app.runtimes.onnx import with_networks
-from app.runtimes.onnx_graph import INPUT, OUTPUT, onnx_model
+from app.runtimes.onnx_export import INPUT, OUTPUT, onnx_model
 from app.runtimes.onnx_session import memory_file, path_of
 from app.runtimes.torch_eager import TorchModel
 from model.interface import ImageModel

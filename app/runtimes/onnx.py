@@ -15,7 +15,7 @@ from app.batching.rows import RowBatch
 from app.runtimes.base import CompiledModel, Target
 from app.runtimes.batch_invariance import graph_is_batch_invariant, model_is_batch_invariant
 from app.runtimes.flops import is_compute_bound
-from app.runtimes.onnx_graph import INPUT, onnx_model
+from app.runtimes.onnx_export import INPUT, onnx_model
 from app.runtimes.onnx_operations import OPERATION_GRAPHS, OnnxOperation
 from app.runtimes.onnx_session import create_session
 from app.runtimes.torch_eager import TorchModel

@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto
 
 from app.batching.rows import RowBatch
 from app.context import Operation
-from app.runtimes.onnx_graph import Graph
+from app.runtimes.onnx_export import Graph
 from app.runtimes.onnx_session import create_session
 from model.likelihoods import LEVELS
 from model.networks.encoder import MAX_ABS_LOGVAR

@@ -13,7 +13,7 @@ from app.batching.rows import RowBatch
 from app.errors import ServiceError, Unavailable
 from app.inference.device_errors import diagnose, release, works
 from app.observability.metrics import Metrics
-from app.runtimes.onnx_graph import OPSET
+from app.runtimes.onnx_export import OPSET
 from app.runtimes.onnx_session import FATAL_ONLY
 from tests.support.apps import until
 from tests.support.engines import context, running_engine

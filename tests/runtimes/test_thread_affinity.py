@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from app.runtimes.onnx_graph import INPUT, onnx_model
+from app.runtimes.onnx_export import INPUT, onnx_model
 from app.runtimes.onnx_session import create_session
 from app.runtimes.thread_affinity import PinnedSession
 from tests.support.models import COLOUR, build

@@ -20,8 +20,8 @@ from app.errors import ServiceError
 from app.http.problems import problem
 from app.http.protocol.cycle import RequestCycle
 from app.http.protocol.half_close import DisconnectProbe
+from app.http.protocol.head_rules import Headers
 from app.http.protocol.pool import ConnectionPool
-from app.http.protocol.request_head import Headers
 from app.http.protocol.request_reader import RequestReader
 from app.http.protocol.transport import LingeringTransport, PausableFlow
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import httptools
 
 from app.errors import BadRequest, RequestHeaderFieldsTooLarge, UriTooLong
-from app.http.protocol.request_head import (
+from app.http.protocol.head_rules import (
     MAX_LENGTH_DIGITS,
     Headers,
     body_length,

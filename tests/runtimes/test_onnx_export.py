@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from app.runtimes.onnx_graph import INPUT, onnx_model
+from app.runtimes.onnx_export import INPUT, onnx_model
 from tests.support.configs import configs
 from tests.support.models import build
 
