@@ -522,5 +522,6 @@ def test_requests_get_the_responses_that_the_standard_requires(server, case, cou
             assert response.headers["content-type"] == "application/problem+json"
         if response.status != 100:
             assert response.headers["x-request-id"]
+            assert response.headers["date"]  # RFC 9110, 6.6.1
     if case.closes:
         assert responses[-1].closes

@@ -205,6 +205,7 @@ class HttpConnection(HttpToolsProtocol):
             self._flow,
             self.loop,
             self.on_response_complete,
+            self.server_state.default_headers,
             keep_alive=keep_alive,
             expects_continue=expects,
         )
@@ -284,8 +285,8 @@ class HttpConnection(HttpToolsProtocol):
             return
         if in_body:  # the application sees a disconnect
             self.cycle.disconnect()
-        answer = problem(error, request_id)
+        answer, always = problem(error, request_id), self.server_state.default_headers
         more = ((b"x-request-id", request_id.encode()), (b"connection", b"close"))
-        headers = b"".join(b"%s: %s\r\n" % field for field in (*answer.raw_headers, *more))
+        headers = b"".join(b"%s: %s\r\n" % field for field in (*always, *answer.raw_headers, *more))
         self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + bytes(answer.body))
         self.transport.close()

@@ -6,7 +6,7 @@ half a response and wait again.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -26,12 +26,14 @@ class RequestCycle:
 
     `expects_continue` means that the client waits for 100 (Continue) before it sends the body (RFC 9110, 10.1.1). If it
     gets a response instead, it may send the body or not. What follows on the connection is ambiguous, so the connection
-    is closed. `completed` is called at the end of the response.
+    is closed. `completed` is called at the end of the response. `default_headers` are those of every response, such as
+    Date (RFC 9110, 6.6.1).
     """
 
     __slots__ = (
         "_body_bytes_left",
         "_completed",
+        "_default_headers",
         "_flow",
         "_head",
         "_is_chunked",
@@ -57,12 +59,14 @@ class RequestCycle:
         flow: FlowControl,
         loop: asyncio.AbstractEventLoop,
         completed: Callable[[], None],
+        default_headers: Sequence[tuple[bytes, bytes]],
         *,
         keep_alive: bool,
         expects_continue: bool,
     ) -> None:
         self._scope, self._transport, self._flow, self._loop = scope, transport, flow, loop
         self._completed = completed
+        self._default_headers = default_headers
         self.keep_alive = keep_alive
         self._waits_for_continue = expects_continue
         self._pieces: list[bytes] = []  # of the body, which the application has not received
@@ -152,7 +156,7 @@ class RequestCycle:
                 length = int(value)
             elif name == b"connection":
                 closes = b"close" in value.lower()
-        lines = [b"%s: %s\r\n" % field for field in headers]
+        lines = [b"%s: %s\r\n" % field for field in (*self._default_headers, *headers)]
         self.keep_alive = self.keep_alive and not closes
         if not (self.keep_alive or closes):
             lines.append(b"connection: close\r\n")
