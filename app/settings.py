@@ -184,6 +184,20 @@ def variable_of(name: str) -> str:
     return f"{PREFIX}{name.upper()}"
 
 
+MIN_KEY_LENGTH = 16
+"""Characters of an API key below which a warning is logged."""
+
+
+def short_keys(settings: Settings) -> Iterator[str]:
+    """Yield a warning if an API key is short: it is easy to guess, and redacted wherever its text occurs in the log."""
+    shortest = min(map(len, settings.keys()), default=MIN_KEY_LENGTH)
+    if shortest < MIN_KEY_LENGTH:
+        yield (
+            f"an API key has {shortest} characters, and its text is replaced wherever it occurs in the log; "
+            f"expected a random key of at least {MIN_KEY_LENGTH}"
+        )
+
+
 def unknown_variables(environment: Iterable[str]) -> Iterator[str]:
     """Yield a warning for each environment variable with the prefix that is not a setting."""
     known = [*map(variable_of, Settings.model_fields)]

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, SettingsError, read_settings, unknown_variables
+from app.settings import Settings, SettingsError, read_settings, short_keys, unknown_variables
 
 DEFAULTS = {name: field.get_default() for name, field in Settings.model_fields.items()}
 
@@ -187,3 +187,12 @@ def test_a_key_file_without_keys_is_invalid_instead_of_switching_authentication_
 def test_settings_are_frozen():
     with pytest.raises(ValidationError):
         Settings().port = 1
+
+
+@pytest.mark.parametrize(
+    ("key", "warned"), [("short", True), ("a key of 19 letters,short", True), ("a" * 16, False), (None, False)]
+)
+def test_a_short_api_key_is_worth_a_warning_without_the_key(key, warned):
+    warnings = [*short_keys(Settings(api_key=key))]
+    assert bool(warnings) is warned
+    assert not any("short" in warning for warning in warnings)

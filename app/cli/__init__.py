@@ -71,12 +71,12 @@ def serve(context: typer.Context) -> None:
     with report_user_errors():
         from app.cli.serve import given_settings
         from app.observability.logs import configure_logging
-        from app.settings import read_settings, unknown_variables
+        from app.settings import read_settings, short_keys, unknown_variables
 
         settings = read_settings(given_settings(context))
         check_folder(settings.model)
         configure_logging(settings)
-        for warning in unknown_variables(os.environ):
+        for warning in (*unknown_variables(os.environ), *short_keys(settings)):
             logging.getLogger("app.settings").warning(warning)
         from app.server.supervisor import serve as run
 

@@ -18,14 +18,14 @@ CHUNKED = (
     b"POST /decode HTTP/1.1\r\nHost: vae\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n%s\r\n"
 )
 UPGRADE = b"GET /livez HTTP/1.1\r\nHost: vae\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
-KEY = b"Authorization: Bearer key\r\n"
+KEY = b"Authorization: Bearer a-key-of-16-char\r\n"
 MIB = 2**20
 
 
 @pytest.fixture(scope="module")
 def server(digits_model) -> Iterator[ServerProcess]:
     """A server for all attacks; it may log no error and no warning."""
-    with server_process(digits_model, api_key="key") as process:
+    with server_process(digits_model, api_key="a-key-of-16-char") as process:
         yield process
     assert process.log.complaints() == []
 

@@ -10,14 +10,14 @@ from tests.support.live_server import HEAD, LATENT
 from tests.support.raw_http import ServerProcess, read_response, server_process
 
 LIMIT = 30
-GET = b"GET /model HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer key\r\n\r\n"
+GET = b"GET /model HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer a-key-of-16-char\r\n\r\n"
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two workers"])
 def service(request, digits_model) -> Iterator[tuple[ServerProcess, int]]:
     """A service, and its limit of open connections."""
     workers = request.param
-    with server_process(digits_model, workers=workers, max_connections=LIMIT, api_key="key") as process:
+    with server_process(digits_model, workers=workers, max_connections=LIMIT, api_key="a-key-of-16-char") as process:
         yield process, LIMIT * workers
     assert process.log.complaints() == []
 
@@ -85,7 +85,9 @@ def test_connections_with_a_request_in_flight_are_kept_and_a_new_one_is_rejected
 
 def test_connections_whose_bodies_make_no_progress_are_closed_for_a_new_client(service):
     server, allowed = service
-    head = b"POST /decode HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer key\r\nContent-Length: 100\r\n\r\n"
+    head = (
+        b"POST /decode HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer a-key-of-16-char\r\nContent-Length: 100\r\n\r\n"
+    )
     with ExitStack() as stack:
         stalled = [stack.enter_context(server.connect()) for _ in range(allowed)]
         for client in stalled:

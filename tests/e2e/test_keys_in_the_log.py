@@ -9,7 +9,7 @@ import pytest
 from tests.support.live_server import LATENT
 from tests.support.raw_http import ServerProcess, server_process
 
-KEYS = ("sk-8d1f0a7b65e34c29", 'a"quoted\\key', "clé-ü-0123456789", "k" * 200)
+KEYS = ("sk-8d1f0a7b65e34c29", 'a"quoted\\key-of-20', "clé-ü-0123456789", "k" * 200)
 WRONG_KEY = "another-service-0123"
 
 
