@@ -141,10 +141,10 @@ def _require_readable(headers: Mapping[bytes, bytes]) -> None:
 def _with_curl_hint(error: ServiceError, request: EndpointRequest, body: bytes) -> ServiceError:
     """Add to an error how curl sends a file, if the content type is the one of `curl -d` and the body is no JSON.
 
-    The option -d removes line ends from a file.
+    The option -d removes line ends from a file, so a body with a line end was not sent by it.
     """
     declared = request.context.headers.get(b"content-type", b"").strip().lower()
-    if not declared.startswith(FORM) or kind_of("", body) == JSON:
+    if not declared.startswith(FORM) or b"\n" in body or kind_of("", body) == JSON:
         return error
     hint = "curl changes a file that it sends with -d; use --data-binary @FILE"
     return type(error)(f"{error.detail}; {hint}", headers=error.headers)

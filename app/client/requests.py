@@ -168,7 +168,7 @@ def _npy_body(array: np.ndarray) -> dict[str, Any]:
 def _images_body(images: Images) -> dict[str, Any]:
     if isinstance(images, np.ndarray):
         return _npy_body(images)
-    if not isinstance(images, File | Iterable):
+    if not isinstance(images, File | Iterable) or hasattr(images, "read"):  # an open file iterates over its lines
         raise _not_images("images", images, ", or a list of them")
     items = [images] if isinstance(images, File) else list(images)
     if not items:

@@ -177,7 +177,7 @@ class Server(uvicorn.Server):
         await asyncio.sleep(0.1)
         if cancelled := self.state.cancel_all():
             self.cancelled_count = cancelled
-            log.warning("shutdown timeout: cancelled %d requests", cancelled)
+            log.warning("requests cancelled at shutdown: %d", cancelled)
         threading.Thread(target=self._exit_hard, daemon=True).start()
         await super().shutdown(sockets)
         for connection in [*self.server_state.connections]:

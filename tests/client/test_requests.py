@@ -1,5 +1,6 @@
 """Arguments and results of the client, against the real service."""
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,7 @@ def test_an_invalid_list_of_images_is_not_sent(vae: Client, images: list[Any], r
     [
         (5, "images: expected an array, or the path or bytes of an image file, or a list of them, got int"),
         (None, "images: expected an array, or the path or bytes of an image file, or a list of them, got NoneType"),
+        (io.BytesIO(b"a"), "images: expected an array, or the path or bytes of an image file, or a list of them, got"),
         ([GREY, 5], "images[1]: expected an array, or the path or bytes of an image file, got int"),
         ([[0, 0], [0, 0]], "images[0]: expected an array, or the path or bytes of an image file, got list"),
     ],

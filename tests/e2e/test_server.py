@@ -132,7 +132,7 @@ async def test_a_second_signal_cancels_all_requests_logs_their_number_and_exits_
     assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
     assert (await waiting).status_code == 503
     writer.close()
-    assert await patient.messages(*SEVERE) == ["shutdown timeout: cancelled 2 requests"]
+    assert await patient.messages(*SEVERE) == ["requests cancelled at shutdown: 2"]
 
 
 async def test_a_request_that_is_left_after_the_graceful_timeout_is_cancelled_and_the_exit_code_is_1(digits_model):
@@ -142,7 +142,7 @@ async def test_a_request_that_is_left_after_the_graceful_timeout_is_cancelled_an
         assert await service.wait() == 1
         assert await reader.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
         writer.close()
-        assert await service.messages(*SEVERE) == ["shutdown timeout: cancelled 1 requests"]
+        assert await service.messages(*SEVERE) == ["requests cancelled at shutdown: 1"]
 
 
 BUSY = SERVE.replace(

@@ -219,7 +219,7 @@ async def test_a_second_signal_cancels_the_requests_in_flight_and_exits_with_1(d
             assert await reader.readline() == UNAVAILABLE
             writer.close()
         logged = await service.messages(*SEVERE)
-        counts = [re.fullmatch(r"shutdown timeout: cancelled (\d+) requests", message) for message in logged]
+        counts = [re.fullmatch(r"requests cancelled at shutdown: (\d+)", message) for message in logged]
         assert sum(int(count[1]) for count in counts) == len(requests)
 
 
