@@ -26,10 +26,10 @@ from app.validation import quoted
 MAX_INLINE_BYTES = 2**16
 """Bytes or pixels up to which codec work runs on the event loop, because a thread hop would take longer."""
 
-MAX_MESSAGE_BYTES = 2**18
+MAX_MESSAGE_BYTES = 2**16
 """Bytes of a response that are sent at once."""
 
-LARGE_RESPONSE_BYTES = 2**20
+LARGE_RESPONSE_BYTES = 2**17
 """Bytes from which a response is sent in pieces, so that the request holds its memory until the client has read it."""
 
 T = TypeVar("T")

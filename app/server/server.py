@@ -36,6 +36,9 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
+ABORT_SECONDS = 1
+"""Seconds from the cancellation of the requests that are left to the abort of all connections."""
+
 
 class Server(uvicorn.Server):
     """A uvicorn server that gets its connections from a listener of its own or by calls of `attach`.
@@ -65,7 +68,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # nothing depends on the address of a client
-                timeout_graceful_shutdown=1,  # all requests are cancelled by then and have to send their responses
+                timeout_graceful_shutdown=ABORT_SECONDS + 1,  # never reached, as all connections are aborted before
             )
         )
 
@@ -162,7 +165,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Check ten times a second whether the server should exit."""
-        if self.state.draining and (not self.state.in_flight or time.monotonic() > self._drained_by):
+        if self.state.draining and (not self._has_work() or time.monotonic() > self._drained_by):
             self.exit_when_idle()
         if not self.services.engine.alive:
             self.device_lost_at = self.device_lost_at or time.monotonic()
@@ -170,8 +173,15 @@ class Server(uvicorn.Server):
                 self.should_exit = True
         return await super().on_tick(counter)
 
+    def _has_work(self) -> bool:
+        """Whether a request is in flight, or a client has not received the whole response."""
+        return bool(self.state.in_flight) or any(connection.is_busy for connection in self.pool.connections)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listener, refuse the last connections, cancel the requests that are left, then shut down."""
+        """Close the listener, refuse the last connections, cancel the requests that are left, then shut down.
+
+        The cancelled requests have `ABORT_SECONDS` to send their responses; then all connections are aborted.
+        """
         if self.listener:
             self.listener.close()
         await asyncio.sleep(0.1)
@@ -179,11 +189,21 @@ class Server(uvicorn.Server):
             self.cancelled_count = cancelled
             log.warning("requests cancelled at shutdown: %d", cancelled)
         threading.Thread(target=self._exit_hard, daemon=True).start()
+        aborting = asyncio.get_running_loop().call_later(ABORT_SECONDS, self._abort_connections)
         await super().shutdown(sockets)
-        for connection in [*self.server_state.connections]:
-            connection.abort()  # type: ignore[union-attr]  # uvicorn's type lists its own protocols
+        aborting.cancel()
+        self._abort_connections()
         if self.force_exit:
             await self.lifespan.shutdown()  # uvicorn leaves it out, and cancelled tasks would be logged as failures
+
+    def _abort_connections(self) -> None:
+        """Abort all connections; responses that are cut off count as lost requests."""
+        connections = [*self.pool.connections]
+        if lost := sum(connection.is_busy for connection in connections):
+            self.cancelled_count += lost
+            log.warning("responses cut off at shutdown, because their clients did not read them: %d", lost)
+        for connection in connections:
+            connection.abort()
 
     @property
     def exit_code(self) -> int:

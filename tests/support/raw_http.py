@@ -99,8 +99,10 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(model: Path, program: str = SERVE, workers: int = 1, **settings: object) -> Iterator[ServerProcess]:
-    """Run a server, from when all its workers are ready; it must exit with 0 on SIGTERM."""
+def server_process(
+    model: Path, program: str = SERVE, workers: int = 1, exit_code: int = 0, **settings: object
+) -> Iterator[ServerProcess]:
+    """Run a server, from when all its workers are ready; it must exit with `exit_code` on SIGTERM."""
     command = serve_command(model, program, workers=workers, **settings)
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -116,7 +118,7 @@ def server_process(model: Path, program: str = SERVE, workers: int = 1, **settin
             time.sleep(0.02)
         yield server
         process.terminate()
-        assert process.wait(TIMEOUT) == 0
+        assert process.wait(TIMEOUT) == exit_code
     finally:
         process.kill()
         process.wait()

@@ -182,6 +182,11 @@ class HttpConnection(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered, or a part of a response has not been sent."""
+        return self._is_answering or self.transport.get_write_buffer_size() > 0
+
     # Events of the request reader
 
     def on_request(

@@ -82,6 +82,8 @@ class RequestCycle:
         """Run the application, and close the connection if it does not complete the response."""
         try:
             await app(self._scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            pass  # the service exits, although the client has not read the response
         except BaseException as failure:  # the connection must not wait for a response that never comes
             log.exception("the application failed", exc_info=failure)
         if not (self.response_complete or self.disconnected):
