@@ -36,7 +36,7 @@ LATENT = json.dumps({"latents": [[0, 0, 0, 0]]}).encode()
 HEAD = b"""\
 POST /decode HTTP/1.1\r
 Host: vae\r
-Authorization: Bearer key\r
+Authorization: Bearer a-key-of-16-char\r
 Content-Type: application/json\r
 Content-Length: %d\r
 Expect: 100-continue\r
