@@ -14,7 +14,7 @@ from tests.support.processes import exists, first_free_descriptor, kill, limit_d
 
 pytestmark = pytest.mark.anyio
 
-TWO = {"workers": 2, "api_key": "key"}
+TWO = {"workers": 2, "api_key": "a-key-of-16-char"}
 IMPATIENT = SERVE.replace(
     "serve(settings)", "serve(settings, SupervisionPolicy(start_attempts=1, heartbeat_timeout=5))"
 )

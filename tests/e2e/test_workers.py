@@ -22,7 +22,7 @@ from tests.support.processes import count_sockets, exists, kill
 
 pytestmark = pytest.mark.anyio
 
-TWO = {"workers": 2, "api_key": "key"}
+TWO = {"workers": 2, "api_key": "a-key-of-16-char"}
 OK, UNAVAILABLE = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 503 Service Unavailable\r\n"
 
 
@@ -184,7 +184,7 @@ async def statuses_until_closed(service: Service) -> set[bytes]:
     lines = set()
     while connection := await service.connect():
         reader, writer = connection
-        writer.write(b"GET /model HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer key\r\n\r\n")
+        writer.write(b"GET /model HTTP/1.1\r\nHost: vae\r\nAuthorization: Bearer a-key-of-16-char\r\n\r\n")
         lines.add(await reader.readline())
         writer.close()
     return lines
