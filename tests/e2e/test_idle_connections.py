@@ -1,9 +1,11 @@
 """At the limit of open connections the longest idle one is closed for a new one."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
+import psutil
 import pytest
 
 from tests.support.live_server import HEAD, LATENT
@@ -18,8 +20,24 @@ def service(request, digits_model) -> Iterator[tuple[ServerProcess, int]]:
     """A service, and its limit of open connections."""
     workers = request.param
     with server_process(digits_model, workers=workers, max_connections=LIMIT, api_key="a-key-of-16-char") as process:
+        if workers > 1:
+            wait_until_connections_are_spread(process, workers)
         yield process, LIMIT * workers
     assert process.log.complaints() == []
+
+
+def wait_until_connections_are_spread(server: ServerProcess, workers: int) -> None:
+    """Wait until each worker gets its part of new connections: a worker that has just started may be silent a while."""
+    children = psutil.Process(server.pid).children()
+    for _ in range(300):
+        with ExitStack() as stack:
+            clients = [stack.enter_context(server.connect()) for _ in range(LIMIT)]
+            assert [status(client) for client in clients] == [200] * LIMIT
+            counts = sorted(len(child.net_connections("tcp")) for child in children)[-workers:]
+        time.sleep(0.1)
+        if min(counts) >= LIMIT // workers:
+            return
+    raise AssertionError(f"connections of the workers: {counts}")
 
 
 def is_open(client: socket.socket) -> bool:
