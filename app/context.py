@@ -37,6 +37,7 @@ MODEL_PATHS = frozenset(
 """Endpoints that use the queue of the model."""
 
 STAGES = ("queue", "batch", "infer", "codec")
+_SERVER_TIMING = b", ".join(b"%s;dur=%%.3f" % stage.encode() for stage in STAGES)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -88,8 +89,4 @@ class RequestContext:
 
     def server_timing(self) -> bytes:
         """Return the value of the Server-Timing header, in milliseconds."""
-        seconds = self.stage_seconds.get
-        spent = (seconds("queue", 0.0), seconds("batch", 0.0), seconds("infer", 0.0), seconds("codec", 0.0))
-        return b"queue;dur=%.3f, batch;dur=%.3f, infer;dur=%.3f, codec;dur=%.3f" % tuple(
-            [1000 * part for part in spent]
-        )
+        return _SERVER_TIMING % tuple([1000 * self.stage_seconds.get(stage, 0.0) for stage in STAGES])

@@ -65,8 +65,7 @@ class Schedule:
                 yield from self._measure(system, setting, part)
 
     def _measure(self, system: System, setting: Setting, loads: Mapping[str, Sequence[int]]) -> Iterator[Row]:
-        variables = {"BENCH_ANSWERS": str(self.answers), "BENCH_OPERATIONS": ",".join(loads)}
-        environment = {**setting.environment(), **variables}
+        environment = {**setting.environment(), "BENCH_OPERATIONS": ",".join(loads)}
         with serving(system, self.folder, self.port, self.payloads[next(iter(loads))], environment) as server:
             for operation, connections in loads.items():
                 payload = self.payloads[operation]

@@ -135,7 +135,7 @@ def routes(services: Services, endpoints: Sequence[Endpoint]) -> list[Route]:
 class EndpointRouter:
     """ASGI application that finds an endpoint by its exact method and path; all other requests go to a `router`.
 
-    Among these are paths below the root path of a proxy, and traced requests, whose spans the router names.
+    Among these are paths below the root path of a proxy, and traced requests: the router names their spans.
     """
 
     def __init__(self, router: ASGIApp, routes: Sequence[BaseRoute]) -> None:

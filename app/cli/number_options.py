@@ -1,4 +1,4 @@
-"""Options with a number, whose errors say what was expected and what came; typer's own errors leave the value out."""
+"""Numeric options with errors that name the expected range and the given value, which typer leaves out."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

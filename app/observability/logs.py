@@ -23,7 +23,7 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MAX_QUEUED = 2**20
+MAX_BUFFERED = 2**20
 """Bytes of log lines in the buffer, about 4,000 lines."""
 
 INTERVAL = 0.1
@@ -36,15 +36,14 @@ _REQUEST_FIELDS = ("path", "ms", "request_id")
 _RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
 """Names in every record, and uvicorn's second copy of its message; all others are fields of the line."""
 
-
 _INFO = logging.LogRecord("", logging.INFO, "", 0, "", None, None).__dict__
+"""The attributes of an empty record."""
 
 
 class InfoRecord(logging.LogRecord):
     """A record of level INFO with `fields`; the position in the code and the rest that no line contains are empty.
 
-    `Logger.handle` takes it. It is created in a quarter of the time of a complete record, which counts for a line that
-    every request writes.
+    `Logger.handle` takes it. A complete record takes longer, which counts for a line that every request writes.
     """
 
     def __init__(self, name: str, message: str, fields: dict[str, Any]) -> None:
@@ -115,7 +114,7 @@ class StderrHandler(logging.Handler):
         except Exception:  # noqa: BLE001  # as in the handlers of the standard library
             self.handleError(record)
             return
-        if self._size + len(line) > MAX_QUEUED:
+        if self._size + len(line) > MAX_BUFFERED:
             self.dropped += 1
             return
         if not self._lines:

@@ -1,4 +1,4 @@
-"""Writes to stderr that do not block, whatever stderr is: a pipe, a terminal, a socket or a file."""
+"""Non-blocking writes to stderr: to a pipe, a terminal, a socket or a file."""
 
 import os
 import select

@@ -30,7 +30,7 @@ print("said", flush=True)
 sys.stdin.read()
 """
 QUEUES_LITTLE = SERVE.replace(
-    "configure_logging(settings)", "app.observability.logs.MAX_QUEUED = 20_000\nconfigure_logging(settings)"
+    "configure_logging(settings)", "app.observability.logs.MAX_BUFFERED = 20_000\nconfigure_logging(settings)"
 )
 QUEUES_LITTLE = QUEUES_LITTLE.replace("import json", "import app.observability.logs, json")
 

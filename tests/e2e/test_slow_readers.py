@@ -39,7 +39,7 @@ def test_a_drain_waits_until_a_response_is_read(digits_model, request_bytes):
 
 
 @pytest.mark.parametrize("request_bytes", [LARGE, STATIC], ids=["images", "a file of the documentation"])
-def test_a_response_that_is_not_read_until_the_graceful_timeout_is_cut_off_without_an_error(
+def test_a_response_that_is_not_read_until_the_graceful_timeout_is_aborted_without_an_error(
     digits_model, request_bytes
 ):
     with server_process(digits_model, exit_code=1, graceful_timeout_s=0.5) as server:

@@ -104,7 +104,7 @@ class RequestCycle:
         return bool(self._scope["http_version"] == "1.1")
 
     def disconnect(self) -> None:
-        """Tell the application that the client has disconnected."""
+        """Let `receive` report that the client has disconnected."""
         self.disconnected = True
         self.set()
 

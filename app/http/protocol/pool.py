@@ -1,7 +1,7 @@
 """Open connections of a server: their limit, and the idle ones that are closed to make room.
 
-If more connections than the limit are open, the connection that has been idle for longest is closed, if possible one
-whose client has read its last response.
+If more connections than the limit are open, the connection that has been idle for longest is closed. Connections with
+unsent bytes of a response are closed last.
 """
 
 from collections import OrderedDict
