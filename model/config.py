@@ -12,6 +12,7 @@ from model.validation import require
 
 MAX_WIDTH = 65_536
 MAX_VALUES = 2**26
+POSTERIORS = ("bounded", "clamped")
 
 
 class ConfigError(UserError):
@@ -30,7 +31,8 @@ class VAEConfig:
     step halves height and width, rounded up. Without channels the networks are MLPs. `blocks` are the numbers of
     residual blocks at each resolution. `hidden` are the widths of the linear layers between features and latent; a
     convolutional encoder without them ends in a 1x1 convolution to a spatial latent. `scale` is the standard deviation
-    of the `gaussian` likelihood, in units of the pixel range [0, 1].
+    of the `gaussian` likelihood, in units of the pixel range [0, 1]. `posterior` is "bounded" (mean and logvar are
+    limited smoothly), or "clamped" (logvar alone is clamped), as in models whose config lacks the field.
     """
 
     image_shape: tuple[int, ...]
@@ -41,6 +43,7 @@ class VAEConfig:
     hidden: tuple[int, ...] = ()
     likelihood: str = "bernoulli"
     scale: float = 0.1
+    posterior: str = "clamped"
 
     def __post_init__(self) -> None:
         for field, least in (("image_shape", 1), ("latent_shape", 1), ("channels", 1), ("blocks", 0), ("hidden", 1)):
@@ -58,6 +61,7 @@ class VAEConfig:
         _require("likelihood", self.likelihood in [*FAMILIES], f"one of {', '.join(FAMILIES)}", self.likelihood)
         usable = type(self.scale) in (int, float) and 1e-3 <= self.scale <= 10
         _require("scale", usable, "0.001 <= scale <= 10", self.scale)
+        _require("posterior", self.posterior in POSTERIORS, " or ".join(POSTERIORS), self.posterior)
         _require(
             "latent_shape",
             not self.pointwise or self.latent_shape[1:] == self.features[1:],

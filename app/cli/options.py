@@ -73,6 +73,7 @@ class Architecture(NamedTuple):
             "hidden": parse_integers("hidden", self.hidden),
             "likelihood": self.likelihood,
             "scale": self.scale,
+            "posterior": "bounded",
         }
 
 

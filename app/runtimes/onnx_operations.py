@@ -13,7 +13,7 @@ from app.context import Operation
 from app.runtimes.onnx_export import Graph
 from app.runtimes.onnx_session import create_session
 from model.likelihoods import LEVELS
-from model.networks.encoder import MAX_ABS_LOGVAR
+from model.networks.encoder import LOGVAR_LIMITS, MAX_ABS_LOGVAR, MEAN_LIMITS, Limits
 from model.vae import VAE
 
 PIXELS, LATENTS = "pixels", "latents"
@@ -50,7 +50,15 @@ def _posterior(graph: Graph, vae: VAE) -> tuple[str, str]:
     x = graph.node("Div", graph.node("Cast", PIXELS, to=TensorProto.FLOAT), graph.number(LEVELS - 1))
     centred = graph.node("Sub", graph.node("Mul", graph.number(2), x), graph.number(1))
     mean, logvar = graph.nodes("Split", 2, graph.network(vae.encoder.network, centred), axis=1)
+    if vae.encoder.bounded:
+        return _limited(graph, mean, MEAN_LIMITS), _limited(graph, logvar, LOGVAR_LIMITS)
     return mean, graph.node("Clip", logvar, graph.number(-MAX_ABS_LOGVAR), graph.number(MAX_ABS_LOGVAR))
+
+
+def _limited(graph: Graph, values: str, limits: Limits) -> str:
+    centred = graph.node("Sub", values, graph.number(limits.centre))
+    share = graph.node("Sigmoid", graph.node("Mul", centred, graph.number(limits.slope)))
+    return graph.node("Add", graph.node("Mul", share, graph.number(limits.high - limits.low)), graph.number(limits.low))
 
 
 def _levels(graph: Graph, vae: VAE, z: str) -> dict[str, str]:

@@ -31,6 +31,7 @@ UNUSABLE = [
     *product(["latent_shape"], [(2, 8, 8), (2, 4, 3)], ["a latent on the coarsest grid (4, 4) where hidden is empty"]),
     *product(["stride"], [0, 3, -1, "2", None, (1,)], ["1 or 2"]),
     *product(["likelihood"], ["", "Bernoulli", "poisson", None, 1], [", ".join(FAMILIES)]),
+    *product(["posterior"], ["", "Bounded", None, 1], ["bounded or clamped"]),
     *product(["scale"], [0, 9e-4, 1e-300, -0.1, 10.1, float("nan"), float("inf"), "1", None], ["0.001 <= scale <= 10"]),
 ]
 

@@ -59,7 +59,9 @@ def test_arrays_of_any_memory_layout_are_read_correctly():
 
 
 @pytest.mark.parametrize("largest", [1, 7, 64])
-@pytest.mark.parametrize("config", [DIGITS, COLOUR], ids=["digits", "colour"])
+@pytest.mark.parametrize(
+    "config", [DIGITS, COLOUR, replace(COLOUR, posterior="bounded")], ids=["digits", "colour", "bounded colour"]
+)
 def test_graphs_are_batch_invariant(config, largest):
     model = model_of(build(config))
     for operation in OPERATION_GRAPHS:

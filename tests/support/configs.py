@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from model.config import VAEConfig
+from model.config import POSTERIORS, VAEConfig
 from model.likelihoods import FAMILIES
 
 
@@ -26,6 +26,7 @@ def configs(draw):
         hidden=draw(counts(6, 2)),
         likelihood=draw(st.sampled_from(sorted(FAMILIES))),
         scale=draw(st.floats(0.01, 10)),
+        posterior=draw(st.sampled_from(POSTERIORS)),
     )
     if not draw(st.booleans()):
         return config

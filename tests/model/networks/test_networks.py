@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise, product
+from math import exp
 
 import pytest
 import torch
@@ -14,12 +15,16 @@ from model.config import VAEConfig
 from model.elbo import bounds
 from model.likelihoods import FAMILIES
 from model.networks.blocks import Downsample, Residual, Upsample
+from model.networks.encoder import LOGVAR_LIMITS, MEAN_LIMITS
 from tests.support.configs import configs
 from tests.support.models import COLOUR, DIGITS, build
 
 MLP = VAEConfig(image_shape=(1, 5, 7), latent_shape=(3,), hidden=(9, 6), likelihood="gaussian", scale=0.25)
 AFFINE = replace(MLP, hidden=())
-CONFIGS = pytest.mark.parametrize("config", [DIGITS, COLOUR, MLP], ids=["digits", "colour", "mlp"])
+BOUNDED = replace(DIGITS, posterior="bounded")
+CONFIGS = pytest.mark.parametrize(
+    "config", [DIGITS, COLOUR, MLP, BOUNDED], ids=["digits", "colour", "mlp", "bounded digits"]
+)
 WEIGHTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -131,6 +136,37 @@ def test_extreme_encoder_outputs_have_finite_posteriors_and_scores(config, devic
     assert vae.posterior(x).std.isfinite().all()
     found = bounds(vae, x, samples=4)
     assert all(term.isfinite().all() for term in (*found.elbo, found.log_likelihood))
+
+
+@pytest.mark.parametrize("limits", [MEAN_LIMITS, LOGVAR_LIMITS])
+def test_a_smooth_limit_has_slope_1_at_its_centre_and_keeps_all_values_inside(limits):
+    values = torch.linspace(-200, 200, 4001, dtype=torch.float64, requires_grad=True)
+    limited = limits.apply(values)
+    assert ((limited >= limits.low) & (limited <= limits.high)).all()
+    assert (limited.diff() >= 0).all()
+    centre = torch.tensor(limits.centre, dtype=torch.float64, requires_grad=True)
+    at_centre = limits.apply(centre)
+    assert_close(at_centre.item(), limits.centre)
+    assert_close(torch.autograd.grad(at_centre, centre)[0].item(), 1.0)
+
+
+def test_a_bounded_posterior_stays_near_the_prior_for_any_image(device):
+    vae = build(BOUNDED).to(device)
+    with torch.no_grad():
+        [layer for layer in vae.encoder.modules() if isinstance(layer, WEIGHTS)][-1].weight.mul_(1e6)
+    q = vae.posterior(images(BOUNDED, 20, device=device).float().round())
+    assert (q.std**2).max() <= exp(3) * (1 + 1e-6)
+    assert q.kl_to_standard().max() <= 61 * 4
+
+
+def test_a_config_without_the_field_keeps_its_clamped_posterior():
+    values = {name: value for name, value in DIGITS.as_dict().items() if name != "posterior"}
+    vae = build(VAEConfig.from_dict(values))
+    x = images(DIGITS, 3).float()
+    mean, logvar = vae.encoder.network(2 * x - 1).chunk(2, dim=1)
+    q = vae.posterior(x)
+    assert torch.equal(q.mean, mean)
+    assert torch.equal(q.logvar, logvar.clamp(-20, 20))
 
 
 @CONFIGS
