@@ -2,11 +2,12 @@
 
 log p(x) >= log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)           Burda, Grosse and Salakhutdinov (2016), equation 8
 A_u = Var_x(E_q(u|x)[u]),   unit u is active where A_u > 0.01   the same, section 5.2
-bits per dimension = -(log p(x) / dimensions + log bin width) / ln 2
+bits per dimension = -log P(x) / (dimensions ln 2),   P(x) with the masses of the 8-bit levels in place of densities
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import log
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from model.data.arrays import Images
 from model.device import autocast
 from model.elbo import bounds
+from model.likelihoods import Likelihood
 from model.pixels import to_pixels
 from model.records import Evaluation
 from model.vae import VAE
@@ -43,7 +45,7 @@ class ChunkSizes(NamedTuple):
 
 
 class _BatchScores(NamedTuple):
-    scores: Tensor  # [B, 4]: ELBO, reconstruction, KL, log-likelihood
+    scores: Tensor  # [B, 5]: ELBO, reconstruction, KL, log-likelihood, log-likelihood of the 8-bit levels
     mean: Tensor  # [B, D]
 
 
@@ -67,7 +69,7 @@ def evaluate(
     with _seeded(seed, device), autocast(precision, device):
         pixels = _pixels(images, binarize, seed, batch_size)
         scores, variance = _collect(_evaluate_batches(vae, pixels, samples, chunk, progress))
-    elbo, reconstruction, kl, log_likelihood = scores.mean(0).tolist()
+    elbo, reconstruction, kl, log_likelihood, log_mass = scores.mean(0).tolist()
     error = scores[:, 3].std().item() / len(images) ** 0.5 if len(images) > 1 else None
     return Evaluation(
         images=len(images),
@@ -77,7 +79,7 @@ def evaluate(
         kl=kl,
         log_likelihood=log_likelihood,
         standard_error=error,
-        bits_per_dim=vae.decoder.family.bits_per_dim(log_likelihood, vae.config.dimensions),
+        bits_per_dim=-log_mass / vae.config.dimensions / log(2),
         active_units=int((variance > ACTIVE_UNIT_VARIANCE).sum()),
         units=len(variance),
         binarize=binarize,
@@ -87,7 +89,7 @@ def evaluate(
 
 
 def _collect(batches: Iterator[_BatchScores]) -> tuple[Tensor, Tensor]:
-    """Return the scores of all images [N, 4], and the variance of the posterior mean over them [D], in float64."""
+    """Return the scores of all images [N, 5], and the variance of the posterior mean over them [D], in float64."""
     scores: list[Tensor] = []
     total = squares = torch.zeros(())
     for batch in batches:  # the means are summed, not kept: large images have many latents
@@ -125,6 +127,33 @@ def _evaluate_batches(
 
 
 def _evaluate_batch(vae: VAE, x: Tensor, samples: int, chunk: int) -> _BatchScores:
+    is_density = bool(vae.decoder.family.log_bin_width)
+    log_mass = _level_log_likelihood(vae, x, samples, chunk) if is_density else None
     both = bounds(vae, x, samples, chunk=chunk)
-    scores = torch.stack([*both.elbo, both.log_likelihood], dim=1)
+    scores = torch.stack([*both.elbo, both.log_likelihood, both.log_likelihood if log_mass is None else log_mass], 1)
     return _BatchScores(scores.double().cpu(), vae.posterior(x).mean.flatten(1).double().cpu())
+
+
+class _LevelLikelihood:
+    """A likelihood whose `log_prob` is the log-mass of 8-bit levels."""
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        self.mean = likelihood.mean
+        self.log_prob = likelihood.level_log_prob
+
+
+class _LevelModel:
+    """A VAE whose likelihood is that of 8-bit levels."""
+
+    def __init__(self, vae: VAE) -> None:
+        self.posterior = vae.posterior
+        self._vae = vae
+
+    def likelihood(self, z: Tensor) -> _LevelLikelihood:
+        return _LevelLikelihood(self._vae.likelihood(z))
+
+
+def _level_log_likelihood(vae: VAE, x: Tensor, samples: int, chunk: int) -> Tensor:
+    """Return the importance-weighted bound of the 8-bit levels, [B] nats, from the draws that follow again."""
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        return bounds(_LevelModel(vae), x, samples, chunk=chunk).log_likelihood

@@ -126,6 +126,23 @@ def test_log_bin_width_converts_a_density_to_the_mass_of_a_level(name):
     assert_close((p.log_prob(GREY) + family.log_bin_width).exp().sum().item(), 1.0, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "scale"), [("gaussian", 0.001), ("gaussian", 0.08), ("gaussian", 10.0), ("gaussian-learned", 1.0)]
+)
+def test_the_masses_of_the_levels_sum_to_one_for_any_decoder_output(name, scale):
+    sweep = torch.linspace(-8, 8, 33, dtype=torch.float64)
+    raw = torch.cartesian_prod(sweep, sweep)[:, : FAMILIES[name].params_per_channel]
+    mass = FAMILIES[name](raw[:, None, :, None, None], scale).level_log_prob(GREY).exp().sum(-1)
+    assert_close(mass, torch.ones_like(mass))
+
+
+def test_a_mass_has_the_same_log_probability_of_levels():
+    for name in ("bernoulli", "logistic"):
+        p, _ = drawn(FAMILIES[name], 7)
+        x = pixels(7).mul(255).round() / 255
+        assert torch.equal(p.level_log_prob(x), p.log_prob(x))
+
+
 def test_a_uniform_model_needs_8_bits_per_dimension_and_a_certain_one_0(family):
     for mass, bits in ((1 / 256, 8.0), (1 / 2, 1.0), (1.0, 0.0)):
         score = 12 * (torch.tensor(mass, dtype=torch.float64).log() - family.log_bin_width)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import log
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -35,11 +36,14 @@ def test_a_uniform_model_needs_one_bit_per_binary_pixel(digits: np.ndarray) -> N
     assert (table.kl, table.active_units, table.units) == (0, 0, 4)
 
 
-def test_a_density_is_converted_to_bits_by_the_bin_width() -> None:
-    config = replace(DIGITS, likelihood="gaussian", scale=0.5)
-    table = evaluate(silent(config), np.full((3, 1, 8, 8), 255, np.uint8), samples=2, binarize="none")
-    log_density = -0.5 * (1 + log(2 * np.pi)) - log(0.5)  # one standard deviation from the mean
-    assert table.bits_per_dim == pytest.approx((log(255) - log_density) / log(2), rel=1e-5)
+@pytest.mark.parametrize(("level", "scale"), [(255, 0.5), (200, 0.5), (127, 0.001)])
+def test_bits_of_a_density_are_those_of_the_mass_of_the_8_bit_level(level: int, scale: float) -> None:
+    config = replace(DIGITS, likelihood="gaussian", scale=scale)
+    table = evaluate(silent(config), np.full((3, 1, 8, 8), level, np.uint8), samples=2, binarize="none")
+    normal = NormalDist(127.5, 255 * scale)  # the mean pixel of the model is 1/2
+    mass = (1 if level == 255 else normal.cdf(level + 0.5)) - normal.cdf(level - 0.5)
+    assert table.bits_per_dim == pytest.approx(-log(mass) / log(2), rel=1e-5)
+    assert table.bits_per_dim >= 0
 
 
 def test_the_figures_are_means_of_the_bounds_and_their_standard_error(digits: np.ndarray) -> None:
