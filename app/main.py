@@ -29,7 +29,7 @@ from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
 from app.resources import codec_threads
 from app.settings import Settings
-from model.checkpoint import read_checkpoint
+from model.formats import read_model
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def create_app(
     services = build_services(settings or Settings(), state or ServiceState(), group or ProcessGroup())
     tracing = Tracing(tracer_provider)
     app = DocumentedApplication(
-        checkpoint=lambda: services.engine.loaded_model.checkpoint,
+        spec=lambda: services.engine.loaded_model.spec,
         title="VAE service",
         description=_DESCRIPTION,
         version=version("vae-service"),
@@ -112,10 +112,10 @@ def build_services(settings: Settings, state: ServiceState, group: ProcessGroup)
     """Build the objects of the service, each from those that it needs."""
     limits, metrics = settings.limits, Metrics()
     api_keys, budget = ApiKeys(settings.keys()), MemoryBudget(limits)
-    checkpoint = read_checkpoint(settings.model)
-    for warning in checkpoint.warnings:
+    stored = read_model(settings.model)
+    for warning in stored.warnings:
         log.warning(warning)
-    engine = Engine(checkpoint, settings, metrics, group.core_usage)
+    engine = Engine(stored, settings, metrics, group.core_usage)
     return Services(
         settings=settings,
         limits=limits,

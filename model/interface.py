@@ -3,20 +3,18 @@
 A module of `model.formats` turns a folder or a name into an `ImageModel`.
 """
 
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
-from typing import Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from model.gaussian import DiagonalGaussian
-
-
-class ModelFormat(StrEnum):
-    """The format that a model was read from."""
-
-    NATIVE = "native"
+from model.likelihoods import FAMILIES, Likelihood
+from model.records import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +23,11 @@ class FixedSize:
 
     image_size: tuple[int, int]
     latent_shape: tuple[int, ...]
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """The size (H, W) of all images."""
+        return self.image_size
 
     def latents_of(self, height: int, width: int) -> tuple[int, ...]:
         """Return the shape of the latent of an image; raises `ValueError` for another size than the model's."""
@@ -37,13 +40,21 @@ class FixedSize:
 class MultipleOfFactor:
     """Image size rule of a fully convolutional model: multiples of `factor` from `minimum` to `maximum` pixels a side.
 
-    A latent has `latent_channels` values for each square of `factor` by `factor` pixels.
+    A latent has `latent_channels` values for each square of `factor` by `factor` pixels. `default` is the side of the
+    square images that the model was trained on, or that an example shows.
     """
 
     factor: int
     minimum: int
     maximum: int
     latent_channels: int
+    default: int = 0
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """The size (H, W) of an image if nothing else is asked for."""
+        side = self.default or self.maximum
+        return side, side
 
     def latents_of(self, height: int, width: int) -> tuple[int, ...]:
         """Return the shape of the latent of an image; raises `ValueError` for a size that the rule excludes."""
@@ -53,20 +64,60 @@ class MultipleOfFactor:
                 raise ValueError(f"image: expected sides that are {rule}, got {height}x{width}")
         return (self.latent_channels, height // self.factor, width // self.factor)
 
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size that an image is resized to: the next lower multiples of the factor, within the bounds."""
+        return self._fitted(height), self._fitted(width)
+
+    def _fitted(self, side: int) -> int:
+        return min(max(side - side % self.factor, self.minimum), self.maximum)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentScaling:
+    """The units of a diffusion model: it works on (z - shift) * scale, with one number, or one for each channel.
+
+    Latents are float32 arrays of [..., C, h, w].
+    """
+
+    scale: tuple[float, ...] = (1.0,)
+    shift: tuple[float, ...] = (0.0,)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the units are those of the autoencoder itself."""
+        return set(self.scale) == {1.0} and set(self.shift) == {0.0}
+
+    def scaled(self, latents: np.ndarray) -> np.ndarray:
+        """Return latents in the units of the diffusion model."""
+        scaled: np.ndarray = (latents - _by_channel(self.shift)) * _by_channel(self.scale)
+        return scaled
+
+    def scaled_logvar(self, logvar: np.ndarray) -> np.ndarray:
+        """Return the logarithms of the variances of scaled latents."""
+        scaled: np.ndarray = logvar + 2 * np.log(np.abs(_by_channel(self.scale)))
+        return scaled
+
+    def unscaled(self, latents: np.ndarray) -> np.ndarray:
+        """Return latents of the diffusion model in the units of the autoencoder."""
+        unscaled: np.ndarray = latents / _by_channel(self.scale) + _by_channel(self.shift)
+        return unscaled
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """The properties of a model, complete when it has been read.
 
-    `digest` is the SHA-256 of its weights in hexadecimal, and `source` the folder or the name that it was read from.
-    `likelihood` is the name of the family p(x|z), None for a model that defines no density. `has_variance` is false for
-    a deterministic encoder, and `has_prior` for a model that decodes draws from N(0, I) to no images. A diffusion model
-    works on (z - shift) * scale. `requires_float32` excludes lower precisions. `parameters` is the number of weights.
+    `digest` is the SHA-256 of its weights in hexadecimal. `format` is the name of the format in `model.formats`, and
+    `source` says where the model comes from, as clients may see it: a folder's name, or a name and commit on a hub.
+    `likelihood` is the family p(x|z) in `model.likelihoods.FAMILIES`, None for a model that defines no density.
+    `has_variance` is false for a deterministic encoder, and `has_prior` for a model that decodes draws from N(0, I) to
+    no images. `requires_float32` excludes lower precisions. `parameters` is the number of weights, and `architecture`
+    the content of the model's config.json.
     """
 
     name: str
     digest: str
-    format: ModelFormat
+    format: str
     source: str
     channels: int
     sizes: FixedSize | MultipleOfFactor
@@ -74,9 +125,9 @@ class ModelSpec:
     parameters: int
     has_variance: bool = True
     has_prior: bool = True
-    scale: float = 1.0
-    shift: float = 0.0
+    scaling: LatentScaling = LatentScaling()
     requires_float32: bool = False
+    architecture: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def identity(self) -> str:
@@ -84,27 +135,59 @@ class ModelSpec:
         return f"{self.name}:{self.digest[:12]}"
 
     @property
+    def family(self) -> type[Likelihood]:
+        """The family of the likelihood; raises `ValueError` for a model without a density."""
+        if self.likelihood is None:
+            raise ValueError(f"{self.identity} defines no density of images")
+        return FAMILIES[self.likelihood]
+
+    @property
+    def has_elbo(self) -> bool:
+        """Whether the ELBO is defined: by a density of images, a posterior with a variance, and the prior."""
+        return self.likelihood is not None and self.has_variance
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape (C, H, W) of the largest image."""
-        if isinstance(self.sizes, FixedSize):
-            return (self.channels, *self.sizes.image_size)
-        return (self.channels, self.sizes.maximum, self.sizes.maximum)
+        """The shape (C, H, W) of an image of the default size."""
+        return (self.channels, *self.sizes.default_size)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """The shape of the latent of the largest image."""
-        _, height, width = self.image_shape
-        return self.sizes.latents_of(height, width)
+        """The shape of the latent of such an image."""
+        return self.sizes.latents_of(*self.sizes.default_size)
 
     @property
     def image_values(self) -> int:
-        """The number of values in the largest image, C * H * W."""
+        """The number of values in such an image, C * H * W."""
         return prod(self.image_shape)
 
     @property
     def latent_values(self) -> int:
-        """The number of values in the latent of the largest image."""
+        """The number of values in its latent."""
         return prod(self.latent_shape)
+
+
+@dataclass(frozen=True, slots=True)
+class DeterministicCode:
+    """The output of a deterministic encoder, [B, *latent]: a posterior without a variance."""
+
+    mean: Tensor
+    logvar: None = None
+
+    def reparameterize(self, noise: Tensor) -> Tensor:  # noqa: ARG002  # the signature of a posterior
+        """Return the code, whatever the noise."""
+        return self.mean
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """The output of a decoder without a density: `mean` is the image, [B, C, H, W] in [0, 1]."""
+
+    mean: Tensor
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Raise `NotImplementedError`."""
+        raise NotImplementedError(f"the decoder defines no density for images of {tuple(x.shape)}")
 
 
 class ImageLikelihood(Protocol):
@@ -119,7 +202,7 @@ class ImageLikelihood(Protocol):
 
 
 class Autoencoder(Protocol):
-    """An encoder and a decoder between images and latents."""
+    """An encoder with a variance, and a decoder, between images and latents."""
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
         """Encode x of [B, C, H, W] in [0, 1] as q(z|x), with mean and logvar of [B, *latent]."""
@@ -129,8 +212,33 @@ class Autoencoder(Protocol):
 
 
 @runtime_checkable
-class ImageModel(Autoencoder, Protocol):
-    """An autoencoder with the properties that the service needs to know."""
+class ImageModel(Protocol):
+    """An autoencoder with the properties that the service needs to know.
+
+    A model whose spec has an ELBO is an `Autoencoder` as well.
+    """
 
     @property
     def spec(self) -> ModelSpec: ...
+
+    def posterior(self, x: Tensor) -> DiagonalGaussian | DeterministicCode:
+        """Encode x of [B, C, H, W] in [0, 1], with a mean of [B, *latent]."""
+
+    def likelihood(self, z: Tensor) -> ImageLikelihood:
+        """Decode z of [..., *latent] as p(x|z)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model as it was read from a folder, with the records of its training and evaluation.
+
+    Each of `warnings` says what part of the folder was left out, and why.
+    """
+
+    model: ImageModel
+    metrics: Metrics = field(default_factory=Metrics)
+    warnings: tuple[str, ...] = ()
+
+
+def _by_channel(values: tuple[float, ...]) -> np.ndarray:
+    return np.asarray(values, np.float32).reshape(-1, *(1, 1) * (len(values) > 1))

@@ -8,8 +8,7 @@ import numpy as np
 
 from app.api.schemas import EXAMPLE_PNG
 from app.codecs.png import write_png
-from model.checkpoint import Checkpoint
-from model.likelihoods import FAMILIES
+from model.interface import ModelSpec
 
 MAX_LATENT_VALUES = 4096
 """Values of a latent in an example; more would make a document of megabytes."""
@@ -20,27 +19,27 @@ MAX_PIXEL_VALUES = 2**20
 Examples = dict[tuple[str, str], Any]
 
 
-def examples_of(checkpoint: Checkpoint) -> Examples:
+def examples_of(spec: ModelSpec) -> Examples:
     """Return an example for each property that depends on the model, by the names of schema and property.
 
     An example is None if the latents of the model are too large for it.
     """
-    config, image = checkpoint.vae.config, _image(checkpoint.vae.config.image_shape)
-    mean = _latent(config.latent_shape, np.sin)
-    logvar = _latent(config.latent_shape, lambda steps: np.sin(steps) - 3)
+    image = _image(spec.image_shape)
+    mean = _latent(spec.latent_shape, np.sin)
+    logvar = _latent(spec.latent_shape, lambda steps: np.sin(steps) - 3)
     return {
         ("Posterior", "mean"): mean,
         ("Posterior", "logvar"): logvar,
         ("Posterior", "z"): mean and [mean],
         ("LatentsIn", "latents"): mean and [mean],
-        ("LatentsIn", "shape"): list(config.latent_shape),
-        ("LatentsIn", "model"): checkpoint.identity,
-        ("Latents", "shape"): list(config.latent_shape),
-        ("Latents", "model"): checkpoint.identity,
+        ("LatentsIn", "shape"): list(spec.latent_shape),
+        ("LatentsIn", "model"): spec.identity,
+        ("Latents", "shape"): list(spec.latent_shape),
+        ("Latents", "model"): spec.identity,
         ("Images", "images"): [image],
-        ("History", "model"): checkpoint.identity,
-        **{("Score", name): value for name, value in _score(checkpoint).items()},
-        **{("Model", name): value for name, value in _model(checkpoint).items()},
+        ("History", "model"): spec.identity,
+        **{("Score", name): value for name, value in _score(spec).items()},
+        **{("Model", name): value for name, value in _model(spec).items()},
     }
 
 
@@ -60,12 +59,11 @@ def _image(shape: tuple[int, ...]) -> str:
     return base64.b64encode(write_png(np.broadcast_to(np.uint8(255) * ring, shape).copy())).decode()
 
 
-def _score(checkpoint: Checkpoint) -> dict[str, float]:
+def _score(spec: ModelSpec) -> dict[str, float]:
     """Return scores that are consistent, and typical for images and latents of these shapes."""
-    config = checkpoint.vae.config
-    reconstruction, kl = round(-0.07 * config.dimensions, 1), round(0.8 * prod(config.latent_shape), 1)
+    reconstruction, kl = round(-0.07 * spec.image_values, 1), round(0.8 * prod(spec.latent_shape), 1)
     elbo = round(reconstruction - kl, 1)
-    bits = round(float(FAMILIES[config.likelihood].bits_per_dim(elbo, config.dimensions)), 3)
+    bits = round(float(spec.family.bits_per_dim(elbo, spec.image_values)), 3)
     likelihood = round(elbo + 0.1 * kl, 1)
     return {
         "elbo": elbo,
@@ -76,14 +74,13 @@ def _score(checkpoint: Checkpoint) -> dict[str, float]:
     }
 
 
-def _model(checkpoint: Checkpoint) -> dict[str, Any]:
-    config = checkpoint.vae.config
+def _model(spec: ModelSpec) -> dict[str, Any]:
     return {
-        "model": checkpoint.identity,
-        "digest": checkpoint.digest,
-        "image_shape": list(config.image_shape),
-        "latent_shape": list(config.latent_shape),
-        "likelihood": config.likelihood,
-        "parameters": checkpoint.parameters,
-        "architecture": config.as_dict(),
+        "model": spec.identity,
+        "digest": spec.digest,
+        "image_shape": list(spec.image_shape),
+        "latent_shape": list(spec.latent_shape),
+        "likelihood": spec.likelihood,
+        "parameters": spec.parameters,
+        "architecture": dict(spec.architecture),
     }

@@ -18,7 +18,7 @@ from app.codecs.images import FORMATS
 from app.codecs.json_bytes import dump
 from app.codecs.media_types import JSON, MULTIPART, NPY, PNG
 from app.http.problems import PROBLEM, Problem
-from model.checkpoint import Checkpoint
+from model.interface import ModelSpec
 
 OCTETS = "application/octet-stream"
 
@@ -162,10 +162,10 @@ def documentation(endpoints: Iterable[Endpoint], tag: str, *, requires_key: bool
 class DocumentedApplication(FastAPI):
     """FastAPI application with a complete OpenAPI document: all bodies, problems, and examples of the served model.
 
-    `checkpoint` returns the checkpoint that is served.
+    `spec` returns the properties of the served model.
     """
 
-    def __init__(self, *, checkpoint: Callable[[], Checkpoint], **options: Any) -> None:
+    def __init__(self, *, spec: Callable[[], ModelSpec], **options: Any) -> None:
         super().__init__(
             openapi_url=None,
             docs_url=None,
@@ -175,7 +175,7 @@ class DocumentedApplication(FastAPI):
             servers=_SERVERS,
             **options,
         )
-        self._checkpoint = checkpoint
+        self._spec = spec
         self._example_model = ""
         self._json: dict[str, bytes] = {}
 
@@ -195,10 +195,10 @@ class DocumentedApplication(FastAPI):
         document = super().openapi()
         if not is_complete:
             _complete(document)
-        checkpoint = self._checkpoint()
-        if checkpoint.identity != self._example_model:
-            _add_examples(document, examples_of(checkpoint))
-            self._example_model = checkpoint.identity
+        spec = self._spec()
+        if spec.identity != self._example_model:
+            _add_examples(document, examples_of(spec))
+            self._example_model = spec.identity
             self._json.clear()
         return document
 

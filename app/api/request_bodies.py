@@ -58,7 +58,7 @@ async def read_images(
         except _BODY_ERRORS as error:
             raise _with_curl_hint(error, request, body) from None
     request.reserve(model, operation, 1, draws)
-    _, height, width = shape = model.config.image_shape
+    _, height, width = shape = model.image_shape
     if len(body) <= MAX_INLINE_BYTES and height * width <= request.services.limits.max_image_pixels:
         pixels = await request.run_codec(max(len(body), height * width), read_png, body, shape)
         if pixels is not None:
@@ -79,7 +79,7 @@ async def read_latents(request: EndpointRequest, model: LoadedModel) -> np.ndarr
 
 
 async def _read_latents(request: EndpointRequest, model: LoadedModel, body: bytes) -> np.ndarray:
-    context, limits, shape = request.context, request.services.limits, model.config.latent_shape
+    context, limits, shape = request.context, request.services.limits, model.latent_shape
     content_type = context.headers.get(b"content-type", b"").decode("latin-1")
     kind = kind_of(content_type, body)
     if kind == JSON:
@@ -107,7 +107,7 @@ async def _read_other_images(
         header = read_header(body)
         _check_image_header(header, request.services.limits)
         request.reserve(model, operation, header.shape[0], draws)
-        return await _pixels_of_npy(body, header, request, model.config.image_shape, fit)
+        return await _pixels_of_npy(body, header, request, model.image_shape, fit)
     files = await _files(kind, content_type, body, request)
     del body  # the files are copies of its pieces
     request.reserve(model, operation, len(files), draws)
@@ -231,7 +231,7 @@ async def _pixels_of_npy(
 
 
 async def _decode_files(files: list[bytes], request: EndpointRequest, model: LoadedModel, fit: Fit) -> np.ndarray:
-    context, shape = request.context, model.config.image_shape
+    context, shape = request.context, model.image_shape
     per_image = max(PER_IMAGE_COST, shape[1] * shape[2] // 4)  # plain PNG files are decoded in the first step
     costs = [len(file) + per_image for file in files]
     max_pixels = request.services.limits.max_image_pixels

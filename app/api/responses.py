@@ -20,11 +20,9 @@ from app.context import RequestContext
 from app.errors import DeadlineExceeded
 from app.inference.loaded_model import LoadedModel
 from app.inference.noise import Noise
-from model.checkpoint import Checkpoint
-from model.config import VAEConfig
 from model.elbo import Bounds
 from model.elbo_percentiles import ElboPercentiles
-from model.likelihoods import FAMILIES
+from model.interface import ModelSpec
 
 IMAGES, NUMBERS = (PNG, JSON, NPY), (JSON, NPY)
 
@@ -58,7 +56,7 @@ async def latents(
 
 def scores(bounds: Bounds, model: LoadedModel, noise: Noise, *, with_likelihood: bool) -> Response:
     """Respond with the scores of each image."""
-    content = scores_json(bounds, model.config, model.reference, with_likelihood=with_likelihood)
+    content = scores_json(bounds, model.spec, model.reference, with_likelihood=with_likelihood)
     return Response(JSON, content, _seed_header(noise))
 
 
@@ -68,14 +66,16 @@ def model(request: EndpointRequest) -> Response:
     served = engine.loaded_model
     request.context.model = served.identity
     runtime = (str(engine.device), engine.device.target.precision, served.runtime)
-    return Response(JSON, dump(describe_model(served.checkpoint, *runtime, batch_invariant=served.batch_invariant)))
+    return Response(
+        JSON, dump(describe_model(served.spec, served.reference, *runtime, batch_invariant=served.batch_invariant))
+    )
 
 
 def history(request: EndpointRequest) -> Response:
     """Respond with the training and evaluation record of the served model."""
     served = request.services.engine.loaded_model
     request.context.model = served.identity
-    return Response(JSON, dump({"model": served.identity, "metrics": served.checkpoint.metrics.entries}))
+    return Response(JSON, dump({"model": served.identity, "metrics": served.metrics.entries}))
 
 
 def latents_json(
@@ -113,12 +113,10 @@ def _large_latents_json(
     return b"".join((*pieces, b"],", end[1:]))
 
 
-def scores_json(
-    bounds: Bounds, config: VAEConfig, reference: ElboPercentiles | None, *, with_likelihood: bool
-) -> bytes:
+def scores_json(bounds: Bounds, spec: ModelSpec, reference: ElboPercentiles | None, *, with_likelihood: bool) -> bytes:
     """Write `schemas.Scores` from the arrays, with percentiles if there is a reference."""
     total, reconstruction, kl = bounds.elbo
-    bits = FAMILIES[config.likelihood].bits_per_dim(total, config.dimensions)
+    bits = spec.family.bits_per_dim(total, spec.image_values)
     tensors = {"elbo": total, "reconstruction": reconstruction, "kl": kl, "bits_per_dim": bits}
     if with_likelihood:
         tensors["log_likelihood"] = bounds.log_likelihood
@@ -130,24 +128,29 @@ def scores_json(
 
 
 def describe_model(
-    checkpoint: Checkpoint, device: str, precision: str, runtime: str, *, batch_invariant: bool
+    spec: ModelSpec,
+    reference: ElboPercentiles | None,
+    device: str,
+    precision: str,
+    runtime: str,
+    *,
+    batch_invariant: bool,
 ) -> dict[str, Any]:
     """Return the content of `schemas.Model`."""
-    config, reference = checkpoint.vae.config, checkpoint.reference
     percentile = f"; the percentile is an image's place among the {reference.source}" if reference else ""
     return {
-        "model": checkpoint.identity,
-        "digest": checkpoint.digest,
-        "image_shape": config.image_shape,
-        "latent_shape": config.latent_shape,
-        "likelihood": config.likelihood,
-        "parameters": checkpoint.parameters,
+        "model": spec.identity,
+        "digest": spec.digest,
+        "image_shape": spec.image_shape,
+        "latent_shape": spec.latent_shape,
+        "likelihood": spec.likelihood,
+        "parameters": spec.parameters,
         "device": device,
         "precision": precision,
         "runtime": runtime,
         "batch_invariant": batch_invariant,
-        "architecture": config.as_dict(),
-        "scores": FAMILIES[config.likelihood].description + percentile,
+        "architecture": dict(spec.architecture),
+        "scores": spec.family.description + percentile,
     }
 
 

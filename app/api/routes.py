@@ -28,7 +28,7 @@ async def encode(request: EndpointRequest, query: EncodeQuery) -> Response:
         return await responses.latents(request, rows, model.identity)
     posterior = await model.posterior(pixels, request.context, deterministic=True)
     noise = Noise(query.seed)
-    eps = noise.normal(len(pixels), query.samples, *model.config.latent_shape)
+    eps = noise.normal(len(pixels), query.samples, *model.latent_shape)
     z = posterior.reparameterize(eps.transpose(0, 1))
     rows = [tensor.numpy() for tensor in (posterior.mean, posterior.logvar, *z)]
     return await responses.latents(request, rows, model.identity, noise)
@@ -48,7 +48,7 @@ async def reconstruct(request: EndpointRequest, query: ReconstructQuery) -> Resp
     model = request.model()
     pixels = await read_images(request, model, query.fit, Operation.RECONSTRUCT)
     noise = None if query.seed is None else Noise(query.seed)
-    eps = noise.normal(len(pixels), *model.config.latent_shape) if noise else None
+    eps = noise.normal(len(pixels), *model.latent_shape) if noise else None
     reconstructed = await model.reconstruct(pixels, eps, request.context)
     return await responses.images(request, reconstructed, query.columns, noise)
 
@@ -59,7 +59,7 @@ async def sample(request: EndpointRequest, query: SampleQuery) -> Response:
     request.reserve(model, Operation.DECODE, query.n, part="n")
     request.services.engine.check_capacity(query.n)
     noise = Noise(query.seed)
-    latents = noise.normal(query.n, *model.config.latent_shape) * query.temperature
+    latents = noise.normal(query.n, *model.latent_shape) * query.temperature
     pixels = await model.decode(latents, request.context, deterministic=True)
     return await responses.images(request, pixels, query.columns, noise)
 
@@ -73,7 +73,7 @@ async def score(request: EndpointRequest, query: EncodeQuery) -> Response:
     draws = query.samples or 1
     pixels = await read_images(request, model, query.fit, Operation.SCORE, draws)
     noise = Noise(query.seed)
-    eps = noise.normal(len(pixels), draws, *model.config.latent_shape)
+    eps = noise.normal(len(pixels), draws, *model.latent_shape)
     bounds = await model.score(pixels, eps, request.context)
     return responses.scores(bounds, model, noise, with_likelihood=query.samples is not None)
 

@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from app.cli.number_options import integer_option, real_option
 from app.server.startup import prepare_command
 from model.errors import UserError
-from model.files import check_folder
+from model.formats import check_model
 from model.training.options import TrainingOptions
 
 DEFAULTS = TrainingOptions()
@@ -74,7 +74,7 @@ def serve(context: typer.Context) -> None:
         from app.settings import read_settings, short_keys, unknown_variables
 
         settings = read_settings(given_settings(context))
-        check_folder(settings.model)
+        check_model(settings.model)
         configure_logging(settings)
         for warning in (*unknown_variables(os.environ), *short_keys(settings)):
             logging.getLogger("app.settings").warning(warning)

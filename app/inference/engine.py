@@ -19,9 +19,7 @@ from app.runtimes.base import CompiledModel, Target
 from app.runtimes.operations import batch_sizes
 from app.runtimes.selection import compile_model
 from app.settings import Settings
-from model.checkpoint import Checkpoint
-from model.formats.native import native_model
-from model.interface import ImageModel
+from model.interface import ImageModel, StoredModel
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +38,7 @@ class Engine:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        stored: StoredModel,
         settings: Settings,
         metrics: Metrics,
         core_usage: CoreUsage | None = None,
@@ -59,7 +57,7 @@ class Engine:
             max_queue_items=settings.max_queue_items,
             max_delay=settings.max_batch_delay_ms / 1000,
         )
-        self.loaded_model = self._load(checkpoint)
+        self.loaded_model = self._load(stored)
         self._publish_model_info()
 
     @property
@@ -96,16 +94,16 @@ class Engine:
         self._warming_up.cancel()
         await self._batcher.close()
 
-    async def replace(self, checkpoint: Checkpoint) -> None:
-        """Serve new requests by another checkpoint, once it is loaded beside the old one and warmed up.
+    async def replace(self, stored: StoredModel) -> None:
+        """Serve new requests by another model, once it is loaded beside the old one and warmed up.
 
-        Waits for the first warm-up and for other calls. Raises `CheckpointError` for a checkpoint that computes no
+        Waits for the first warm-up and for other calls. Raises `CheckpointError` for a model that computes no
         finite numbers, `OutOfMemory` if there is no memory for both models, `Unavailable` if no requests are accepted.
         """
         async with self._replacing:
             if not await self.wait_until_warm():
                 raise Unavailable(self.unready_reason)
-            candidate = await run_in_own_thread(partial(self._load, checkpoint))
+            candidate = await run_in_own_thread(partial(self._load, stored))
             # Requests in flight keep the old model, which is freed with the last of them.
             self._serve(await self._warm_up(candidate))
             self._publish_model_info()
@@ -128,13 +126,13 @@ class Engine:
         self.loaded_model = model
         self._batcher.set_batch_limits(dict(model.calibration.batch_limits))
 
-    def _load(self, checkpoint: Checkpoint) -> LoadedModel:
-        model = native_model(checkpoint)
-        compiled = self.device.translating_errors(partial(self._compile, model, self._settings, self.device.target))
+    def _load(self, stored: StoredModel) -> LoadedModel:
+        compile_model = partial(self._compile, stored.model, self._settings, self.device.target)
+        compiled = self.device.translating_errors(compile_model)
         device_model = DeviceModel(compiled, self.device, self._core_usage)
         calibration = Calibration(tuple(batch_sizes(self.device.max_batch_size)))
         loaded = LoadedModel.build(
-            checkpoint,
+            stored.metrics,
             device_model,
             calibration,
             self._batcher,

@@ -1,4 +1,4 @@
-"""A loaded checkpoint. A request keeps using the one that it started with, also while another one replaces it."""
+"""A loaded model. A request keeps using the one that it started with, also while another one replaces it."""
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,11 @@ from app.inference.calibration import SCORE, Calibration, Variant
 from app.inference.device import DeviceModel
 from app.inference.footprint import Footprint, footprints
 from app.runtimes.base import CompiledModel
-from model.checkpoint import Checkpoint
-from model.config import VAEConfig
 from model.elbo import ELBO, Bounds
 from model.elbo_percentiles import ElboPercentiles
-from model.formats.native import NativeModel
 from model.gaussian import DiagonalGaussian
 from model.interface import ModelSpec
+from model.records import Metrics
 
 BATCHED_OPERATIONS = (Operation.ENCODE, Operation.DECODE, Operation.RECONSTRUCT)
 
@@ -62,16 +60,17 @@ class ModelBatchKey:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Encode, decode, reconstruct and score by one checkpoint, for many concurrent requests.
+    """Encode, decode, reconstruct and score by one model, for many concurrent requests.
 
-    `checkpoint` describes the model; its networks may have been replaced by those of a runtime. `spec` are the
-    properties of the model, `identity` its name as responses quote it, `config` its architecture.
+    `spec` are the properties of the model, and `metrics` the records of its training and evaluation. `identity` is its
+    name as responses quote it. The shapes are those of an image of the default size and of its latent.
     """
 
-    checkpoint: Checkpoint
     spec: ModelSpec
+    metrics: Metrics
     identity: str
-    config: VAEConfig
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
     device_model: DeviceModel
     calibration: Calibration
     batcher: Batcher
@@ -81,7 +80,7 @@ class LoadedModel:
     @classmethod
     def build(
         cls,
-        checkpoint: Checkpoint,
+        metrics: Metrics,
         device_model: DeviceModel,
         calibration: Calibration,
         batcher: Batcher,
@@ -99,14 +98,13 @@ class LoadedModel:
 
         variants = [Variant(name, deterministic) for name in BATCHED_OPERATIONS for deterministic in (False, True)]
         keys = {variant: key(variant) for variant in (*variants, SCORE)}
-        model = device_model.compiled.model
-        if isinstance(model, NativeModel):  # a runtime with its own weights lets go of those that were read
-            checkpoint = replace(checkpoint, vae=model.vae)
+        spec = device_model.compiled.model.spec
         return cls(
-            checkpoint,
-            model.spec,
-            checkpoint.identity,
-            checkpoint.vae.config,
+            spec,
+            metrics,
+            spec.identity,
+            spec.image_shape,
+            spec.latent_shape,
             device_model,
             calibration,
             batcher,
@@ -117,7 +115,7 @@ class LoadedModel:
     def calibrated(self, compiled: CompiledModel, calibration: Calibration) -> "LoadedModel":
         """Return the model with what its warm-up has found."""
         model, deterministic = self.device_model.recompiled(compiled), self.always_deterministic
-        return self.build(self.checkpoint, model, calibration, self.batcher, always_deterministic=deterministic)
+        return self.build(self.metrics, model, calibration, self.batcher, always_deterministic=deterministic)
 
     @property
     def batch_invariant(self) -> bool:
@@ -127,7 +125,7 @@ class LoadedModel:
     @property
     def reference(self) -> ElboPercentiles | None:
         """The scores of the images that the model was evaluated on."""
-        return self.checkpoint.reference
+        return self.metrics.reference
 
     @property
     def runtime(self) -> str:
@@ -161,7 +159,7 @@ class LoadedModel:
 
     async def reconstruct(self, pixels: np.ndarray, noise: Tensor | None, context: RequestContext) -> np.ndarray:
         """Return the mean image, uint8 [N, C, H, W], at the posterior mean or at the draw of `noise` [N, *latent]."""
-        draws = np.zeros((len(pixels), *self.spec.latent_shape), np.float32) if noise is None else noise
+        draws = np.zeros((len(pixels), *self.latent_shape), np.float32) if noise is None else noise
         key = self.keys[Variant(Operation.RECONSTRUCT, noise is not None)]
         (images,) = (await self._submit(key, context, pixels, draws)).columns
         return images

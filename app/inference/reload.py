@@ -15,8 +15,8 @@ from app.inference.threads import run_in_own_thread
 from app.observability.metrics import Metrics, ReloadOutcome
 from app.settings import Settings
 from app.single_flight import SingleFlight
-from model.checkpoint import read_checkpoint
 from model.files import CheckpointError
+from model.formats import read_model
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +63,10 @@ class ModelReloader:
         await self._engine.wait_until_warm()
         before = self._engine.loaded_model.identity
         try:
-            checkpoint = await run_in_own_thread(partial(read_checkpoint, self._folder))
-            for warning in checkpoint.warnings:
+            stored = await run_in_own_thread(partial(read_model, self._folder))
+            for warning in stored.warnings:
                 log.warning(warning)
-            await self._engine.replace(checkpoint)
+            await self._engine.replace(stored)
         except (CheckpointError, OutOfMemory) as failure:
             reason = str(failure).replace(str(self._folder), self._folder.name)
             raise ReloadFailed(f"{reason}; {before} goes on serving") from failure

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from app.batching.rows import RowBatch
 from app.runtimes.onnx_operations import LATENTS, PIXELS, OnnxOperation
-from model.interface import Autoencoder, ImageModel, ModelSpec
+from model.interface import ImageModel, ModelSpec
 
 CPU = torch.device("cpu")
 
@@ -72,7 +72,8 @@ def _padded_row(column: Tensor, row: int, size: int) -> Tensor:
     return torch.cat([column[row : row + 1], torch.zeros_like(column[1:size])])
 
 
-def _outputs(model: Autoencoder, x: Tensor, z: Tensor) -> Iterable[Tensor]:
+def _outputs(model: ImageModel, x: Tensor, z: Tensor) -> Iterable[Tensor]:
     q, p = model.posterior(x), model.likelihood(z)
     parameters = [getattr(p, "logits", p.mean), *getattr(p, "extra_params", ())]
-    return q.mean, q.logvar, q.reparameterize(z), *parameters, p.mean
+    moments = (q.mean,) if q.logvar is None else (q.mean, q.logvar)
+    return *moments, q.reparameterize(z), *parameters, p.mean

@@ -1,6 +1,7 @@
 """The operations of a model: encode, decode, reconstruct and score, as functions from tensors to tensors."""
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from app.batching.rows import RowBatch
 from app.context import Operation
 from model.elbo import bounds
-from model.interface import Autoencoder, ModelSpec
+from model.interface import Autoencoder, ImageModel, ModelSpec
 from model.pixels import to_grey_levels, to_unit_interval
 
 MAX_DRAWS = 64
@@ -18,22 +19,23 @@ MAX_SCORED_VALUES = 2**22
 """Number of image values that are scored at once: a likelihood needs about ten floats for each."""
 
 
-def _encode(model: Autoencoder, pixels: Tensor) -> tuple[Tensor, ...]:
+def _encode(model: ImageModel, pixels: Tensor) -> tuple[Tensor, ...]:
     q = model.posterior(to_unit_interval(pixels))
-    return q.mean, q.logvar
+    return (q.mean,) if q.logvar is None else (q.mean, q.logvar)
 
 
-def _decode(model: Autoencoder, latents: Tensor) -> tuple[Tensor, ...]:
+def _decode(model: ImageModel, latents: Tensor) -> tuple[Tensor, ...]:
     return (to_grey_levels(model.likelihood(latents).mean),)
 
 
-def _reconstruct(model: Autoencoder, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+def _reconstruct(model: ImageModel, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
     return _decode(model, model.posterior(to_unit_interval(pixels)).reparameterize(noise))
 
 
-def _score(model: Autoencoder, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+def _score(model: ImageModel, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
     chunk = max(1, min(MAX_DRAWS, MAX_SCORED_VALUES // pixels.numel()))
-    found = bounds(model, to_unit_interval(pixels), noise.shape[1], noise=noise.transpose(0, 1), chunk=chunk)
+    vae = cast("Autoencoder", model)  # only a model with an ELBO is scored
+    found = bounds(vae, to_unit_interval(pixels), noise.shape[1], noise=noise.transpose(0, 1), chunk=chunk)
     return (*found.elbo, found.log_likelihood)
 
 

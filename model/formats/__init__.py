@@ -1,1 +1,77 @@
-"""Model formats, one module each: a folder or a name in, an `ImageModel` out."""
+"""Model formats, one module each: a folder or a name in, an `ImageModel` out.
+
+The format is recognised by what the folder holds. A further format is a module with a function `read`, and its line in
+`FORMATS`. This module imports neither torch nor a format, so that a folder can be checked at once.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from model.files import CONFIG, WEIGHTS, CheckpointError, check_folder, require_folder
+
+if TYPE_CHECKING:
+    from model.interface import StoredModel
+
+MAX_NAMES_LISTED = 8
+"""Files of a folder that an error lists."""
+
+
+class Format(NamedTuple):
+    """A model format.
+
+    `module` has a function `read`, which takes the folder and returns a `StoredModel`. `recognises` tells whether a
+    folder has this format, and `check` raises `CheckpointError` if files are missing, both quickly and without torch.
+    `needs` says for people what the folder holds.
+    """
+
+    module: str
+    recognises: Callable[[Path], bool]
+    check: Callable[[Path], None]
+    needs: str
+
+
+def read_model(source: Path) -> "StoredModel":
+    """Read the model in a folder of any format, in evaluation mode and without gradients, on the CPU.
+
+    Raises `CheckpointError` for a folder without a usable model.
+    """
+    name = format_of(source)
+    stored: StoredModel = import_module(FORMATS[name].module).read(source)
+    return stored
+
+
+def check_model(source: Path) -> None:
+    """Check that a folder has the files of a model, quickly and without torch. Raises `CheckpointError`."""
+    FORMATS[format_of(source)].check(source)
+
+
+def format_of(source: Path) -> str:
+    """Return the name of the format of a folder. Raises `CheckpointError` for a folder that has none of them."""
+    require_folder(source)
+    for name, candidate in FORMATS.items():
+        if candidate.recognises(source):
+            return name
+    needs = "; ".join(f"{name}: {candidate.needs}" for name, candidate in FORMATS.items())
+    raise CheckpointError(f"{source}: not a model folder, it holds {_content(source)}; expected {needs}; {_DOCUMENT}")
+
+
+_DOCUMENT = "docs/models.md describes the formats"
+
+
+def _content(folder: Path) -> str:
+    """Return the first names in a folder as text."""
+    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in folder.iterdir())
+    more = ", ..." if len(names) > MAX_NAMES_LISTED else ""
+    return (", ".join(names[:MAX_NAMES_LISTED]) + more) or "no files"
+
+
+def _is_native(folder: Path) -> bool:
+    return (folder / CONFIG).exists() or (folder / WEIGHTS).exists()
+
+
+FORMATS: Mapping[str, Format] = {
+    "native": Format("model.formats.native", _is_native, check_folder, f"{CONFIG} and {WEIGHTS} of `vae train`"),
+}
+"""The formats by name; the first one that recognises a folder reads it."""

@@ -1,12 +1,16 @@
 """The project's own checkpoints, config.json beside model.safetensors, as image models."""
 
+from pathlib import Path
+
 from torch import Tensor
 
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, read_checkpoint
 from model.gaussian import DiagonalGaussian
-from model.interface import FixedSize, ModelFormat, ModelSpec
+from model.interface import FixedSize, ModelSpec, StoredModel
 from model.likelihoods import Likelihood
 from model.vae import VAE
+
+FORMAT = "native"
 
 
 class NativeModel:
@@ -23,6 +27,12 @@ class NativeModel:
         return self.vae.likelihood(z)
 
 
+def read(folder: Path) -> StoredModel:
+    """Read a checkpoint. Raises `CheckpointError` as `read_checkpoint` does."""
+    checkpoint = read_checkpoint(folder)
+    return StoredModel(native_model(checkpoint), checkpoint.metrics, checkpoint.warnings)
+
+
 def native_model(checkpoint: Checkpoint) -> NativeModel:
     """Return the model of a checkpoint."""
     return model_of(checkpoint.vae, checkpoint.name, checkpoint.digest, checkpoint.parameters)
@@ -34,11 +44,12 @@ def model_of(vae: VAE, name: str = "", digest: str = "", parameters: int = 0) ->
     spec = ModelSpec(
         name=name,
         digest=digest,
-        format=ModelFormat.NATIVE,
+        format=FORMAT,
         source=name,
         channels=channels,
         sizes=FixedSize((height, width), vae.config.latent_shape),
         likelihood=vae.config.likelihood,
         parameters=parameters,
+        architecture=vae.config.as_dict(),
     )
     return NativeModel(vae, spec)

@@ -17,6 +17,8 @@ from app.codecs.png import write_png
 from app.http.problems import Problem
 from model.config import VAEConfig
 from model.elbo import ELBO, Bounds
+from model.formats.native import model_of
+from tests.support.models import build
 
 pytestmark = pytest.mark.anyio
 
@@ -98,7 +100,9 @@ def test_bits_per_dimension_refer_to_eight_bit_pixels(likelihood, cell):
     total, kl = torch.tensor([-32.0, 8.0]), torch.tensor([3.0, 4.0])
     bounds = Bounds(ELBO(total, total + kl, kl), total + 1)
     for with_likelihood in (True, False):
-        answer = Scores.model_validate_json(scores_json(bounds, config, None, with_likelihood=with_likelihood))
+        answer = Scores.model_validate_json(
+            scores_json(bounds, model_of(build(config)).spec, None, with_likelihood=with_likelihood)
+        )
         for score, elbo in zip(answer.scores, total.tolist(), strict=True):
             assert score.elbo == elbo == score.reconstruction - score.kl
             assert score.bits_per_dim == pytest.approx((cell - elbo / 16) / math.log(2))

@@ -17,6 +17,7 @@ from app.inference.loaded_model import LoadedModel
 from app.runtimes.selection import mnn_is_installed
 from model.checkpoint import read_checkpoint
 from model.elbo import bounds
+from model.formats import read_model
 from tests.support.apps import until
 from tests.support.engines import context, running_engine
 from tests.support.runtimes import intercepted
@@ -202,7 +203,7 @@ async def test_a_replaced_model_is_freed_after_its_last_request(digits_model, de
         await engine.loaded_model.posterior(digits[:9], context())
         await on_the_thread(engine.loaded_model).posterior(digits[:9], context())
         old = weakref.ref(engine.loaded_model.device_model)
-        await engine.replace(read_checkpoint(digits_model))
+        await engine.replace(read_model(digits_model))
         await until(lambda: old() is None)
 
 

@@ -9,7 +9,7 @@ from app.inference.engine import Engine
 from app.inference.loaded_model import LoadedModel
 from app.observability.metrics import Metrics
 from app.settings import Settings
-from model.checkpoint import read_checkpoint
+from model.formats import read_model
 
 SIZES = (1, 2, 4, 8, 16, 32, 48)
 
@@ -17,7 +17,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 48)
 @pytest.fixture(scope="module")
 def model(digits_model, device) -> LoadedModel:
     settings = Settings(model=digits_model, device=device, threads=1, max_batch_size=48)
-    return Engine(read_checkpoint(digits_model), settings, Metrics()).loaded_model
+    return Engine(read_model(digits_model), settings, Metrics()).loaded_model
 
 
 def calibrated(model: LoadedModel, **found) -> LoadedModel:

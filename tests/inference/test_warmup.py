@@ -17,8 +17,10 @@ from app.inference.memory import available, peak, reset_peak, resident
 from app.observability.metrics import Metrics
 from app.runtimes.selection import compile_model
 from app.settings import Settings
-from model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from model.checkpoint import write_checkpoint
 from model.config import VAEConfig
+from model.formats import read_model
+from model.interface import StoredModel
 from tests.support.models import build, write
 from tests.support.runtimes import intercepted
 
@@ -32,14 +34,14 @@ WIDE = VAEConfig(image_shape=(3, 256, 256), latent_shape=(1, 256, 256), channels
 
 
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory) -> Checkpoint:
-    return read_checkpoint(write(tmp_path_factory.mktemp("models") / "slow", SLOW))
+def slow(tmp_path_factory) -> StoredModel:
+    return read_model(write(tmp_path_factory.mktemp("models") / "slow", SLOW))
 
 
 @asynccontextmanager
-async def started(checkpoint: Checkpoint, compile_model=compile_model, **options):
+async def started(stored: StoredModel, compile_model=compile_model, **options):
     settings = Settings(**{"device": "cpu", "threads": 1, **options})
-    engine = Engine(checkpoint, settings, Metrics(), compile_model=compile_model)
+    engine = Engine(stored, settings, Metrics(), compile_model=compile_model)
     engine.start()
     try:
         yield engine
@@ -60,18 +62,18 @@ async def test_no_batch_of_a_slow_model_takes_long(slow, caplog):
         assert max(rows) < 32
         assert sum(rows) < 200
         first, *_, last = [record.getMessage() for record in caplog.records if record.name == "app.inference.warmup"]
-        assert first == f"warm-up of {slow.identity}: measuring batches of up to 64 images"
-        assert last.startswith(f"warm-up of {slow.identity}: done after ")
+        assert first == f"warm-up of {slow.model.spec.identity}: measuring batches of up to 64 images"
+        assert last.startswith(f"warm-up of {slow.model.spec.identity}: done after ")
         assert "images in a batch: encode " in last
 
 
 @pytest.mark.skipif(not available() < sys.maxsize, reason="memory is measured on Linux")
 async def test_no_batch_of_a_model_with_large_feature_maps_exceeds_its_share_of_the_memory(tmp_path, caplog):
     caplog.set_level(logging.INFO, "app.inference.warmup")
-    checkpoint = read_checkpoint(write(tmp_path / "wide", WIDE))
+    stored = read_model(write(tmp_path / "wide", WIDE))
     before = resident()
     reset_peak()
-    async with started(checkpoint, runtime="onnxruntime", workers=64) as engine:
+    async with started(stored, runtime="onnxruntime", workers=64) as engine:
         assert await engine.wait_until_warm()
         assert peak() - before < 2**30  # batches of 64 take several times as much
         left_out = "one of [0-9]+ (would take about [0-9]+ MiB more, of [0-9]+ MiB allowed|is no faster)"
@@ -80,7 +82,7 @@ async def test_no_batch_of_a_model_with_large_feature_maps_exceeds_its_share_of_
 
 
 async def test_a_fast_model_has_batches_of_all_sizes(digits_model):
-    async with started(read_checkpoint(digits_model)) as engine:
+    async with started(read_model(digits_model)) as engine:
         assert await engine.wait_until_warm()
         calibration = engine.loaded_model.calibration
         assert calibration.sizes == calibration.deterministic_sizes == (1, 2, 4, 8, 16, 32, 64)
@@ -99,12 +101,12 @@ async def test_rows_that_are_computed_one_by_one_form_no_batch_that_takes_long(s
 async def test_a_reload_during_the_first_warm_up_waits_for_its_end(slow, digits_model, digits):
     async with started(slow, max_batch_size=1) as engine:
         first = asyncio.ensure_future(engine.wait_until_warm())
-        small = read_checkpoint(digits_model)
+        small = read_model(digits_model)
         await engine.replace(small)
         assert first.done()
         assert engine.ready
         model = engine.loaded_model
-        assert model.identity == small.identity
+        assert model.identity == small.model.spec.identity
         q = await model.posterior(digits[:9], RequestContext("id", time.monotonic() + 60))
         assert q.mean.shape == (9, 4)
         assert engine.loaded_model is model
@@ -113,17 +115,17 @@ async def test_a_reload_during_the_first_warm_up_waits_for_its_end(slow, digits_
 async def test_a_failed_first_warm_up_makes_a_reload_unavailable(digits_model, tmp_path):
     weights = {name: weight * (1e30 if "decoder" in name else 1) for name, weight in build(SLOW).state_dict().items()}
     write_checkpoint(tmp_path / "broken", SLOW, weights)
-    broken = read_checkpoint(tmp_path / "broken")
+    broken = read_model(tmp_path / "broken")
     async with started(broken, max_batch_size=1) as engine:
         with pytest.raises(Unavailable):
-            await engine.replace(read_checkpoint(digits_model))
-        assert engine.loaded_model.identity == broken.identity
+            await engine.replace(read_model(digits_model))
+        assert engine.loaded_model.identity == broken.model.spec.identity
         assert not engine.ready
 
 
 async def test_concurrent_reloads_run_one_after_the_other(digits_model, colour_model):
-    async with started(read_checkpoint(digits_model)) as engine:
-        models = [read_checkpoint(folder) for folder in (colour_model, digits_model, colour_model)]
+    async with started(read_model(digits_model)) as engine:
+        models = [read_model(folder) for folder in (colour_model, digits_model, colour_model)]
         await asyncio.gather(*map(engine.replace, models))
         assert engine.ready
-        assert engine.loaded_model.identity == models[-1].identity
+        assert engine.loaded_model.identity == models[-1].model.spec.identity

@@ -9,7 +9,7 @@ from app.runtimes.base import Target
 from app.runtimes.cuda_graphs import CudaGraph
 from app.runtimes.operations import OPERATIONS, examples
 from app.runtimes.torch_eager import TorchRuntime
-from model.checkpoint import read_checkpoint
+from model.formats import read_model
 from model.formats.native import model_of
 from tests.support.engines import context, running_engine
 from tests.support.models import COLOUR, DIGITS, build
@@ -60,7 +60,7 @@ async def test_the_memory_of_cuda_graphs_is_freed_with_their_model(digits_model,
         before = await engine.loaded_model.posterior(digits[:9], context())
         memory = []
         for _ in range(6):
-            await engine.replace(read_checkpoint(digits_model))
+            await engine.replace(read_model(digits_model))
             memory.append(engine.device.memory())
         assert memory[-1] < 1.5 * memory[0]
         after = await engine.loaded_model.posterior(digits[:9], context())

@@ -7,7 +7,7 @@ from app.context import RequestContext
 from app.inference.engine import Engine
 from app.observability.metrics import Metrics
 from app.settings import Settings
-from model.checkpoint import read_checkpoint
+from model.formats import read_model
 from tests.support.apps import until
 
 
@@ -19,7 +19,7 @@ def context() -> RequestContext:
 async def running_engine(folder, device, *, metrics=None, core_usage=None, compile_model=None, **options):
     settings = Settings(model=folder, device=device, threads=1, **options)
     extra = {"compile_model": compile_model} if compile_model else {}
-    engine = Engine(read_checkpoint(folder), settings, metrics or Metrics(), core_usage, **extra)
+    engine = Engine(read_model(folder), settings, metrics or Metrics(), core_usage, **extra)
     engine.start()
     try:
         await until(lambda: engine.ready)

@@ -5,7 +5,7 @@ import torch
 
 from model.checkpoint import read_checkpoint
 from model.formats.native import native_model
-from model.interface import FixedSize, ImageModel, ModelFormat, MultipleOfFactor
+from model.interface import FixedSize, ImageModel, MultipleOfFactor
 
 
 def test_the_spec_of_a_checkpoint_names_its_shapes_and_its_weights(colour_model):
@@ -13,7 +13,7 @@ def test_the_spec_of_a_checkpoint_names_its_shapes_and_its_weights(colour_model)
     model = native_model(checkpoint)
     spec, config = model.spec, checkpoint.vae.config
     assert isinstance(model, ImageModel)
-    assert (spec.format, spec.identity) == (ModelFormat.NATIVE, checkpoint.identity)
+    assert (spec.format, spec.identity) == ("native", checkpoint.identity)
     assert (spec.image_shape, spec.latent_shape) == (config.image_shape, config.latent_shape)
     assert (spec.likelihood, spec.parameters) == (config.likelihood, checkpoint.parameters)
 
