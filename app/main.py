@@ -29,6 +29,7 @@ from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
 from app.resources import codec_threads
 from app.settings import Settings
+from app.web import page
 from model.formats import read_model
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,11 @@ def create_app(
         description=_DESCRIPTION,
         version=version("vae-service"),
         lifespan=_lifespan,
-        routes=[*routes(services, [*model_api.ENDPOINTS, *admin.ENDPOINTS, *health.ENDPOINTS]), *docs.routes()],
+        routes=[
+            *routes(services, [*model_api.ENDPOINTS, *admin.ENDPOINTS, *health.ENDPOINTS]),
+            *(page.routes() if services.settings.page else ()),
+            *docs.routes(),
+        ],
         redirect_slashes=False,
         telemetry={
             "auto_configure": tracer_provider is None,

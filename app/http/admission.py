@@ -28,7 +28,7 @@ _LENGTH = re.compile(rb"[0-9]{1,20}")
 
 def is_public(path: str) -> bool:
     """Whether a path is for operators: it needs no key, and is neither limited, logged nor traced."""
-    return path in PUBLIC_PATHS or path.startswith("/docs/")
+    return path in PUBLIC_PATHS or path.startswith(("/docs/", "/web/"))
 
 
 class AdmissionController:

@@ -31,7 +31,8 @@ def shown() -> str:
 def test_the_help_has_each_setting_with_its_description_variable_and_default(shown: str, name: str) -> None:
     field = Settings.model_fields[name]
     entry = shown[shown.index(f" {option_of(name)} ") :]
-    default = "no-batch-invariant" if field.default is False else field.default
+    switches = {True: option_of(name)[2:], False: f"no-{option_of(name)[2:]}"}
+    default = switches[field.default] if isinstance(field.default, bool) else field.default
     tail = f"env var: {variable_of(name)}" + (f"; default: {default}]" if default not in (None, ()) else "]")
     bare = entry.replace(" ", "")
     assert bare.index(str(field.description).replace(" ", "")) < bare.index(f"[{tail}".replace(" ", ""))

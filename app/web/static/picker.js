@@ -1,0 +1,147 @@
+/** The side of the page where the current image is chosen, dropped, pasted, drawn or sampled. */
+
+import { download, el, field, toggle } from "./dom.js";
+import { Pad } from "./pad.js";
+import { fitted, inverted, paint, pngOf } from "./pixels.js";
+import { sizeFor } from "./spec.js";
+import { Task } from "./task.js";
+
+const WIDE = matchMedia("(min-width: 900px)");
+const FITS = { resize: "resize", pad: "pad with black", crop: "crop to the middle" };
+
+/** Shows the current image and the ways to another one. */
+export class Picker {
+  #spec;
+  #client;
+  #subject;
+  #task = new Task();
+  #canvas = el("canvas", { class: "subject-image", role: "img" });
+  #thumbnail = el("canvas", { class: "thumbnail", "aria-hidden": "true" });
+  #name = el("span", { class: "subject-name" });
+  #caption = el("p", { class: "hint" });
+  #hint = el("p", { class: "notice waiting", hidden: true });
+  #invert = toggle("Invert", () => this.#publish());
+  #fit = el("select", { onchange: () => this.#refit() });
+  #bitmap = null;
+  #source = null;
+
+  constructor({ spec, client, subject }) {
+    [this.#spec, this.#client, this.#subject] = [spec, client, subject];
+    this.element = this.#build();
+    this.#acceptFiles();
+    subject.addEventListener("change", () => this.#show());
+    if (spec.drawable) this.#makePad();
+    else this.#canvas.hidden = true;
+  }
+
+  /** Make an image the current one, as it is. */
+  take(image, name) {
+    this.#bitmap = null;
+    this.#source = image;
+    this.#invert.box.checked = false;
+    this.#publish(name);
+  }
+
+  #build() {
+    const summary = el("summary", {}, this.#thumbnail, el("span", {}, el("b", {}, "Image "), this.#name));
+    const body = el("div", { class: "subject-body" }, this.#canvas, this.#caption, this.#hint, this.#controls(), this.#task.element);
+    const element = el("details", { class: "subject" }, summary, body);
+    const follow = () => (element.open = WIDE.matches);
+    WIDE.addEventListener("change", follow);
+    follow();
+    return el("aside", { "aria-label": "Current image" }, element);
+  }
+
+  #controls() {
+    const file = el("input", { type: "file", accept: "image/*", class: "visually-hidden", id: "image-file" });
+    file.addEventListener("change", () => file.files.length && this.#load(file.files[0]));
+    for (const [value, text] of Object.entries(FITS)) this.#fit.append(el("option", { value }, text));
+    this.fitField = field("Fit to the model", this.#fit);
+    this.fitField.hidden = true;
+    const button = (text, onclick) => el("button", { type: "button", onclick }, text);
+    const can = !this.#spec.refusal("sample");
+    return el(
+      "div",
+      { class: "stack" },
+      el("div", { class: "row" }, el("label", { class: "button", for: "image-file" }, "Choose file"), file,
+        can && button("New sample", () => this.#sample()),
+        this.#spec.drawable && button("Clear", () => this.clear()),
+        button("Save", async () => download(await pngOf(this.#subject.image), "input.png"))),
+      this.#invert.element,
+      this.fitField,
+    );
+  }
+
+  /** Start with an empty pad. */
+  clear() {
+    const { channels, height, width } = this.#spec;
+    this.take({ data: new Uint8Array(channels * height * width), channels, height, width }, "empty");
+  }
+
+  #makePad() {
+    this.#canvas.setAttribute("aria-label", "Drawing pad. Arrow keys move the pen, with Shift they draw.");
+    new Pad(this.#canvas, {
+      read: () => this.#subject.image,
+      draw: (image) => {
+        this.#bitmap = null;
+        this.#source = this.#invert.box.checked ? inverted(image) : image;
+        this.#publish("drawing");
+      },
+    });
+  }
+
+  #acceptFiles() {
+    const first = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
+    addEventListener("dragover", (event) => event.preventDefault());
+    addEventListener("drop", (event) => {
+      event.preventDefault();
+      const file = first(event.dataTransfer);
+      if (file) this.#load(file);
+    });
+    addEventListener("paste", (event) => {
+      const file = first(event.clipboardData);
+      if (file) this.#load(file);
+    });
+  }
+
+  #load(file) {
+    return this.#task.run("Reading", async () => {
+      try {
+        this.#bitmap = await createImageBitmap(file);
+      } catch {
+        throw new Error(`${file.name}: this browser cannot read it; expected PNG, JPEG, WebP, GIF, BMP or AVIF`);
+      }
+      this.#refit(file.name);
+    });
+  }
+
+  #refit(name) {
+    const size = sizeFor(this.#spec, this.#bitmap);
+    this.#source = fitted(this.#bitmap, { channels: this.#spec.channels, fit: this.#fit.value, ...size });
+    this.#publish(name);
+  }
+
+  async #sample() {
+    const seed = Math.floor(Math.random() * 1e6);
+    const images = await this.#task.run("Sampling", (task) => this.#client.sample({ n: 1, seed }, task));
+    if (images) this.take(images[0], `sample, seed ${seed}`);
+  }
+
+  #publish(name = this.#subject.name) {
+    if (!this.#source) return;
+    this.#subject.set(this.#invert.box.checked ? inverted(this.#source) : this.#source, name);
+  }
+
+  #show() {
+    const { image, name, looksInverted } = this.#subject;
+    this.#canvas.hidden = false;
+    for (const canvas of [this.#canvas, this.#thumbnail]) paint(canvas, image);
+    this.#name.textContent = name;
+    const from = this.#bitmap ? ` from ${this.#bitmap.width} × ${this.#bitmap.height}` : "";
+    this.#caption.textContent = `${name}: ${image.width} × ${image.height} ${image.channels === 1 ? "grey" : "colour"}${from}`;
+    this.fitField.hidden = !this.#bitmap || Boolean(this.#spec.factor);
+    this.#hint.hidden = !looksInverted;
+    this.#hint.textContent = "The model draws on a dark background, and this image has a bright one: try Invert.";
+    if (!this.#spec.drawable) this.#canvas.setAttribute("aria-label", `Current image, ${name}`);
+  }
+}
