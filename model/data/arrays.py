@@ -1,6 +1,7 @@
 """Data sets of images as uint8 arrays [N, C, H, W], and reading them from .npy and .npz files."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -26,16 +27,25 @@ class DataError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Training and test split of a data set, uint8 [N, C, H, W] each; `source` names where the images are from."""
+    """Splits of a data set, uint8 [N, C, H, W] each; `source` names where the images are from.
+
+    `labels` are the classes of the training images, empty without classes. `skipped` names each file that could not be
+    read, with the reason. `shape_reason` says how the shape of the images was chosen, empty if it was given.
+    """
 
     source: str
     train: Images
     test: Images | None = None
+    validation: Images | None = None
+    labels: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    shape_reason: str = ""
 
     def __post_init__(self) -> None:
-        if self.test is not None and self.test.shape[1:] != self.train.shape[1:]:
-            shapes = f"{self.train.shape[1:]} in the training split and {self.test.shape[1:]} in the test split"
-            raise DataError(f"{self.source}: expected images of one shape, got {shapes}")
+        for name, split in (("test", self.test), ("validation", self.validation)):
+            if split is not None and split.shape[1:] != self.train.shape[1:]:
+                shapes = f"{self.train.shape[1:]} in the training split and {split.shape[1:]} in the {name} split"
+                raise DataError(f"{self.source}: expected images of one shape, got {shapes}")
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -48,14 +58,15 @@ class Dataset:
         return self.train if self.test is None else self.test
 
     def describe(self) -> dict[str, Any]:
-        """Return source, number of images, shape and digest of the training split as a JSON object."""
-        test = 0 if self.test is None else len(self.test)
-        shape = list(self.image_shape)
+        """Return source, numbers of images, shape and digest of the training split as a JSON object."""
         return {
             "source": self.source,
             "train": len(self.train),
-            "test": test,
-            "shape": shape,
+            "validation": 0 if self.validation is None else len(self.validation),
+            "test": 0 if self.test is None else len(self.test),
+            "shape": list(self.image_shape),
+            "classes": dict(Counter(self.labels)),
+            "skipped": len(self.skipped),
             "digest": digest(self.train),
         }
 
@@ -80,7 +91,7 @@ def batches(images: Images) -> Iterator[Images]:
 
 
 def read_arrays(path: Path) -> Dataset:
-    """Read a .npy file, or a .npz file with `train` and optionally `test`, or with a single array.
+    """Read a .npy file, or a .npz file with `train` and optionally `val` and `test`, or with a single array.
 
     Raises `DataError`.
     """
@@ -91,8 +102,11 @@ def read_arrays(path: Path) -> Dataset:
     train = "train" if "train" in names else names[0] if len(names) == 1 else None
     if train is None:
         raise DataError(f"{path}: expected `train` (and optionally `test`) or a single array, got {names}")
-    test = as_images(loaded["test"], f"{path}: test") if "test" in names and train != "test" else None
-    return Dataset("npz array", as_images(loaded[train], f"{path}: {train}"), test)
+    test, validation = (
+        as_images(loaded[name], f"{path}: {name}") if name in names and train != name else None
+        for name in ("test", "val")
+    )
+    return Dataset("npz array", as_images(loaded[train], f"{path}: {train}"), test, validation)
 
 
 def as_images(array: NDArray[Any], where: str) -> Images:

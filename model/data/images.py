@@ -15,6 +15,9 @@ TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+QUARTER_TURNS = 5
+"""The least EXIF orientation that exchanges width and height."""
+
 MAX_EXIF_BYTES = 2**16
 """Largest EXIF block that is read; a JPEG segment cannot be larger."""
 
@@ -39,6 +42,12 @@ def upright(image: Image.Image, channels: int, orientation: int | None = None) -
     turned = image.transpose(TRANSPOSITIONS[exif_orientation]) if exif_orientation in TRANSPOSITIONS else image
     mode = "L" if channels == 1 else "RGB"
     return turned if turned.mode == mode and not turned.has_transparency_data else _convert_bands(turned, mode)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height after the EXIF orientation is applied; the pixels are not read."""
+    width, height = image.size
+    return (height, width) if (_read_orientation(image) or 0) >= QUARTER_TURNS else (width, height)
 
 
 def _read_orientation(image: Image.Image) -> int | None:
