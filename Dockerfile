@@ -18,7 +18,8 @@ COPY pyproject.toml constraints.txt ./
 RUN --mount=type=bind,from=wheels,target=/wheels \
     python -m venv --copies --without-pip /service && \
     python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        print(*p['dependencies'], *p['optional-dependencies']['otel'], sep='\n')" > requirements.txt && \
+        extras = p['optional-dependencies']; \
+        print(*p['dependencies'], *extras['otel'], *extras['diffusers'], sep='\n')" > requirements.txt && \
     pip --python /service/bin/python install --constraint constraints.txt --find-links /wheels \
         ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} --requirement requirements.txt && \
     cd /service/lib/python*/site-packages && \

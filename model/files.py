@@ -123,11 +123,16 @@ def check_folder(folder: Path) -> None:
     require_folder(folder)
     if not isinstance(config := read_json(folder / CONFIG), dict):
         raise CheckpointError(f"{folder / CONFIG}: expected an object, got {type(config).__name__}")
-    with open_regular(folder / WEIGHTS) as (file, size):
+    check_weights_file(folder / WEIGHTS)
+
+
+def check_weights_file(path: Path) -> None:
+    """Check that a safetensors file has the length that its header states. Raises `CheckpointError`."""
+    with open_regular(path) as (file, size):
         length = int.from_bytes(file.read(8) or b"", "little")
         complete = length < min(size, MAX_HEADER) and size == 8 + length + _data_length(file.read(length) or b"")
     if not complete:
-        raise CheckpointError(f"{folder / WEIGHTS}: not a complete safetensors file, {size} bytes")
+        raise CheckpointError(f"{path}: not a complete safetensors file, {size} bytes")
 
 
 def _data_length(header: bytes) -> int:

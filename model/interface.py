@@ -110,9 +110,9 @@ class ModelSpec:
     `digest` is the SHA-256 of its weights in hexadecimal. `format` is the name of the format in `model.formats`, and
     `source` says where the model comes from, as clients may see it: a folder's name, or a name and commit on a hub.
     `likelihood` is the family p(x|z) in `model.likelihoods.FAMILIES`, None for a model that defines no density.
-    `has_variance` is false for a deterministic encoder, and `has_prior` for a model that decodes draws from N(0, I) to
-    no images. `requires_float32` excludes lower precisions. `parameters` is the number of weights, and `architecture`
-    the content of the model's config.json.
+    `has_variance` is false for a deterministic encoder, and `has_prior` for a model that makes no images of draws from
+    N(0, I). A model that `overflows_float16` is computed in float32 where float16 is asked for. A model that `can_tile`
+    is a `TileableModel`. `parameters` is the number of weights, `architecture` the content of the model's config.json.
     """
 
     name: str
@@ -126,7 +126,8 @@ class ModelSpec:
     has_variance: bool = True
     has_prior: bool = True
     scaling: LatentScaling = LatentScaling()
-    requires_float32: bool = False
+    overflows_float16: bool = False
+    can_tile: bool = False
     architecture: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -226,6 +227,14 @@ class ImageModel(Protocol):
 
     def likelihood(self, z: Tensor) -> ImageLikelihood:
         """Decode z of [..., *latent] as p(x|z)."""
+
+
+@runtime_checkable
+class TileableModel(ImageModel, Protocol):
+    """A model that can compute a large image in overlapping tiles, in the memory of one tile."""
+
+    def tiled(self) -> ImageModel:
+        """Return the model that computes in tiles, with the same weights; near the seams its results differ."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Model formats, one module each: a folder or a name in, an `ImageModel` out.
 
 The format is recognised by what the folder holds. A further format is a module with a function `read`, and its line in
-`FORMATS`. This module imports neither torch nor a format, so that a folder can be checked at once.
+`FORMATS`. This module imports neither torch nor the module of a format, so that a folder can be checked at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from model.files import CONFIG, WEIGHTS, CheckpointError, check_folder, require_folder
+from model.formats.diffusers_files import NEEDS, PICKLES, check_diffusers_folder, conversion, is_diffusers_folder
 
 if TYPE_CHECKING:
     from model.interface import StoredModel
@@ -54,10 +55,8 @@ def format_of(source: Path) -> str:
         if candidate.recognises(source):
             return name
     needs = "; ".join(f"{name}: {candidate.needs}" for name, candidate in FORMATS.items())
-    raise CheckpointError(f"{source}: not a model folder, it holds {_content(source)}; expected {needs}; {_DOCUMENT}")
-
-
-_DOCUMENT = "docs/models.md describes the formats"
+    found = f"not a model folder, it holds {_content(source)}"
+    raise CheckpointError(f"{source}: {found}; expected {needs}; docs/models.md describes them{_hint(source)}")
 
 
 def _content(folder: Path) -> str:
@@ -67,11 +66,24 @@ def _content(folder: Path) -> str:
     return (", ".join(names[:MAX_NAMES_LISTED]) + more) or "no files"
 
 
+def _hint(folder: Path) -> str:
+    """Return how a file that can run code is converted to one that cannot, if the folder has such a file."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".pt2":
+            return (
+                f"; loading {path.name} can run code that it carries: export the model with model.formats.onnx.export"
+            )
+        if path.suffix in PICKLES:
+            return f"; {path.name} is a pickle, which can run code: for one of Stable Diffusion, {conversion(path)}"
+    return ""
+
+
 def _is_native(folder: Path) -> bool:
     return (folder / CONFIG).exists() or (folder / WEIGHTS).exists()
 
 
 FORMATS: Mapping[str, Format] = {
+    "diffusers": Format("model.formats.diffusers", is_diffusers_folder, check_diffusers_folder, NEEDS),
     "native": Format("model.formats.native", _is_native, check_folder, f"{CONFIG} and {WEIGHTS} of `vae train`"),
 }
 """The formats by name; the first one that recognises a folder reads it."""

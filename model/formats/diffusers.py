@@ -1,0 +1,241 @@
+"""Autoencoders of diffusers as image models; diffusers' own classes compute.
+
+Pixels are in [-1, 1] inside. A diffusion model works on (z - shift) * scale, with the factors of the config. Needs the
+extra `diffusers`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.files import CONFIG, CheckpointError
+from model.formats.diffusers_files import CLASS, DiffusersFiles, find_files
+from model.gaussian import DiagonalGaussian
+from model.interface import DecodedImage, DeterministicCode, LatentScaling, ModelSpec, MultipleOfFactor, StoredModel
+
+FORMAT = "diffusers"
+
+MAX_SIDE = 2**14
+"""Pixels of the longest side of an image; the service limits the number of pixels besides."""
+
+MAX_DEFAULT_SIDE = 512
+"""Longest side of an image of the default size, whatever the model was trained on."""
+
+MAX_WEIGHTS = 2**31
+"""Largest number of weights, 8 GiB in float32."""
+
+TILE_SIDE = 512
+"""Pixels of the side of a tile."""
+
+CHUNK = 2**20
+"""Bytes of a file that are hashed at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class AutoencoderClass:
+    """What the service knows of an autoencoder class of diffusers.
+
+    `encoded` returns mean and logvar of an output of `encode`, or the code alone. `blocks` is the field of the config
+    with an entry for each resolution. `tiles` are the attributes that make tiles of `TILE_SIDE` pixels, by the factor;
+    None if the class cannot compute a model in tiles.
+    """
+
+    encoded: Callable[[Any], tuple[Tensor, ...]]
+    blocks: str
+    tiles: Callable[[Mapping[str, Any], int], dict[str, int] | None]
+
+    def factor(self, config: Mapping[str, Any]) -> int:
+        """Return the number of pixels a side for one latent: each resolution but the first halves the image."""
+        return int(2 ** (len(config[self.blocks]) - 1))
+
+
+def _square_tiles(config: Mapping[str, Any], factor: int) -> dict[str, int] | None:  # noqa: ARG001  # the signature of `tiles`
+    return {"tile_sample_min_size": TILE_SIDE, "tile_latent_min_size": TILE_SIDE // factor}
+
+
+def _tiny_tiles(config: Mapping[str, Any], factor: int) -> dict[str, int] | None:
+    """Return no attributes, where the class computes tiles: it allocates 4 channels, and assumes the factor 8."""
+    return {} if (config["latent_channels"], factor) == (4, 8) else None
+
+
+def _default_tiles(config: Mapping[str, Any], factor: int) -> dict[str, int] | None:  # noqa: ARG001  # as above
+    return {}
+
+
+def _moments(output: Any) -> tuple[Tensor, ...]:
+    return output.latent_dist.mean, output.latent_dist.logvar
+
+
+CLASSES: Mapping[str, AutoencoderClass] = {
+    "AutoencoderKL": AutoencoderClass(_moments, "block_out_channels", _square_tiles),
+    "AutoencoderKLFlux2": AutoencoderClass(_moments, "block_out_channels", _square_tiles),
+    "AutoencoderTiny": AutoencoderClass(lambda output: (output.latents,), "encoder_block_out_channels", _tiny_tiles),
+    "AutoencoderDC": AutoencoderClass(lambda output: (output.latent,), "encoder_block_out_channels", _default_tiles),
+}
+"""The classes that are served, by their name in diffusers."""
+
+
+class DiffusersModel(nn.Module):
+    """An autoencoder of diffusers with its spec."""
+
+    def __init__(self, vae: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.vae: Any = vae
+        self.spec = spec
+        self._class = CLASSES[type(vae).__name__]
+
+    def posterior(self, x: Tensor) -> DiagonalGaussian | DeterministicCode:
+        mean, *logvar = (tensor.float() for tensor in self._class.encoded(self.vae.encode(2 * x - 1)))
+        return DiagonalGaussian(mean, *logvar) if logvar else DeterministicCode(mean)
+
+    def likelihood(self, z: Tensor) -> DecodedImage:
+        image: Tensor = self.vae.decode(z).sample
+        return DecodedImage((image.float() / 2 + 0.5).clamp(0, 1))
+
+    def tiled(self) -> "DiffusersModel":
+        """Return the model that computes in tiles of `TILE_SIDE` pixels; the copy has the same layers and weights."""
+        vae = copy(self.vae)
+        for name, value in (self._class.tiles(vae.config, self._class.factor(vae.config)) or {}).items():
+            setattr(vae, name, value)  # diffusers has no other way to choose the tiles
+        vae.enable_tiling()
+        return DiffusersModel(vae, self.spec)
+
+
+def read(folder: Path) -> StoredModel:
+    """Read an autoencoder in float32. Raises `CheckpointError` for a folder without a usable one."""
+    files = find_files(folder)
+    name = str(files.config[CLASS])
+    if name not in CLASSES:
+        raise CheckpointError(f"{files.folder / CONFIG}: {CLASS}: expected {', '.join(CLASSES)}, got {name!r}")
+    spec = _spec(folder.resolve().name, files, _empty(name, files))
+    return StoredModel(DiffusersModel(_load(name, files), spec))
+
+
+def _class(name: str) -> Any:
+    try:
+        import diffusers  # noqa: PLC0415  # an extra, and slow to import
+    except ModuleNotFoundError as error:
+        if error.name != "diffusers":
+            raise
+        raise CheckpointError("diffusers is not installed; pip install 'vae-service[diffusers]'") from None
+    diffusers.utils.logging.set_verbosity_error()
+    if not hasattr(diffusers, name):
+        raise CheckpointError(f"diffusers {diffusers.__version__} has no {name}; install a later version")
+    return getattr(diffusers, name)
+
+
+def _empty(name: str, files: DiffusersFiles) -> Any:
+    """Build the autoencoder without memory for its weights, and check the shapes that it computes."""
+    path, vae_class = files.folder / CONFIG, _class(name)
+    if "quantization_config" in files.config:
+        raise CheckpointError(f"{path}: quantization_config: quantized weights are not served")
+    try:
+        with torch.device("meta"):
+            vae = vae_class.from_config(files.config).eval()
+        _check_shapes(name, vae)
+    except Exception as error:  # noqa: BLE001  # diffusers raises anything for an invalid config
+        raise CheckpointError(f"{path}: not a config of {name}: {error}") from None
+    if (count := sum(weight.numel() for weight in vae.parameters())) > MAX_WEIGHTS:
+        raise CheckpointError(f"{path}: expected at most {MAX_WEIGHTS:,} weights, got {count:,}")
+    return vae
+
+
+@torch.inference_mode()
+def _check_shapes(name: str, vae: Any) -> None:
+    """Raise `ValueError` for a model that is no autoencoder of images in one of the ways that are served."""
+    config, factor = vae.config, CLASSES[name].factor(vae.config)
+    channels, side = config.in_channels, 4 * factor
+    if channels not in (1, 3):
+        raise ValueError(f"in_channels: expected 1 or 3, got {channels}")
+    code, *_ = CLASSES[name].encoded(vae.encode(torch.empty(1, channels, side, side, device="meta")))
+    image = vae.decode(code).sample
+    for what, tensor, expected in (
+        ("latent", code, (1, config.latent_channels, 4, 4)),
+        ("decoded image", image, (1, channels, side, side)),
+    ):
+        if tensor.shape != expected:
+            raise ValueError(
+                f"expected a {what} of {expected} for an image of {side}x{side}, got {tuple(tensor.shape)}"
+            )
+
+
+def _load(name: str, files: DiffusersFiles) -> nn.Module:
+    """Load the weights by diffusers, which renames those of its earlier versions."""
+    try:
+        vae, found = _class(name).from_pretrained(
+            files.folder,
+            local_files_only=True,
+            use_safetensors=True,
+            variant=files.variant,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # noqa: BLE001  # diffusers raises anything for damaged weights
+        raise CheckpointError(f"{files.folder}: {' '.join(str(error).split())}") from None
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := found[problem]:
+            what = problem.replace("_", " ")
+            raise CheckpointError(
+                f"{files.folder}: {what} for the architecture in {CONFIG}: {keys[0]}, {len(keys)} in all"
+            )
+    for key, weight in vae.state_dict().items():
+        if not weight.isfinite().all():
+            raise CheckpointError(f"{files.folder}: {key}: expected finite numbers")
+    module: nn.Module = vae.eval().requires_grad_(False)
+    return module
+
+
+def _spec(name: str, files: DiffusersFiles, vae: Any) -> ModelSpec:
+    config, known = vae.config, CLASSES[files.config[CLASS]]
+    factor = known.factor(config)
+    return ModelSpec(
+        name=name,
+        digest=_digest(files.weights),
+        format=FORMAT,
+        source=name,
+        channels=config.in_channels,
+        sizes=MultipleOfFactor(
+            factor, 2 * factor, MAX_SIDE, config.latent_channels, default=_default_side(config, factor)
+        ),
+        likelihood=None,
+        parameters=sum(weight.numel() for weight in vae.parameters()),
+        has_variance=known.encoded is _moments,
+        has_prior=False,
+        scaling=_scaling(config),
+        overflows_float16=files.config.get("force_upcast") is True,
+        can_tile=known.tiles(config, factor) is not None,
+        architecture=files.config,
+    )
+
+
+def _default_side(config: Any, factor: int) -> int:
+    size = config.get("sample_size") or MAX_DEFAULT_SIDE
+    side = min(size if isinstance(size, int) else min(size), MAX_DEFAULT_SIDE)
+    return max(side - side % factor, 2 * factor)
+
+
+def _scaling(config: Any) -> LatentScaling:
+    """Return the units of the diffusion model: with means and deviations, (z - mean) * scaling_factor / deviation."""
+    factor = config.get("scaling_factor") or 1.0
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean and std:
+        return LatentScaling(tuple(factor / deviation for deviation in std), tuple(map(float, mean)))
+    return LatentScaling((float(factor),), (float(config.get("shift_factor") or 0.0),))
+
+
+def _digest(paths: tuple[Path, ...]) -> str:
+    """Return the SHA-256 of a file, or of the digests of several."""
+    digests = []
+    for path in paths:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256"))
+    if len(digests) == 1:
+        return digests[0].hexdigest()
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()

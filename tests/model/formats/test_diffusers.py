@@ -1,0 +1,157 @@
+"""Autoencoders of diffusers give the numbers of diffusers' own calls, from folders as diffusers writes them."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.files import CheckpointError
+from model.formats import check_model, read_model
+from model.interface import TileableModel
+from tests.support.diffusers_models import CONFIGS, DETERMINISTIC, build, code_of, write
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    parent = tmp_path_factory.mktemp("diffusers")
+    return {name: write(parent / name, name) for name in CONFIGS}
+
+
+@pytest.fixture
+def kl(folders, tmp_path):
+    """A copy of a folder, to be changed."""
+    return shutil.copytree(folders["kl"], tmp_path / "kl")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_a_model_computes_what_diffusers_computes(folders, name):
+    check_model(folders[name])
+    model, vae, x = read_model(folders[name]).model, build(name), torch.rand(2, 3, 64, 96)
+    q, encoded = model.posterior(x), vae.encode(2 * x - 1)
+    torch.testing.assert_close(q.mean, code_of(encoded))
+    assert q.mean.shape[1:] == model.spec.sizes.latents_of(64, 96)
+    if name in DETERMINISTIC:
+        assert (q.logvar, model.spec.has_variance) == (None, False)
+    else:
+        torch.testing.assert_close(q.logvar, encoded.latent_dist.logvar)
+    image = (vae.decode(q.mean).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(model.likelihood(q.mean).mean, image)
+
+
+@pytest.mark.parametrize("options", [{"max_shard_size": "40KB"}, {"variant": "fp16"}, {}], ids=str)
+def test_shards_variants_and_pipelines_are_read(tmp_path, options):
+    folder = tmp_path if options else tmp_path / "vae"
+    write(folder, "kl", **options)
+    check_model(tmp_path)
+    model = read_model(tmp_path).model
+    assert (model.spec.name, model.spec.parameters) == (tmp_path.name, sum(w.numel() for w in build("kl").parameters()))
+    assert torch.equal(model.vae.encoder.conv_in.weight, build("kl").encoder.conv_in.weight)
+
+
+def test_the_attention_names_of_earlier_versions_are_read(kl):
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    weights = load_file(kl / WEIGHTS)
+    for new, name in old.items():
+        weights = {key.replace(f".{new}.", f".{name}."): tensor for key, tensor in weights.items()}
+    assert any(".proj_attn." in key for key in weights)
+    save_file(weights, kl / WEIGHTS, {"format": "pt"})
+    torch.testing.assert_close(read_model(kl).model.vae.state_dict(), build("kl").state_dict())
+
+
+@pytest.mark.parametrize("name", ["kl", "tiny", "dc"])
+@torch.inference_mode()
+def test_a_large_image_is_computed_in_tiles_without_a_change_of_the_model(folders, name):
+    model, x = read_model(folders[name]).model, torch.rand(1, 3, 576, 64)
+    assert isinstance(model, TileableModel)
+    tiled, whole = model.tiled(), model.posterior(x).mean
+    mean = tiled.posterior(x).mean
+    assert mean.shape == whole.shape
+    assert not torch.equal(mean, whole)
+    assert (mean - whole).abs().mean() < 0.2 * whole.abs().mean()
+    assert tiled.likelihood(mean).mean.shape == x.shape
+    assert torch.equal(model.posterior(x).mean, whole)
+
+
+def test_the_spec_has_the_scaling_of_the_config(folders):
+    scaling = {name: read_model(folder).model.spec.scaling for name, folder in folders.items()}
+    assert (scaling["kl"].scale, scaling["kl"].shift) == ((0.18215,), (0.0,))
+    assert (scaling["kl16"].scale, scaling["kl16"].shift) == ((0.3611,), (0.1159,))
+    assert scaling["kl8"].shift == (0.1,) * 8
+    assert scaling["kl8"].scale == pytest.approx([0.18215 / (0.5 + n / 8) for n in range(8)])
+
+
+def changed(folder, **fields):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+
+
+def without_weights(folder):
+    (folder / WEIGHTS).unlink()
+
+
+def pickled(folder):
+    (folder / WEIGHTS).rename(folder / "diffusion_pytorch_model.bin")
+
+
+def truncated(folder):
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-7])
+
+
+def of_another_config(folder):
+    changed(folder, latent_channels=6)
+
+
+def with_weights_missing(folder):
+    weights = load_file(folder / WEIGHTS)
+    del weights["encoder.conv_in.bias"]
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+
+
+def not_finite(folder):
+    weights = load_file(folder / WEIGHTS)
+    weights["encoder.conv_in.bias"].fill_(torch.nan)
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+
+
+def of_a_file_elsewhere(folder):
+    (folder / WEIGHTS).rename(folder.parent / "other.safetensors")
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {"a": "../other.safetensors"}}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_weights, "expected weights in diffusion_pytorch_model"),
+        (pickled, r"pickle.*from_pretrained\('.*', use_safetensors=False\); vae.save_pretrained"),
+        (truncated, "not a complete safetensors file"),
+        (of_a_file_elsewhere, "names of .safetensors files in this folder, got '../other.safetensors'"),
+    ],
+)
+def test_a_folder_with_unusable_files_is_refused_before_anything_is_imported(kl, spoil, message):
+    spoil(kl)
+    with pytest.raises(CheckpointError, match=message):
+        check_model(kl)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (of_another_config, "latent_channels|mismatched|size mismatch|shape"),
+        (with_weights_missing, "missing keys.*encoder.conv_in.bias"),
+        (not_finite, "encoder.conv_in.bias: expected finite numbers"),
+        (lambda folder: changed(folder, _class_name="UNet2DModel"), "expected AutoencoderKL, .*got 'UNet2DModel'"),
+        (lambda folder: changed(folder, in_channels=4, out_channels=4), "in_channels: expected 1 or 3, got 4"),
+        (lambda folder: changed(folder, out_channels=1), "expected a decoded image of"),
+        (lambda folder: changed(folder, block_out_channels="wide"), "not a config of AutoencoderKL"),
+        (lambda folder: changed(folder, quantization_config={"quant_method": "x"}), "quantized weights are not served"),
+    ],
+)
+def test_a_folder_without_a_usable_autoencoder_is_refused(kl, spoil, message):
+    spoil(kl)
+    with pytest.raises(CheckpointError, match=message):
+        read_model(kl)
