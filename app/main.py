@@ -147,3 +147,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await engine.close()
     services.codec_threads.close()
+    services.metrics.flush()

@@ -147,11 +147,11 @@ class EndpointRouter:
             for method in route.methods or ()
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         app = self._router
         if scope["type"] == "http" and not scope.get("root_path") and "fastapi.telemetry" not in scope:
             app = self._apps.get((scope["method"], scope["path"]), app)
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
 
 class _EndpointApp:

@@ -36,7 +36,8 @@ class Services:
 
 
 def update_gauges(metrics: Metrics, engine: Engine, state: ServiceState) -> None:
-    """Set the gauges that follow the state of the service."""
+    """Set the gauges that follow the state of the service, and write what was counted."""
+    metrics.flush()
     ready = engine.ready and not state.draining
     metrics.ready.set(ready)
     metrics.workers.set(ready)

@@ -192,7 +192,7 @@ class Batcher:
                 if not (self._busy or self._tasks or self._failure):
                     batch = queue.take(flush=self._closing)
                 self._busy = self._busy or batch is not None
-                self._metrics.queue_items.set(queue.depth)
+                self._metrics.set_queue_items(queue.depth)
                 # With a backlog the batch runs on the thread, so that the event loop stays responsive.
                 if batch is None or not batch.key.policy.inline or queue.depth > batch.rows * batch.key.weight:
                     self._handed_over = batch or self._handed_over
@@ -210,7 +210,7 @@ class Batcher:
         request.end_wait(time.monotonic())
         with self._lock:
             self._queue.remove(request)
-            self._metrics.queue_items.set(self._queue.depth)
+            self._metrics.set_queue_items(self._queue.depth)
 
     # The methods below run on the device thread; `_complete` and `_stop` run on the event loop as well.
 
@@ -220,7 +220,7 @@ class Batcher:
             while not self._failure:
                 if (work := self._take_work()) is not None:
                     self._busy = True
-                    self._metrics.queue_items.set(self._queue.depth)
+                    self._metrics.set_queue_items(self._queue.depth)
                     return work
                 if self._closing and not self._busy and not self._queue:
                     return None

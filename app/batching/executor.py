@@ -15,7 +15,7 @@ from typing import Any
 from app.batching.queue import FairQueue
 from app.batching.requests import Batch, QueuedRequest
 from app.errors import ServiceError, Unavailable
-from app.observability.metrics import Metrics
+from app.observability.metrics import FinishedBatch, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -142,11 +142,8 @@ class BatchRunner:
 
     def _record_metrics(self, batch: Batch, padded_rows: int, seconds: float, device_seconds: float) -> None:
         operation = batch.key.operation
-        self._metrics.batches[operation, batch.trigger].inc()
-        self._metrics.batch_size[operation].observe(batch.rows)
-        self._metrics.device_seconds[operation].observe(device_seconds)
-        if padded_rows > batch.rows:
-            self._metrics.padding.inc(padded_rows - batch.rows)
+        padding = padded_rows - batch.rows
+        self._metrics.observe_batch(FinishedBatch(operation, batch.trigger, batch.rows, padding, device_seconds))
         self._items += (batch.rows * batch.key.weight - self._items) * NEWEST_WEIGHT
         self._seconds += (seconds - self._seconds) * NEWEST_WEIGHT
 

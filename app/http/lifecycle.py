@@ -7,7 +7,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from functools import lru_cache
 from string import punctuation
 from urllib.parse import quote
@@ -25,7 +25,7 @@ from app.http.problems import problem, routing_error
 from app.http.protocol.head_rules import require_few_parameters
 from app.http.state import ServiceState
 from app.observability.logs import InfoRecord
-from app.observability.metrics import Metrics
+from app.observability.metrics import FinishedRequest, Metrics
 from app.observability.tracing import Tracing
 
 log = logging.getLogger("app.access")
@@ -165,7 +165,7 @@ class RequestLifecycle:
             self.body_complete = True
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Send a part of the response, with the headers that every response has."""
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], *self._response_headers()]
@@ -174,7 +174,7 @@ class RequestLifecycle:
             self._stop_watching()
             if self.context.spans is not None:
                 self._middleware.tracing.record(self.context)  # before the span of the request ends
-        await self._send(message)
+        return self._send(message)
 
     def cancel(self) -> None:
         """Cancel the request because the service shuts down."""
@@ -285,7 +285,7 @@ class RequestLifecycle:
         endpoint = self.endpoint or "other"
         status = CLIENT_CLOSED_REQUEST if self._client_disconnected else self._status
         stages = dict(context.stage_seconds)  # a copy: the device may still add to it
-        middleware.metrics.observe_request(endpoint, status, seconds, stages)
+        middleware.metrics.observe_request(FinishedRequest(endpoint, status, seconds, stages))
         if not log.isEnabledFor(logging.INFO):
             return
         method = self._scope["method"]

@@ -7,11 +7,11 @@ import asyncio
 import os
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import product
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
@@ -27,6 +27,10 @@ OPERATIONS = tuple(Operation)
 ENDPOINTS = (*EndpointPath, "other")
 STATUSES = tuple(map(str, (200, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 499, 500, 503, 504)))
 PROTOCOL_ERRORS = ("400", "405", "414", "431", "501", "505")
+
+
+FLUSH_SECONDS = 0.1
+"""Seconds after which observations are written at the latest, for the scrapes of other workers."""
 
 
 class DispatchTrigger(StrEnum):
@@ -74,14 +78,39 @@ class LabelledMetrics(dict[Any, _Family], Generic[_Family]):
         return series
 
 
+class FinishedRequest(NamedTuple):
+    """A request that was answered, with the seconds that it took in all and in each stage."""
+
+    endpoint: str
+    status: int
+    seconds: float
+    stages: Mapping[str, float]
+
+
+class FinishedBatch(NamedTuple):
+    """A batch that was computed, with the rows that were added to it and the seconds on the device."""
+
+    operation: str
+    trigger: DispatchTrigger
+    rows: int
+    padding: int
+    device_seconds: float
+
+
 class Metrics(Collector):
-    """The metrics of one application. All series with labels known in advance exist from the start, at zero."""
+    """The metrics of one application. All series with labels known in advance exist from the start, at zero.
+
+    Requests and batches are kept in memory first, and written together: each update takes microseconds in the file of a
+    worker.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._collectors = self._sources()
         self._model: Gauge | None = None
-        self._finished: list[tuple[str, int, float, Mapping[str, float]]] = []
+        self._requests: list[FinishedRequest] = []
+        self._batches: deque[FinishedBatch] = deque()  # the device thread appends
+        self._queued = 0
         requests = self._counter("requests", "Requests by endpoint and status of the response.", "endpoint", "status")
         self.requests = LabelledMetrics(requests, product(ENDPOINTS, STATUSES))
         text = "Time from the first byte of a request to the last byte of its response."
@@ -131,26 +160,42 @@ class Metrics(Collector):
         family = Histogram(f"vae_{name}", text, (label,), buckets=_SECONDS, registry=self.registry)
         return LabelledMetrics(family, initial)
 
-    def observe_request(self, endpoint: str, status: int, seconds: float, stages: Mapping[str, float]) -> None:
-        """Count a request with the seconds that it took, in all and in each stage, at the end of the loop's turn.
+    def observe_request(self, request: FinishedRequest) -> None:
+        """Count a request. Needs a running event loop."""
+        if not self._requests:
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        self._requests.append(request)
 
-        The requests that end in one turn share the updates, each of which takes microseconds in the file of a worker.
-        """
-        if not self._finished:
-            asyncio.get_running_loop().call_soon(self._count_finished)
-        self._finished.append((endpoint, status, seconds, stages))
+    def observe_batch(self, batch: FinishedBatch) -> None:
+        """Count a batch, together with the next request. Safe in any thread."""
+        self._batches.append(batch)
 
-    def _count_finished(self) -> None:
-        finished, self._finished = self._finished, []
-        seconds: defaultdict[Histogram, list[float]] = defaultdict(list)
-        for endpoint, _, total, stages in finished:
-            seconds[self.request_seconds[endpoint]].append(total)
-            for stage, spent in stages.items():
-                seconds[self.stage_seconds[stage]].append(spent)
-        for (endpoint, status), count in Tally((each[0], each[1]) for each in finished).items():
-            self.requests[endpoint, str(status)].inc(count)
-        for histogram, values in seconds.items():
-            _observe(histogram, values)
+    def set_queue_items(self, items: int) -> None:
+        """Set the number of items in the queue."""
+        if items != self._queued:
+            self._queued = items
+            self.queue_items.set(items)
+
+    def flush(self) -> None:
+        """Write the requests and batches that were counted; only the event loop does."""
+        counts: defaultdict[Counter, int] = defaultdict(int)
+        values: defaultdict[Histogram, list[float]] = defaultdict(list)
+        requests, self._requests = self._requests, []
+        for request in requests:
+            counts[self.requests[request.endpoint, str(request.status)]] += 1
+            values[self.request_seconds[request.endpoint]].append(request.seconds)
+            for stage, seconds in request.stages.items():
+                values[self.stage_seconds[stage]].append(seconds)
+        while self._batches:
+            batch = self._batches.popleft()
+            counts[self.batches[batch.operation, batch.trigger]] += 1
+            counts[self.padding] += batch.padding
+            values[self.batch_size[batch.operation]].append(batch.rows)
+            values[self.device_seconds[batch.operation]].append(batch.device_seconds)
+        for counter, count in counts.items():
+            counter.inc(count)
+        for histogram, observed in values.items():
+            _observe(histogram, observed)
 
     def set_model(self, model: str, device: str) -> None:
         """Set the model that is served from now on."""

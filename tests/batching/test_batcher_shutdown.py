@@ -10,6 +10,7 @@ import pytest
 from app.batching.executor import DeviceLost
 from app.context import RequestContext
 from app.errors import DeadlineExceeded, ServiceError, Unavailable
+from app.observability.metrics import Metrics
 from tests.support.apps import until
 from tests.support.fake_device import FAULTS, FakeDevice, FakeKey, running_batcher
 
@@ -199,9 +200,15 @@ async def test_a_base_exception_ends_the_device_thread_and_fails_all_requests(ro
 
 @pytest.mark.parametrize("inline_rows", [0, 4], ids=["thread", "event loop"])
 async def test_an_internal_error_fails_the_batch_and_later_batches_run(inline_rows, caplog):
-    async with running_batcher(inline_rows=inline_rows) as harness, asyncio.timeout(30):
+    class Faulty(Metrics):
+        def observe_batch(self, batch):
+            if batch.rows == 2:
+                raise RuntimeError("no room for a batch of 2 rows")
+            super().observe_batch(batch)
+
+    async with running_batcher(inline_rows=inline_rows, metrics=Faulty()) as harness, asyncio.timeout(30):
         with pytest.raises(ServiceError):
-            await harness.submit(1, 2, operation=("an operation", "that no metric has"))
+            await harness.submit(1, 2)
         assert await harness.submit(3) == [30]
         assert harness.batcher.ready
 

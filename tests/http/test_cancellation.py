@@ -24,6 +24,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.support.apps import running, until
 from tests.support.asgi_client import Caller
+from tests.support.metrics import metric
 
 pytestmark = pytest.mark.anyio
 
@@ -86,9 +87,10 @@ async def drive(app: Any, chance: random.Random) -> tuple[Caller, bool]:
 @given(st.randoms(use_true_random=False))
 async def test_disconnects_at_random_times_leave_other_requests_and_no_state_behind(app, chance):
     def count(name: str, **labels: str) -> float:
-        return app.state.services.metrics.registry.get_sample_value(f"vae_{name}", labels) or 0
+        return metric(app.state.services.metrics, name, **labels) or 0
 
     def answered() -> float:
+        app.state.services.metrics.flush()
         (family,) = [f for f in app.state.services.metrics.registry.collect() if f.name == "vae_requests"]
         return sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
 

@@ -14,6 +14,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.support.apps import running, until
 from tests.support.asgi_client import Caller
+from tests.support.metrics import metric
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +33,7 @@ async def service(model, **settings: Any) -> AsyncIterator[FastAPI]:
 
 
 def count(app: FastAPI, name: str, **labels: str) -> float | None:
-    return app.state.services.metrics.registry.get_sample_value(f"vae_{name}", labels)
+    return metric(app.state.services.metrics, name, **labels)
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/decode"), ("GET", "/sample?n=1"), ("HEAD", "/sample?n=1")])

@@ -14,6 +14,7 @@ from app.batching.policy import BatchPolicy
 from app.context import RequestContext
 from app.observability.metrics import Metrics
 from tests.support.apps import until
+from tests.support.metrics import metric
 
 
 def no_result(batch: list[int]) -> None:
@@ -134,7 +135,7 @@ class BatcherHarness(NamedTuple):
         return [asyncio.create_task(self.submit(*rows, **options)) for rows in requests]
 
     def metric(self, name: str, **labels: str) -> float | None:
-        return self.metrics.registry.get_sample_value(f"vae_{name}", labels)
+        return metric(self.metrics, name, **labels)
 
     async def queue_holds(self, items: int) -> None:
         await until(lambda: self.metric("queue_items") == items)
@@ -154,8 +155,9 @@ async def running_batcher(
     max_delay: float = 0,
     inline_rows: int = 0,
     device: FakeDevice | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[BatcherHarness]:
-    device, metrics = device or FakeDevice(inline_rows), Metrics()
+    device, metrics = device or FakeDevice(inline_rows), metrics or Metrics()
     limits = {"max_batch_size": max_batch_size, "max_queue_items": max_queue_items, "max_delay": max_delay}
     batcher = Batcher(metrics, **limits)
     batcher.start()

@@ -15,6 +15,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.observability.metrics import FLUSH_SECONDS
 from tests.support.apps import until
 
 POLL_SECONDS = 0.05
@@ -108,6 +109,11 @@ class Service:
         lines = [line for line in (await self.request("/metrics")).text.splitlines() if line.startswith(name)]
         samples = [sample for family in text_string_to_metric_families("\n".join(lines)) for sample in family.samples]
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+
+    async def settled_count(self, name: str, **labels: str) -> float:
+        """The sum of these series once all workers have written what they counted before."""
+        await asyncio.sleep(10 * FLUSH_SECONDS)
+        return await self.count(name, **labels)
 
     async def wait_for_count(self, name: str, value: float, **labels: str) -> None:
         """Wait until the sum of these series has a value."""
