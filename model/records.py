@@ -26,7 +26,10 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One training epoch: means over its batches in nats, and the ELBO of the averaged weights on held-out images."""
+    """One training epoch: means over its batches in nats, and the ELBO of the averaged weights on held-out images.
+
+    `objective` and `objective_validation` are the same of the bound that is climbed, None if it is the ELBO.
+    """
 
     epoch: int
     elbo: float
@@ -36,6 +39,13 @@ class EpochRecord:
     learning_rate: float
     images_per_second: float
     seconds: float
+    objective: float | None = None
+    objective_validation: float | None = None
+
+    @property
+    def climbed_validation(self) -> float | None:
+        """The bound that is climbed, of the averaged weights on held-out images."""
+        return self.validation if self.objective_validation is None else self.objective_validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,7 @@ class TrainingRecord:
     device: str
     torch: str
     command: str
+    best_epoch: int = 0
 
     @property
     def images(self) -> int:

@@ -22,6 +22,15 @@ from model.training.options import OptionsError, TrainingOptions
 from model.training.trainer import Training
 
 SNAPSHOT = "training.safetensors"
+ADDED_FIELDS: dict[str, Any] = {
+    "posterior": "clamped",
+    "beta": 1.0,
+    "augment": "",
+    "test_share": 0.0,
+    "patience": 0,
+}
+"""Fields of config and options that snapshots of version 0.1.0 lack, with the values that they had then."""
+
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
 """Tensors that Adam keeps for each weight."""
 
@@ -76,7 +85,7 @@ def resume_training(folder: Path, training: Training) -> None:
 
     A training without a starting model gets the digest of the recorded one: its weights come from the snapshot. Raises
     `CheckpointError` for a file that is incomplete or damaged, and `OptionsError` for one of other options, another
-    architecture, starting model or data set.
+    architecture, starting model or data set. The training may have more epochs than the recorded one.
     """
     path = folder / SNAPSHOT
     with _opened(path) as file:
@@ -116,6 +125,8 @@ def _content(file: Any) -> Any:
 
 
 def _entry(identity: dict[str, Any], name: str) -> Any:
+    if name not in identity and name in ADDED_FIELDS:
+        return ADDED_FIELDS[name]
     if name not in identity:
         raise ValueError(f"training.identity.{name} is missing")
     return identity[name]
@@ -131,7 +142,8 @@ def _identity(training: Training) -> dict[str, Any]:
 def _check_identity(before: dict[str, Any], now: dict[str, Any]) -> None:
     recorded = {name: _entry(before, name) for name in now}
     for name, value in now.items():
-        if value != recorded[name] and (name, value) != ("start", None):
+        is_longer = name == "epochs" and value > recorded[name]
+        if value != recorded[name] and (name, value) != ("start", None) and not is_longer:
             raise OptionsError(f"{name}: expected {recorded[name]!r}, as in the snapshot, got {value!r}")
 
 

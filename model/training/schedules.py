@@ -1,7 +1,7 @@
 """Schedules of learning rate, KL weight and weight averaging.
 
     learning_rate(t) = learning_rate * min(1, (t + 1) / warmup) * 1/2 (1 + cos(pi t / T))   Loshchilov and Hutter (2017)
-    kl_weight(t)     = min(1, t / (kl_warmup epochs))                      Bowman et al. (2016), Sonderby et al. (2016)
+    kl_weight(t)     = beta min(1, t / (kl_warmup epochs))                  Bowman et al. (2016), Sonderby et al. (2016)
     ema_decay(t)     = min(ema, (1 + t) / (10 + t))                        discounts the first weights quickly
 
 t is the step, T the number of steps.
@@ -20,8 +20,8 @@ def learning_rate(options: TrainingOptions, step: int, steps: int) -> float:
 
 
 def kl_weight(options: TrainingOptions, epoch: float) -> float:
-    """Return the weight of the KL divergence after `epoch` epochs, in [0, 1]."""
-    return min(1.0, epoch / options.kl_warmup) if options.kl_warmup else 1.0
+    """Return the weight of the KL divergence after `epoch` epochs, in [0, beta]."""
+    return options.beta * (min(1.0, epoch / options.kl_warmup) if options.kl_warmup else 1.0)
 
 
 def ema_decay(options: TrainingOptions, step: int) -> float:

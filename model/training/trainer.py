@@ -9,7 +9,7 @@ of the weights is kept, evaluated and saved.
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from math import isfinite, log
+from math import inf, isfinite, log
 from time import perf_counter
 from typing import NamedTuple
 
@@ -21,12 +21,12 @@ from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.data.arrays import DataError, Images, digest
 from model.device import autocast
-from model.elbo import elbo
 from model.errors import UserError
 from model.pixels import to_pixels
 from model.records import EpochRecord
 from model.training import schedules
-from model.training.objectives import OBJECTIVES
+from model.training.augment import augment
+from model.training.objectives import OBJECTIVES, ObjectiveValue
 from model.training.options import TrainingOptions
 from model.training.weight_norm import apply_weight_norm, data_dependent_init, effective_weights
 from model.vae import VAE
@@ -36,12 +36,13 @@ class TrainingError(UserError):
     """Training that diverged; the message names the epoch and what to try."""
 
 
-class ElboMeans(NamedTuple):
-    """Means of the ELBO and its two terms over images, in nats per image."""
+class Means(NamedTuple):
+    """Means of the ELBO, its two terms and the objective over images, in nats per image."""
 
     elbo: float
     reconstruction: float
     kl: float
+    objective: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Progress:
     elbo: float
     reconstruction: float
     kl: float
+    objective: float
     images_per_second: float
 
 
@@ -84,8 +86,8 @@ class Training:
 
     `images` are uint8 [N, C, H, W]. They stay on the device; each epoch draws binary pixels and the order anew. All
     random numbers come from `generator`, so a training with the same options, data and device gives the same weights.
-    `start` is a trained model of the same config that provides the initial weights. Raises `DataError` if no image is
-    left to train on.
+    `start` is a trained model of the same config that provides the initial weights. `validation` are images that are
+    held out in place of `holdout` training images. Raises `DataError` if no image is left to train on.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Training:
         options: TrainingOptions,
         device: torch.device | str = "cpu",
         start: Checkpoint | None = None,
+        validation: Images | None = None,
     ) -> None:
         _check_number(images, options.holdout)
         torch.backends.cudnn.deterministic = True  # else a resumed training on a GPU has other bits
@@ -104,7 +107,8 @@ class Training:
         self.records: list[EpochRecord] = []
         self.step = 0
         order = np.random.default_rng(options.seed).permutation(len(images))
-        self.heldout = torch.tensor(images[np.sort(order[: options.holdout])], device=device)
+        heldout = images[np.sort(order[: options.holdout])] if validation is None else validation
+        self.heldout = torch.tensor(heldout, device=device)
         self.images = torch.tensor(images[np.sort(order[options.holdout :])], device=device)
         self.steps_per_epoch = -(-len(self.images) // options.batch_size)
         vae = _initial_vae(config, images, options.seed, start)
@@ -120,22 +124,35 @@ class Training:
         """Number of finished epochs."""
         return len(self.records)
 
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the best validation of the objective, the last one without held-out images."""
+        scores = [record.climbed_validation for record in self.records]
+        numbers = [-inf if score is None else score for score in scores]
+        return len(scores) - numbers[::-1].index(max(numbers)) if numbers else 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done, or `patience` epochs since the best one."""
+        is_early = 0 < self.options.patience <= self.epoch - self.best_epoch
+        return self.epoch >= self.options.epochs or is_early
+
     def continue_from(self, step: int, records: Iterable[EpochRecord], start: str | None) -> None:
         """Set the step, the finished epochs and the digest of the starting model, as a snapshot has them."""
         self.step, self.records, self.start = step, list(records), start
 
     def epochs(self, progress: ProgressCallback | None = None) -> Iterator[EpochRecord]:
         """Run the remaining epochs and yield a record after each; `progress` is called after each step."""
-        while self.epoch < self.options.epochs:
+        while not self.is_finished:
             self.records.append(self._epoch(progress))
             yield self.records[-1]
 
     def _epoch(self, progress: ProgressCallback | None) -> EpochRecord:
         start, seen = perf_counter(), 0
-        sums = torch.zeros(3, dtype=torch.float64, device=self.images.device)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.images.device)
         order = torch.randperm(len(self.images), generator=self.generator, device=self.images.device)
         for number, rows in enumerate(torch.split(order, self.options.batch_size), start=1):
-            sums += self._step(self._batch(self.images[rows]))
+            sums += self._step(self._training_batch(rows))
             seen += len(rows)
             if progress:
                 speed = seen / (perf_counter() - start)
@@ -143,9 +160,10 @@ class Training:
         means = _means(sums, seen)
         self._require_finite("ELBO", means.elbo)
         rate, seconds = self.optimizer.param_groups[0]["lr"], perf_counter() - start
-        validation = self._validation()
-        self._require_finite("ELBO of the held-out images", validation or 0.0)
-        return EpochRecord(self.epoch + 1, *means, validation, rate, seen / seconds, seconds)
+        elbo, climbed = self._validation() or (None, None)
+        self._require_finite("ELBO of the held-out images", elbo or 0.0)
+        others = () if self.options.is_elbo else (means.objective, climbed)
+        return EpochRecord(self.epoch + 1, *means[:3], elbo, rate, seen / seconds, seconds, *others)
 
     def _require_finite(self, name: str, bound: float) -> None:
         if not isfinite(bound):
@@ -166,7 +184,7 @@ class Training:
         self.optimizer.step()
         self._update_ema(share=1 - schedules.ema_decay(self.options, self.step))
         self.step += 1
-        return torch.stack([term.detach().double().sum() for term in value.elbo])
+        return _sums(value)
 
     def _apply_weight_norm(self, *, standardise: bool) -> None:
         if standardise:
@@ -177,21 +195,28 @@ class Training:
     @torch.no_grad()
     def _update_ema(self, share: float) -> None:
         weights = effective_weights(self.vae)
-        for name, average in self.average.named_parameters():
-            average.lerp_(weights[name], share)
+        names, averages = zip(*self.average.named_parameters(), strict=True)
+        torch._foreach_lerp_(averages, [weights[name] for name in names], share)
 
     @torch.inference_mode()
-    def _validation(self) -> float | None:
+    def _validation(self) -> tuple[float, float] | None:
+        """Return the means of the ELBO and of the objective over the held-out images, None without any."""
         if not len(self.heldout):
             return None
         # Each epoch uses the same binary pixels and the same noise, so that epochs can be compared.
         generator = torch.Generator(self.heldout.device).manual_seed(self.options.seed)
-        total = 0.0
+        draws = 1 if self.options.objective == "elbo" else self.options.samples
+        sums = torch.zeros(4, dtype=torch.float64, device=self.heldout.device)
         for levels in torch.split(self.heldout, self.options.batch_size):
             x = self._pixels(levels, generator)
+            noise = self._noise(draws, len(x), generator)
             with autocast(self.options.precision, x.device):
-                total += elbo(self.average, x, noise=self._noise(1, len(x), generator)).total.double().sum().item()
-        return total / len(self.heldout)
+                sums += _sums(OBJECTIVES[self.options.objective](self.average, x, noise, self.options.beta))
+        means = _means(sums, len(self.heldout))
+        return means.elbo, means.objective
+
+    def _training_batch(self, rows: Tensor) -> Tensor:
+        return self._batch(augment(self.images[rows], self.options.augmentations, self.generator))
 
     def _batch(self, levels: Tensor) -> Tensor:
         return self._pixels(levels, self.generator).contiguous(memory_format=torch.channels_last)
@@ -220,5 +245,10 @@ def _initial_vae(config: VAEConfig, images: Images, seed: int, start: Checkpoint
     return vae
 
 
-def _means(sums: Tensor, count: int) -> ElboMeans:
-    return ElboMeans(*(sums / count).tolist())
+def _sums(value: ObjectiveValue) -> Tensor:
+    """Return the sums of ELBO, reconstruction, KL divergence and objective over a batch, [4] in float64."""
+    return torch.stack([*value.elbo, value.objective]).detach().sum(1, dtype=torch.float64)
+
+
+def _means(sums: Tensor, count: int) -> Means:
+    return Means(*(sums / count).tolist())

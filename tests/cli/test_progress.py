@@ -20,7 +20,18 @@ def shown(text: str) -> str:
 
 def test_the_bar_of_a_long_training_fits_into_80_columns(terminal, capsys):
     with training_bar(epochs=600) as watch:
-        watch(Progress(123, 45, 469, elbo=-28123.45, reconstruction=-27000.0, kl=1123.45, images_per_second=23456.0))
+        watch(
+            Progress(
+                123,
+                45,
+                469,
+                elbo=-28123.45,
+                reconstruction=-27000.0,
+                kl=1123.45,
+                objective=-28123.45,
+                images_per_second=23456.0,
+            )
+        )
     line = shown(capsys.readouterr().out).split("\r")[-1].splitlines()[0]
     assert re.fullmatch(r"epoch 123/600 [━╸╺ ]{10,} -:--:-- elbo -28123.45  kl 1123.45  23456 images/s *", line)
     assert len(line) <= 80

@@ -80,9 +80,35 @@ def test_a_finished_training_has_no_epochs_left(half_way: Path, digits: np.ndarr
     assert list(again.epochs()) == []
 
 
+def test_a_finished_training_can_be_lengthened(half_way: Path, digits: np.ndarray) -> None:
+    longer = Training(MLP, digits[:200], replace(OPTIONS, epochs=6))
+    resume_training(half_way, longer)
+    assert [record.epoch for record in longer.epochs()] == [3, 4, 5, 6]
+    write_snapshot(half_way, longer)
+    assert read_recorded_training(half_way).options.epochs == 6
+
+
+def test_a_snapshot_of_version_0_1_0_is_resumed(half_way: Path, digits: np.ndarray) -> None:
+    content = json.loads(_metadata(half_way / SNAPSHOT)["training"])
+    added = {"posterior", "beta", "augment", "test_share", "patience"}
+    identity = {name: value for name, value in content["identity"].items() if name not in added}
+    tensors = load_file(half_way / SNAPSHOT)
+    save_file(tensors, half_way / SNAPSHOT, {"training": json.dumps(content | {"identity": identity})})
+    assert read_recorded_training(half_way).options == OPTIONS
+    resume_training(half_way, Training(MLP, digits[:200], OPTIONS))
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("epochs", 5), ("learning_rate", 1e-3), ("seed", 4), ("precision", "bfloat16"), ("ema", 0.5), ("holdout", 21)],
+    [
+        ("epochs", 3),
+        ("beta", 2.0),
+        ("learning_rate", 1e-3),
+        ("seed", 4),
+        ("precision", "bfloat16"),
+        ("ema", 0.5),
+        ("holdout", 21),
+    ],
 )
 def test_another_option_is_refused_by_name(half_way: Path, digits: np.ndarray, option: str, value: object) -> None:
     changed = replace(OPTIONS, **{option: value})  # type: ignore[arg-type]

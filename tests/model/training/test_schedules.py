@@ -30,6 +30,10 @@ def test_the_kl_weight_is_1_after_its_warm_up() -> None:
     assert kl_weight(replace(OPTIONS, kl_warmup=0), 0) == 1
 
 
+def test_beta_is_the_kl_weight_after_the_warm_up() -> None:
+    assert [kl_weight(replace(OPTIONS, beta=3.0), epoch) for epoch in (0, 2, 4, 40)] == [0, 1.5, 3, 3]
+
+
 def test_the_ema_decay_rises_to_its_maximum() -> None:
     decays = [ema_decay(OPTIONS, step) for step in range(2000)]
     assert decays[0] == pytest.approx(0.1)

@@ -88,6 +88,59 @@ def test_held_out_images_are_not_trained_on(digits: np.ndarray) -> None:
     assert np.array_equal(np.sort(together.view("V64").ravel()), np.sort(digits.reshape(-1, 64).view("V64").ravel()))
 
 
+def test_validation_images_may_be_given(digits: np.ndarray) -> None:
+    training = Training(MLP, digits[:300], replace(QUICK, epochs=1), validation=digits[300:350])
+    assert (len(training.images), len(training.heldout)) == (300, 50)
+    assert next(training.epochs()).validation is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "samples"), [({"objective": "iwae"}, 5), ({"objective": "dreg"}, 5), ({"beta": 2.0}, 1)]
+)
+def test_the_bound_that_is_climbed_is_recorded_beside_the_elbo(digits: np.ndarray, options, samples: int) -> None:
+    training = Training(MLP, digits[:300], replace(QUICK, epochs=2, holdout=50, samples=samples, **options))
+    for record in training.epochs():
+        above = 1 if samples > 1 else -1  # the importance-weighted bound is tighter, beta above 1 looser
+        assert (record.objective - record.elbo) * above > 0
+        assert (record.objective_validation - record.validation) * above > 0
+        assert record.climbed_validation == record.objective_validation
+
+
+def test_the_elbo_alone_is_recorded_if_it_is_the_objective(digits: np.ndarray) -> None:
+    record = next(Training(MLP, digits[:300], replace(QUICK, holdout=50)).epochs())
+    assert (record.objective, record.objective_validation) == (None, None)
+    assert record.climbed_validation == record.validation
+
+
+def scored(training: Training, *scores: float | None) -> Training:
+    """The training after an epoch with each of these validations."""
+    records = [EpochRecord(n, -9.0, -8.0, 1.0, score, 0.0, 1.0, 1.0) for n, score in enumerate(scores, 1)]
+    training.continue_from(0, records, None)
+    return training
+
+
+def test_the_best_epoch_has_the_best_validation_or_is_the_last(digits: np.ndarray) -> None:
+    training = Training(MLP, digits[:64], QUICK)
+    assert scored(training).best_epoch == 0
+    assert scored(training, -3.0, -1.0, -2.0).best_epoch == 2
+    assert scored(training, None, None).best_epoch == 2
+
+
+def test_a_training_ends_after_so_many_epochs_without_a_better_validation(digits: np.ndarray) -> None:
+    training = Training(MLP, digits[:64], replace(QUICK, patience=2))
+    assert not scored(training, -3.0, -1.0, -2.0).is_finished
+    assert scored(training, -3.0, -1.0, -2.0, -1.5).is_finished
+    assert list(training.epochs()) == []
+    assert not scored(Training(MLP, digits[:64], QUICK), -1.0, -2.0, -3.0, -4.0).is_finished
+
+
+def test_augmentation_changes_what_is_trained_on(digits: np.ndarray) -> None:
+    plain, flipped = (
+        next(Training(MLP, digits[:64], replace(QUICK, augment=name)).epochs()) for name in ("", "flip,crop")
+    )
+    assert plain.elbo != flipped.elbo
+
+
 def test_all_images_cannot_be_held_out(digits: np.ndarray) -> None:
     with pytest.raises(DataError, match="holdout: expected fewer than the 50 training images, got 50"):
         Training(MLP, digits[:50], replace(QUICK, holdout=50))
