@@ -1,10 +1,10 @@
-"""Augmentation of training images: random flips and shifts, drawn anew in each epoch."""
+"""Augmentation of training images, drawn anew in each epoch.
+
+`flip` mirrors half of the images from left to right, `crop` shifts each image at random.
+"""
 
 import torch
 from torch import Tensor
-
-KINDS = ("flip", "crop")
-"""Known augmentations: `flip` mirrors half of the images from left to right, `crop` shifts each at random."""
 
 LARGEST_SHIFT = 1 / 16
 """Largest shift as a share of height and width; the border is mirrored."""

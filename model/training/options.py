@@ -7,7 +7,6 @@ from math import isfinite
 from typing import Any
 
 from model.errors import UserError
-from model.training.augment import KINDS
 from model.validation import require
 
 
@@ -18,6 +17,7 @@ class OptionsError(UserError):
 _require: Callable[[str, bool, str, object], None] = partial(require, OptionsError)
 
 PRECISIONS = ("float32", "bfloat16")
+AUGMENTATIONS = ("flip", "crop")
 BOUNDS = {
     "epochs": (1, 10**6),
     "batch_size": (1, 10**6),
@@ -74,7 +74,7 @@ class TrainingOptions:
         _require("ema", self.ema < 1, "a decay below 1", self.ema)
         _require("beta", self.beta > 0, "a weight above 0", self.beta)
         _require("test_share", self.test_share < 1, "a share below 1", self.test_share)
-        _require("augment", {*self.augmentations} <= {*KINDS}, " or ".join((*KINDS, "flip,crop")), self.augment)
+        _require("augment", {*self.augmentations} <= {*AUGMENTATIONS}, "flip, crop or flip,crop", self.augment)
         _require("objective", self.objective in ("elbo", "iwae", "dreg"), "elbo, iwae or dreg", self.objective)
         _require("weight_norm", type(self.weight_norm) is bool, "true or false", self.weight_norm)
         _require("schedule", self.schedule in ("cosine", "constant"), "cosine or constant", self.schedule)
