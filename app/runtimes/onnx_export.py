@@ -13,8 +13,8 @@ from model.networks.blocks import Residual
 INPUT, OUTPUT = "x", "y"
 OPSET = 17
 
-Input = tuple[int, Sequence[int]]
-"""An element type of `TensorProto` and the shape of one row."""
+Input = tuple[int, Sequence[int | str]]
+"""An element type of `TensorProto` and the shape of one row; a dimension of any size has a name."""
 
 
 class Graph:

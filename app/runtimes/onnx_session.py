@@ -2,34 +2,49 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, BinaryIO
 
+import torch
 from onnx import ModelProto
 
 from app.runtimes.thread_affinity import PinnedSession
+from model.formats.onnx.graph import Graph
+from model.formats.onnx.sessions import FATAL_ONLY, Session, onnxruntime, open_session
 
-FATAL_ONLY = 4
-"""Log level of ONNX Runtime. All other failures of a batch are raised as well."""
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def create_session(model: ModelProto, threads: int) -> Any:
-    """Create a session of ONNX Runtime that computes a graph on so many threads."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at the import, which else begins to report machine and model
-    import onnxruntime  # noqa: PLC0415
+    """Create a session of ONNX Runtime that computes a graph on so many threads of the CPU."""
+    start = partial(onnxruntime().InferenceSession, sess_options=_options(threads), providers=[CPU])
+    return _started(start, model.SerializeToString(), threads)
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = FATAL_ONLY
-    options.intra_op_num_threads = threads
-    options.enable_mem_pattern = False  # it keeps memory for each size of batch, and no size was seen to gain by it
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning takes cores from the event loop
-    start = partial(onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"])
-    if sys.platform != "linux":
-        return start(model.SerializeToString())
-    with memory_file(model.SerializeToString()) as file:  # a session keeps a copy of a model that is given as bytes
-        return PinnedSession(partial(start, path_of(file))) if threads > 1 else start(path_of(file))
+
+def open_on_threads(graph: Graph, threads: int) -> Session:
+    """Open the graph of an ONNX pair on so many threads of the CPU. Raises `CheckpointError`."""
+    start = partial(open_session, graph, _options(threads), [CPU])
+    session: Session = _started(start, graph.content, threads)
+    return session
+
+
+def open_on_gpu(graph: Graph, device: torch.device) -> Session:
+    """Open the graph of an ONNX pair on a GPU. Raises `CheckpointError`."""
+    options = _options(1)
+    options.use_deterministic_compute = True  # else the same seed gives other bits each time
+    provider = {
+        "device_id": device.index or 0,
+        "use_tf32": 0,  # else a result depends on the shape of its batch
+        "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search repeats for each shape
+    }
+    return open_session(graph, options, [(CUDA, provider), CPU])
+
+
+def has_cuda() -> bool:
+    """Whether this build of ONNX Runtime computes on GPUs."""
+    return CUDA in onnxruntime().get_available_providers()
 
 
 @contextmanager
@@ -44,3 +59,20 @@ def memory_file(content: bytes = b"") -> Iterator[BinaryIO]:
 def path_of(file: BinaryIO) -> str:
     """Return a path by which this process can open the file."""
     return f"/proc/self/fd/{file.fileno()}"
+
+
+def _options(threads: int) -> Any:
+    options = onnxruntime().SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # it keeps memory for each size of batch, and no size was seen to gain by it
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning takes cores from the event loop
+    return options
+
+
+def _started(start: Callable[[Any], Any], content: bytes, threads: int) -> Any:
+    """Return the session that `start` creates from a path or from bytes."""
+    if sys.platform != "linux":
+        return start(content)
+    with memory_file(content) as file:  # a session keeps a copy of a model that is given as bytes
+        return PinnedSession(partial(start, path_of(file))) if threads > 1 else start(path_of(file))

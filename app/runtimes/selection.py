@@ -14,10 +14,12 @@ from app.runtimes.flops import is_compute_bound
 from app.runtimes.mixed import MixedModel, MixedRuntime
 from app.runtimes.mnn import MnnRuntime
 from app.runtimes.onnx import MAX_COPIED_BYTES, OnnxRuntime, largest_network_bytes
+from app.runtimes.onnx_pairs import check_settings, compile_pair
 from app.runtimes.operations import examples
 from app.runtimes.torch_eager import TorchRuntime
 from app.settings import Settings, SettingsError
 from model.formats.native import NativeModel
+from model.formats.onnx.pair import OnnxPair
 from model.interface import ImageModel
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ def compile_model(model: ImageModel, settings: Settings, target: Target) -> Comp
     Raises `CheckpointError` for a model that the runtime cannot compute, `SettingsError` as `allowed_runtimes` does.
     """
     names = allowed_runtimes(settings, target, model)
+    if isinstance(model, OnnxPair):
+        return compile_pair(model, target)
     if target.device.type == "cuda":
         return CudaGraphRuntime().compile(model, target)
     if len(names) == 1:
@@ -63,6 +67,9 @@ def allowed_runtimes(settings: Settings, target: Target, model: ImageModel) -> t
     With `auto` on a CPU, seeded requests are always computed by ONNX Runtime, so that a seed gives the same bytes in
     all workers. Raises `SettingsError` for a runtime that is not installed or does not fit the other settings.
     """
+    if isinstance(model, OnnxPair):
+        check_settings(settings, target)
+        return ("onnxruntime",)
     plain_cpu = target.device.type == "cpu" and target.precision == "float32"
     if settings.runtime in ("onnxruntime", "mnn") and not plain_cpu:
         msg = f"runtime: {settings.runtime} serves float32 on a CPU, not {target.precision} on {target.device.type}"

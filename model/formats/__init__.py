@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from model.files import CONFIG, WEIGHTS, CheckpointError, check_folder, require_folder
 from model.formats.diffusers_files import NEEDS, PICKLES, check_diffusers_folder, conversion, is_diffusers_folder
+from model.formats.onnx_files import NEEDS as PAIR_NEEDS
+from model.formats.onnx_files import check_pair, is_pair
 
 if TYPE_CHECKING:
     from model.interface import StoredModel
@@ -83,6 +85,7 @@ def _is_native(folder: Path) -> bool:
 
 
 FORMATS: Mapping[str, Format] = {
+    "onnx": Format("model.formats.onnx", is_pair, check_pair, PAIR_NEEDS),
     "diffusers": Format("model.formats.diffusers", is_diffusers_folder, check_diffusers_folder, NEEDS),
     "native": Format("model.formats.native", _is_native, check_folder, f"{CONFIG} and {WEIGHTS} of `vae train`"),
 }

@@ -202,26 +202,27 @@ def _spec(name: str, files: DiffusersFiles, vae: Any) -> ModelSpec:
         source=name,
         channels=config.in_channels,
         sizes=MultipleOfFactor(
-            factor, 2 * factor, MAX_SIDE, config.latent_channels, default=_default_side(config, factor)
+            factor, 2 * factor, MAX_SIDE, config.latent_channels, default=default_side(config, factor)
         ),
         likelihood=None,
         parameters=sum(weight.numel() for weight in vae.parameters()),
         has_variance=known.encoded is _moments,
         has_prior=False,
-        scaling=_scaling(config),
+        scaling=latent_scaling(config),
         overflows_float16=files.config.get("force_upcast") is True,
         can_tile=known.tiles(config, factor) is not None,
         architecture=files.config,
     )
 
 
-def _default_side(config: Any, factor: int) -> int:
+def default_side(config: Any, factor: int) -> int:
+    """Return the side of an image of the default size: that of the training, at most `MAX_DEFAULT_SIDE`."""
     size = config.get("sample_size") or MAX_DEFAULT_SIDE
     side = min(size if isinstance(size, int) else min(size), MAX_DEFAULT_SIDE)
     return max(side - side % factor, 2 * factor)
 
 
-def _scaling(config: Any) -> LatentScaling:
+def latent_scaling(config: Any) -> LatentScaling:
     """Return the units of the diffusion model: with means and deviations, (z - mean) * scaling_factor / deviation."""
     factor = config.get("scaling_factor") or 1.0
     mean, std = config.get("latents_mean"), config.get("latents_std")
