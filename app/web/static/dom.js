@@ -64,7 +64,7 @@ export function rounded(value) {
 }
 
 /** Join the sizes of a shape: 1 × 28 × 28. */
-export const sizes = (shape) => shape.join(" × ");
+export const sizes = (shape) => shape.join("\u00a0×\u00a0");
 
 /** Save a blob as a file. */
 export function download(blob, name) {

@@ -6,6 +6,7 @@ import { Curl } from "./curl.js";
 import { el, number } from "./dom.js";
 import { EncodePanel } from "./panels/encode.js";
 import { ExplorePanel } from "./panels/explore.js";
+import { ExploreChannelsPanel } from "./panels/explore_channels.js";
 import { InterpolatePanel } from "./panels/interpolate.js";
 import { ModelPanel } from "./panels/model.js";
 import { SamplePanel } from "./panels/sample.js";
@@ -15,7 +16,6 @@ import { specOf } from "./spec.js";
 import { Subject } from "./subject.js";
 import { Task } from "./task.js";
 
-const PANELS = [SamplePanel, EncodePanel, ExplorePanel, InterpolatePanel, ScorePanel, ModelPanel];
 const find = (id) => document.getElementById(id);
 
 const api = new Api(askForKey);
@@ -37,9 +37,15 @@ async function start() {
     location.hash = "explore";
     tabs.panels.explore.select(unit);
   };
-  const tabs = buildTabs(PANELS.filter((panel) => panel !== SamplePanel || !spec.refusal("sample")).map((panel) => new panel(context)));
+  const tabs = buildTabs(panelsFor(spec).map((panel) => new panel(context)));
   find("main").prepend(el("div", { class: "workbench" }, picker.element, el("div", { class: "panels" }, tabs.elements)));
   tabs.follow();
+}
+
+function panelsFor(spec) {
+  const explore = spec.isSpatial ? ExploreChannelsPanel : ExplorePanel;
+  const panels = [EncodePanel, explore, InterpolatePanel, ScorePanel, ModelPanel];
+  return spec.refusal("sample") ? panels : [SamplePanel, ...panels];
 }
 
 /** Build the tabs of panels; the fragment of the address names the one that is shown. */
@@ -53,6 +59,7 @@ function buildTabs(panels) {
     panels.forEach((panel, i) => {
       tabs[i].setAttribute("aria-selected", String(panel === shown));
       tabs[i].tabIndex = panel === shown ? 0 : -1;
+      if (panel === shown) tabs[i].scrollIntoView({ block: "nearest", inline: "center" });
       if (panel !== shown) panel.hide();
     });
     shown.show();

@@ -65,7 +65,7 @@ export class Picker {
       { class: "stack" },
       el("div", { class: "row" }, el("label", { class: "button", for: "image-file" }, "Choose file"), file,
         can && button("New sample", () => this.#sample()),
-        this.#spec.drawable && button("Clear", () => this.clear()),
+        this.#spec.drawable && button("Draw new", () => this.clear()),
         button("Save", async () => download(await pngOf(this.#subject.image), "input.png"))),
       this.#invert.element,
       this.fitField,
@@ -142,6 +142,7 @@ export class Picker {
     this.fitField.hidden = !this.#bitmap || Boolean(this.#spec.factor);
     this.#hint.hidden = !looksInverted;
     this.#hint.textContent = "The model draws on a dark background, and this image has a bright one: try Invert.";
-    if (!this.#spec.drawable) this.#canvas.setAttribute("aria-label", `Current image, ${name}`);
+    if (this.#spec.drawable) this.#caption.append(". Draw on it: strokes are white.");
+    else this.#canvas.setAttribute("aria-label", `Current image, ${name}`);
   }
 }

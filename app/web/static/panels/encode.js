@@ -5,14 +5,13 @@ import { commandBlock } from "../curl.js";
 import { el, number, sizes, toggle } from "../dom.js";
 import { channel, descending, deviations, extent, klOf, total } from "../latents.js";
 import { difference, heatMap, paint } from "../pixels.js";
-import { figures, needsImage, Panel, picture } from "./panel.js";
+import { figures, needsImage, Panel, picture, ramp } from "./panel.js";
 
 const MOST_UNITS = 256;
 
 export class EncodePanel extends Panel {
   #context;
   #pictures = { input: picture("Input"), output: picture("Reconstruction"), error: picture("Error") };
-  #scale = el("span", { class: "ramp", "aria-hidden": "true" });
   #figures = figures();
   #latents = el("div", { class: "latents" });
   #readout = el("p", { class: "readout" });
@@ -30,11 +29,11 @@ export class EncodePanel extends Panel {
       "div",
       { class: "flow" },
       el("div", { class: "pictures" }, input.element, output.element, error.element),
-      this.#scale,
       this.#figures.element,
       this.#latents,
       this.#command.element,
     );
+    error.text.before(ramp());
     this.#table.addEventListener("toggle", () => this.#fillTable());
     context.subject.addEventListener("change", () => this.invalidate());
   }

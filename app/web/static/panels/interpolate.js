@@ -6,8 +6,7 @@ import { gifOf } from "../gif.js";
 import { lerp, slerp } from "../latents.js";
 import { paint, rgba } from "../pixels.js";
 import { Task } from "../task.js";
-import { fillStrip } from "./explore.js";
-import { Panel, picture } from "./panel.js";
+import { fillStrip, Panel, picture } from "./panel.js";
 
 const FRAME_MS = 140;
 const REST_MS = 700;

@@ -3,7 +3,10 @@
 import { curveChart } from "../charts.js";
 import { commandBlock } from "../curl.js";
 import { count, el, number, rounded, sizes } from "../dom.js";
+import { paint } from "../pixels.js";
 import { figures, Panel } from "./panel.js";
+
+const SAMPLES = 16;
 
 const LIKELIHOODS = {
   bernoulli: "a Bernoulli likelihood: pixels are black or white, and grey is a probability",
@@ -25,6 +28,7 @@ export class ModelPanel extends Panel {
     const metrics = await this.task.run("Reading the records", (task) => client.history(task));
     this.#command.show(curl.get("model"), curl.get("model/history"));
     const parts = [served(spec), ...evaluated(metrics), ...separated(metrics), ...trained(metrics)];
+    if (!spec.refusal("sample")) parts.push(samples(await this.task.run("Sampling", (task) => client.sample({ n: SAMPLES, seed: 0 }, task))));
     this.body.replaceChildren(el("div", { class: "cards" }, parts), this.#command.element);
   }
 }
@@ -108,6 +112,17 @@ function trained(metrics) {
   const cards = [card("Training", about, training.command && el("pre", { class: "wrapped", tabindex: "0" }, training.command))];
   if (epochs.length > 1) cards.push(learning(epochs));
   return cards;
+}
+
+function samples(images) {
+  if (!images) return null;
+  const canvases = images.map((image) => {
+    const canvas = el("canvas");
+    paint(canvas, image);
+    return canvas;
+  });
+  const grid = el("div", { class: "card-images", role: "img", "aria-label": `${images.length} samples of the model` }, canvases);
+  return card("Samples, seed 0", grid);
 }
 
 function learning(epochs) {

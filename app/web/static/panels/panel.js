@@ -1,6 +1,7 @@
 /** A panel of the page: a section with a heading that is updated while it is shown. */
 
 import { el } from "../dom.js";
+import { paint } from "../pixels.js";
 import { latest, Task } from "../task.js";
 
 /** Base of the panels. A subclass overrides `update()`, which fetches and shows what the panel has. */
@@ -55,6 +56,9 @@ export function picture(caption, label = caption) {
   return { canvas, text, element: el("figure", { class: "picture" }, canvas, text) };
 }
 
+/** Create the key of an error map: its colours from no error to the largest. */
+export const ramp = () => el("span", { class: "ramp", "aria-hidden": "true" });
+
 /** Create a list of terms and figures: `show([[term, figure], …])`. */
 export function figures() {
   const element = el("dl", { class: "figures" });
@@ -62,6 +66,19 @@ export function figures() {
     element.replaceChildren(...entries.map(([term, figure]) => el("div", {}, el("dt", {}, term), el("dd", {}, figure))));
   return { element, show };
 }
+
+/** Show images in a row, each a button with its text below. Buttons stay when their images change. */
+export function fillStrip(strip, images, texts, onclick) {
+  while (strip.children.length > images.length) strip.lastChild.remove();
+  images.forEach((image, i) => {
+    const tile = strip.children[i] ?? strip.appendChild(emptyTile());
+    tile.onclick = onclick(i);
+    tile.lastChild.textContent = texts[i];
+    paint(tile.firstChild, image);
+  });
+}
+
+const emptyTile = () => el("button", { type: "button", class: "tile" }, el("canvas", { "aria-hidden": "true" }), el("small"));
 
 /** Text for a panel that needs an image while there is none. */
 export const needsImage = () => el("p", { class: "empty" }, "No image yet. Choose, drop or paste one.");

@@ -9,7 +9,7 @@ const MOST = 144;
 
 export class SamplePanel extends Panel {
   #context;
-  #count = el("input", { type: "number", min: 1, max: MOST, value: 32, inputmode: "numeric" });
+  #count = el("input", { type: "number", min: 1, max: MOST, inputmode: "numeric" });
   #temperature = el("input", { type: "range", min: 0, max: 2, step: 0.05, value: 1 });
   #level = el("output", { class: "level" }, "1.00");
   #seed = el("input", { type: "text", inputmode: "numeric", pattern: "[0-9]+", autocomplete: "off", spellcheck: "false" });
@@ -21,6 +21,9 @@ export class SamplePanel extends Panel {
     super("sample", "Sample", "New images: the means of p(x|z) for draws z from the prior N(0, I), scaled by the temperature.");
     this.#context = context;
     this.#newSeed();
+    const large = Math.max(context.spec.height, context.spec.width) > 96;
+    this.#count.value = String(large ? 8 : 48);
+    this.#grid.classList.toggle("large", large);
     const controls = el(
       "form",
       { class: "controls", onsubmit: (event) => (event.preventDefault(), this.refresh()) },
@@ -60,7 +63,6 @@ export class SamplePanel extends Panel {
       return tile;
     });
     if (tiles.length !== this.#grid.children.length) this.#grid.replaceChildren(...tiles);
-    this.#grid.style.setProperty("--side", images[0].width > 96 ? "180px" : "64px");
     this.#chosen.textContent = "Click an image to take it along to the other panels.";
   }
 

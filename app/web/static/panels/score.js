@@ -4,12 +4,12 @@ import { distributionChart } from "../charts.js";
 import { commandBlock } from "../curl.js";
 import { el, field, number } from "../dom.js";
 import { difference, heatMap, paint } from "../pixels.js";
-import { needsImage, Panel, picture } from "./panel.js";
+import { needsImage, Panel, picture, ramp } from "./panel.js";
 
 /** Fields of a score: name, unit, digits, and what the figure means. Fields that a service does not send are left out. */
 const FIGURES = [
   ["typicality", "Typicality", "", 3, "The p-value of the image among held-out images: small values mean that few of them deviate as much."],
-  ["percentile", "Percentile", "%", 1, "How many of the reference images have an ELBO that is not higher. Low means untypical; simple images, even blank ones, get high values."],
+  ["percentile", "Percentile", "%", 1, "The share of reference images with an ELBO that is not higher. Low means untypical; simple images, even blank ones, get high values."],
   ["elbo", "ELBO", "nats", 2, "A lower bound on log p(x): reconstruction minus KL. Higher is better."],
   ["log_likelihood", "log p(x), importance-weighted", "nats", 2, "A tighter bound on log p(x), from all draws together."],
   ["reconstruction", "Reconstruction", "nats", 2, "The expected log p(x|z): how well the decoder explains the pixels."],
@@ -35,6 +35,7 @@ export class ScorePanel extends Panel {
     this.#context = context;
     for (const input of [this.#samples, this.#seed]) input.addEventListener("change", () => this.refresh());
     const { input, error } = this.#pictures;
+    error.text.before(ramp());
     this.content = el(
       "div",
       { class: "flow" },
