@@ -18,7 +18,7 @@ serve: .venv/serving ## serve the shipped model on port 8000
 test: .venv/developing ## run the fast tests on the CPU; make test ARGS=--device=cuda
 	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
-slow: .venv/developing ## run the tests that wait for real deadlines
+slow: .venv/developing ## run the tests that wait for real deadlines or exports
 	.venv/bin/python -m pytest --numprocesses 2 -m slow $(ARGS)
 
 check: .venv/developing ## check format, lint, types and imports between packages
