@@ -13,6 +13,7 @@ ServiceError                        500
 +-- UriTooLong                      414
 +-- UnsupportedMediaType            415
 +-- UnprocessableContent            422   well-formed, but not valid for the model
+|   +-- UnsupportedByModel          422   the model cannot do it
 +-- QueueFull                       429   with Retry-After
 +-- RequestHeaderFieldsTooLarge     431
 +-- NotImplementedByServer          501   an unknown method or transfer coding
@@ -131,6 +132,12 @@ class UnprocessableContent(ServiceError):
 
     status = 422
     title = "Unusable input"
+
+
+class UnsupportedByModel(UnprocessableContent):
+    """The model cannot do it, such as draw from a posterior without a variance; GET /model has its capabilities."""
+
+    title = "Unsupported by model"
 
 
 class QueueFull(ServiceError):

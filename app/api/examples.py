@@ -26,11 +26,11 @@ def examples_of(spec: ModelSpec) -> Examples:
     """
     image = _image(spec.image_shape)
     mean = _latent(spec.latent_shape, np.sin)
-    logvar = _latent(spec.latent_shape, lambda steps: np.sin(steps) - 3)
+    logvar = _latent(spec.latent_shape, lambda steps: np.sin(steps) - 3) if spec.has_variance else None
     return {
         ("Posterior", "mean"): mean,
         ("Posterior", "logvar"): logvar,
-        ("Posterior", "z"): mean and [mean],
+        ("Posterior", "z"): [mean] if mean and logvar else None,
         ("LatentsIn", "latents"): mean and [mean],
         ("LatentsIn", "shape"): list(spec.latent_shape),
         ("LatentsIn", "model"): spec.identity,
@@ -38,7 +38,7 @@ def examples_of(spec: ModelSpec) -> Examples:
         ("Latents", "model"): spec.identity,
         ("Images", "images"): [image],
         ("History", "model"): spec.identity,
-        **{("Score", name): value for name, value in _score(spec).items()},
+        **({("Score", name): value for name, value in _score(spec).items()} if spec.has_elbo else {}),
         **{("Model", name): value for name, value in _model(spec).items()},
     }
 
@@ -78,6 +78,8 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
     return {
         "model": spec.identity,
         "digest": spec.digest,
+        "format": spec.format,
+        "source": spec.source,
         "image_shape": list(spec.image_shape),
         "latent_shape": list(spec.latent_shape),
         "likelihood": spec.likelihood,

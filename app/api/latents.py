@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from app.api.schemas import LatentsIn, Posterior
 from app.codecs.npy import Header, read_array
 from app.errors import UnprocessableContent
 from app.validation import describe_value, parse_json, quoted, require_items
+from model.interface import LatentScaling
 
 MAX_ABS_LATENT = 1e6
 """Absolute value far above any latent of a N(0, I) prior, and far below the overflow of float32."""
@@ -18,13 +19,32 @@ JSON_OVERHEAD = 16
 """Values and names in the JSON of latents besides the latents: their shape and the name of the model."""
 
 
-def latents_of_json(body: bytes, shape: Sequence[int], model: str, max_items: int) -> np.ndarray:
-    """Read the latents of a JSON body; from a response of /encode the means.
+class ExpectedLatents(NamedTuple):
+    """What a request may have: at most `max_items` latents of `shape`, of the model with the identity `model`.
 
-    `model` is the identity of the served model. Raises `BadRequest` for a body that is not JSON, `ContentTooLarge` for
-    more than `max_items` latents, `UnprocessableContent` for latents of another shape, of another model, or above
-    `MAX_ABS_LATENT`.
+    With `scaled` they are in the units of `scaling`, unless the body says so itself. A response of /encode as an array
+    begins with `moments` arrays: mean and logvar, or the mean alone.
     """
+
+    shape: tuple[int, ...]
+    model: str
+    max_items: int
+    scaling: LatentScaling = LatentScaling()
+    scaled: bool = False
+    moments: int = 2
+
+    def has_encode_response(self, header: Header) -> bool:
+        """Whether an array is a response of /encode, [2 + L, N, *latent_shape]: means, logvars and draws."""
+        return len(header.shape) == len(self.shape) + 2 and header.shape[0] >= self.moments
+
+
+def latents_of_json(body: bytes, expected: ExpectedLatents) -> np.ndarray:
+    """Read the latents of a JSON body in the units of the autoencoder; from a response of /encode the means.
+
+    Raises `BadRequest` for a body that is not JSON, `ContentTooLarge` for too many latents, `UnprocessableContent` for
+    latents of another shape, of another model, or above `MAX_ABS_LATENT`.
+    """
+    shape, model, max_items, scaling, scaled, _ = expected
     vectors = 3 * max_items  # in a response of /encode: the means and logvars of all items, and as many draws
     arrays = sum(prod(shape[:depth]) for depth in range(len(shape)))  # nested ones of one latent
     sent = parse_json(
@@ -44,25 +64,29 @@ def latents_of_json(body: bytes, shape: Sequence[int], model: str, max_items: in
     def location(index: int) -> str:
         return f"latents[{index}]" + (".mean" if isinstance(sent.latents[index], Posterior) else "")
 
-    return _within_range(_array(means, shape, location), location)
+    latents = _within_range(_array(means, shape, location), location)
+    return scaling.unscaled(latents) if scaled or sent.scaled else latents
 
 
-def latents_of_npy(body: bytes, header: Header, shape: Sequence[int]) -> np.ndarray:
+def latents_of_npy(body: bytes, header: Header, expected: ExpectedLatents) -> np.ndarray:
     """Read the latents of an .npy body after `check_header`; from a response of /encode the means."""
     array = read_array(body, header)
-    return _within_range(array[0] if _is_encode_response(header, shape) else array)
+    latents = _within_range(array[0] if expected.has_encode_response(header) else array)
+    return expected.scaling.unscaled(latents) if expected.scaled else latents
 
 
-def check_header(header: Header, shape: Sequence[int], max_items: int) -> None:
+def check_header(header: Header, expected: ExpectedLatents) -> None:
     """Refuse an .npy body by its header.
 
     Raises `UnprocessableContent` for another type or shape, `ContentTooLarge` for too many latents.
     """
-    latents = header.shape[1:] if _is_encode_response(header, shape) else header.shape
+    shape, max_items = expected.shape, expected.max_items
+    latents = header.shape[1:] if expected.has_encode_response(header) else header.shape
     if header.type_name not in ("float32", "float64") or not latents or latents[1:] != tuple(shape) or not latents[0]:
-        expected = ", ".join(["N", *map(str, shape)])
+        latent = ", ".join(["N", *map(str, shape)])
+        response = f"[{expected.moments} + L, {latent}]"
         raise UnprocessableContent(
-            f"expected a float32 array [{expected}], or a response of /encode, [2 + L, {expected}], got {header}"
+            f"expected a float32 array [{latent}], or a response of /encode, {response}, got {header}"
         )
     require_items(latents[0], max_items)
 
@@ -81,7 +105,9 @@ def _require_same_model(sent: LatentsIn, shape: Sequence[int], model: str) -> No
 
 def _check_posteriors(posteriors: Sequence[tuple[int, Posterior]], shape: Sequence[int]) -> None:
     """Refuse a posterior if its logvar or draws do not have the shape of a latent; `posteriors` have their indices."""
-    _array([item.logvar for _, item in posteriors], shape, lambda n: f"latents[{posteriors[n][0]}].logvar")
+    with_variance = [(index, item.logvar) for index, item in posteriors if item.logvar is not None]
+    if with_variance:
+        _array([logvar for _, logvar in with_variance], shape, lambda n: f"latents[{with_variance[n][0]}].logvar")
     draws = [(z, index, draw) for index, item in posteriors for draw, z in enumerate(item.z or ())]
     if draws:
         _array([z for z, *_ in draws], shape, lambda n: "latents[{1}].z[{2}]".format(*draws[n]))
@@ -121,8 +147,3 @@ def _within_range(latents: np.ndarray, location: Callable[[int], str] = "latents
         value, limit = float(latents[(item, *inner)]), f"{MAX_ABS_LATENT:.0f}"
         raise UnprocessableContent(f"{where}: expected a finite number between -{limit} and {limit}, got {value}")
     return np.ascontiguousarray(latents, np.float32)
-
-
-def _is_encode_response(header: Header, shape: Sequence[int]) -> bool:
-    """Whether the array is a response of /encode, [2 + L, N, *latent_shape]: means, logvars and draws."""
-    return len(header.shape) == len(shape) + 2 and header.shape[0] >= 2

@@ -32,6 +32,13 @@ def _require_decimal(text: Any) -> Any:
     return text
 
 
+def _require_boolean(text: Any) -> Any:
+    """Refuse the other spellings of a boolean that pydantic reads: `1`, `yes`, `on`."""
+    if isinstance(text, str) and text not in ("true", "false"):
+        raise ValueError("expected true or false")
+    return text
+
+
 _SEED = (
     "from 0 to 2^63 - 1; "
     "the same seed gives the same bytes; a seed that the service chose is in X-Seed. Images that are sent one by one "
@@ -55,6 +62,13 @@ Columns = Annotated[
     Integer | None, Field(ge=1, description="images in a row of the grid; by default it is about square")
 ]
 FitTo = Annotated[Fit, Field(description="how an image of another size is fitted to the size of the model")]
+Boolean = Annotated[bool, BeforeValidator(_require_boolean)]
+Scaled = Annotated[
+    Boolean, Field(description="latents in the units of the diffusion model, (z - shift) * scale, as /model names them")
+]
+Force = Annotated[
+    Boolean, Field(description="decode draws from N(0, I) also by a model whose latents are not distributed so")
+]
 
 
 class Query(BaseModel):
@@ -63,18 +77,25 @@ class Query(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class EncodeQuery(Query):
-    """Query parameters of /encode and /score."""
+class ScoreQuery(Query):
+    """Query parameters of /score."""
 
     samples: Samples = None
     seed: Seed = None
     fit: FitTo = "resize"
 
 
+class EncodeQuery(ScoreQuery):
+    """Query parameters of /encode."""
+
+    scaled: Scaled = False
+
+
 class DecodeQuery(Query):
     """Query parameters of /decode."""
 
     columns: Columns = None
+    scaled: Scaled = False
 
 
 class ReconstructQuery(Query):
@@ -92,6 +113,7 @@ class SampleQuery(Query):
     temperature: Temperature = 1.0
     columns: Columns = None
     seed: Seed = None
+    force: Force = False
 
 
 Q = TypeVar("Q", bound=Query)

@@ -6,7 +6,7 @@ import numpy as np
 from starlette.requests import ClientDisconnect
 
 from app.api.endpoint import MAX_INLINE_BYTES, EndpointRequest
-from app.api.latents import check_header, latents_of_json, latents_of_npy
+from app.api.latents import ExpectedLatents, check_header, latents_of_json, latents_of_npy
 from app.api.schemas import Images
 from app.codecs.base64_text import decode_base64
 from app.codecs.images import FORMAT_NAMES, Fit, decode_images, fit_array, probe_images
@@ -66,29 +66,31 @@ async def read_images(
     return await _decode_files([body], request, model, fit)
 
 
-async def read_latents(request: EndpointRequest, model: LoadedModel) -> np.ndarray:
-    """Read the latents of a request, float32 [N, *latent_shape].
+async def read_latents(request: EndpointRequest, model: LoadedModel, *, scaled: bool = False) -> np.ndarray:
+    """Read the latents of a request, float32 [N, *latent_shape]; with `scaled` in the units of the diffusion model.
 
     The memory that parsed JSON takes is reserved before it is parsed.
     """
     body = await read_body(request, _LATENT_BODIES)
     try:
-        return await _read_latents(request, model, body)
+        return await _read_latents(request, model, body, scaled)
     except _BODY_ERRORS as error:
         raise _with_curl_hint(error, request, body) from None
 
 
-async def _read_latents(request: EndpointRequest, model: LoadedModel, body: bytes) -> np.ndarray:
-    context, limits, shape = request.context, request.services.limits, model.latent_shape
+async def _read_latents(request: EndpointRequest, model: LoadedModel, body: bytes, scaled: bool) -> np.ndarray:
+    context, limits = request.context, request.services.limits
+    spec, moments = model.spec, 2 if model.spec.has_variance else 1
+    expected = ExpectedLatents(model.latent_shape, model.identity, limits.max_items, spec.scaling, scaled, moments)
     content_type = context.headers.get(b"content-type", b"").decode("latin-1")
     kind = kind_of(content_type, body)
     if kind == JSON:
         request.services.budget.reserve(context, min(JSON_OVERHEAD * len(body), limits.max_memory_bytes))
-        return await request.run_codec(len(body), latents_of_json, body, shape, model.identity, limits.max_items)
+        return await request.run_codec(len(body), latents_of_json, body, expected)
     if kind == NPY:
         header = read_header(body)
-        check_header(header, shape, limits.max_items)
-        return await request.run_codec(len(body), latents_of_npy, body, header, shape)
+        check_header(header, expected)
+        return await request.run_codec(len(body), latents_of_npy, body, header, expected)
     raise _unsupported(_LATENT_BODIES, content_type, body)
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 
+from app.api import capabilities
 from app.api.endpoint import MAX_MESSAGE_BYTES, EndpointRequest, Response
 from app.codecs.grid import bands
 from app.codecs.images import write_npy
@@ -18,16 +19,18 @@ from app.codecs.media_types import JSON, NPY, PNG
 from app.codecs.png import write_png, write_png_bands
 from app.context import RequestContext
 from app.errors import DeadlineExceeded
-from app.inference.loaded_model import LoadedModel
+from app.inference.loaded_model import LoadedModel, ReconstructionErrors
 from app.inference.noise import Noise
 from model.elbo import Bounds
 from model.elbo_percentiles import ElboPercentiles
-from model.interface import ModelSpec
+from model.interface import LatentScaling, ModelSpec
 
 IMAGES, NUMBERS = (PNG, JSON, NPY), (JSON, NPY)
 
 MAX_NUMBERS_AT_ONCE = 2**16
 """Numbers that orjson writes in one step. It holds the interpreter's lock, and so other threads wait for it."""
+
+_ERRORS = "the error of the reconstruction: the model defines no density of images"
 
 T = TypeVar("T")
 Headers = Sequence[tuple[bytes, bytes]]
@@ -43,12 +46,24 @@ async def images(
 
 
 async def latents(
-    request: EndpointRequest, rows: Sequence[np.ndarray], model: str, noise: Noise | None = None
+    request: EndpointRequest,
+    rows: Sequence[np.ndarray],
+    model: LoadedModel,
+    noise: Noise | None = None,
+    *,
+    scaled: bool = False,
 ) -> Response:
-    """Respond with mean, logvar and draws, all [N, *latent_shape]: JSON, or one array [2 + L, N, *latent_shape]."""
-    context, cost = request.context, len(rows) * rows[0].nbytes
+    """Respond with mean, logvar and draws, all [N, *latent_shape]: JSON, or one array [2 + L, N, *latent_shape].
+
+    Of a deterministic encoder there is the mean alone. With `scaled` they are converted to the units of the diffusion
+    model.
+    """
+    context, cost, identity = request.context, len(rows) * rows[0].nbytes, model.identity
+    if scaled:
+        rows = await request.run_codec(cost, _scaled, rows, model.spec.scaling)
     if request.media_type == JSON:
-        body = await request.run_codec(cost, latents_json, rows, model, partial(_until_deadline, context))
+        checked = partial(_until_deadline, context)
+        body = await request.run_codec(cost, latents_json, rows, identity, checked, scaled)
     else:
         body = await request.run_codec(cost, _latents_npy, rows)
     return Response(request.media_type, body, _seed_header(noise) if noise else ())
@@ -58,6 +73,16 @@ def scores(bounds: Bounds, model: LoadedModel, noise: Noise, *, with_likelihood:
     """Respond with the scores of each image."""
     content = scores_json(bounds, model.spec, model.reference, with_likelihood=with_likelihood)
     return Response(JSON, content, _seed_header(noise))
+
+
+def reconstruction_scores(errors: ReconstructionErrors) -> Response:
+    """Respond with the scores of each image by a model without an ELBO."""
+    columns = {"squared_error": errors.squared.tolist(), "psnr": errors.psnr.tolist()}
+    if errors.kl is not None:
+        columns["kl"] = errors.kl.tolist()
+    rows = zip(*columns.values(), strict=True)
+    content = {"scores": [dict(zip(columns, row, strict=True)) for row in rows], "unit": "nats"}
+    return Response(JSON, dump(content))
 
 
 def model(request: EndpointRequest) -> Response:
@@ -79,27 +104,33 @@ def history(request: EndpointRequest) -> Response:
 
 
 def latents_json(
-    rows: Sequence[np.ndarray], model: str, checked: Callable[[Iterable[int]], Iterable[int]] = iter
+    rows: Sequence[np.ndarray],
+    model: str,
+    checked: Callable[[Iterable[int]], Iterable[int]] = iter,
+    scaled: bool = False,
 ) -> bytes:
     """Write `schemas.Latents` from the arrays of mean, logvar and each draw, all [N, *latent_shape].
 
-    If there are many numbers, `checked` wraps the iteration over the images; it may raise to end the work.
+    Of a deterministic encoder there is the mean alone. If there are many numbers, `checked` wraps the iteration over
+    the images; it may raise to end the work.
     """
-    mean, logvar, *draws = map(np.ascontiguousarray, rows)
+    mean, *others = map(np.ascontiguousarray, rows)
+    logvar, draws = (others[0], others[1:]) if others else ([None] * len(mean), [])
+    about = {"shape": mean.shape[1:], "model": model, **({"scaled": True} if scaled else {})}
     if len(rows) * mean.size > MAX_NUMBERS_AT_ONCE:
-        return _large_latents_json(mean, logvar, draws, model, checked)
+        return _large_latents_json(mean, logvar, draws, about, checked)
     latents: list[dict[str, Any]] = [{"mean": m, "logvar": v} for m, v in zip(mean, logvar, strict=True)]
     if draws:
         latents = [{**latent, "z": z} for latent, *z in zip(latents, *draws, strict=True)]
-    content = {"latents": latents, "shape": mean.shape[1:], "model": model}
+    content = {"latents": latents, **about}
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _large_latents_json(
     mean: np.ndarray,
-    logvar: np.ndarray,
+    logvar: Sequence[np.ndarray | None] | np.ndarray,
     draws: Sequence[np.ndarray],
-    model: str,
+    about: dict[str, Any],
     checked: Callable[[Iterable[int]], Iterable[int]],
 ) -> bytes:
     pieces: list[bytes] = []
@@ -109,7 +140,7 @@ def _large_latents_json(
             pieces += (b"," if number else b',"z":[', dump(draw[index]))
         pieces.append(b"]}" if draws else b"}")
     pieces[0] = b'{"latents":[{"mean":'
-    end = dump({"shape": mean.shape[1:], "model": model})
+    end = dump(about)
     return b"".join((*pieces, b"],", end[1:]))
 
 
@@ -138,24 +169,35 @@ def describe_model(
 ) -> dict[str, Any]:
     """Return the content of `schemas.Model`."""
     percentile = f"; the percentile is an image's place among the {reference.source}" if reference else ""
+    sizes, scaling = capabilities.describe_sizes(spec), spec.scaling
     return {
         "model": spec.identity,
         "digest": spec.digest,
+        "format": spec.format,
+        "source": spec.source,
         "image_shape": spec.image_shape,
+        **({"image_sizes": sizes} if sizes else {}),
         "latent_shape": spec.latent_shape,
+        **({} if scaling.is_identity else {"scaling": {"scale": scaling.scale, "shift": scaling.shift}}),
         "likelihood": spec.likelihood,
+        "capabilities": capabilities.describe(spec),
         "parameters": spec.parameters,
         "device": device,
         "precision": precision,
         "runtime": runtime,
         "batch_invariant": batch_invariant,
         "architecture": dict(spec.architecture),
-        "scores": spec.family.description + percentile,
+        "scores": (spec.family.description if spec.has_elbo else _ERRORS) + percentile,
     }
 
 
 def _seed_header(noise: Noise | None) -> Headers:
     return ((b"x-seed", b"%d" % noise.seed),) if noise else ()
+
+
+def _scaled(rows: Sequence[np.ndarray], scaling: LatentScaling) -> list[np.ndarray]:
+    """Convert mean, logvar and draws to the units of the diffusion model."""
+    return [scaling.scaled_logvar(row) if index == 1 else scaling.scaled(row) for index, row in enumerate(rows)]
 
 
 def _latents_npy(rows: Sequence[np.ndarray]) -> bytes:

@@ -1,6 +1,6 @@
 """Endpoints of the model: encode, decode, reconstruct, sample, score, and what is served."""
 
-from app.api import responses
+from app.api import capabilities, responses
 from app.api.endpoint import Endpoint, EndpointRequest, Response
 from app.api.openapi import (
     IMAGES_BODY,
@@ -11,33 +11,36 @@ from app.api.openapi import (
     SEEDED_IMAGES_RESPONSE,
     problems,
 )
-from app.api.query import DecodeQuery, EncodeQuery, Query, ReconstructQuery, SampleQuery
+from app.api.query import DecodeQuery, EncodeQuery, Query, ReconstructQuery, SampleQuery, ScoreQuery
 from app.api.request_bodies import read_images, read_latents
 from app.api.responses import IMAGES, NUMBERS
 from app.api.schemas import History, Latents, Model, Scores
 from app.context import EndpointPath, Operation
+from app.inference.loaded_model import LoadedModel
 from app.inference.noise import Noise
 
 
 async def encode(request: EndpointRequest, query: EncodeQuery) -> Response:
     """The posterior q(z|x) of each image: mean and logvar, and with `samples` as many draws."""
     model = request.model()
+    if query.samples is not None:
+        capabilities.require(model.spec, capabilities.SAMPLES, "samples")
     pixels = await read_images(request, model, query.fit, Operation.ENCODE, query.samples or 0)
     if query.samples is None:
         rows = await model.encode(pixels, request.context)
-        return await responses.latents(request, rows, model.identity)
+        return await responses.latents(request, rows, model, scaled=query.scaled)
     posterior = await model.posterior(pixels, request.context, deterministic=True)
     noise = Noise(query.seed)
     eps = noise.normal(len(pixels), query.samples, *model.latent_shape)
     z = posterior.reparameterize(eps.transpose(0, 1))
     rows = [tensor.numpy() for tensor in (posterior.mean, posterior.logvar, *z)]
-    return await responses.latents(request, rows, model.identity, noise)
+    return await responses.latents(request, rows, model, noise, scaled=query.scaled)
 
 
 async def decode(request: EndpointRequest, query: DecodeQuery) -> Response:
     """The mean image of p(x|z) for each latent."""
     model = request.model()
-    latents = await read_latents(request, model)
+    latents = await read_latents(request, model, scaled=query.scaled)
     request.reserve(model, Operation.DECODE, len(latents), part="latents")
     pixels = await model.decode(latents, request.context)
     return await responses.images(request, pixels, query.columns)
@@ -46,6 +49,8 @@ async def decode(request: EndpointRequest, query: DecodeQuery) -> Response:
 async def reconstruct(request: EndpointRequest, query: ReconstructQuery) -> Response:
     """Each image encoded and decoded: at the posterior mean, or with `seed` at a draw from the posterior."""
     model = request.model()
+    if query.seed is not None:
+        capabilities.require(model.spec, capabilities.SAMPLES, "seed")
     pixels = await read_images(request, model, query.fit, Operation.RECONSTRUCT)
     noise = None if query.seed is None else Noise(query.seed)
     eps = noise.normal(len(pixels), *model.latent_shape) if noise else None
@@ -56,6 +61,8 @@ async def reconstruct(request: EndpointRequest, query: ReconstructQuery) -> Resp
 async def sample(request: EndpointRequest, query: SampleQuery) -> Response:
     """New images: the means of p(x|z) for draws z from the prior N(0, I)."""
     model = request.model()
+    if not query.force:
+        capabilities.require(model.spec, capabilities.SAMPLE, "/sample")
     request.reserve(model, Operation.DECODE, query.n, part="n")
     request.services.engine.check_capacity(query.n)
     noise = Noise(query.seed)
@@ -64,18 +71,28 @@ async def sample(request: EndpointRequest, query: SampleQuery) -> Response:
     return await responses.images(request, pixels, query.columns, noise)
 
 
-async def score(request: EndpointRequest, query: EncodeQuery) -> Response:
+async def score(request: EndpointRequest, query: ScoreQuery) -> Response:
     """How well the model explains each image: the ELBO and its terms, and with `samples` the tighter bound.
 
     All are estimates by draws from the posterior, a single one without `samples`: another seed gives other figures.
+    For a model without a density of images, the error of the reconstruction at the posterior mean.
     """
     model = request.model()
+    if not model.spec.has_elbo:
+        return await _score_reconstruction(request, query, model)
     draws = query.samples or 1
     pixels = await read_images(request, model, query.fit, Operation.SCORE, draws)
     noise = Noise(query.seed)
     eps = noise.normal(len(pixels), draws, *model.latent_shape)
     bounds = await model.score(pixels, eps, request.context)
     return responses.scores(bounds, model, noise, with_likelihood=query.samples is not None)
+
+
+async def _score_reconstruction(request: EndpointRequest, query: ScoreQuery, model: LoadedModel) -> Response:
+    if query.samples is not None:
+        capabilities.require(model.spec, capabilities.ELBO, "samples")
+    pixels = await read_images(request, model, query.fit, Operation.SCORE)
+    return responses.reconstruction_scores(await model.reconstruction_errors(pixels, request.context))
 
 
 async def model(request: EndpointRequest, query: Query) -> Response:  # noqa: ARG001
@@ -133,7 +150,7 @@ ENDPOINTS = (
         EndpointPath.SCORE,
         score,
         "POST",
-        EncodeQuery,
+        ScoreQuery,
         documentation={
             "response_model": Scores,
             "openapi_extra": IMAGES_BODY,

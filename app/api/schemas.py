@@ -41,7 +41,9 @@ class Posterior(Schema):
     """q(z|x) of one image: N(mean, exp(logvar)), nested lists where the latent is spatial."""
 
     mean: Values = Field(examples=[[0.4, -1.2]])
-    logvar: Values = Field(examples=[[-3.1, -2.7]], description="log of the variance")
+    logvar: Values | None = Field(
+        examples=[[-3.1, -2.7]], description="log of the variance; null if the encoder is deterministic"
+    )
     z: FailFastList[Values] | None = Field(None, examples=[[[0.5, -1.3]]], description="draws, with ?samples=")
 
 
@@ -51,6 +53,7 @@ class Latents(Schema):
     latents: list[Posterior]
     shape: list[int] = Field(examples=[[2]], description="the shape of one latent")
     model: str = Field(examples=["mnist:0123456789ab"], description="name and digest of the model")
+    scaled: bool | None = Field(None, description="true if the latents are in the units of the diffusion model")
 
 
 class LatentsIn(Schema):
@@ -63,6 +66,7 @@ class LatentsIn(Schema):
         None, description="must be the latent shape of the model"
     )
     model: str | None = Field(None, description="name and digest; latents of another model are refused")
+    scaled: bool | None = Field(None, description="true for latents in the units of the diffusion model, as ?scaled=")
 
 
 class Images(Schema):
@@ -86,11 +90,41 @@ class Score(Schema):
     log_likelihood: float | None = Field(None, examples=[-79.9], description="importance-weighted, with ?samples=")
 
 
+class ReconstructionScore(Schema):
+    """The score of one image by a model without an ELBO: the error of its reconstruction at the posterior mean."""
+
+    squared_error: float = Field(examples=[0.0021], description="mean squared error of the pixel values in [0, 1]")
+    psnr: float | None = Field(examples=[26.8], description="peak signal-to-noise ratio in dB; null without an error")
+    kl: float | None = Field(None, description="KL(q(z|x) || N(0, I)) in nats, unless the encoder is deterministic")
+
+
 class Scores(Schema):
     """The response of /score."""
 
-    scores: list[Score]
+    scores: list[Score | ReconstructionScore]
     unit: Literal["nats"] = "nats"
+
+
+class Capability(Schema):
+    """Whether the model can do something, and the reason if it cannot."""
+
+    supported: bool
+    reason: str | None = None
+
+
+class ImageSizes(Schema):
+    """The sizes of images: multiples of `factor` from `minimum` to `maximum` pixels a side."""
+
+    factor: int
+    minimum: int
+    maximum: int
+
+
+class Scaling(Schema):
+    """The units of the diffusion model, (z - shift) * scale: one number, or one for each channel."""
+
+    scale: list[float]
+    shift: list[float]
 
 
 class Model(Schema):
@@ -98,9 +132,19 @@ class Model(Schema):
 
     model: str = Field(examples=["mnist:0123456789ab"])
     digest: str = Field(description="SHA-256 of the weights' file")
-    image_shape: list[int] = Field(examples=[[1, 28, 28]], description="channels, height, width")
-    latent_shape: list[int] = Field(examples=[[32]])
-    likelihood: str = Field(examples=["bernoulli"])
+    format: str = Field(examples=["native"], description="format of the model's files")
+    source: str = Field(examples=["mnist"], description="where the model was read from")
+    image_shape: list[int] = Field(
+        examples=[[1, 28, 28]], description="channels, height, width; of a model of many sizes the default"
+    )
+    image_sizes: ImageSizes | None = Field(None, description="the sizes of images; absent if there is one")
+    latent_shape: list[int] = Field(examples=[[32]], description="of an image of that shape")
+    scaling: Scaling | None = Field(None, description="the units of ?scaled=true; absent if they are those of z")
+    likelihood: str | None = Field(examples=["bernoulli"], description="p(x|z); null if the model defines no density")
+    capabilities: dict[str, Capability] = Field(
+        description="what else the model can do: `samples` from the posterior, a `sample` from the prior, the `elbo` "
+        "of an image, and `tiles` of an image that is too large as a whole"
+    )
     parameters: int = Field(description="number of weights")
     device: str = Field(examples=["cpu"])
     precision: str = Field(examples=["float32"], description="number format that the networks compute in")

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -56,6 +57,20 @@ class ModelBatchKey:
             return self.model.run(self.operation, batch, deterministic=self.deterministic, single=single)
         rows = [batch[row : row + 1] for row in range(len(batch))]
         return RowBatch.join([self.model.run(self.operation, row, deterministic=self.deterministic) for row in rows])
+
+
+class ReconstructionErrors(NamedTuple):
+    """The mean squared error of each image's pixels in [0, 1], [N], and its KL(q || N(0, I)) in nats, if defined."""
+
+    squared: np.ndarray
+    kl: np.ndarray | None = None
+
+    @property
+    def psnr(self) -> np.ndarray:
+        """The peak signal-to-noise ratio in decibels, [N]; infinite for images without an error."""
+        with np.errstate(divide="ignore"):
+            ratio: np.ndarray = -10 * np.log10(self.squared)
+        return ratio
 
 
 @dataclass(frozen=True)
@@ -140,13 +155,16 @@ class LoadedModel:
     async def encode(
         self, pixels: np.ndarray, context: RequestContext, *, deterministic: bool = False
     ) -> Sequence[np.ndarray]:
-        """Return mean and logvar of q(z|x) for uint8 pixels [N, C, H, W]: float32 [N, *latent]."""
+        """Return mean and logvar of q(z|x) for uint8 pixels [N, C, H, W]: float32 [N, *latent].
+
+        Of a deterministic encoder there is the mean alone.
+        """
         return (await self._submit(self.keys[Variant(Operation.ENCODE, deterministic)], context, pixels)).columns
 
     async def posterior(
         self, pixels: np.ndarray, context: RequestContext, *, deterministic: bool = False
     ) -> DiagonalGaussian:
-        """Return q(z|x) as a distribution on the CPU, to take draws from."""
+        """Return q(z|x) as a distribution on the CPU, to take draws from; not of a deterministic encoder."""
         mean, logvar = await self.encode(pixels, context, deterministic=deterministic)
         return DiagonalGaussian(torch.from_numpy(mean), torch.from_numpy(logvar))
 
@@ -170,6 +188,10 @@ class LoadedModel:
         columns = (await self._submit(key, context, pixels, noise)).columns
         total, reconstruction, kl, log_likelihood = map(torch.from_numpy, columns)
         return Bounds(ELBO(total, reconstruction, kl), log_likelihood)
+
+    async def reconstruction_errors(self, pixels: np.ndarray, context: RequestContext) -> "ReconstructionErrors":
+        """Return how far each image is from its reconstruction at the mean of the posterior."""
+        return ReconstructionErrors(*(await self._submit(self.keys[SCORE], context, pixels)).columns)
 
     async def _submit(self, key: ModelBatchKey, context: RequestContext, *columns: np.ndarray | Tensor) -> RowBatch:
         parts = await self.batcher.submit(key, RowBatch(tuple(map(np.asarray, columns))), context)

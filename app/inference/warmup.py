@@ -281,4 +281,6 @@ def _gains(seconds: Mapping[int, float]) -> bool:
 
 def _one_draw(spec: ModelSpec) -> RowBatch:
     pixels, noise = examples(spec, 1)[Operation.RECONSTRUCT].columns
+    if not spec.has_elbo:
+        return RowBatch((pixels,))
     return RowBatch((pixels, noise[:, None]))

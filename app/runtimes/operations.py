@@ -9,6 +9,7 @@ from torch import Tensor
 from app.batching.rows import RowBatch
 from app.context import Operation
 from model.elbo import bounds
+from model.gaussian import DiagonalGaussian
 from model.interface import Autoencoder, ImageModel, ModelSpec
 from model.pixels import to_grey_levels, to_unit_interval
 
@@ -32,9 +33,20 @@ def _reconstruct(model: ImageModel, pixels: Tensor, noise: Tensor) -> tuple[Tens
     return _decode(model, model.posterior(to_unit_interval(pixels)).reparameterize(noise))
 
 
-def _score(model: ImageModel, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+def _errors(model: ImageModel, pixels: Tensor) -> tuple[Tensor, ...]:
+    """Return the mean squared error of the reconstruction, and KL(q || N(0, I)) if the posterior has a variance."""
+    x = to_unit_interval(pixels)
+    q = model.posterior(x)
+    squared = (model.likelihood(q.mean).mean - x) ** 2
+    kl = (q.kl_to_standard(),) if isinstance(q, DiagonalGaussian) else ()
+    return squared.mean((-3, -2, -1)), *kl
+
+
+def _score(model: ImageModel, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+    if noise is None:
+        return _errors(model, pixels)
     chunk = max(1, min(MAX_DRAWS, MAX_SCORED_VALUES // pixels.numel()))
-    vae = cast("Autoencoder", model)  # only a model with an ELBO is scored
+    vae = cast("Autoencoder", model)  # only a model with an ELBO is scored by draws
     found = bounds(vae, to_unit_interval(pixels), noise.shape[1], noise=noise.transpose(0, 1), chunk=chunk)
     return (*found.elbo, found.log_likelihood)
 

@@ -49,7 +49,7 @@ export class ScorePanel extends Panel {
   async update() {
     const { client, curl, subject, spec } = this.#context;
     const { image } = subject;
-    const refusal = spec.refusal("score");
+    const refusal = spec.refusal("elbo");
     this.body.replaceChildren(refusal ? el("p", { class: "notice waiting" }, refusal) : image ? this.content : needsImage());
     if (!image || refusal) return;
     const query = { samples: this.#samples.value, seed: this.#seed.value };

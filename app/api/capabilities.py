@@ -1,0 +1,45 @@
+"""What a model can do beyond encode and decode: told by /model, and checked before a request is computed."""
+
+from typing import Any
+
+from app.errors import UnsupportedByModel
+from model.interface import FixedSize, ModelSpec
+
+SAMPLES, SAMPLE, ELBO, TILES = "samples", "sample", "elbo", "tiles"
+"""Draws from the posterior, draws from the prior, the ELBO of an image, and images that are computed in tiles."""
+
+
+def reasons(spec: ModelSpec) -> dict[str, str]:
+    """Return each capability with the reason why the model does not have it, empty if it does."""
+    return {
+        SAMPLES: "" if spec.has_variance else "its encoder is deterministic: there is no posterior to draw from",
+        SAMPLE: "" if spec.has_prior else f"its latents are not distributed as N(0, I){_FORCE}",
+        ELBO: "" if spec.has_elbo else f"its decoder defines no density p(x|z){_ERRORS}",
+        TILES: "" if spec.can_tile else "it computes an image as a whole",
+    }
+
+
+_FORCE = ", so draws from it are decoded to no images; ?force=true decodes them all the same"
+_ERRORS = "; /score answers the error of the reconstruction, and the KL divergence if the posterior has a variance"
+
+
+def describe(spec: ModelSpec) -> dict[str, Any]:
+    """Return the capabilities as `schemas.Model` has them."""
+    return {
+        name: {"supported": False, "reason": reason} if reason else {"supported": True}
+        for name, reason in reasons(spec).items()
+    }
+
+
+def describe_sizes(spec: ModelSpec) -> dict[str, int] | None:
+    """Return the rule of the image sizes as `schemas.Model` has it; None for a model of one size."""
+    rule = spec.sizes
+    if isinstance(rule, FixedSize):
+        return None
+    return {"factor": rule.factor, "minimum": rule.minimum, "maximum": rule.maximum}
+
+
+def require(spec: ModelSpec, capability: str, parameter: str) -> None:
+    """Raise `UnsupportedByModel` if the model lacks a capability; `parameter` names what asks for it."""
+    if reason := reasons(spec)[capability]:
+        raise UnsupportedByModel(f"{parameter}: not supported by {spec.identity}: {reason}")
