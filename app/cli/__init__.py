@@ -22,6 +22,7 @@ from model.training.options import TrainingOptions
 
 DEFAULTS = TrainingOptions()
 DISTRIBUTION = "vae-service"
+CHOSEN = "chosen from the data"
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -89,7 +90,7 @@ def _apply_recipe(context: typer.Context, name: str) -> str:
         with report_user_errors():
             from app.cli.recipes import read_recipe
 
-            excluded = {"data", "out", "resume", "download", "recipe", "help"}
+            excluded = {"data", "out", "resume", "keep_state", "download", "recipe", "help"}
             flags = {str(option.name): getattr(option, "is_flag", False) for option in context.command.params}
             recipe = read_recipe(
                 name, flags.keys() - excluded, {option for option, is_flag in flags.items() if is_flag}
@@ -110,7 +111,7 @@ def train(
     context: typer.Context,
     data: Annotated[Path, typer.Option(help="MNIST files, a folder of image files, or a .npy or .npz file.")],
     out: Annotated[Path, typer.Option(help="Folder of the model, written after every epoch.")],
-    recipe: Annotated[  # noqa: ARG001  # its callback reads it
+    recipe: Annotated[  # its callback reads it
         str,
         typer.Option(
             is_eager=True,
@@ -121,69 +122,79 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the training in --out with the options that it began with.")
     ] = False,
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state", help="Keep the state of a complete training, so that it can be lengthened.")
+    ] = False,
     start: Annotated[Path | None, typer.Option(help="Start from a trained model and its architecture.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Download MNIST into --data if it is missing.")] = False,
-    image_shape: Annotated[str, typer.Option(help="C,H,W to which image files are resized.")] = "",
-    latent: Annotated[str, typer.Option(help="Latent shape: D, or Cz,h,w.")] = "32",
-    stride: Annotated[int, integer_option("Stride of the first convolution, 1 or 2.")] = 2,
-    channels: Annotated[str, typer.Option(help='Feature maps at each resolution; "" for an MLP.')] = "32,32",
-    blocks: Annotated[str, typer.Option(help="Residual blocks at each resolution; one each by default.")] = "",
-    hidden: Annotated[str, typer.Option(help="Widths of the fully connected layers.")] = "450",
-    likelihood: Annotated[str, typer.Option(help="bernoulli, gaussian, gaussian-learned or logistic.")] = "bernoulli",
+    image_shape: Annotated[
+        str, typer.Option(help="C,H,W to which image files are resized; by default from their commonest size.")
+    ] = "",
+    latent: Annotated[str | None, typer.Option(help=f"Latent shape: D, or Cz,h,w; {CHOSEN}.")] = None,
+    stride: Annotated[int | None, integer_option(f"Stride of the first convolution, 1 or 2; {CHOSEN}.")] = None,
+    channels: Annotated[
+        str | None, typer.Option(help=f'Feature maps at each resolution, "" for an MLP; {CHOSEN}.')
+    ] = None,
+    blocks: Annotated[str | None, typer.Option(help=f"Residual blocks at each resolution; {CHOSEN}.")] = None,
+    hidden: Annotated[str | None, typer.Option(help=f"Widths of the fully connected layers; {CHOSEN}.")] = None,
+    likelihood: Annotated[
+        str | None, typer.Option(help=f"bernoulli, gaussian, gaussian-learned or logistic; {CHOSEN}.")
+    ] = None,
     scale: Annotated[float, real_option("Standard deviation of the gaussian likelihood, pixels in [0, 1].")] = 0.1,
     objective: Annotated[str, typer.Option(help="elbo, or the importance-weighted iwae or dreg.")] = DEFAULTS.objective,
-    epochs: Annotated[int, integer_option("Passes over the training images.")] = DEFAULTS.epochs,
-    batch_size: Annotated[int, integer_option("Images for each step.")] = DEFAULTS.batch_size,
+    epochs: Annotated[int | None, integer_option(f"Passes over the training images; {CHOSEN}.")] = None,
+    minutes: Annotated[float | None, real_option("Time of the training, in place of --epochs.")] = None,
+    batch_size: Annotated[int | None, integer_option(f"Images for each step; {CHOSEN}.")] = None,
     learning_rate: Annotated[float, real_option("Highest learning rate of Adam.")] = DEFAULTS.learning_rate,
-    warmup: Annotated[int, integer_option("Steps until the highest learning rate.")] = DEFAULTS.warmup,
+    warmup: Annotated[
+        int | None, integer_option("Steps until the highest learning rate; by default at most a twentieth of all.")
+    ] = None,
     schedule: Annotated[str, typer.Option(help="cosine (to zero) or constant.")] = DEFAULTS.schedule,
     kl_warmup: Annotated[
-        float | None, real_option("Epochs until the weight of the KL is 1; 5 by default, 0 with --start.")
+        float | None, real_option("Epochs until the KL has its weight; by default at most a tenth, 0 with --start.")
     ] = None,
-    ema: Annotated[float, real_option("Decay of the averaged weights, which are the result.")] = DEFAULTS.ema,
+    beta: Annotated[float, real_option("Weight of the KL after its warm-up; 1 is the ELBO.")] = DEFAULTS.beta,
+    ema: Annotated[float | None, real_option(f"Decay of the averaged weights, which are the result; {CHOSEN}.")] = None,
     clip: Annotated[float, real_option("Largest norm of the gradient; 0 for no limit.")] = DEFAULTS.clip,
     weight_norm: Annotated[bool, typer.Option(help="Use weight normalisation.")] = False,
     samples: Annotated[int, integer_option("Draws per image: L of the ELBO, else K.")] = DEFAULTS.samples,
     binarize: Annotated[
         str, typer.Option(help="dynamic (drawn in each epoch) or none (grey levels); dynamic for bernoulli.")
     ] = "",
-    holdout: Annotated[int, integer_option("Training images held out for validation.")] = DEFAULTS.holdout,
+    augment: Annotated[str, typer.Option(help="Random changes of training images: flip, crop or flip,crop.")] = "",
+    test_share: Annotated[
+        float | None, real_option("Share of images held out as test split; by default 0.1 if the data have none.")
+    ] = None,
+    holdout: Annotated[int | None, integer_option(f"Training images held out for validation; {CHOSEN}.")] = None,
+    patience: Annotated[
+        int, integer_option("Stop after so many epochs without a better validation; 0 for never.")
+    ] = DEFAULTS.patience,
     seed: Annotated[int, integer_option("Seed of all random draws.")] = DEFAULTS.seed,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, for the networks.")] = DEFAULTS.precision,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, integer_option("CPU threads; 0 for the default of torch.")] = 0,
 ) -> None:
-    """Train a model by gradient ascent on the ELBO. The defaults suit MNIST."""
+    """Train a model by gradient ascent on the ELBO. Options that are not given are chosen from the data and printed."""
+    values = dict(locals())  # first, so that it has the parameters alone
     with report_user_errors():
-        from app.cli.options import Architecture, Hardware, TrainingRun
+        from app.cli.options import Hardware, TrainingRun
         from app.cli.train import run_training
 
-        options = {
-            "objective": objective,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "warmup": warmup,
-            "schedule": schedule,
-            "kl_warmup": kl_warmup,
-            "ema": ema,
-            "clip": clip,
-            "weight_norm": weight_norm,
-            "samples": samples,
-            "binarize": binarize,
-            "holdout": holdout,
-            "seed": seed,
-            "precision": precision,
-        }
-        architecture = Architecture(image_shape, latent, stride, channels, blocks, hidden, likelihood, scale)
-        run = TrainingRun(data, out, resume, download, start, frozenset(_given_options(context)))
-        run_training(run, architecture, options, Hardware(device, threads))
+        given = frozenset(_given_options(context))
+        run = TrainingRun(data, out, resume, keep_state, download, start, given)
+        others = {"context", "data", "out", "recipe", "resume", "keep_state", "start", "download", "minutes"}
+        options = {name: value for name, value in values.items() if name not in others | {"device", "threads"}}
+        options["binarize"] = binarize or None
+        run_training(run, options, Hardware(device, threads), minutes)
 
 
 @cli.command()
 def evaluate(
     model: Annotated[Path, typer.Option(help="The folder of the model.")],
-    data: Annotated[Path, typer.Option(help="As for train; the test split is scored, or all images without one.")],
+    data: Annotated[
+        Path, typer.Option(help="As for train; its test split is scored, or what the training held out of it.")
+    ],
+    test: Annotated[Path | None, typer.Option(help="Score these images in place of those of --data.")] = None,
     samples: Annotated[int, integer_option("Draws K per image of the importance-weighted bound.")] = 128,
     binarize: Annotated[str, typer.Option(help="dynamic (drawn once) or none; by default as in training.")] = "",
     limit: Annotated[int, integer_option("Score only the first images; 0 for all.")] = 0,
@@ -211,12 +222,12 @@ def evaluate(
 
             require_saveable(model)
         options = EvaluationOptions(samples, binarize, seed, limit, precision)
-        figures = run_evaluation(model, data, options, Hardware(device, threads).use())
+        figures, images = run_evaluation(model, data, options, Hardware(device, threads).use(), test)
         try:
             if json:
                 write_json(json, asdict(figures))
             if save:
-                save_evaluation(model, data, figures, replace=replace)
+                save_evaluation(model, images, figures, replace=replace)
         finally:  # the evaluation may have taken hours
             print_figures(asdict(figures))
 

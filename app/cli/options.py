@@ -32,11 +32,6 @@ class Architecture(NamedTuple):
     scale: float
     start: VAEConfig | None = None
 
-    @property
-    def binarize(self) -> str:
-        """The default binarization of pixels."""
-        return default_binarize(self.start.likelihood if self.start else self.likelihood)
-
     def resized_shape(self) -> tuple[int, ...] | None:
         """The shape (C, H, W) to which images are resized, if one was given."""
         return self.start.image_shape if self.start else self._given_shape()
@@ -80,12 +75,14 @@ class Architecture(NamedTuple):
 class TrainingRun(NamedTuple):
     """The data, the folder of the model, whether to resume and to download, and the model to start from.
 
-    `given` are the names of the options that the command line or the recipe has.
+    `keep_state` keeps the state of a complete training. `given` are the names of the options that the command line or
+    the recipe has.
     """
 
     data: Path
     out: Path
     resume: bool
+    keep_state: bool
     download: bool
     start: Path | None
     given: frozenset[str]
@@ -121,11 +118,12 @@ def parse_integers(option: str, text: str) -> tuple[int, ...]:
 
 
 def continued_options(recorded: TrainingOptions, given: dict[str, Any], source: str) -> TrainingOptions:
-    """The recorded options; raises `OptionsError` for a given one that is invalid or contradicts them."""
-    replace(recorded, **given)  # refuses values that are invalid in themselves
+    """The recorded options, with more epochs if given; raises `OptionsError` for one that is invalid or contradicts."""
+    changed = replace(recorded, **given)  # refuses values that are invalid in themselves
     for option, value in given.items():
-        _require_equal(option, getattr(recorded, option), value, source)
-    return recorded
+        if option != "epochs" or value < recorded.epochs:
+            _require_equal(option, getattr(recorded, option), value, source)
+    return changed
 
 
 def _require_equal(option: str, expected: object, got: object, source: str) -> None:

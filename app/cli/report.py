@@ -8,20 +8,20 @@ from typing import Any
 from app.cli.progress import notify
 from model.checkpoint import METRICS, Checkpoint, read_checkpoint
 from model.data.arrays import Dataset, Images
-from model.data.datasets import read_dataset
 from model.evaluation.input_encoding import compare_inputs
 from model.evaluation.model_card import CARD, write_card
 from model.evaluation.ood import measure_elbo_percentiles
 from model.evaluation.plots import write_plots
 from model.files import WEIGHTS, CheckpointError, read_json, write_json
 from model.records import VERSION, EvaluationRecord
-from model.training.trainer import Training
 from model.vae import VAE
 
 
-def write_report(folder: Path, training: Training, dataset: Dataset) -> None:
+def write_report(folder: Path, dataset: Dataset) -> None:
     """Write the plots and the model card of a finished training."""
-    write_plots(folder / "pictures", training.average, dataset.held_out, training.records)
+    checkpoint = read_checkpoint(folder)
+    epochs = checkpoint.metrics.training.epochs if checkpoint.metrics.training else ()
+    write_plots(folder / "pictures", checkpoint.vae, dataset.held_out, epochs)
     _write_card(folder)
 
 
@@ -37,8 +37,8 @@ def require_saveable(model: Path) -> None:
         raise CheckpointError(f"save: {model}: the folder cannot be written")
 
 
-def save_evaluation(model: Path, data: Path, figures: EvaluationRecord, *, replace: bool = False) -> None:
-    """Save the figures in metrics.json, and update percentiles, plots and model card.
+def save_evaluation(model: Path, images: Images, figures: EvaluationRecord, *, replace: bool = False) -> None:
+    """Save the figures in metrics.json, and update percentiles, plots and model card from the evaluated images.
 
     Figures of other numbers of draws or images are kept beside them. Percentiles, plots and card are not updated if an
     earlier evaluation had more images. With `replace` the earlier evaluations are removed.
@@ -52,7 +52,6 @@ def save_evaluation(model: Path, data: Path, figures: EvaluationRecord, *, repla
         kept = f"percentiles, plots and card are those of {most:,} images, more than these {figures.images:,}"
         notify(f"the figures are saved in {model / METRICS}; {kept}; --replace replaces them")
         return
-    images = read_dataset(data, checkpoint.vae.config.image_shape).held_out
     _keep(model, checkpoint, figures, _measured(checkpoint.vae, images, figures), replace=replace)
     epochs = checkpoint.metrics.training.epochs if checkpoint.metrics.training else ()
     write_plots(model / "pictures", checkpoint.vae, images, epochs)

@@ -1,106 +1,97 @@
 """Training of a model, for `vae train`. After every epoch the folder holds a complete model."""
 
 import shlex
-from contextlib import suppress
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from app.cli.options import Architecture, Hardware, TrainingRun, command_line, continued_options
+from app.cli.options import Hardware, TrainingRun
+from app.cli.plan import Plan, new_plan, resumed_plan
 from app.cli.progress import download_bar, notify, print_epoch, training_bar
 from app.cli.report import write_report
-from model.checkpoint import METRICS, Checkpoint, read_checkpoint, write_checkpoint
+from model.checkpoint import METRICS, write_checkpoint
 from model.data.arrays import Dataset
-from model.data.datasets import read_dataset
 from model.data.mnist import download_mnist
 from model.errors import reporting_file
 from model.evaluation.model_card import CARD, PLOTS
-from model.files import CONFIG, WEIGHTS, CheckpointError, read_json, write_atomically, write_json
-from model.records import VERSION, read_metrics
-from model.training.options import OptionsError, TrainingOptions
-from model.training.resume import SNAPSHOT, read_recorded_training, resume_training, write_snapshot
+from model.files import CONFIG, WEIGHTS, CheckpointError, read_file, read_json, write_atomically, write_json
+from model.records import VERSION, TrainingRecord, read_metrics
+from model.training.options import OptionsError
+from model.training.resume import SNAPSHOT, resume_training, write_snapshot
 from model.training.trainer import Training
 
-IN_SNAPSHOT = "in the snapshot"
 STARTED_MARKER = "training.begun"
 """The file that marks the folder of a training until its first snapshot is saved."""
 
 
-class Plan(NamedTuple):
-    """What to train: the architecture, the options, the starting model, and the command that began the training."""
-
-    architecture: Architecture
-    options: TrainingOptions
-    hardware: Hardware
-    start: Checkpoint | None
-    command: str
-
-
-def run_training(run: TrainingRun, architecture: Architecture, options: dict[str, Any], hardware: Hardware) -> None:
-    """Train until all epochs are done, then write plots and the model card."""
+def run_training(run: TrainingRun, values: dict[str, Any], hardware: Hardware, minutes: float | None) -> None:
+    """Train until all epochs are done, then write plots and the model card; `values` are None where not given."""
+    if minutes is not None and "epochs" in run.given:
+        raise OptionsError(f"minutes: expected in place of epochs, got {minutes:g} beside epochs {values['epochs']}")
+    if _is_complete(run):
+        _finish_complete(run, values)
+        return
     resumable = _is_resumable(run)
-    plan = (_resumed_plan if resumable else _new_plan)(run, architecture, options, hardware)
-    device = plan.hardware.use()
     if run.download:
         with download_bar() as progress:
             download_mnist(run.data, progress=progress)
-    dataset = read_dataset(run.data, plan.architecture.resized_shape())
-    config = plan.architecture.config(dataset.image_shape)
-    training = Training(config, dataset.train, plan.options, device, plan.start)
+    plan = resumed_plan(run, values, hardware) if resumable else new_plan(run, values, hardware, minutes)
+    training = plan.training()
     if resumable:
         resume_training(run.out, training)
-    if training.epoch < plan.options.epochs:
-        _train(run, training, dataset, plan.command)
+    if training.is_finished:
+        _notify_finished(training.epoch)
     else:
-        notify(f"all {plan.options.epochs} epochs are done")
-    write_report(run.out, training, dataset)
+        _train(run, training, plan)
+    write_report(run.out, plan.dataset)
+    if not run.keep_state:
+        (run.out / SNAPSHOT).unlink(missing_ok=True)
     _notify_next_steps(run)
 
 
-def _new_plan(run: TrainingRun, architecture: Architecture, options: dict[str, Any], hardware: Hardware) -> Plan:
-    start = read_checkpoint(run.start) if run.start else None
-    if start:
-        architecture = architecture.continued_from(start.vae.config, run.given, "--start has it")
-    defaults = {"kl_warmup": 0.0 if start else TrainingOptions().kl_warmup, "binarize": architecture.binarize}
-    chosen = options | {name: value for name, value in defaults.items() if options[name] in (None, "")}
-    return Plan(architecture, TrainingOptions(**chosen), hardware, start, command_line())
+def _notify_finished(epochs: int) -> None:
+    notify(f"all {epochs} epochs are done")
 
 
-def _resumed_plan(run: TrainingRun, architecture: Architecture, options: dict[str, Any], hardware: Hardware) -> Plan:
-    """The recorded plan; raises `OptionsError` for a given option that contradicts it."""
-    recorded = read_recorded_training(run.out)
-    start = read_checkpoint(run.start) if run.start else None
-    if start and start.digest != recorded.start:
-        raise OptionsError(f"start: expected {recorded.start!r}, as in the snapshot, got {start.digest!r}")
-    architecture = architecture.continued_from(recorded.config, run.given, IN_SNAPSHOT)
-    given = {name: value for name, value in options.items() if name in run.given}
-    if "device" not in run.given:
-        hardware = hardware._replace(device=recorded.device)
-    continued = continued_options(recorded.options, given, IN_SNAPSHOT)
-    return Plan(architecture, continued, hardware, start, _recorded_command(run.out))
+def _is_complete(run: TrainingRun) -> bool:
+    """Whether a training is to be resumed that is complete, and whose state was removed."""
+    if not run.resume or any((run.out / name).exists() for name in (SNAPSHOT, STARTED_MARKER)):
+        return False
+    return all((run.out / name).exists() for name in (CONFIG, WEIGHTS)) and _recorded(run.out) is not None
 
 
-def _recorded_command(out: Path) -> str:
-    """The command that began the training in a folder."""
-    with suppress(CheckpointError):  # a missing or damaged file is written anew
-        metrics, _ = read_metrics(read_json(out / METRICS))
-        if metrics.training:
-            return metrics.training.command
-    return command_line()
-
-
-def _train(run: TrainingRun, training: Training, dataset: Dataset, command: str) -> None:
-    _prepare_output(run.out)
-    _warn_kl_warmup(training.options)
-    images = f"{len(dataset.train)} images of shape {','.join(map(str, dataset.image_shape))}"
-    notify(f"training on {images}, {training.options.epochs} epochs on {training.images.device}, into {run.out}")
+def _recorded(out: Path) -> TrainingRecord | None:
     try:
-        with training_bar(training.options.epochs) as watch:
+        return read_metrics(read_json(out / METRICS))[0].training
+    except CheckpointError:
+        return None
+
+
+def _finish_complete(run: TrainingRun, values: dict[str, Any]) -> None:
+    """Report that a training is complete; raises `OptionsError` for an option that contradicts it."""
+    record = _recorded(run.out)
+    options = record.options.values if record else {}
+    for option in sorted(run.given & options.keys()):
+        if values[option] != options[option]:
+            before, removed = f"as the complete training had, got {values[option]!r}", "its state was removed"
+            new = f"--start {shlex.quote(str(run.out))} and another --out begin with its weights"
+            raise OptionsError(f"{option}: expected {options[option]!r}, {before}; {removed}, {new}")
+    _notify_finished(len(record.epochs) if record else 0)
+    _notify_next_steps(run)
+
+
+def _train(run: TrainingRun, training: Training, plan: Plan) -> None:
+    _prepare_output(run.out)
+    notify(f"training on {_described(training, plan.dataset)}, into {run.out}")
+    try:
+        with training_bar(training.options) as watch:
             for record in training.epochs(watch):
-                _save_epoch(run.out, training, dataset, command)
-                print_epoch(record, training.options.epochs)
+                _save_epoch(run.out, training, plan)
+                print_epoch(record, training.options)
+        _notify_best(training)
     except KeyboardInterrupt:
         if (run.out / SNAPSHOT).exists():
             paths = f"--data {shlex.quote(str(run.data))} --out {shlex.quote(str(run.out))}"
@@ -133,18 +124,27 @@ def _prepare_output(out: Path) -> None:
     write_atomically(out / STARTED_MARKER, b"")
 
 
-def _save_epoch(out: Path, training: Training, dataset: Dataset, command: str) -> None:
-    weights = write_checkpoint(out, training.vae.config, training.average.state_dict())
-    record = _metrics(training, dataset, command)
+def _described(training: Training, dataset: Dataset) -> str:
+    shape = ",".join(map(str, dataset.image_shape))
+    held_out = f"{len(training.heldout)} for validation, {0 if dataset.test is None else len(dataset.test)} for tests"
+    epochs = f"{training.options.epochs} epochs of {training.steps_per_epoch} steps on {training.images.device}"
+    return f"{len(training.images)} images of shape {shape} ({held_out}), {epochs}"
+
+
+def _notify_best(training: Training) -> None:
+    if training.best_epoch < training.epoch:
+        notify(f"epoch {training.best_epoch} had the best validation; its weights are kept")
+
+
+def _save_epoch(out: Path, training: Training, plan: Plan) -> None:
+    if training.best_epoch == training.epoch:
+        weights = write_checkpoint(out, training.vae.config, training.average.state_dict())
+    else:
+        weights = sha256(read_file(out / WEIGHTS)).hexdigest()
+    record = _metrics(training, plan)
     write_json(out / METRICS, {"version": VERSION, "weights": weights, "training": record})
     write_snapshot(out, training)  # last: a run that is killed before repeats the epoch
     (out / STARTED_MARKER).unlink(missing_ok=True)
-
-
-def _warn_kl_warmup(options: TrainingOptions) -> None:
-    if options.kl_warmup > options.epochs:
-        lengths = f"its warm-up of {options.kl_warmup:g} epochs is longer than the training of {options.epochs}"
-        notify(f"warning: the weight of the KL never reaches 1: {lengths}; --kl-warmup changes it")
 
 
 def _notify_next_steps(run: TrainingRun) -> None:
@@ -154,11 +154,12 @@ def _notify_next_steps(run: TrainingRun) -> None:
     notify(f"then: vae serve --model {model}")
 
 
-def _metrics(training: Training, dataset: Dataset, command: str) -> dict[str, Any]:
+def _metrics(training: Training, plan: Plan) -> dict[str, Any]:
     return {
         "options": training.options.as_dict(),
-        "data": dataset.describe(),
-        "command": command,
+        "data": plan.dataset.describe(),
+        "command": plan.command,
+        "best_epoch": training.best_epoch,
         "torch": str(torch.__version__),
         "device": training.images.device.type,
         "seconds": sum(record.seconds for record in training.records),

@@ -62,6 +62,10 @@ class Progress:
 INIT_IMAGES = 512
 """Number of images for data-dependent initialisation."""
 
+MEASURED_SECONDS = 3.0
+MEASURED_WARMUP = 3
+"""Seconds for which the speed is measured, after some steps that are not counted."""
+
 ProgressCallback = Callable[[Progress], None]
 
 
@@ -147,12 +151,17 @@ class Training:
             self.records.append(self._epoch(progress))
             yield self.records[-1]
 
+    def train_on(self, rows: Tensor) -> Tensor:
+        """Do one step with the images of these rows; return the sums of ELBO, its terms and objective, [4]."""
+        levels = augment(self.images[rows], self.options.augmentations, self.generator)
+        return self._step(self._batch(levels))
+
     def _epoch(self, progress: ProgressCallback | None) -> EpochRecord:
         start, seen = perf_counter(), 0
         sums = torch.zeros(4, dtype=torch.float64, device=self.images.device)
         order = torch.randperm(len(self.images), generator=self.generator, device=self.images.device)
         for number, rows in enumerate(torch.split(order, self.options.batch_size), start=1):
-            sums += self._step(self._training_batch(rows))
+            sums += self.train_on(rows)
             seen += len(rows)
             if progress:
                 speed = seen / (perf_counter() - start)
@@ -215,9 +224,6 @@ class Training:
         means = _means(sums, len(self.heldout))
         return means.elbo, means.objective
 
-    def _training_batch(self, rows: Tensor) -> Tensor:
-        return self._batch(augment(self.images[rows], self.options.augmentations, self.generator))
-
     def _batch(self, levels: Tensor) -> Tensor:
         return self._pixels(levels, self.generator).contiguous(memory_format=torch.channels_last)
 
@@ -227,6 +233,18 @@ class Training:
     def _noise(self, samples: int, count: int, generator: torch.Generator) -> Tensor:
         shape = (samples, count, *self.vae.config.latent_shape)
         return torch.randn(shape, generator=generator, device=generator.device)
+
+
+def measure_speed(training: Training, seconds: float = MEASURED_SECONDS) -> float:
+    """Train for some seconds and return the images per second; the training is of no further use."""
+    rows = torch.arange(len(training.images), device=training.images.device)[: training.options.batch_size]
+    for _ in range(MEASURED_WARMUP):
+        training.train_on(rows)
+    start, seen = perf_counter(), 0
+    while not seen or perf_counter() - start < seconds:
+        training.train_on(rows).tolist()  # waits for the device
+        seen += len(rows)
+    return seen / (perf_counter() - start)
 
 
 def _check_number(images: Images, holdout: int) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from app.cli.report import save_evaluation
 from model.checkpoint import METRICS, read_checkpoint, write_checkpoint
+from model.data.datasets import read_dataset
+from model.data.splits import held_out
 from model.files import WEIGHTS, CheckpointError, write_json
 from model.records import EvaluationRecord
 from tests.support.cli_runner import SMALL, VAE, refusal, vae
@@ -33,15 +35,49 @@ def test_an_evaluation_is_printed_written_and_saved(trained: Path, data: Path, t
     assert f"{figures['log_likelihood']:.2f} ±" in (trained / "README.md").read_text()
 
 
-def test_figures_of_training_images_are_labelled_as_such(tmp_path: Path, digits: np.ndarray) -> None:
-    np.save(tmp_path / "digits.npy", digits[:50, 0])
-    paths = ("--data", tmp_path / "digits.npy")
-    assert vae(f"train {SMALL} --epochs 1", *paths, "--out", tmp_path / "run").exit_code == 0
+@pytest.fixture
+def split(tmp_path: Path, digits: np.ndarray) -> Path:
+    """An array of 300 digits without a test split."""
+    np.save(tmp_path / "all.npy", digits[:300, 0])
+    return tmp_path / "all.npy"
+
+
+def test_figures_of_training_images_are_labelled_as_such(split: Path, tmp_path: Path) -> None:
+    paths = ("--data", split)
+    line = f"train {SMALL} --epochs 1 --test-share 0 --holdout 0"
+    assert vae(line, *paths, "--out", tmp_path / "run").exit_code == 0
     assert vae("evaluate --samples 1 --save --device cpu", *paths, "--model", tmp_path / "run").exit_code == 0
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "Means over 50 images of the training split" in card
-    assert "over the 50 images of the training split: 5 % are below" in card
+    assert "Means over 300 images of the training split" in card
+    assert "over the 300 images of the training split: 5 % are below" in card
     assert "held-out" not in card.lower()
+
+
+def test_images_that_the_training_held_out_are_evaluated(split: Path, tmp_path: Path, digits: np.ndarray) -> None:
+    result = vae(f"train {SMALL} --epochs 1 --seed 3", "--data", split, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    expected = digits[:300][held_out(digits[:300], 0.1, 3)]
+    np.save(tmp_path / "grown.npy", np.concatenate([digits[:300, 0], digits[900:, 0]]))  # in another order, and more
+    for data, more in ((split, 0), (tmp_path / "grown.npy", held_out(digits[900:], 0.1, 3).sum())):
+        where = ("--model", tmp_path / "run", "--data", data, "--json", tmp_path / "figures.json")
+        assert vae("evaluate --samples 1 --device cpu", *where).exit_code == 0
+        figures = json.loads((tmp_path / "figures.json").read_text())
+        assert figures["images"] == len(expected) + more
+        assert figures["split"] == "test split that was held out of the training data (seed 3)"
+
+
+def test_other_images_can_be_evaluated(split: Path, data: Path, trained: Path, tmp_path: Path) -> None:
+    line = ("--model", trained, "--data", data, "--test", split, "--json", tmp_path / "figures.json")
+    assert vae("evaluate --samples 1 --device cpu", *line).exit_code == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["images"], figures["split"]) == (300, "data set all.npy")
+
+
+def test_a_data_set_without_images_of_the_test_split_is_refused(split: Path, tmp_path: Path, digits) -> None:
+    assert vae(f"train {SMALL} --epochs 1", "--data", split, "--out", tmp_path / "run").exit_code == 0
+    np.save(tmp_path / "seen.npy", digits[:300, 0][~held_out(digits[:300], 0.1, 0)])
+    message = refusal(vae("evaluate --device cpu", "--model", tmp_path / "run", "--data", tmp_path / "seen.npy"))
+    assert message.endswith("no image is in the test split of the training; expected --test with other images")
 
 
 def test_evaluations_with_different_numbers_of_draws_are_all_kept(trained: Path, data: Path) -> None:
@@ -113,7 +149,7 @@ def test_figures_are_not_saved_if_the_weights_have_changed_meanwhile(evaluated: 
     write_checkpoint(evaluated, DIGITS, build(DIGITS, 1).state_dict())
     before = contents(evaluated)
     with pytest.raises(CheckpointError, match=rf"{WEIGHTS}: changed during the evaluation"):
-        save_evaluation(evaluated, data, EvaluationRecord(**figures))
+        save_evaluation(evaluated, read_dataset(data).held_out, EvaluationRecord(**figures))
     assert contents(evaluated) == before
 
 

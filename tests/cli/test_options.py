@@ -69,22 +69,13 @@ def test_the_architecture_of_the_trained_model_may_be_given(digits_model, data, 
 
 
 @pytest.mark.parametrize(
-    ("started", "given", "epochs"), [(False, "", 5.0), (True, "", 0.0), (True, "--kl-warmup 1", 1.0)]
+    ("started", "given", "epochs"), [(False, "", 0.1), (True, "", 0.0), (True, "--kl-warmup 1", 1.0)]
 )
 def test_the_kl_weight_of_a_trained_model_is_1_by_default(digits_model, data, tmp_path, started, given, epochs):
     start = ["--start", digits_model] if started else []
     result = vae(f"train {QUICK} {given}", *start, "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert kept(tmp_path / "run")["kl_warmup"] == epochs
-
-
-@pytest.mark.parametrize(("given", "never"), [("--kl-warmup 1", False), ("--kl-warmup 1.5", True)])
-def test_a_kl_warmup_longer_than_the_training_is_reported(digits_model, data, tmp_path, given, never):
-    result = vae(f"train {QUICK} {given}", "--data", data, "--out", tmp_path / "run")
-    assert result.exit_code == 0, result.output
-    reason = "its warm-up of 1.5 epochs is longer than the training of 1"
-    note = f"vae: warning: the weight of the KL never reaches 1: {reason}; --kl-warmup changes it\n"
-    assert (note in result.stderr) is never
 
 
 HUGE = 10**30

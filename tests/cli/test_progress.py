@@ -5,6 +5,7 @@ import re
 import pytest
 
 from app.cli.progress import print_figures, training_bar
+from model.training.options import TrainingOptions
 from model.training.trainer import Progress
 
 
@@ -19,7 +20,7 @@ def shown(text: str) -> str:
 
 
 def test_the_bar_of_a_long_training_fits_into_80_columns(terminal, capsys):
-    with training_bar(epochs=600) as watch:
+    with training_bar(TrainingOptions(epochs=600)) as watch:
         watch(
             Progress(
                 123,

@@ -22,20 +22,22 @@ def data(tmp_path: Path, digits: np.ndarray) -> Path:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
 def test_a_shipped_recipe_trains(name: str, data: Path, tmp_path: Path):
-    few = "--epochs 1 --holdout 20 --device cpu --channels 4,4,4 --blocks 1,1,1 --precision float32"
+    small = "--channels 4,4,4 --blocks 1,1,1 --precision float32"
+    few = f"--epochs 1 --holdout 20 --warmup 1 --kl-warmup 1 --device cpu {small}"
     result = vae(f"train --recipe {name} {few}", "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert f"recipe {name}: MNIST" in result.stderr
     kept = json.loads((tmp_path / "run" / METRICS).read_text())["training"]["options"]
     given = read_recipe(name, set(kept) | {"stride", "channels", "blocks", "hidden", "latent", "threads"}).options
-    for option in given.keys() & kept.keys() - {"epochs", "holdout", "precision"}:
+    for option in given.keys() & kept.keys() - {"epochs", "holdout", "precision", "warmup", "kl_warmup"}:
         assert kept[option] == given[option]
     assert (kept["epochs"], kept["holdout"]) == (1, 20)
 
 
 def test_a_recipe_can_be_a_file(data: Path, tmp_path: Path):
     (tmp_path / "mine.toml").write_text(ABOUT + '[options]\nbatch_size = 50\nobjective = "dreg"\nweight_norm = true')
-    line = f"train --recipe {tmp_path / 'mine.toml'} {SMALL.replace('--batch-size 50', '')} --epochs 1 --samples 3"
+    small = SMALL.replace("--batch-size 50", "").replace("--warmup 5", "")
+    line = f"train --recipe {tmp_path / 'mine.toml'} {small} --epochs 1 --samples 3"
     result = vae(line, "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     kept = json.loads((tmp_path / "run" / METRICS).read_text())["training"]["options"]

@@ -26,7 +26,7 @@ def test_training_writes_a_complete_model_and_prints_one_line_per_epoch(data: Pa
     assert result.exit_code == 0, result.output
     assert [text.split()[:3] for text in result.stdout.splitlines()] == [["epoch", f"{n}/2", "elbo"] for n in (1, 2)]
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"README.md", "config.json", METRICS, WEIGHTS, SNAPSHOT, "pictures"}
+    assert names == {"README.md", "config.json", METRICS, WEIGHTS, "pictures"}
     checkpoint = read_checkpoint(tmp_path / "run")
     assert (checkpoint.vae.config.channels, checkpoint.vae.config.blocks) == ((8,), (1,))
     training = checkpoint.metrics.entries["training"]
@@ -69,8 +69,10 @@ def test_a_training_ends_with_the_next_commands(data: Path, tmp_path: Path) -> N
     ends = [vae(line, *words, "--data", data, "--out", run).stderr for words in ([], ["--resume"])]
     evaluate, serve = f"vae evaluate --model {run} --data {data} --save", f"vae serve --model {run}"
     after = f"vae: the model is in {run}\nvae: next: {evaluate}\nvae: then: {serve}\n"
-    before = f"vae: training on 600 images of shape 1,8,8, 1 epochs on cpu, into {run}\n"
-    assert ends == [before + after, f"vae: all 1 epochs are done\n{after}"]
+    held_out = "(60 for validation, 100 for tests), 1 epochs of 11 steps on cpu"
+    before = f"vae: training on 540 images of shape 1,8,8 {held_out}, into {run}\n"
+    assert ends[0].endswith(before + after)
+    assert ends[1] == f"vae: all 1 epochs are done\n{after}"
 
 
 def test_an_interrupted_training_prints_how_to_continue(data: Path, tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_a_training_is_resumed_with_its_own_options(trained: Path, data: Path, o
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("--epochs 2", "epochs: expected 1, as in the snapshot, got 2"),
+        ("--beta 2", "beta: expected 1.0, as in the snapshot, got 2.0"),
         ("--latent 4", "latent: expected 3, as in the snapshot, got 4"),
         ("--channels 8,8", "channels: expected 8, as in the snapshot, got 8,8"),
         ("--likelihood logistic", "likelihood: expected 'bernoulli', as in the snapshot, got 'logistic'"),
@@ -127,11 +129,31 @@ def test_an_option_that_contradicts_the_resumed_training_is_reported(
     assert result.stderr.splitlines()[-1] == f"vae: {reason}"
 
 
+def test_a_finished_training_is_lengthened_by_resuming(trained: Path, data: Path) -> None:
+    result = vae("train --resume --epochs 3", "--data", data, "--out", trained)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[1] for line in result.stdout.splitlines()] == ["2/3", "3/3"]
+    assert not (trained / SNAPSHOT).exists()
+
+
+def test_a_complete_training_without_state_is_left_as_it_is(data: Path, tmp_path: Path) -> None:
+    line = f"train {SMALL} --epochs 1"
+    run = tmp_path / "run"
+    assert vae(line, "--data", data, "--out", run).exit_code == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for options in ("", line.removeprefix("train")):
+        assert "vae: all 1 epochs are done\n" in vae(f"train --resume {options}", "--data", data, "--out", run).stderr
+    message = refusal(vae("train --resume --epochs 3", "--data", data, "--out", run))
+    assert message.startswith("epochs: expected 1, as the complete training had, got 3; its state was removed")
+    assert refusal(vae(line, "--data", data, "--out", run)) == f"out: {run} already holds a model"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_a_training_from_a_model_is_resumed_without_it(trained: Path, data: Path, tmp_path: Path) -> None:
     last = ["--data", data, "--out", tmp_path / "last"]
-    assert vae("train --epochs 1 --device cpu --threads 1", "--start", trained, *last).exit_code == 0
+    assert vae("train --epochs 1 --keep-state --device cpu --threads 1", "--start", trained, *last).exit_code == 0
     for start in ([], ["--start", trained]):
-        result = vae("train --resume", *start, *last)
+        result = vae("train --resume --keep-state", *start, *last)
         assert result.exit_code == 0, result.output
     message = refusal(vae("train --resume", "--start", tmp_path / "last", *last))
     assert message.startswith("start: expected ")
@@ -151,7 +173,8 @@ def test_an_existing_model_is_not_overwritten(digits_model: Path, data: Path, tm
 def test_an_unwritable_folder_is_reported_before_the_training(data: Path, tmp_path: Path, name, reason) -> None:
     (tmp_path / "file").touch()
     result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / name)
-    assert refusal(result) == f"{tmp_path / name}: {reason}"
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"vae: {tmp_path / name}: {reason}"
     assert not result.stdout
 
 
@@ -165,11 +188,74 @@ def test_a_run_killed_while_it_saved_its_first_epoch_starts_again(trained: Path,
     assert not (trained / STARTED_MARKER).exists()
 
 
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """A folder of 80 small colour images in two class folders, and a damaged file."""
+    draw = np.random.default_rng(0)
+    for number in range(80):
+        image = np.full((16, 16, 3), 255, np.uint8)
+        top, left = draw.integers(0, 10, 2)
+        image[top : top + 6, left : left + 6] = draw.integers(0, 256, 3)
+        path = tmp_path / "shapes" / ("even", "odd")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    (tmp_path / "shapes" / "odd" / "damaged.png").write_bytes(b"nothing")
+    return tmp_path / "shapes"
+
+
+def test_a_folder_of_images_needs_no_other_option(shapes: Path, tmp_path: Path) -> None:
+    result = vae("train --epochs 1 --channels 8 --device cpu", "--data", shapes, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    checkpoint = read_checkpoint(tmp_path / "run")
+    assert (checkpoint.vae.config.image_shape, checkpoint.vae.config.likelihood) == ((3, 16, 16), "logistic")
+    for line in (
+        "  --image-shape 3,16,16: colour; the size of 80 of 80 images is 16x16; multiples of 4",
+        "  --likelihood logistic: the images have colours",
+        "  --test-share 0.1: the data have no test split",
+        f"  {shapes / 'odd' / 'damaged.png'}: expected an image file, got 7 bytes of another format",
+    ):
+        assert f"vae: {line}\n" in result.stderr
+    recorded = checkpoint.metrics.entries["training"]
+    assert recorded["data"]["skipped"] == 1
+    assert recorded["data"]["classes"].keys() == {"even", "odd"}
+    assert recorded["options"]["kl_warmup"] == 0.1
+    assert recorded["best_epoch"] == 1
+
+
+def test_bernoulli_is_refused_for_colour_images(shapes: Path, tmp_path: Path) -> None:
+    line = f"train {SMALL} --epochs 1 --warmup 0"
+    result = vae(line, "--data", shapes, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("vae: likelihood: expected logistic, or binarize none, for colour")
+    assert vae(f"{line} --binarize none", "--data", shapes, "--out", tmp_path / "run").exit_code == 0
+
+
+def test_a_budget_of_time_determines_the_epochs(data: Path, tmp_path: Path) -> None:
+    line = f"train {SMALL.replace('--kl-warmup 1 ', '')} --minutes 0.02"
+    result = vae(line, "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert ": 0.02 minutes with " in result.stderr
+    assert (
+        len(_epochs(tmp_path / "run"))
+        == json.loads((tmp_path / "run" / METRICS).read_text())["training"]["options"]["epochs"]
+    )
+
+
+def test_the_best_epoch_is_kept(data: Path, tmp_path: Path) -> None:
+    line = f"train {SMALL} --epochs 6 --learning-rate 3 --ema 0 --seed 1"  # so high that the validation falls
+    result = vae(line, "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    best = max(_epochs(tmp_path / "run"), key=lambda epoch: epoch["validation"])["epoch"]
+    recorded = read_checkpoint(tmp_path / "run").metrics.training
+    assert recorded.best_epoch == best < 6
+    assert f"vae: epoch {best} had the best validation; its weights are kept\n" in result.stderr
+
+
 def test_image_files_are_resized_to_the_given_shape(tmp_path: Path, digits: np.ndarray) -> None:
     (tmp_path / "pictures").mkdir()
     for number, image in enumerate(digits[:60, 0]):
         Image.fromarray(image).resize((20, 14)).save(tmp_path / "pictures" / f"{number}.png")
-    line = f"train {SMALL} --epochs 1 --image-shape 3,9,7 --likelihood logistic"
+    line = f"train {SMALL} --epochs 1 --image-shape 3,9,7 --likelihood logistic --warmup 0"
     result = vae(line, "--data", tmp_path / "pictures", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     checkpoint = read_checkpoint(tmp_path / "run")
@@ -203,6 +289,12 @@ def test_a_last_phase_starts_from_a_trained_model_and_its_architecture(
         ("--image-shape 1,8", "image_shape: expected C,H,W with C of 1 or 3, got '1,8'"),
         ("--image-shape 1,9,9", "expected images of shape (1, 9, 9), got (1, 8, 8)"),
         ("--objective vae", "objective: expected elbo, iwae or dreg, got 'vae'"),
+        ("--beta 0", "beta: expected a weight above 0, got 0.0"),
+        ("--augment turn", "augment: expected flip, crop or flip,crop, got 'turn'"),
+        ("--minutes 1", "minutes: expected in place of epochs, got 1 beside epochs 1"),
+        ("--warmup 9999", "warmup: expected at most the 34 steps of the training, got 9999"),
+        ("--kl-warmup 1.5", "kl_warmup: expected at most the 1 epochs of the training, got 1.5"),
+        ("--patience 3 --holdout 0", "patience: expected images for validation; holdout is 0"),
         ("--holdout 600", "holdout: expected fewer than the 600 training images, got 600"),
         ("--device tpu", "device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
         ("--threads -1", "threads: expected an integer from 0 to 1024, got -1"),

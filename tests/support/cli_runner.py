@@ -8,7 +8,10 @@ from typer.testing import CliRunner, Result
 from app.cli import cli
 
 VAE = [sys.executable, "-c", "from app.cli import main; main()"]
-SMALL = "--channels 8 --hidden 16 --latent 3 --batch-size 50 --kl-warmup 1 --warmup 5 --threads 1 --device cpu"
+SMALL = (
+    "--channels 8 --hidden 16 --latent 3 --likelihood bernoulli --batch-size 50 --kl-warmup 1 --warmup 5 --threads 1 "
+    "--device cpu"
+)
 
 
 def vae(line: str, *words: str | Path) -> Result:

@@ -70,8 +70,8 @@ def data(tmp_path: Path, digits: np.ndarray) -> Path:
 
 @pytest.fixture
 def trained(data: Path, tmp_path: Path) -> Path:
-    """The folder of a small model that `vae train` left."""
-    result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / "run")
+    """The folder of a small model that `vae train --keep-state` left."""
+    result = vae(f"train {SMALL} --epochs 1 --keep-state", "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     return tmp_path / "run"
 

@@ -1,0 +1,191 @@
+"""Plan of a training for `vae train`: data, architecture and options, given, recorded or chosen from the data."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+
+from app.cli.options import Architecture, Hardware, TrainingRun, command_line, continued_options, default_binarize
+from app.cli.progress import notify, report_skipped
+from model.checkpoint import METRICS, Checkpoint, read_checkpoint
+from model.config import VAEConfig
+from model.data.arrays import Dataset
+from model.data.datasets import read_dataset
+from model.data.splits import split_by_content
+from model.files import CheckpointError, read_json
+from model.records import read_metrics
+from model.training.defaults import (
+    Choice,
+    ImageStatistics,
+    choose_architecture,
+    choose_data_options,
+    choose_length,
+    choose_schedules,
+    require_possible,
+    steps_per_epoch,
+)
+from model.training.options import OptionsError, TrainingOptions
+from model.training.resume import read_recorded_training
+from model.training.trainer import Training, measure_speed
+
+IN_SNAPSHOT = "in the snapshot"
+NETWORK = {"stride": 2, "channels": "32,32", "blocks": "", "hidden": "450"}
+"""Defaults of the options of the networks where one of them is given."""
+
+BUDGET_SHARE = 0.95
+"""Share of a budget of time that epochs are planned for; plots take the rest."""
+
+
+class Plan(NamedTuple):
+    """What to train: data, architecture, options, device, the starting model, and the command that began it."""
+
+    dataset: Dataset
+    config: VAEConfig
+    options: TrainingOptions
+    device: torch.device
+    start: Checkpoint | None
+    command: str
+
+    def training(self) -> Training:
+        """A new training by this plan."""
+        return Training(self.config, self.dataset.train, self.options, self.device, self.start, self.dataset.validation)
+
+
+@dataclass
+class _Values:
+    """Values of options: given ones, and defaults that are chosen one after the other."""
+
+    values: dict[str, Any]
+    choices: list[Choice] = field(default_factory=list)
+
+    def choose(self, choices: Iterable[Choice]) -> None:
+        """Take the choices for options that have no value yet."""
+        for choice in choices:
+            if self.values.get(choice.option) is None:
+                self.values[choice.option] = choice.value
+                self.choices.append(choice)
+
+    def options(self) -> TrainingOptions:
+        """The training options; raises `OptionsError`."""
+        names = TrainingOptions.__dataclass_fields__
+        return TrainingOptions(**{name: value for name, value in self.values.items() if name in names and value != ""})
+
+
+def new_plan(run: TrainingRun, values: dict[str, Any], hardware: Hardware, minutes: float | None) -> Plan:
+    """Plan a new training; options that are None are chosen from the data and reported. Raises `UserError`."""
+    chosen = _Values({name: value for name, value in values.items() if value is not None})
+    chosen.options()  # refuses invalid values before the data are read
+    start = read_checkpoint(run.start) if run.start else None
+    architecture = _architecture(chosen.values)
+    if start:
+        architecture = architecture.continued_from(start.vae.config, run.given, "--start has it")
+    shape = architecture.resized_shape()
+    device = hardware.use()
+    dataset = _read(run, shape)
+    if dataset.shape_reason:
+        chosen.choices.append(Choice("image_shape", ",".join(map(str, dataset.image_shape)), dataset.shape_reason))
+    has_test, has_validation = dataset.test is not None, dataset.validation is not None
+    chosen.choose(choose_data_options(len(dataset.train), has_test=has_test, has_validation=has_validation))
+    dataset = split_by_content(dataset, chosen.values["test_share"], chosen.values["seed"])
+    images = ImageStatistics.of(dataset.train)
+    if not start:
+        chosen.choose(_architecture_choices(images, chosen.values))
+        architecture = _architecture(chosen.values)
+    config = architecture.config(dataset.image_shape)
+    chosen.values.setdefault("binarize", default_binarize(config.likelihood))
+    plan = Plan(dataset, config, chosen.options(), device, start, command_line())
+    options = _choose_run(plan, chosen, minutes)
+    steps = options.epochs * steps_per_epoch(_trained(plan), options.batch_size)
+    validation = options.holdout if dataset.validation is None else len(dataset.validation)
+    require_possible(images, config.likelihood, options, steps, validation)
+    _report_choices(chosen.choices)
+    return plan._replace(options=options)
+
+
+def resumed_plan(run: TrainingRun, values: dict[str, Any], hardware: Hardware) -> Plan:
+    """Plan to continue a training as it is recorded; raises `OptionsError` for a given option that contradicts it."""
+    recorded = read_recorded_training(run.out)
+    start = read_checkpoint(run.start) if run.start else None
+    if start and start.digest != recorded.start:
+        raise OptionsError(f"start: expected {recorded.start!r}, as in the snapshot, got {start.digest!r}")
+    given = {name: value for name, value in values.items() if name in run.given}
+    architecture = _architecture(given).continued_from(recorded.config, run.given, IN_SNAPSHOT)
+    names = TrainingOptions.__dataclass_fields__
+    options = continued_options(
+        recorded.options, {name: value for name, value in given.items() if name in names}, IN_SNAPSHOT
+    )
+    if "device" not in run.given:
+        hardware = hardware._replace(device=recorded.device)
+    device = hardware.use()
+    dataset = split_by_content(_read(run, architecture.resized_shape()), options.test_share, options.seed)
+    config = architecture.config(dataset.image_shape)
+    return Plan(dataset, config, options, device, start, _recorded_command(run))
+
+
+def _read(run: TrainingRun, shape: tuple[int, ...] | None) -> Dataset:
+    dataset = read_dataset(run.data, shape)
+    report_skipped(dataset)
+    return dataset
+
+
+def _architecture(values: dict[str, Any]) -> Architecture:
+    """The architecture of given values; what is missing has any valid value until it is chosen."""
+    defaults = NETWORK | {"image_shape": "", "latent": "32", "likelihood": "bernoulli", "scale": 0.1}
+    return Architecture(**{name: values.get(name, value) for name, value in defaults.items()})
+
+
+def _architecture_choices(images: ImageStatistics, values: dict[str, Any]) -> list[Choice]:
+    """The choices, without those of the networks if one of their options is given."""
+    choices = choose_architecture(images)
+    return [choice for choice in choices if choice.option not in NETWORK or not NETWORK.keys() & values.keys()]
+
+
+def _choose_run(plan: Plan, chosen: _Values, minutes: float | None) -> TrainingOptions:
+    """Choose batch size, epochs and schedules."""
+    images = _trained(plan)
+    length = choose_length(images, chosen.values)
+    if minutes is not None:
+        chosen.choose(length[:1])
+        chosen.choose([_budgeted_epochs(plan._replace(options=chosen.options()), minutes)])
+    chosen.choose(length)
+    if plan.start:
+        chosen.choose([Choice("kl_warmup", 0.0, "the training starts from a model")])
+    epochs = chosen.values["epochs"]
+    steps = steps_per_epoch(images, chosen.values["batch_size"])
+    chosen.choose(choose_schedules(epochs, epochs * steps))
+    return chosen.options()
+
+
+def _trained(plan: Plan) -> int:
+    """The number of images that are trained on."""
+    held_out = 0 if plan.dataset.validation is not None else plan.options.holdout
+    return max(1, len(plan.dataset.train) - held_out)
+
+
+def _budgeted_epochs(plan: Plan, minutes: float) -> Choice:
+    training = plan.training()
+    seconds = (len(training.images) + len(training.heldout) / 3) / measure_speed(
+        training
+    )  # validation has no gradients
+    epochs = max(1, min(10**6, int(60 * minutes * BUDGET_SHARE / seconds)))
+    return Choice("epochs", epochs, f"{minutes:g} minutes with {seconds:.3g} s for each epoch")
+
+
+def _report_choices(choices: list[Choice]) -> None:
+    if choices:
+        notify("chosen from the data; an option overrides each:")
+    for reason, same in groupby(choices, lambda choice: choice.reason):
+        options = " ".join(f"--{choice.option.replace('_', '-')} {choice.value}" for choice in same)
+        notify(f"  {options}: {reason}")
+
+
+def _recorded_command(run: TrainingRun) -> str:
+    """The command that began the training in a folder."""
+    with suppress(CheckpointError):  # a missing or damaged file is written anew
+        metrics, _ = read_metrics(read_json(run.out / METRICS))
+        if metrics.training:
+            return metrics.training.command
+    return command_line()

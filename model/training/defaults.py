@@ -1,0 +1,153 @@
+"""Defaults of architecture and training options that follow from the images, each with its reason."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any, NamedTuple
+
+from model.data.arrays import Images
+from model.training.options import OptionsError, TrainingOptions
+
+MAX_EPOCHS = 10**6
+
+GREY_SHARE = 0.25
+"""E[x (1 - x)] / (E[x] (1 - E[x])) below which grey images count as nearly binary; 0 for black and white alone."""
+
+SAMPLED_IMAGES = 5000
+"""Number of images from which the share of grey is measured."""
+
+
+class Choice(NamedTuple):
+    """A default: the name of the option, the value as the command line takes it, and the reason."""
+
+    option: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatistics:
+    """What the defaults follow from: shape (C, H, W) and number of training images, and how grey they are."""
+
+    image_shape: tuple[int, ...]
+    images: int
+    grey_share: float
+
+    @classmethod
+    def of(cls, images: Images) -> "ImageStatistics":
+        """Measure uint8 images [N, C, H, W]."""
+        x = images[:: ceil(len(images) / SAMPLED_IMAGES)] / 255.0
+        spread = x.mean() * (1 - x.mean())
+        return cls(images.shape[1:], len(images), float((x * (1 - x)).mean() / spread) if spread else 1.0)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the images are grey and nearly black and white."""
+        return self.image_shape[0] == 1 and self.grey_share < GREY_SHARE
+
+    @property
+    def side(self) -> int:
+        """The larger of height and width."""
+        return max(self.image_shape[1:])
+
+
+def choose_architecture(images: ImageStatistics) -> list[Choice]:
+    """Choose likelihood and networks."""
+    size = f"{images.image_shape[2]}x{images.image_shape[1]} pixels"
+    return [_likelihood(images), *_networks(images, size), _latent(images)]
+
+
+def choose_data_options(images: int, *, has_test: bool, has_validation: bool) -> list[Choice]:
+    """Choose how many of the images are held out."""
+    test = 0.0 if has_test else 0.1
+    kept = round(images * (1 - test))
+    holdout = 0 if has_validation else min(1000, max(kept // 10, min(16, kept // 4)))
+    return [
+        Choice("test_share", test, "the data have a test split" if has_test else "the data have no test split"),
+        Choice(
+            "holdout", holdout, "the data have a validation split" if has_validation else "validation, 1000 at most"
+        ),
+    ]
+
+
+def choose_length(images: int, given: Mapping[str, Any]) -> list[Choice]:
+    """Choose batch size and epochs for a number of training images; `given` has options that are decided."""
+    batch = given.get("batch_size") or _power_of_two(images // 20, 16, 128)
+    steps = round(min(20_000, max(2000, 3000 * (images / 1000) ** 0.5)))
+    epochs = max(1, min(MAX_EPOCHS, round(steps / steps_per_epoch(images, batch))))
+    return [
+        Choice("batch_size", batch, f"a twentieth of {images} images, from 16 to 128"),
+        Choice("epochs", epochs, f"about {steps} steps for {images} images"),
+    ]
+
+
+def choose_schedules(epochs: int, steps: int) -> list[Choice]:
+    """Choose warm-ups and averaging for a run of so many epochs and steps in all."""
+    return [
+        Choice("warmup", min(500, steps // 20), "a twentieth of the steps, at most 500"),
+        Choice("kl_warmup", min(5.0, epochs / 10), "a tenth of the epochs, at most 5"),
+        Choice("ema", round(max(0.9, min(0.999, 1 - 20 / steps)), 4), "an average over a twentieth of the steps"),
+    ]
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Return the number of batches of an epoch."""
+    return ceil(images / batch_size)
+
+
+def require_possible(
+    images: ImageStatistics, likelihood: str, options: TrainingOptions, steps: int, validation: int
+) -> None:
+    """Raise `OptionsError` for options that cannot work with these images, `steps` in all and `validation` images."""
+    if options.holdout >= images.images:
+        raise OptionsError(f"holdout: expected fewer than the {images.images} training images, got {options.holdout}")
+    if options.warmup > steps:
+        raise OptionsError(f"warmup: expected at most the {steps} steps of the training, got {options.warmup}")
+    if options.kl_warmup > options.epochs:
+        raise OptionsError(
+            f"kl_warmup: expected at most the {options.epochs} epochs of the training, got {options.kl_warmup:g}"
+        )
+    if likelihood == "bernoulli" and options.binarize == "dynamic" and images.image_shape[0] == 3:
+        raise OptionsError(
+            "likelihood: expected logistic, or binarize none, for colour images; bernoulli draws pixels black or white"
+        )
+    if options.patience and not validation:
+        raise OptionsError("patience: expected images for validation; holdout is 0")
+
+
+def _likelihood(images: ImageStatistics) -> Choice:
+    if images.image_shape[0] == 3:
+        return Choice("likelihood", "logistic", "the images have colours")
+    if images.is_binary:
+        return Choice("likelihood", "bernoulli", "the images are nearly black and white")
+    return Choice("likelihood", "logistic", "the images have grey levels")
+
+
+def _networks(images: ImageStatistics, size: str) -> list[Choice]:
+    stride, channels, blocks, hidden = _network(images.side)
+    values = {"stride": stride, "channels": _text(channels), "blocks": _text(blocks), "hidden": str(hidden)}
+    return [Choice(option, value, f"images of {size}") for option, value in values.items()]
+
+
+def _network(side: int) -> tuple[int, tuple[int, ...], tuple[int, ...], int]:
+    """Return stride, channels, blocks and hidden width; the coarsest grid has 4 to 8 pixels a side up to 256."""
+    if side <= 12:
+        return 1, (32, 64), (1, 1), 256
+    if side <= 32:
+        return 2, (32, 32), (1, 1), 450
+    deeper = max(0, (side - 1).bit_length() - 6)
+    return 2, (32, 64, *(128,) * (deeper + 2)), (0, *(1,) * (deeper + 3)), 256
+
+
+def _latent(images: ImageStatistics) -> Choice:
+    values = prod(images.image_shape)
+    latent = next((size for most, size in ((256, 16), (1024, 32), (4096, 64)) if values <= most), 128)
+    return Choice("latent", str(latent), f"images of {values} values")
+
+
+def _power_of_two(value: int, least: int, most: int) -> int:
+    return min(most, max(least, 1 << max(0, value.bit_length() - 1)))
+
+
+def _text(values: tuple[int, ...]) -> str:
+    return ",".join(map(str, values))
