@@ -51,7 +51,10 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # the input may contain API keys
     )
 
-    model: Path = Field(DEFAULT_MODEL, description="folder of the model: config.json and model.safetensors")
+    model: Path = Field(
+        DEFAULT_MODEL,
+        description="folder of the model, or its name on the Hugging Face hub: hf:ORG/NAME[@REVISION][/SUBFOLDER]",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of one batch; 0: automatic")
     precision: Literal["float32", "bfloat16"] = Field(

@@ -6,6 +6,7 @@ A module of `model.formats` turns a folder or a name into an `ImageModel`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -235,6 +236,24 @@ class TileableModel(ImageModel, Protocol):
 
     def tiled(self) -> ImageModel:
         """Return the model that computes in tiles, with the same weights; near the seams its results differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a model comes from: its name in responses, and where clients may see that it was read from.
+
+    `root` is the folder in which its files lie once links are resolved.
+    """
+
+    name: str
+    source: str
+    root: Path
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "Origin":
+        """Return the origin of a model in a folder, which names it."""
+        path = folder.resolve()
+        return cls(path.name, path.name, path)
 
 
 @dataclass(frozen=True, slots=True)

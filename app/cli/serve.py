@@ -21,7 +21,9 @@ def serve_parameters() -> tuple[Any, ...]:
 
     Typer converts no value, so that options and variables are checked alike, by `Settings`.
     """
-    folder = Annotated[Path | None, typer.Argument(metavar="MODEL", help="The folder of the model, as --model.")]
+    folder = Annotated[
+        Path | None, typer.Argument(metavar="MODEL", help="The folder of the model or its name on the hub, as --model.")
+    ]
     options = [_option(name, field) for name, field in Settings.model_fields.items()]
     app = typer.Typer(add_completion=False)
     app.command(add_help_option=False)(make_dataclass("Parameters", [(FOLDER, folder, None), *options]))

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from model.files import CONFIG, WEIGHTS, CheckpointError, check_folder, require_folder
 from model.formats.diffusers_files import NEEDS, PICKLES, check_diffusers_folder, conversion, is_diffusers_folder
+from model.formats.hub import DEFAULT_HUB, Hub, HubName, Snapshot, is_hub_name
 from model.formats.onnx_files import NEEDS as PAIR_NEEDS
 from model.formats.onnx_files import check_pair, is_pair
 
 if TYPE_CHECKING:
-    from model.interface import StoredModel
+    from model.interface import Origin, StoredModel
 
 MAX_NAMES_LISTED = 8
 """Files of a folder that an error lists."""
@@ -24,9 +25,9 @@ MAX_NAMES_LISTED = 8
 class Format(NamedTuple):
     """A model format.
 
-    `module` has a function `read`, which takes the folder and returns a `StoredModel`. `recognises` tells whether a
-    folder has this format, and `check` raises `CheckpointError` if files are missing, both quickly and without torch.
-    `needs` says for people what the folder holds.
+    `module` has a function `read`, which takes the folder and its `Origin` and returns a `StoredModel`. `recognises`
+    tells whether a folder has this format, and `check` raises `CheckpointError` if files are missing, both quickly and
+    without torch. `needs` says for people what the folder holds.
     """
 
     module: str
@@ -35,19 +36,40 @@ class Format(NamedTuple):
     needs: str
 
 
-def read_model(source: Path) -> "StoredModel":
+def read_model(source: Path, hub: Hub = DEFAULT_HUB) -> "StoredModel":
     """Read the model in a folder of any format, in evaluation mode and without gradients, on the CPU.
 
-    Raises `CheckpointError` for a folder without a usable model.
+    `source` is the folder, or a name on the hub. Raises `CheckpointError` for a folder without a usable model, or a
+    name that cannot be fetched.
     """
-    name = format_of(source)
-    stored: StoredModel = import_module(FORMATS[name].module).read(source)
+    folder, snapshot = _folder(source, hub)
+    stored: StoredModel = import_module(FORMATS[format_of(folder)].module).read(folder, _origin(source, snapshot))
     return stored
 
 
-def check_model(source: Path) -> None:
-    """Check that a folder has the files of a model, quickly and without torch. Raises `CheckpointError`."""
-    FORMATS[format_of(source)].check(source)
+def check_model(source: Path, hub: Hub = DEFAULT_HUB) -> None:
+    """Check that a folder has the files of a model, quickly and without torch; fetch a model that is on the hub.
+
+    Raises `CheckpointError`.
+    """
+    folder, _ = _folder(source, hub)
+    FORMATS[format_of(folder)].check(folder)
+
+
+def _folder(source: Path, hub: Hub) -> tuple[Path, Snapshot | None]:
+    """Return the folder of a model, and the snapshot that it is part of if it comes from the hub."""
+    if not is_hub_name(source):
+        return source, None
+    snapshot = hub.fetch(HubName.parse(source.as_posix()))
+    return snapshot.folder, snapshot
+
+
+def _origin(source: Path, snapshot: Snapshot | None) -> "Origin":
+    from model.interface import Origin  # noqa: PLC0415  # it imports torch
+
+    if snapshot is None:
+        return Origin.of_folder(source)
+    return Origin(snapshot.name.short, str(snapshot.name), snapshot.root)
 
 
 def format_of(source: Path) -> str:

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from model.files import CONFIG, CheckpointError
 from model.formats.diffusers_files import CLASS, DiffusersFiles, find_files
 from model.gaussian import DiagonalGaussian
-from model.interface import DecodedImage, DeterministicCode, LatentScaling, ModelSpec, MultipleOfFactor, StoredModel
+from model.interface import (
+    DecodedImage,
+    DeterministicCode,
+    LatentScaling,
+    ModelSpec,
+    MultipleOfFactor,
+    Origin,
+    StoredModel,
+)
 
 FORMAT = "diffusers"
 
@@ -107,13 +115,13 @@ class DiffusersModel(nn.Module):
         return DiffusersModel(vae, self.spec)
 
 
-def read(folder: Path) -> StoredModel:
+def read(folder: Path, origin: Origin) -> StoredModel:
     """Read an autoencoder in float32. Raises `CheckpointError` for a folder without a usable one."""
     files = find_files(folder)
     name = str(files.config[CLASS])
     if name not in CLASSES:
         raise CheckpointError(f"{files.folder / CONFIG}: {CLASS}: expected {', '.join(CLASSES)}, got {name!r}")
-    spec = _spec(folder.resolve().name, files, _empty(name, files))
+    spec = _spec(origin, files, _empty(name, files))
     return StoredModel(DiffusersModel(_load(name, files), spec))
 
 
@@ -192,14 +200,14 @@ def _load(name: str, files: DiffusersFiles) -> nn.Module:
     return module
 
 
-def _spec(name: str, files: DiffusersFiles, vae: Any) -> ModelSpec:
+def _spec(origin: Origin, files: DiffusersFiles, vae: Any) -> ModelSpec:
     config, known = vae.config, CLASSES[files.config[CLASS]]
     factor = known.factor(config)
     return ModelSpec(
-        name=name,
+        name=origin.name,
         digest=_digest(files.weights),
         format=FORMAT,
-        source=name,
+        source=origin.source,
         channels=config.in_channels,
         sizes=MultipleOfFactor(
             factor, 2 * factor, MAX_SIDE, config.latent_channels, default=default_side(config, factor)

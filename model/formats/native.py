@@ -6,7 +6,7 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.gaussian import DiagonalGaussian
-from model.interface import FixedSize, ModelSpec, StoredModel
+from model.interface import FixedSize, ModelSpec, Origin, StoredModel
 from model.likelihoods import Likelihood
 from model.vae import VAE
 
@@ -27,10 +27,11 @@ class NativeModel:
         return self.vae.likelihood(z)
 
 
-def read(folder: Path) -> StoredModel:
+def read(folder: Path, origin: Origin) -> StoredModel:
     """Read a checkpoint. Raises `CheckpointError` as `read_checkpoint` does."""
     checkpoint = read_checkpoint(folder)
-    return StoredModel(native_model(checkpoint), checkpoint.metrics, checkpoint.warnings)
+    model = model_of(checkpoint.vae, origin.name, checkpoint.digest, checkpoint.parameters, origin.source)
+    return StoredModel(model, checkpoint.metrics, checkpoint.warnings)
 
 
 def native_model(checkpoint: Checkpoint) -> NativeModel:
@@ -38,14 +39,14 @@ def native_model(checkpoint: Checkpoint) -> NativeModel:
     return model_of(checkpoint.vae, checkpoint.name, checkpoint.digest, checkpoint.parameters)
 
 
-def model_of(vae: VAE, name: str = "", digest: str = "", parameters: int = 0) -> NativeModel:
-    """Return the model of a VAE, with the shapes of its architecture."""
+def model_of(vae: VAE, name: str = "", digest: str = "", parameters: int = 0, source: str = "") -> NativeModel:
+    """Return the model of a VAE, with the shapes of its architecture; `source` is `name` by default."""
     channels, height, width = vae.config.image_shape
     spec = ModelSpec(
         name=name,
         digest=digest,
         format=FORMAT,
-        source=name,
+        source=source or name,
         channels=channels,
         sizes=FixedSize((height, width), vae.config.latent_shape),
         likelihood=vae.config.likelihood,

@@ -23,7 +23,7 @@ from model.formats.onnx.graph import read_graph
 from model.formats.onnx.pair import OpenedPair
 from model.formats.onnx.signature import decoder_channels
 from model.formats.onnx_files import PAIR
-from model.interface import FixedSize, ImageModel, ModelSpec
+from model.interface import FixedSize, ImageModel, ModelSpec, Origin
 
 TOLERANCE = 1e-4
 """Largest difference of two numbers, relative to the largest number of their tensor if that is above 1."""
@@ -106,7 +106,7 @@ def export(
             _write(Path(written), config, modules)
             _compare(Path(written), modules)
             _move(Path(written), target)
-    return read_pair(target).spec
+    return read_pair(target, Origin.of_folder(target)).spec
 
 
 def _numbers(value: float | Sequence[float]) -> tuple[float, ...]:
@@ -172,7 +172,7 @@ def _write(folder: Path, config: PairConfig, modules: _Modules) -> None:
     encoder, decoder = (folder / name for name in PAIR)
     _write_graph(encoder, modules.encoder, config.image_shape, config.factor, ["image"], encoded)
     _write_graph(decoder, modules.decoder, config.latent_shape, config.factor, ["latent"], ["image"])
-    digests = {path.name: read_graph(path).digest for path in (encoder, decoder)}
+    digests = {path.name: read_graph(path, folder).digest for path in (encoder, decoder)}
     write_json(folder / CONFIG, replace(config, sha256=digests).as_dict())
 
 
@@ -227,7 +227,7 @@ def _summary(error: BaseException) -> str:
 @torch.inference_mode()
 def _compare(folder: Path, modules: _Modules) -> None:
     """Compare the pair in a folder with its modules on random images and latents."""
-    pair = read_pair(folder)
+    pair = read_pair(folder, Origin.of_folder(folder))
     reference = OpenedPair(pair.spec, pair.config, partial(_called, modules.encoder), partial(_called, modules.decoder))
     for size in _sizes(pair.spec):
         for rows in COMPARED_ROWS:

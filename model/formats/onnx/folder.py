@@ -18,7 +18,7 @@ from model.formats.onnx.graph import Graph, read_graph
 from model.formats.onnx.pair import OnnxPair
 from model.formats.onnx.signature import check_signatures
 from model.formats.onnx_files import OPTIMUM_PAIR, PAIR, own_layout
-from model.interface import FixedSize, LatentScaling, ModelSpec, MultipleOfFactor, StoredModel
+from model.interface import FixedSize, LatentScaling, ModelSpec, MultipleOfFactor, Origin, StoredModel
 
 FORMAT = "onnx"
 
@@ -32,38 +32,38 @@ class _Pair(NamedTuple):
     decoder: Graph
 
 
-def read(folder: Path) -> StoredModel:
+def read(folder: Path, origin: Origin) -> StoredModel:
     """Read the pair in a folder as `read_pair` does."""
-    return StoredModel(read_pair(folder))
+    return StoredModel(read_pair(folder, origin))
 
 
-def read_pair(folder: Path) -> OnnxPair:
+def read_pair(folder: Path, origin: Origin) -> OnnxPair:
     """Read the pair in a folder of either layout, and check its graphs.
 
     Raises `CheckpointError` for a config or a graph that is missing, damaged, inconsistent, or not allowed.
     """
-    pair = _read_own(folder) if own_layout(folder) else _read_optimum(folder)
+    pair = _read_own(folder, origin.root) if own_layout(folder) else _read_optimum(folder, origin.root)
     check_signatures(pair.config, pair.encoder, pair.decoder)
-    return OnnxPair(_spec(folder, pair), pair.config, pair.encoder, pair.decoder)
+    return OnnxPair(_spec(origin, pair), pair.config, pair.encoder, pair.decoder)
 
 
-def _read_own(folder: Path) -> _Pair:
+def _read_own(folder: Path, root: Path) -> _Pair:
     values = read_json(folder / CONFIG)
     try:
         config = PairConfig.from_dict(values)
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from None
-    graphs = [read_graph(folder / name) for name in PAIR]
+    graphs = [read_graph(folder / name, root) for name in PAIR]
     for graph in graphs:
         if config.sha256.get(graph.path.name, graph.digest) != graph.digest:
             raise CheckpointError(f"{graph.path}: written with another {CONFIG}, which names other digests")
     return _Pair(values, config, *graphs)
 
 
-def _read_optimum(folder: Path) -> _Pair:
+def _read_optimum(folder: Path, root: Path) -> _Pair:
     path = (folder / OPTIMUM_PAIR[0]).with_name(CONFIG)
     values = read_json(path)
-    encoder, decoder = (read_graph(folder / name) for name in OPTIMUM_PAIR)
+    encoder, decoder = (read_graph(folder / name, root) for name in OPTIMUM_PAIR)
     try:
         return _Pair(values, _optimum_config(values, encoder), encoder, decoder)
     except ConfigError as error:
@@ -93,13 +93,13 @@ def _optimum_config(values: Mapping[str, Any], encoder: Graph) -> PairConfig:
     )
 
 
-def _spec(folder: Path, pair: _Pair) -> ModelSpec:
-    config, name = pair.config, folder.resolve().name
+def _spec(origin: Origin, pair: _Pair) -> ModelSpec:
+    config = pair.config
     return ModelSpec(
-        name=name,
+        name=origin.name,
         digest=_digest(pair),
         format=FORMAT,
-        source=name,
+        source=origin.source,
         channels=config.image_shape[0],
         sizes=_sizes(config),
         likelihood=config.likelihood,

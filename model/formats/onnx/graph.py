@@ -64,11 +64,11 @@ class Graph:
     digest: str
 
 
-def read_graph(path: Path, root: Path | None = None) -> Graph:
+def read_graph(path: Path, root: Path) -> Graph:
     """Read and check a graph of one input.
 
-    The files with its weights lie in the folder of the graph, and in `root` once links are resolved; `root` is that
-    folder itself by default. Raises `CheckpointError`.
+    The files with its weights lie in the folder of the graph, and in `root` once links are resolved. Raises
+    `CheckpointError`.
     """
     content = read_file(path, MAX_GRAPH_BYTES)
     model = ModelProto()
@@ -81,7 +81,7 @@ def read_graph(path: Path, root: Path | None = None) -> Graph:
     names = sorted({_location(path, tensor) for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL})
     if len(names) > MAX_FILES:
         raise CheckpointError(f"{path}: expected weights in at most {MAX_FILES} files, got {len(names)}")
-    files = {name: _read_weights(path, name, root or path.parent) for name in names}
+    files = {name: _read_weights(path, name, root) for name in names}
     _check_offsets(path, tensors, files)
     parameters = sum(prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in FLOATS)
     return Graph(path, content, files, _input(path, model), _outputs(path, model), parameters, _digest(content, files))
