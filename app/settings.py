@@ -22,6 +22,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
 Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lambda name: str(name).lower())]
 
+_SIZE = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
@@ -78,6 +79,11 @@ class Settings(BaseSettings):
     max_batch_delay_ms: float = Field(
         0, ge=0, le=10_000, description="maximum time a batch waits for more images; 0 dispatches at once"
     )
+    warm_sizes: Annotated[tuple[tuple[int, int], ...], NoDecode] = Field(
+        (),
+        description="image sizes that are warmed up, of a model of many sizes: 512x512,768x512 as width x height; "
+        "by default the one of its config, at most 512",
+    )
     batch_invariant: bool = Field(
         False, description="the bytes of a response never depend on the load; costs time with large models only"
     )
@@ -119,6 +125,18 @@ class Settings(BaseSettings):
     @classmethod
     def _default_for_empty_host(cls, host: object) -> object:
         return cls.model_fields["host"].default if isinstance(host, str) and not host.strip() else host
+
+    @field_validator("warm_sizes", mode="before")
+    @classmethod
+    def _parse_sizes(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        sizes = [part.strip() for part in value.split(",") if part.strip()]
+        for size in sizes:
+            if not _SIZE.fullmatch(size):
+                msg = f"expected sizes such as 512x512,768x512, got {size!r}"
+                raise ValueError(msg)
+        return tuple((int(height), int(width)) for width, height in (size.split("x") for size in sizes))
 
     @model_validator(mode="before")
     @classmethod

@@ -22,7 +22,7 @@ from app.settings import PREFIX, Settings  # noqa: E402
 GROUPS = {
     "Model and computation": ("model", "device", "threads", "precision", "runtime"),
     "Processes and sockets": ("workers", "host", "port", "page"),
-    "Batching": ("max_batch_size", "max_batch_delay_ms", "batch_invariant", "max_queue_items"),
+    "Batching": ("max_batch_size", "max_batch_delay_ms", "warm_sizes", "batch_invariant", "max_queue_items"),
     "Limits and timeouts": (
         "max_items",
         "max_body_bytes",

@@ -4,7 +4,7 @@ A module of `model.formats` turns a folder or a name into an `ImageModel`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -64,6 +64,14 @@ class MultipleOfFactor:
                 rule = f"multiples of {self.factor} from {self.minimum} to {self.maximum}"
                 raise ValueError(f"image: expected sides that are {rule}, got {height}x{width}")
         return (self.latent_channels, height // self.factor, width // self.factor)
+
+    def size_of(self, latent_shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return the size (H, W) of the image of a latent; raises `ValueError` for the shape of no latent."""
+        if len(latent_shape) != 3 or latent_shape[0] != self.latent_channels:
+            raise ValueError(f"latent: expected [{self.latent_channels}, h, w], got {list(latent_shape)}")
+        size = (latent_shape[1] * self.factor, latent_shape[2] * self.factor)
+        self.latents_of(*size)
+        return size
 
     def fitted(self, height: int, width: int) -> tuple[int, int]:
         """Return the size that an image is resized to: the next lower multiples of the factor, within the bounds."""
@@ -147,6 +155,10 @@ class ModelSpec:
     def has_elbo(self) -> bool:
         """Whether the ELBO is defined: by a density of images, a posterior with a variance, and the prior."""
         return self.likelihood is not None and self.has_variance
+
+    def at(self, height: int, width: int) -> "ModelSpec":
+        """Return the properties of the model for images of one size; raises `ValueError` for one it does not take."""
+        return replace(self, sizes=FixedSize((height, width), self.sizes.latents_of(height, width)))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -234,8 +246,11 @@ class ImageModel(Protocol):
 class TileableModel(ImageModel, Protocol):
     """A model that can compute a large image in overlapping tiles, in the memory of one tile."""
 
-    def tiled(self) -> ImageModel:
-        """Return the model that computes in tiles, with the same weights; near the seams its results differ."""
+    def tiled(self, side: int) -> ImageModel:
+        """Return the model that computes in tiles of `side` pixels, with the same weights; its results differ a little.
+
+        Raises `ValueError` for a side that is no multiple of the factor.
+        """
 
 
 @dataclass(frozen=True, slots=True)

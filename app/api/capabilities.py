@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from app.context import Operation
 from app.errors import UnsupportedByModel
+from app.inference.sized_batches import SizedBatches
 from model.interface import FixedSize, ModelSpec
 
 SAMPLES, SAMPLE, ELBO, TILES = "samples", "sample", "elbo", "tiles"
@@ -31,12 +33,19 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def describe_sizes(spec: ModelSpec) -> dict[str, int] | None:
+def describe_sizes(spec: ModelSpec, sized: SizedBatches | None) -> dict[str, Any] | None:
     """Return the rule of the image sizes as `schemas.Model` has it; None for a model of one size."""
     rule = spec.sizes
-    if isinstance(rule, FixedSize):
+    if isinstance(rule, FixedSize) or sized is None:
         return None
-    return {"factor": rule.factor, "minimum": rule.minimum, "maximum": rule.maximum}
+    whole = {name: sized.largest_whole(name) for name in (Operation.ENCODE, Operation.DECODE, Operation.RECONSTRUCT)}
+    largest = {str(name): pixels for name, pixels in whole.items() if pixels is not None}
+    return {
+        "factor": rule.factor,
+        "minimum": rule.minimum,
+        "maximum": rule.maximum,
+        **({"largest_whole": largest} if largest else {}),
+    }
 
 
 def require(spec: ModelSpec, capability: str, parameter: str) -> None:

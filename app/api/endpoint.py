@@ -18,7 +18,7 @@ from app.api.content_negotiation import negotiate
 from app.api.query import Query, parse_query
 from app.api.services import Services
 from app.codecs.media_types import JSON
-from app.context import RequestContext
+from app.context import Operation, RequestContext
 from app.errors import ContentTooLarge, DeadlineExceeded, NotAcceptable, Unavailable
 from app.inference.loaded_model import LoadedModel
 from app.validation import quoted
@@ -63,22 +63,32 @@ class EndpointRequest:
         self.context.model = model.identity
         return model
 
-    def reserve(self, model: LoadedModel, operation: str, count: int, draws: int = 0, *, part: str = "images") -> None:
+    def reserve(
+        self,
+        model: LoadedModel,
+        operation: Operation,
+        count: int,
+        draws: int = 0,
+        *,
+        part: str = "images",
+        size: tuple[int, int] | None = None,
+    ) -> None:
         """Check that the request may have `count` items with `draws` draws each, and reserve the memory for them.
 
-        `part` is the part of the request that has the items. Raises `ContentTooLarge` for too many items or too much
-        memory for one request, `Unavailable` for too much memory of all requests together.
+        `part` is the part of the request that has the items, `size` that of their images if the model has several.
+        Raises `ContentTooLarge` for too many items or too much memory for one request, `Unavailable` for too much
+        memory of all requests together.
         """
         limits = self.services.limits
         if count * (draws or 1) > limits.max_items:
             each = f" with {draws} draws each" if draws > 1 else ""
             what = f"{count} image{'s' * (count != 1)}{each}"
             raise ContentTooLarge(f"{what}: more than the {limits.max_items} items allowed in one request")
-        footprint = model.footprints[operation, self.media_type == JSON]
-        size = count * (footprint.item + draws * footprint.draw)
-        if size > limits.max_memory_bytes:
+        footprint = model.footprint(operation, size, as_json=self.media_type == JSON)
+        memory = count * (footprint.item + draws * footprint.draw)
+        if memory > limits.max_memory_bytes:
             raise footprint.excess(count, draws, limits.max_memory_bytes, part)
-        self.services.budget.reserve(self.context, size)
+        self.services.budget.reserve(self.context, memory)
 
     async def run_codec(self, cost: int, work: Callable[..., T], *arguments: Any) -> T:
         """Run codec work and record its time: on the event loop if its cost is small, otherwise on a codec thread.

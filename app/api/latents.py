@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from app.api.image_sizes import require_pixels
 from app.api.schemas import LatentsIn, Posterior
 from app.codecs.npy import Header, read_array
 from app.errors import UnprocessableContent
 from app.validation import describe_value, parse_json, quoted, require_items
-from model.interface import LatentScaling
+from model.interface import FixedSize, ModelSpec
 
 MAX_ABS_LATENT = 1e6
 """Absolute value far above any latent of a N(0, I) prior, and far below the overflow of float32."""
@@ -20,22 +21,48 @@ JSON_OVERHEAD = 16
 
 
 class ExpectedLatents(NamedTuple):
-    """What a request may have: at most `max_items` latents of `shape`, of the model with the identity `model`.
+    """What a request may have: at most `max_items` latents of a model, of images of at most `max_pixels`.
 
-    With `scaled` they are in the units of `scaling`, unless the body says so itself. A response of /encode as an array
-    begins with `moments` arrays: mean and logvar, or the mean alone.
+    With `scaled` they are in the units of the diffusion model, unless the body says so itself.
     """
 
-    shape: tuple[int, ...]
-    model: str
+    spec: ModelSpec
     max_items: int
-    scaling: LatentScaling = LatentScaling()
+    max_pixels: int
     scaled: bool = False
-    moments: int = 2
+
+    @property
+    def moments(self) -> int:
+        """The arrays at the beginning of a response of /encode: mean and logvar, or the mean alone."""
+        return 2 if self.spec.has_variance else 1
+
+    @property
+    def largest_shape(self) -> tuple[int, ...]:
+        """The shape of the largest latent."""
+        rule = self.spec.sizes
+        if isinstance(rule, FixedSize):
+            return rule.latent_shape
+        return rule.latents_of(rule.maximum, rule.maximum)
+
+    def shape_for(self, dimensions: tuple[int, ...], where: str) -> tuple[int, ...]:
+        """Return the shape that all latents must have, if one `where` has these dimensions.
+
+        Raises `UnprocessableContent` for dimensions of no latent, `ContentTooLarge` for those of too large an image; a
+        model of one size expects its own shape.
+        """
+        rule = self.spec.sizes
+        if isinstance(rule, FixedSize):
+            return rule.latent_shape
+        try:
+            size = rule.size_of(dimensions)
+        except ValueError as error:
+            raise UnprocessableContent(f"{where}: {error}") from None
+        require_pixels(size, self.max_pixels)
+        return dimensions
 
     def has_encode_response(self, header: Header) -> bool:
         """Whether an array is a response of /encode, [2 + L, N, *latent_shape]: means, logvars and draws."""
-        return len(header.shape) == len(self.shape) + 2 and header.shape[0] >= self.moments
+        return len(header.shape) == len(self.largest_shape) + 2 and header.shape[0] >= self.moments
 
 
 def latents_of_json(body: bytes, expected: ExpectedLatents) -> np.ndarray:
@@ -44,18 +71,21 @@ def latents_of_json(body: bytes, expected: ExpectedLatents) -> np.ndarray:
     Raises `BadRequest` for a body that is not JSON, `ContentTooLarge` for too many latents, `UnprocessableContent` for
     latents of another shape, of another model, or above `MAX_ABS_LATENT`.
     """
-    shape, model, max_items, scaling, scaled, _ = expected
+    spec, max_items, _, scaled = expected
+    largest = expected.largest_shape
     vectors = 3 * max_items  # in a response of /encode: the means and logvars of all items, and as many draws
-    arrays = sum(prod(shape[:depth]) for depth in range(len(shape)))  # nested ones of one latent
+    arrays = sum(prod(largest[:depth]) for depth in range(len(largest)))  # nested ones of one latent
     sent = parse_json(
         LatentsIn,
         body,
-        max_values=vectors * (prod(shape) + 1) + JSON_OVERHEAD,
+        max_values=vectors * (prod(largest) + 1) + JSON_OVERHEAD,
         max_names=vectors + JSON_OVERHEAD,
         max_arrays=vectors * arrays + JSON_OVERHEAD + max_items,
     )
     require_items(len(sent.latents), max_items)
-    _require_same_model(sent, shape, model)
+    first = sent.latents[0]
+    shape = expected.shape_for(_dimensions(first.mean if isinstance(first, Posterior) else first), "latents[0]")
+    _require_same_model(sent, shape, spec.identity)
     posteriors = [(index, item) for index, item in enumerate(sent.latents) if isinstance(item, Posterior)]
     if posteriors:
         _check_posteriors(posteriors, shape)
@@ -65,14 +95,14 @@ def latents_of_json(body: bytes, expected: ExpectedLatents) -> np.ndarray:
         return f"latents[{index}]" + (".mean" if isinstance(sent.latents[index], Posterior) else "")
 
     latents = _within_range(_array(means, shape, location), location)
-    return scaling.unscaled(latents) if scaled or sent.scaled else latents
+    return spec.scaling.unscaled(latents) if scaled or sent.scaled else latents
 
 
 def latents_of_npy(body: bytes, header: Header, expected: ExpectedLatents) -> np.ndarray:
     """Read the latents of an .npy body after `check_header`; from a response of /encode the means."""
     array = read_array(body, header)
     latents = _within_range(array[0] if expected.has_encode_response(header) else array)
-    return expected.scaling.unscaled(latents) if expected.scaled else latents
+    return expected.spec.scaling.unscaled(latents) if expected.scaled else latents
 
 
 def check_header(header: Header, expected: ExpectedLatents) -> None:
@@ -80,15 +110,25 @@ def check_header(header: Header, expected: ExpectedLatents) -> None:
 
     Raises `UnprocessableContent` for another type or shape, `ContentTooLarge` for too many latents.
     """
-    shape, max_items = expected.shape, expected.max_items
     latents = header.shape[1:] if expected.has_encode_response(header) else header.shape
-    if header.type_name not in ("float32", "float64") or not latents or latents[1:] != tuple(shape) or not latents[0]:
+    is_float = header.type_name in ("float32", "float64")
+    shape = expected.shape_for(latents[1:], "latents") if is_float else expected.spec.latent_shape
+    if not is_float or not latents or latents[1:] != shape or not latents[0]:
         latent = ", ".join(["N", *map(str, shape)])
         response = f"[{expected.moments} + L, {latent}]"
         raise UnprocessableContent(
             f"expected a float32 array [{latent}], or a response of /encode, {response}, got {header}"
         )
-    require_items(latents[0], max_items)
+    require_items(latents[0], expected.max_items)
+
+
+def _dimensions(value: Any) -> tuple[int, ...]:
+    """Return the lengths of nested lists, along the first item of each."""
+    lengths = []
+    while isinstance(value, list) and value:
+        lengths.append(len(value))
+        value = value[0]
+    return tuple(lengths)
 
 
 def _require_same_model(sent: LatentsIn, shape: Sequence[int], model: str) -> None:

@@ -62,6 +62,13 @@ Columns = Annotated[
     Integer | None, Field(ge=1, description="images in a row of the grid; by default it is about square")
 ]
 FitTo = Annotated[Fit, Field(description="how an image of another size is fitted to the size of the model")]
+Side = Annotated[
+    Integer | None,
+    Field(
+        ge=1,
+        description="pixels of the images of a model of many sizes; by default those of the image, or of the model",
+    ),
+]
 Boolean = Annotated[bool, BeforeValidator(_require_boolean)]
 Scaled = Annotated[
     Boolean, Field(description="latents in the units of the diffusion model, (z - shift) * scale, as /model names them")
@@ -77,12 +84,19 @@ class Query(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ScoreQuery(Query):
+class ImagesQuery(Query):
+    """Query parameters of the endpoints that take images."""
+
+    fit: FitTo = "resize"
+    height: Side = None
+    width: Side = None
+
+
+class ScoreQuery(ImagesQuery):
     """Query parameters of /score."""
 
     samples: Samples = None
     seed: Seed = None
-    fit: FitTo = "resize"
 
 
 class EncodeQuery(ScoreQuery):
@@ -98,12 +112,11 @@ class DecodeQuery(Query):
     scaled: Scaled = False
 
 
-class ReconstructQuery(Query):
+class ReconstructQuery(ImagesQuery):
     """Query parameters of /reconstruct."""
 
     columns: Columns = None
     seed: Seed = None
-    fit: FitTo = "resize"
 
 
 class SampleQuery(Query):
@@ -114,6 +127,8 @@ class SampleQuery(Query):
     columns: Columns = None
     seed: Seed = None
     force: Force = False
+    height: Side = None
+    width: Side = None
 
 
 Q = TypeVar("Q", bound=Query)

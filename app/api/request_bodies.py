@@ -1,21 +1,33 @@
 """Request bodies: images and latents in any of their formats become one array."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from starlette.requests import ClientDisconnect
 
 from app.api.endpoint import MAX_INLINE_BYTES, EndpointRequest
+from app.api.image_sizes import resampling_of, size_of_request
 from app.api.latents import ExpectedLatents, check_header, latents_of_json, latents_of_npy
+from app.api.query import ImagesQuery
 from app.api.schemas import Images
 from app.codecs.base64_text import decode_base64
-from app.codecs.images import FORMAT_NAMES, Fit, decode_images, fit_array, probe_images
+from app.codecs.images import (
+    FORMAT_NAMES,
+    EncodedImage,
+    decode_images,
+    fit_array,
+    open_image,
+    probe_images,
+    upright_size,
+)
 from app.codecs.media_types import IMAGE, JSON, MULTIPART, NPY, image_format, is_image, kind_of
 from app.codecs.multipart import Part, boundary_of, read_parts
 from app.codecs.npy import Header, read_array, read_header
 from app.codecs.png import read_png
-from app.codecs.png_reader import SIGNATURE
+from app.codecs.png_reader import SIGNATURE, Png
 from app.codecs.threads import LARGE, divide_into_jobs
+from app.context import Operation
 from app.errors import BadRequest, ContentTooLarge, ServiceError, UnprocessableContent, UnsupportedMediaType
 from app.inference.loaded_model import LoadedModel
 from app.settings import Limits
@@ -45,25 +57,27 @@ MAX_CONTENT_TYPE_LENGTH = 1024
 
 
 async def read_images(
-    request: EndpointRequest, model: LoadedModel, fit: Fit, operation: str, draws: int = 0
+    request: EndpointRequest, model: LoadedModel, query: ImagesQuery, operation: Operation, draws: int = 0
 ) -> np.ndarray:
-    """Read the images of a request as pixels, uint8 [N, C, H, W] of the model's shape.
+    """Read the images of a request as pixels, uint8 [N, C, H, W] of the model's shape, or of one size that it takes.
 
     The memory of the operation with so many draws is reserved before the images are decoded.
     """
     body = await read_body(request, _IMAGE_BODIES)
     if not body.startswith(SIGNATURE):
         try:
-            return await _read_other_images(request, model, fit, operation, draws, body)
+            return await _ImageReader(request, model, query, operation, draws).read_other(body)
         except _BODY_ERRORS as error:
             raise _with_curl_hint(error, request, body) from None
+    if model.has_many_sizes or query.height is not None or query.width is not None:
+        return await _ImageReader(request, model, query, operation, draws).read_files([body])
     request.reserve(model, operation, 1, draws)
     _, height, width = shape = model.image_shape
     if len(body) <= MAX_INLINE_BYTES and height * width <= request.services.limits.max_image_pixels:
         pixels = await request.run_codec(max(len(body), height * width), read_png, body, shape)
         if pixels is not None:
             return pixels[None]
-    return await _decode_files([body], request, model, fit)
+    return await _ImageReader(request, model, query, operation, draws).decode([body], shape)
 
 
 async def read_latents(request: EndpointRequest, model: LoadedModel, *, scaled: bool = False) -> np.ndarray:
@@ -80,8 +94,7 @@ async def read_latents(request: EndpointRequest, model: LoadedModel, *, scaled: 
 
 async def _read_latents(request: EndpointRequest, model: LoadedModel, body: bytes, scaled: bool) -> np.ndarray:
     context, limits = request.context, request.services.limits
-    spec, moments = model.spec, 2 if model.spec.has_variance else 1
-    expected = ExpectedLatents(model.latent_shape, model.identity, limits.max_items, spec.scaling, scaled, moments)
+    expected = ExpectedLatents(model.spec, limits.max_items, limits.max_image_pixels, scaled)
     content_type = context.headers.get(b"content-type", b"").decode("latin-1")
     kind = kind_of(content_type, body)
     if kind == JSON:
@@ -94,26 +107,83 @@ async def _read_latents(request: EndpointRequest, model: LoadedModel, body: byte
     raise _unsupported(_LATENT_BODIES, content_type, body)
 
 
-async def _read_other_images(
-    request: EndpointRequest,
-    model: LoadedModel,
-    fit: Fit,
-    operation: str,
-    draws: int,
-    body: bytes,
-) -> np.ndarray:
-    """Read the images of a body that is not one PNG file."""
-    content_type = request.context.headers.get(b"content-type", b"").decode("latin-1")
-    kind = kind_of(content_type, body)
-    if kind == NPY:
-        header = read_header(body)
-        _check_image_header(header, request.services.limits)
-        request.reserve(model, operation, header.shape[0], draws)
-        return await _pixels_of_npy(body, header, request, model.image_shape, fit)
-    files = await _files(kind, content_type, body, request)
-    del body  # the files are copies of its pieces
-    request.reserve(model, operation, len(files), draws)
-    return await _decode_files(files, request, model, fit)
+class _ImageReader:
+    """Reads the images of one request: of any format, for an operation with so many draws."""
+
+    def __init__(
+        self, request: EndpointRequest, model: LoadedModel, query: ImagesQuery, operation: Operation, draws: int
+    ) -> None:
+        self._request, self._model, self._query = request, model, query
+        self._operation, self._draws = operation, draws
+        self._max_pixels = request.services.limits.max_image_pixels
+        self._resampling = resampling_of(model.spec.sizes)
+
+    async def read_other(self, body: bytes) -> np.ndarray:
+        """Read the images of a body that is not one PNG file."""
+        content_type = self._request.context.headers.get(b"content-type", b"").decode("latin-1")
+        kind = kind_of(content_type, body)
+        if kind == NPY:
+            header = read_header(body)
+            _check_image_header(header, self._request.services.limits)
+            shape = self._reserve(header.shape[0], (header.shape[1], header.shape[2]))
+            return await self._fit_array(body, header, shape)
+        files = await _files(kind, content_type, body, self._request)
+        del body  # the files are copies of its pieces
+        return await self.read_files(files)
+
+    async def read_files(self, files: list[bytes]) -> np.ndarray:
+        """Read image files; of a model of many sizes the first one decides on the size of all."""
+        own = self._model.image_shape[1:]
+        if self._model.has_many_sizes and None in (self._query.height, self._query.width):
+            first = await self._request.run_codec(len(files[0]), open_image, files[0], 0, self._max_pixels)
+            own = upright_size(first)
+        return await self.decode(files, self._reserve(len(files), own))
+
+    async def decode(self, files: list[bytes], shape: tuple[int, int, int]) -> np.ndarray:
+        """Decode image files, and fit them to the shape."""
+        context, run = self._request.context, self._request.run_codec
+        per_image = max(PER_IMAGE_COST, shape[1] * shape[2] // 4)  # plain PNG files are decoded in the first step
+        costs = [len(file) + per_image for file in files]
+        images = await run(sum(costs), probe_images, files, shape, self._max_pixels, context.expired)
+        self._require_one_size(images, shape)
+        costs = [
+            cost + (0 if isinstance(image, np.ndarray) else image.cost)
+            for cost, image in zip(costs, images, strict=True)
+        ]
+        work = partial(decode_images, resampling=self._resampling)
+        if sum(costs) < LARGE:
+            return await run(sum(costs), work, images, shape, self._query.fit, context.expired)
+        decoded = [
+            await run(sum(costs[job]), work, images[job], shape, self._query.fit, context.expired, job.start)
+            for job in divide_into_jobs(costs)
+        ]
+        return decoded[0] if len(decoded) == 1 else np.concatenate(decoded)
+
+    def _reserve(self, count: int, own: tuple[int, int]) -> tuple[int, int, int]:
+        """Return the shape of images of their `own` size when they are fitted, and reserve memory for so many."""
+        asked = (self._query.height, self._query.width)
+        size = size_of_request(self._model.spec.sizes, asked, own, self._max_pixels)
+        self._request.reserve(self._model, self._operation, count, self._draws, size=size)
+        return (self._model.image_shape[0], *size)
+
+    def _require_one_size(self, images: Sequence[Png | EncodedImage | np.ndarray], shape: Sequence[int]) -> None:
+        """Refuse images of several sizes where the request asks for none; a model of one size fits all to it."""
+        asked, rule = (self._query.height, self._query.width), self._model.spec.sizes
+        if not self._model.has_many_sizes or None not in asked:
+            return
+        for index, image in enumerate(images):
+            size = size_of_request(rule, asked, upright_size(image), self._max_pixels)
+            if size != tuple(shape[1:]):
+                raise UnprocessableContent(
+                    f"images[{index}]: expected {shape[2]} x {shape[1]} pixels as images[0] is fitted to, got "
+                    f"{size[1]} x {size[0]}; send one size in a request, or ask for one by height and width"
+                )
+
+    async def _fit_array(self, body: bytes, header: Header, shape: tuple[int, int, int]) -> np.ndarray:
+        per_image = 0 if header.shape[1:3] == tuple(shape[1:]) else PER_IMAGE_COST
+        cost, expired, fit = len(body) + per_image * header.shape[0], self._request.context.expired, self._query.fit
+        work = partial(fit_array, shape=shape, fit=fit, expired=expired, resampling=self._resampling)
+        return await self._request.run_codec(cost, lambda: work(read_array(body, header)))
 
 
 async def _files(kind: str, content_type: str, body: bytes, request: EndpointRequest) -> list[bytes]:
@@ -222,29 +292,3 @@ def _check_image_header(header: Header, limits: Limits) -> None:
     require_items(shape[0], limits.max_items)
     if shape[1] * shape[2] > (limit := limits.max_image_pixels):
         raise ContentTooLarge(f"images of {shape[2]} x {shape[1]}: more than the {limit} pixels allowed")
-
-
-async def _pixels_of_npy(
-    body: bytes, header: Header, request: EndpointRequest, shape: Sequence[int], fit: Fit
-) -> np.ndarray:
-    per_image = 0 if header.shape[1:3] == tuple(shape[1:]) else PER_IMAGE_COST
-    cost, expired = len(body) + per_image * header.shape[0], request.context.expired
-    return await request.run_codec(cost, lambda: fit_array(read_array(body, header), shape, fit, expired))
-
-
-async def _decode_files(files: list[bytes], request: EndpointRequest, model: LoadedModel, fit: Fit) -> np.ndarray:
-    context, shape = request.context, model.image_shape
-    per_image = max(PER_IMAGE_COST, shape[1] * shape[2] // 4)  # plain PNG files are decoded in the first step
-    costs = [len(file) + per_image for file in files]
-    max_pixels = request.services.limits.max_image_pixels
-    images = await request.run_codec(sum(costs), probe_images, files, shape, max_pixels, context.expired)
-    costs = [
-        cost + (0 if isinstance(image, np.ndarray) else image.cost) for cost, image in zip(costs, images, strict=True)
-    ]
-    if sum(costs) < LARGE:
-        return await request.run_codec(sum(costs), decode_images, images, shape, fit, context.expired)
-    decoded = [
-        await request.run_codec(sum(costs[job]), decode_images, images[job], shape, fit, context.expired, job.start)
-        for job in divide_into_jobs(costs)
-    ]
-    return decoded[0] if len(decoded) == 1 else np.concatenate(decoded)

@@ -19,6 +19,7 @@ from app.codecs.media_types import JSON, NPY, PNG
 from app.codecs.png import write_png, write_png_bands
 from app.context import RequestContext
 from app.errors import DeadlineExceeded
+from app.inference.device import TorchDevice
 from app.inference.loaded_model import LoadedModel, ReconstructionErrors
 from app.inference.noise import Noise
 from model.elbo import Bounds
@@ -90,10 +91,7 @@ def model(request: EndpointRequest) -> Response:
     engine = request.services.engine
     served = engine.loaded_model
     request.context.model = served.identity
-    runtime = (str(engine.device), engine.device.target.precision, served.runtime)
-    return Response(
-        JSON, dump(describe_model(served.spec, served.reference, *runtime, batch_invariant=served.batch_invariant))
-    )
+    return Response(JSON, dump(describe_model(served, engine.device)))
 
 
 def history(request: EndpointRequest) -> Response:
@@ -158,18 +156,11 @@ def scores_json(bounds: Bounds, spec: ModelSpec, reference: ElboPercentiles | No
     return dump({"scores": [dict(zip(columns, row, strict=True)) for row in rows], "unit": "nats"})
 
 
-def describe_model(
-    spec: ModelSpec,
-    reference: ElboPercentiles | None,
-    device: str,
-    precision: str,
-    runtime: str,
-    *,
-    batch_invariant: bool,
-) -> dict[str, Any]:
+def describe_model(served: LoadedModel, device: TorchDevice) -> dict[str, Any]:
     """Return the content of `schemas.Model`."""
+    spec, reference = served.spec, served.reference
     percentile = f"; the percentile is an image's place among the {reference.source}" if reference else ""
-    sizes, scaling = capabilities.describe_sizes(spec), spec.scaling
+    sizes, scaling = capabilities.describe_sizes(spec, served.sized), spec.scaling
     return {
         "model": spec.identity,
         "digest": spec.digest,
@@ -182,10 +173,10 @@ def describe_model(
         "likelihood": spec.likelihood,
         "capabilities": capabilities.describe(spec),
         "parameters": spec.parameters,
-        "device": device,
-        "precision": precision,
-        "runtime": runtime,
-        "batch_invariant": batch_invariant,
+        "device": str(device),
+        "precision": device.target.precision,
+        "runtime": served.runtime,
+        "batch_invariant": served.batch_invariant,
         "architecture": dict(spec.architecture),
         "scores": (spec.family.description if spec.has_elbo else _ERRORS) + percentile,
     }

@@ -2,6 +2,7 @@
 
 from app.api import capabilities, responses
 from app.api.endpoint import Endpoint, EndpointRequest, Response
+from app.api.image_sizes import size_of_request
 from app.api.openapi import (
     IMAGES_BODY,
     IMAGES_RESPONSE,
@@ -25,13 +26,13 @@ async def encode(request: EndpointRequest, query: EncodeQuery) -> Response:
     model = request.model()
     if query.samples is not None:
         capabilities.require(model.spec, capabilities.SAMPLES, "samples")
-    pixels = await read_images(request, model, query.fit, Operation.ENCODE, query.samples or 0)
+    pixels = await read_images(request, model, query, Operation.ENCODE, query.samples or 0)
     if query.samples is None:
         rows = await model.encode(pixels, request.context)
         return await responses.latents(request, rows, model, scaled=query.scaled)
     posterior = await model.posterior(pixels, request.context, deterministic=True)
     noise = Noise(query.seed)
-    eps = noise.normal(len(pixels), query.samples, *model.latent_shape)
+    eps = noise.normal(len(pixels), query.samples, *model.latents_of(pixels))
     z = posterior.reparameterize(eps.transpose(0, 1))
     rows = [tensor.numpy() for tensor in (posterior.mean, posterior.logvar, *z)]
     return await responses.latents(request, rows, model, noise, scaled=query.scaled)
@@ -41,7 +42,7 @@ async def decode(request: EndpointRequest, query: DecodeQuery) -> Response:
     """The mean image of p(x|z) for each latent."""
     model = request.model()
     latents = await read_latents(request, model, scaled=query.scaled)
-    request.reserve(model, Operation.DECODE, len(latents), part="latents")
+    request.reserve(model, Operation.DECODE, len(latents), part="latents", size=model.size_of(latents))
     pixels = await model.decode(latents, request.context)
     return await responses.images(request, pixels, query.columns)
 
@@ -51,9 +52,9 @@ async def reconstruct(request: EndpointRequest, query: ReconstructQuery) -> Resp
     model = request.model()
     if query.seed is not None:
         capabilities.require(model.spec, capabilities.SAMPLES, "seed")
-    pixels = await read_images(request, model, query.fit, Operation.RECONSTRUCT)
+    pixels = await read_images(request, model, query, Operation.RECONSTRUCT)
     noise = None if query.seed is None else Noise(query.seed)
-    eps = noise.normal(len(pixels), *model.latent_shape) if noise else None
+    eps = noise.normal(len(pixels), *model.latents_of(pixels)) if noise else None
     reconstructed = await model.reconstruct(pixels, eps, request.context)
     return await responses.images(request, reconstructed, query.columns, noise)
 
@@ -63,10 +64,12 @@ async def sample(request: EndpointRequest, query: SampleQuery) -> Response:
     model = request.model()
     if not query.force:
         capabilities.require(model.spec, capabilities.SAMPLE, "/sample")
-    request.reserve(model, Operation.DECODE, query.n, part="n")
+    rule, limits = model.spec.sizes, request.services.limits
+    size = size_of_request(rule, (query.height, query.width), rule.default_size, limits.max_image_pixels)
+    request.reserve(model, Operation.DECODE, query.n, part="n", size=size)
     request.services.engine.check_capacity(query.n)
     noise = Noise(query.seed)
-    latents = noise.normal(query.n, *model.latent_shape) * query.temperature
+    latents = noise.normal(query.n, *rule.latents_of(*size)) * query.temperature
     pixels = await model.decode(latents, request.context, deterministic=True)
     return await responses.images(request, pixels, query.columns, noise)
 
@@ -81,9 +84,9 @@ async def score(request: EndpointRequest, query: ScoreQuery) -> Response:
     if not model.spec.has_elbo:
         return await _score_reconstruction(request, query, model)
     draws = query.samples or 1
-    pixels = await read_images(request, model, query.fit, Operation.SCORE, draws)
+    pixels = await read_images(request, model, query, Operation.SCORE, draws)
     noise = Noise(query.seed)
-    eps = noise.normal(len(pixels), draws, *model.latent_shape)
+    eps = noise.normal(len(pixels), draws, *model.latents_of(pixels))
     bounds = await model.score(pixels, eps, request.context)
     return responses.scores(bounds, model, noise, with_likelihood=query.samples is not None)
 
@@ -91,7 +94,7 @@ async def score(request: EndpointRequest, query: ScoreQuery) -> Response:
 async def _score_reconstruction(request: EndpointRequest, query: ScoreQuery, model: LoadedModel) -> Response:
     if query.samples is not None:
         capabilities.require(model.spec, capabilities.ELBO, "samples")
-    pixels = await read_images(request, model, query.fit, Operation.SCORE)
+    pixels = await read_images(request, model, query, Operation.SCORE)
     return responses.reconstruction_scores(await model.reconstruction_errors(pixels, request.context))
 
 

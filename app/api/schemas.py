@@ -118,6 +118,11 @@ class ImageSizes(Schema):
     factor: int
     minimum: int
     maximum: int
+    largest_whole: dict[str, int] | None = Field(
+        None,
+        description="for each operation, the pixels of the largest image for which the device has memory as a whole; "
+        "larger ones are computed in tiles, or refused with 413 if the model cannot do that",
+    )
 
 
 class Scaling(Schema):

@@ -17,7 +17,7 @@ from app.codecs.png import read_png
 from app.codecs.png_reader import SIGNATURE, Png, open_png
 from app.codecs.stripping import Stripped, strip
 from app.errors import ContentTooLarge, DeadlineExceeded, UnprocessableContent
-from model.data.images import upright
+from model.data.images import QUARTER_TURNS, upright
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _BY_PILLOW = [
@@ -30,6 +30,8 @@ _BY_PILLOW = [
 
 FORMAT_NAMES = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 Fit = Literal["resize", "pad", "crop", "exact"]
+Filter = Literal["bilinear", "lanczos"]
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 
 MAX_PIXELS = 2**28
 """Pixels of all images in one request. They take a second or two to decode, at worst ten times as long."""
@@ -147,6 +149,7 @@ def decode_images(
     fit: Fit,
     expired: Callable[[], bool] = lambda: False,
     first: int = 0,
+    resampling: Filter = "bilinear",
 ) -> np.ndarray:
     """Decode images and fit them to the model's [C, H, W], one after the other; `first` is the index of the first one.
 
@@ -156,12 +159,16 @@ def decode_images(
     for index, image in enumerate(images, first):
         if expired():
             raise DeadlineExceeded(f"images[{index}] was not decoded within the request's deadline")
-        decoded.append(_decode(image, index, shape, fit))
+        decoded.append(_decode(image, index, shape, fit, resampling))
     return np.stack(decoded) if len(decoded) > 1 else decoded[0][None]
 
 
 def fit_array(
-    array: np.ndarray, shape: Sequence[int], fit: Fit, expired: Callable[[], bool] = lambda: False
+    array: np.ndarray,
+    shape: Sequence[int],
+    fit: Fit,
+    expired: Callable[[], bool] = lambda: False,
+    resampling: Filter = "bilinear",
 ) -> np.ndarray:
     """Fit a uint8 array [N, H, W] or [N, H, W, C] to the model's [C, H, W]."""
     images = array[..., None] if array.ndim == 3 else array
@@ -169,7 +176,7 @@ def fit_array(
     if images.shape[1:] == (height, width, channels):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     fitted = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
-    return decode_images(fitted, shape, fit, expired)
+    return decode_images(fitted, shape, fit, expired, resampling=resampling)
 
 
 def write_npy(array: np.ndarray) -> bytes:
@@ -185,7 +192,11 @@ def _header_of(file: Stripped) -> EncodedImage:
 
 
 def _decode(
-    image_file: Png | EncodedImage | Image.Image | np.ndarray, index: int, shape: Sequence[int], fit: Fit
+    image_file: Png | EncodedImage | Image.Image | np.ndarray,
+    index: int,
+    shape: Sequence[int],
+    fit: Fit,
+    resampling: Filter,
 ) -> np.ndarray:
     if isinstance(image_file, np.ndarray):
         return image_file
@@ -201,7 +212,7 @@ def _decode(
         raise UnprocessableContent(
             f"images[{index}]: expected {width} x {height} pixels, got {flat.width} x {flat.height}"
         )
-    fitted = np.array(_fitted(flat, (width, height), fit))
+    fitted = np.array(_fitted(flat, (width, height), fit, _FILTERS[resampling]))
     return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
 
 
@@ -217,11 +228,19 @@ def _require_memory(pixels: int) -> None:
     np.empty(DECODING_BYTES_PER_PIXEL * pixels, np.uint8)  # never written to, so no memory is used
 
 
-def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
+def upright_size(image: Png | EncodedImage | np.ndarray) -> tuple[int, int]:
+    """Return the size (H, W) of an image after its EXIF orientation is applied."""
+    if isinstance(image, np.ndarray):
+        return image.shape[1], image.shape[2]
+    turned = image.orientation >= QUARTER_TURNS
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit, resampling: Image.Resampling) -> Image.Image:
     if image.size == size:
         return image
     if fit == "pad":
-        return ImageOps.pad(image, size, Image.Resampling.BILINEAR)
+        return ImageOps.pad(image, size, resampling)
     if fit == "crop":
-        return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
-    return image.resize(size, Image.Resampling.BILINEAR)
+        return ImageOps.fit(image, size, resampling)
+    return image.resize(size, resampling)

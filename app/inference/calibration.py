@@ -1,5 +1,6 @@
 """The calibration of a model: what the warm-up has found about its batches on this device."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,10 +11,22 @@ from app.context import Operation
 
 
 class Variant(NamedTuple):
-    """An operation, and whether each row must have the same bits in any batch."""
+    """An operation, and whether each row must have the same bits in any batch.
+
+    `size` (H, W) is that of the images of a model of many sizes.
+    """
 
     operation: Operation
     deterministic: bool = False
+    size: tuple[int, int] | None = None
+
+
+class PixelCost(NamedTuple):
+    """Seconds and bytes of memory that a batch takes for each pixel of its images, as measured for `pixels` of them."""
+
+    seconds: float = 0.0
+    memory: float = 0.0
+    pixels: int = 0
 
 
 SCORE = Variant(Operation.SCORE, deterministic=True)
@@ -27,7 +40,8 @@ class Calibration:
     Batches are padded to one of `sizes`, deterministic batches to one of `deterministic_sizes`, in which each row has
     the same bits; without any, deterministic rows are computed one by one. With `uniform`, deterministic and other
     batches are computed in the same way. `policies` has an entry for each variant that was measured. `batch_limits` is
-    the number of items of operations with batches that are limited by memory.
+    the number of items of operations with batches that are limited by memory. Of a model of many sizes,
+    `pixel_costs` are those of its operations, and `memory` is the number of bytes that a batch may take.
     """
 
     sizes: tuple[int, ...]
@@ -36,6 +50,9 @@ class Calibration:
     policies: Mapping[Variant, BatchPolicy] = field(default_factory=lambda: MappingProxyType({}))
     batch_limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
+    pixel_costs: Mapping[Operation, PixelCost] = field(default_factory=lambda: MappingProxyType({}))
+    memory: int = sys.maxsize
+
     @property
     def always_deterministic(self) -> bool:
         """Whether all batches are deterministic, so that requests with and without a seed share them."""
@@ -43,7 +60,7 @@ class Calibration:
 
     def sizes_of(self, variant: Variant) -> tuple[int, ...]:
         """Return the sizes of batches; none if rows are computed one by one."""
-        if variant == SCORE:
+        if variant.operation == Operation.SCORE:
             return ()
         return self.deterministic_sizes if variant.deterministic else self.sizes
 

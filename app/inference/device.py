@@ -68,7 +68,7 @@ class DeviceModel:
     def __init__(self, compiled: CompiledModel, device: TorchDevice, core_usage: CoreUsage) -> None:
         self.compiled = compiled
         self.device = device
-        self._core_usage = core_usage
+        self.core_usage = core_usage
         self._has_single_row_networks = compiled.has_single_row_networks
 
     def run(self, operation: str, rows: RowBatch, *, deterministic: bool, single: bool = False) -> RowBatch:
@@ -76,8 +76,8 @@ class DeviceModel:
         try:
             if not self._has_single_row_networks:  # then the workers do not need to know of each other
                 return self.compiled.run(operation, rows, deterministic=deterministic)
-            single = single and self._core_usage.others_idle
-            with self._core_usage:
+            single = single and self.core_usage.others_idle
+            with self.core_usage:
                 return self.compiled.run(operation, rows, deterministic=deterministic, single=single)
         except Exception as failure:
             fault = diagnose(failure, self.device.target.device)
@@ -87,7 +87,7 @@ class DeviceModel:
 
     def recompiled(self, compiled: CompiledModel) -> "DeviceModel":
         """Return the model compiled in another way, on the same device."""
-        return DeviceModel(compiled, self.device, self._core_usage)
+        return DeviceModel(compiled, self.device, self.core_usage)
 
 
 def choose_device(name: str) -> torch.device:

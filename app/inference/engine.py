@@ -118,7 +118,8 @@ class Engine:
 
     async def _warm_up(self, model: LoadedModel) -> LoadedModel:
         always_deterministic = self._settings.batch_invariant
-        warm_up = WarmUp(model.spec, model.device_model, self._batcher, self._settings.workers)
+        sizes = self._settings.warm_sizes or [model.spec.sizes.default_size]
+        warm_up = WarmUp(model.spec, model.device_model, self._batcher, self._settings.workers, sizes)
         compiled, calibration = await warm_up.run(always_deterministic=always_deterministic)
         return model.calibrated(compiled, calibration)
 
@@ -137,6 +138,7 @@ class Engine:
             calibration,
             self._batcher,
             always_deterministic=self._settings.batch_invariant,
+            on_tiled=lambda operation: self._metrics.tiled_images[operation].inc(),
         )
         trim()  # the weights that were read, if the runtime has its own
         return loaded

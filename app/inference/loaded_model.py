@@ -1,8 +1,7 @@
 """A loaded model. A request keeps using the one that it started with, also while another one replaces it."""
 
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -11,52 +10,21 @@ import torch
 from torch import Tensor
 
 from app.batching.batcher import Batcher
-from app.batching.policy import BatchPolicy
 from app.batching.rows import RowBatch
 from app.context import Operation, RequestContext
+from app.inference.batch_key import ModelBatchKey
 from app.inference.calibration import SCORE, Calibration, Variant
 from app.inference.device import DeviceModel
 from app.inference.footprint import Footprint, footprints
+from app.inference.sized_batches import SizedBatches
 from app.runtimes.base import CompiledModel
 from model.elbo import ELBO, Bounds
 from model.elbo_percentiles import ElboPercentiles
 from model.gaussian import DiagonalGaussian
-from model.interface import ModelSpec
+from model.interface import FixedSize, ModelSpec, MultipleOfFactor
 from model.records import Metrics
 
 BATCHED_OPERATIONS = (Operation.ENCODE, Operation.DECODE, Operation.RECONSTRUCT)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelBatchKey:
-    """The batch key of an operation by one model: requests share a batch if model, operation and draws are the same.
-
-    `weight` is the number of draws of each row. `sizes` are those that batches are padded to; without any, rows are
-    computed one by one.
-    """
-
-    model: DeviceModel
-    operation: str
-    deterministic: bool = False
-    weight: int = 1
-    sizes: tuple[int, ...] = field(default=(), compare=False)
-    policy: BatchPolicy = field(default=BatchPolicy(), compare=False)
-
-    def stack(self, parts: Sequence[RowBatch]) -> RowBatch:
-        """Join the parts, padded with zeros to one of the sizes."""
-        batch = parts[0] if len(parts) == 1 else RowBatch.join(parts)
-        if not self.sizes:
-            return batch
-        rows = len(batch)
-        size = self.sizes[bisect_left(self.sizes, rows)]
-        return batch if size == rows else batch.padded(size)
-
-    def run(self, batch: RowBatch, *, single: bool) -> RowBatch:
-        """Compute the batch on the device."""
-        if self.sizes:
-            return self.model.run(self.operation, batch, deterministic=self.deterministic, single=single)
-        rows = [batch[row : row + 1] for row in range(len(batch))]
-        return RowBatch.join([self.model.run(self.operation, row, deterministic=self.deterministic) for row in rows])
 
 
 class ReconstructionErrors(NamedTuple):
@@ -78,7 +46,9 @@ class LoadedModel:
     """Encode, decode, reconstruct and score by one model, for many concurrent requests.
 
     `spec` are the properties of the model, and `metrics` the records of its training and evaluation. `identity` is its
-    name as responses quote it. The shapes are those of an image of the default size and of its latent.
+    name as responses quote it. The shapes are those of an image of the default size and of its latent. `sized` has the
+    batches of a model of many sizes, `keys` those of all others. `on_tiled` is called with the operation of an image
+    that is computed in tiles.
     """
 
     spec: ModelSpec
@@ -91,6 +61,8 @@ class LoadedModel:
     batcher: Batcher
     always_deterministic: bool
     keys: Mapping[Variant, ModelBatchKey]
+    sized: SizedBatches | None
+    on_tiled: Callable[[str], None]
 
     @classmethod
     def build(
@@ -101,19 +73,25 @@ class LoadedModel:
         batcher: Batcher,
         *,
         always_deterministic: bool,
+        on_tiled: Callable[[str], None] = lambda _: None,
     ) -> "LoadedModel":
         """Build the model with a batch key for each operation and variant; `always_deterministic` is a setting."""
 
         def key(variant: Variant) -> ModelBatchKey:
-            if variant != SCORE:
+            if variant.operation != Operation.SCORE:
                 deterministic = (variant.deterministic or always_deterministic) and not calibration.always_deterministic
                 variant = Variant(variant.operation, deterministic)
             sizes, policy = calibration.sizes_of(variant), calibration.policy_of(variant)
-            return ModelBatchKey(device_model, *variant, sizes=sizes, policy=policy)
+            return ModelBatchKey(device_model, variant.operation, variant.deterministic, sizes=sizes, policy=policy)
 
         variants = [Variant(name, deterministic) for name in BATCHED_OPERATIONS for deterministic in (False, True)]
         keys = {variant: key(variant) for variant in (*variants, SCORE)}
         spec = device_model.compiled.model.spec
+        sized = None
+        if isinstance(spec.sizes, MultipleOfFactor):
+            sized = SizedBatches(
+                device_model, calibration, always_deterministic=always_deterministic, on_tiled=on_tiled
+            )
         return cls(
             spec,
             metrics,
@@ -125,12 +103,21 @@ class LoadedModel:
             batcher,
             always_deterministic,
             keys,
+            sized,
+            on_tiled,
         )
 
     def calibrated(self, compiled: CompiledModel, calibration: Calibration) -> "LoadedModel":
         """Return the model with what its warm-up has found."""
         model, deterministic = self.device_model.recompiled(compiled), self.always_deterministic
-        return self.build(self.metrics, model, calibration, self.batcher, always_deterministic=deterministic)
+        return self.build(
+            self.metrics,
+            model,
+            calibration,
+            self.batcher,
+            always_deterministic=deterministic,
+            on_tiled=self.on_tiled,
+        )
 
     @property
     def batch_invariant(self) -> bool:
@@ -147,10 +134,34 @@ class LoadedModel:
         """The name of the runtime that computes the model."""
         return self.device_model.compiled.runtime
 
+    @property
+    def has_many_sizes(self) -> bool:
+        """Whether the model takes images of several sizes."""
+        return self.sized is not None
+
+    def latents_of(self, pixels: np.ndarray) -> tuple[int, ...]:
+        """Return the shape of the latents of images [N, C, H, W]."""
+        return self.spec.sizes.latents_of(*pixels.shape[-2:]) if self.sized else self.latent_shape
+
+    def size_of(self, latents: np.ndarray | Tensor) -> tuple[int, int]:
+        """Return the size (H, W) of the images of latents [N, *latent]."""
+        rule = self.spec.sizes
+        return rule.image_size if isinstance(rule, FixedSize) else rule.size_of(tuple(latents.shape[1:]))
+
     @cached_property
     def footprints(self) -> dict[tuple[str, bool], Footprint]:
-        """The memory of each operation, by whether its response is JSON."""
+        """The memory of each operation for images of the default size, by whether its response is JSON."""
         return footprints(self.spec)
+
+    def footprint(self, operation: Operation, size: tuple[int, int] | None, *, as_json: bool) -> Footprint:
+        """Return the memory of an operation for images of one size, by default that of the model.
+
+        Raises `ContentTooLarge` for images for which the device has not enough memory.
+        """
+        if self.sized is None or size is None:
+            return self.footprints[operation, as_json]
+        self.sized.require_memory(operation, size)
+        return footprints(self.spec.at(*size))[operation, as_json]
 
     async def encode(
         self, pixels: np.ndarray, context: RequestContext, *, deterministic: bool = False
@@ -159,7 +170,7 @@ class LoadedModel:
 
         Of a deterministic encoder there is the mean alone.
         """
-        return (await self._submit(self.keys[Variant(Operation.ENCODE, deterministic)], context, pixels)).columns
+        return (await self._submit(self._key(Operation.ENCODE, deterministic, pixels), context, pixels)).columns
 
     async def posterior(
         self, pixels: np.ndarray, context: RequestContext, *, deterministic: bool = False
@@ -172,26 +183,37 @@ class LoadedModel:
         self, latents: np.ndarray | Tensor, context: RequestContext, *, deterministic: bool = False
     ) -> np.ndarray:
         """Return the mean image of p(x|z) for float32 latents [N, *latent]: uint8 [N, C, H, W]."""
-        (pixels,) = (await self._submit(self.keys[Variant(Operation.DECODE, deterministic)], context, latents)).columns
+        key = self.keys[Variant(Operation.DECODE, deterministic)]
+        if self.sized:
+            key = self.sized.key(Variant(Operation.DECODE, deterministic, self.size_of(latents)))
+        (pixels,) = (await self._submit(key, context, latents)).columns
         return pixels
 
     async def reconstruct(self, pixels: np.ndarray, noise: Tensor | None, context: RequestContext) -> np.ndarray:
         """Return the mean image, uint8 [N, C, H, W], at the posterior mean or at the draw of `noise` [N, *latent]."""
-        draws = np.zeros((len(pixels), *self.latent_shape), np.float32) if noise is None else noise
-        key = self.keys[Variant(Operation.RECONSTRUCT, noise is not None)]
+        draws = np.zeros((len(pixels), *self.latents_of(pixels)), np.float32) if noise is None else noise
+        key = self._key(Operation.RECONSTRUCT, noise is not None, pixels)
         (images,) = (await self._submit(key, context, pixels, draws)).columns
         return images
 
     async def score(self, pixels: np.ndarray, noise: Tensor, context: RequestContext) -> Bounds:
         """Return both bounds on log p(x), [N] nats, by the draws of `noise` [N, K, *latent]."""
-        key = replace(self.keys[SCORE], weight=noise.shape[1])
+        key = self._key(Operation.SCORE, True, pixels)
+        key = replace(key, weight=key.weight * noise.shape[1])
         columns = (await self._submit(key, context, pixels, noise)).columns
         total, reconstruction, kl, log_likelihood = map(torch.from_numpy, columns)
         return Bounds(ELBO(total, reconstruction, kl), log_likelihood)
 
     async def reconstruction_errors(self, pixels: np.ndarray, context: RequestContext) -> "ReconstructionErrors":
         """Return how far each image is from its reconstruction at the mean of the posterior."""
-        return ReconstructionErrors(*(await self._submit(self.keys[SCORE], context, pixels)).columns)
+        return ReconstructionErrors(
+            *(await self._submit(self._key(Operation.SCORE, True, pixels), context, pixels)).columns
+        )
+
+    def _key(self, operation: Operation, deterministic: bool, pixels: np.ndarray) -> ModelBatchKey:
+        if self.sized is None:
+            return self.keys[Variant(operation, deterministic)]
+        return self.sized.key(Variant(operation, deterministic, pixels.shape[-2:]))
 
     async def _submit(self, key: ModelBatchKey, context: RequestContext, *columns: np.ndarray | Tensor) -> RowBatch:
         parts = await self.batcher.submit(key, RowBatch(tuple(map(np.asarray, columns))), context)

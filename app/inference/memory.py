@@ -6,6 +6,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 _MACHINE = Path("/proc/meminfo")
 _PROCESS = Path("/proc/self/status")
 _PEAK_RESET = Path("/proc/self/clear_refs")
@@ -49,6 +51,39 @@ def trim() -> None:
     """Return freed memory to the system; the GNU C library keeps much of it after large allocations."""
     if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         malloc_trim(0)
+
+
+class ProcessMemory:
+    """The memory of this process: that of a device that is a CPU."""
+
+    available = staticmethod(available)
+    held = staticmethod(resident)
+    peak = staticmethod(peak)
+    reset_peak = staticmethod(reset_peak)
+
+
+class GpuMemory:
+    """The memory of a GPU that this process can have, and has allocated by torch."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def available(self) -> int:
+        """Return the bytes that can be allocated."""
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return free
+
+    def held(self) -> int:
+        """Return the bytes that are allocated."""
+        return torch.cuda.memory_allocated(self._device)
+
+    def peak(self) -> int:
+        """Return the most bytes that were allocated since `reset_peak`."""
+        return torch.cuda.max_memory_allocated(self._device)
+
+    def reset_peak(self) -> None:
+        """Reset `peak` to the memory that is allocated now."""
+        torch.cuda.reset_peak_memory_stats(self._device)
 
 
 def _count(file: Path, name: str, unknown: int) -> int:

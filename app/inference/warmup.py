@@ -17,22 +17,20 @@ from app.batching.executor import OutOfMemory
 from app.batching.policy import CPU_INLINE_SECONDS, BatchPolicy
 from app.batching.rows import RowBatch
 from app.context import Operation
-from app.inference.calibration import SCORE, Calibration, Variant
+from app.inference.calibration import SCORE, Calibration, PixelCost, Variant
 from app.inference.device import DeviceModel, TorchDevice
-from app.inference.memory import available, peak, reset_peak, resident, trim
+from app.inference.memory import GpuMemory, ProcessMemory, trim
+from app.inference.sized_batches import MAX_SECONDS, MIB
 from app.inference.threads import run_in_own_thread
 from app.runtimes.base import CompiledModel
 from app.runtimes.operations import batch_sizes, examples
 from model.files import CheckpointError
-from model.interface import ModelSpec
+from model.interface import ModelSpec, MultipleOfFactor
 
 log = logging.getLogger(__name__)
 
 BUDGET_SECONDS = 45.0
 """Seconds of computing after which the warm-up leaves out what it can, so that a service is ready within a minute."""
-
-MAX_SECONDS = 1.0
-"""Longest batch: other requests, and the end of the process, wait for the batch that runs."""
 
 REPEATED_SECONDS = 0.5
 """Batches of up to this duration are measured twice: the first run is slower than all later ones."""
@@ -55,10 +53,11 @@ MEMORY_SHARE = 0.5
 MIN_MEMORY = 2**26
 """Bytes by which a larger batch may always exceed the one before."""
 
-MIB = 2**20
-
 PROGRESS_SECONDS = 2.0
 """Seconds between two log lines about the progress."""
+
+PROBE_SIDE = 128
+"""Pixels of the side of the first images of a model of many sizes: by them the time for others is estimated."""
 
 DETERMINISTIC_GPU_BATCH = 16
 """Size of deterministic batches on a GPU. One size is used, since other sizes may select other kernels."""
@@ -68,9 +67,19 @@ GPU_INLINE_SECONDS = 0.001
 
 
 class WarmUp:
-    """The warm-up of one model on the device of `batcher`, in one of `workers` processes that share the memory."""
+    """The warm-up of one model on the device of `batcher`, in one of `workers` processes that share the memory.
 
-    def __init__(self, spec: ModelSpec, model: DeviceModel, batcher: Batcher, workers: int) -> None:
+    `sizes` are the image sizes (H, W) that are warmed up if the model has several; it takes other sizes as well.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        model: DeviceModel,
+        batcher: Batcher,
+        workers: int,
+        sizes: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self._spec, self._model, self._batcher, self._device = spec, model, batcher, model.device
         self._timer = BatchTimer(model.device)
         self._rows = examples(spec, self._device.max_batch_size)
@@ -80,7 +89,11 @@ class WarmUp:
         self._largest: dict[str, int] = {}
         self._started = self._logged_at = time.monotonic()
         self._spent = 0.0  # on the clock of the timer: other processes on the same cores make no model look slow
-        self._memory_before, self._memory = resident(), int(available() * MEMORY_SHARE / max(1, workers))
+        many = isinstance(spec.sizes, MultipleOfFactor)
+        self._image_sizes, self._pixel_costs = sizes, dict[Operation, PixelCost]()
+        self._meter = GpuMemory(self._device.target.device) if many and self._device.is_gpu else ProcessMemory()
+        self._memory_before = self._meter.held()
+        self._memory = int(self._meter.available() * MEMORY_SHARE / max(1, workers))
 
     async def run(self, *, always_deterministic: bool) -> tuple[CompiledModel, Calibration]:
         """Measure all variants, or only the deterministic ones; return the calibrated model and its calibration.
@@ -91,6 +104,8 @@ class WarmUp:
         log.info(
             "warm-up of %s: measuring batches of up to %d images", self._spec.identity, self._device.max_batch_size
         )
+        if isinstance(self._spec.sizes, MultipleOfFactor):
+            return await self._run_sizes(self._spec.sizes)
         seconds = await self._time(SCORE, _one_draw(self._spec))
         self._policies[SCORE] = BatchPolicy.from_row_timing(seconds, 0.0, MAX_SECONDS)
         deterministic_sizes = await self._find_deterministic_sizes()
@@ -102,6 +117,35 @@ class WarmUp:
         await self._batcher.run_on_device(trim)
         self._log_end(deterministic_sizes)
         return self._model.compiled, Calibration(sizes, deterministic_sizes, uniform, self._policies, self._limits)
+
+    async def _run_sizes(self, rule: MultipleOfFactor) -> tuple[CompiledModel, Calibration]:
+        """Measure a model of many sizes: small images first, by which the time for others is estimated."""
+        probe = rule.fitted(*(min(PROBE_SIDE, side) for side in rule.default_size))
+        await self._measure_size(probe, [1])
+        self._policies.clear()
+        for size in sorted({rule.fitted(*size) for size in self._image_sizes}, key=math.prod):
+            expected = 2 * sum(cost.seconds for cost in self._pixel_costs.values()) * math.prod(size)
+            if expected > self._left:
+                text = "warm-up of %d x %d pixels is left out: it would take about %.0f s of the %.0f left"
+                log.info(text, size[1], size[0], expected, self._left)
+                continue
+            await self._measure_size(size, self._sizes)
+        await self._batcher.run_on_device(trim)
+        self._log_end(())
+        return self._model.compiled, Calibration(
+            tuple(self._sizes),
+            policies=self._policies,
+            batch_limits=self._limits,
+            pixel_costs=self._pixel_costs,
+            memory=self._memory,
+        )
+
+    async def _measure_size(self, size: tuple[int, int], sizes: Sequence[int]) -> None:
+        """Measure batches of images of one size."""
+        self._rows = examples(self._spec.at(*size), max(sizes))
+        for operation in self._rows:
+            await self._batcher.run_on_device(trim)  # else a batch would take memory that one before has left
+            await self._measure(Variant(operation, size=size), sizes)
 
     async def _find_deterministic_sizes(self) -> tuple[int, ...]:
         """Find the sizes of batches in which a row always has the same bits."""
@@ -172,21 +216,30 @@ class WarmUp:
         seconds: dict[int, float] = {}
         if self._left <= 0:
             return {sizes[0]: math.inf}
-        before, operation = resident(), variant.operation
+        before, operation = self._meter.held(), variant.operation
         for size in sizes:
-            if seconds and (reason := self._reason_to_stop(seconds, peak() - before, size)):
+            if seconds and (reason := self._reason_to_stop(seconds, self._meter.peak() - before, size)):
                 log.info("warm-up: %s: batches of up to %d: %s", operation, max(seconds), reason)
                 break
-            reset_peak()
+            self._meter.reset_peak()
             if not await self._try(variant, size, seconds):
                 break
             if seconds[size] < REPEATED_SECONDS:
                 await self._try(variant, size, seconds)
+            if variant.size is not None:
+                self._record_cost(variant, size, seconds[size], self._meter.peak() - before)
             if not _gains(seconds):
                 del seconds[size]
                 log.info("warm-up: %s: batches of up to %d: one of %d is no faster", operation, max(seconds), size)
                 break
         return seconds
+
+    def _record_cost(self, variant: Variant, rows: int, seconds: float, taken: int) -> None:
+        """Keep the time of a pixel in the largest batch, and the most memory that a pixel has taken in any."""
+        pixels, known = rows * math.prod(variant.size or ()), self._pixel_costs.get(variant.operation, PixelCost())
+        memory = max(known.memory, taken / pixels)
+        per_pixel = seconds / pixels if pixels >= known.pixels else known.seconds
+        self._pixel_costs[variant.operation] = PixelCost(per_pixel, memory, max(pixels, known.pixels))
 
     def _reason_to_stop(self, seconds: Mapping[int, float], taken: int, size: int) -> str:
         """Return why a batch of `size` is left out, after smaller ones of which the last took `taken` bytes."""
@@ -196,7 +249,7 @@ class WarmUp:
         if (expected := seconds[last] * size / last) > MAX_SECONDS:
             return f"one of {size} would take about {expected:.1f} s"
         # A runtime keeps the memory of its largest batch. Half of what is left is for the other operations.
-        left = self._memory - (resident() - self._memory_before)
+        left = self._memory - (self._meter.held() - self._memory_before)
         allowed = max(MIN_MEMORY, left // 2)
         if (more := taken * size // last - taken) > allowed:
             return f"one of {size} would take about {more / MIB:.0f} MiB more, of {allowed / MIB:.0f} MiB allowed"

@@ -119,6 +119,8 @@ class Metrics(Collector):
         self.stage_seconds = self._seconds("stage_duration_seconds", text, "stage", STAGES)
         batches = self._counter("batches", "Batches run on the device.", "operation", "trigger")
         self.batches = LabelledMetrics(batches, product(OPERATIONS, DispatchTrigger))
+        tiled = self._counter("tiled_images", "Images that are computed in tiles for lack of memory.", "operation")
+        self.tiled_images = LabelledMetrics(tiled, OPERATIONS)
         size = Histogram("vae_batch_size", "Items in a batch.", ("operation",), buckets=_ITEMS, registry=self.registry)
         self.batch_size = LabelledMetrics(size, OPERATIONS)
         self.device_seconds = self._seconds(

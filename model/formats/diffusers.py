@@ -38,11 +38,12 @@ MAX_DEFAULT_SIDE = 512
 MAX_WEIGHTS = 2**31
 """Largest number of weights, 8 GiB in float32."""
 
-TILE_SIDE = 512
-"""Pixels of the side of a tile."""
-
 CHUNK = 2**20
 """Bytes of a file that are hashed at once."""
+
+
+def _always(config: Any) -> bool:  # noqa: ARG001  # the signature of `can_tile`
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +51,33 @@ class AutoencoderClass:
     """What the service knows of an autoencoder class of diffusers.
 
     `encoded` returns mean and logvar of an output of `encode`, or the code alone. `blocks` is the field of the config
-    with an entry for each resolution. `tiles` are the attributes that make tiles of `TILE_SIDE` pixels, by the factor;
-    None if the class cannot compute a model in tiles.
+    with an entry for each resolution. `tiles` returns the attributes of a model that computes in tiles of a side, by
+    its factor. `can_tile` tells by the config whether the class can do that.
     """
 
     encoded: Callable[[Any], tuple[Tensor, ...]]
     blocks: str
-    tiles: Callable[[Mapping[str, Any], int], dict[str, int] | None]
+    tiles: Callable[[int, int], dict[str, int]]
+    can_tile: Callable[[Any], bool] = _always
 
     def factor(self, config: Mapping[str, Any]) -> int:
         """Return the number of pixels a side for one latent: each resolution but the first halves the image."""
         return int(2 ** (len(config[self.blocks]) - 1))
 
 
-def _square_tiles(config: Mapping[str, Any], factor: int) -> dict[str, int] | None:  # noqa: ARG001  # the signature of `tiles`
-    return {"tile_sample_min_size": TILE_SIDE, "tile_latent_min_size": TILE_SIDE // factor}
+def _square_tiles(side: int, factor: int) -> dict[str, int]:
+    return {"tile_sample_min_size": side, "tile_latent_min_size": side // factor}
 
 
-def _tiny_tiles(config: Mapping[str, Any], factor: int) -> dict[str, int] | None:
-    """Return no attributes, where the class computes tiles: it allocates 4 channels, and assumes the factor 8."""
-    return {} if (config["latent_channels"], factor) == (4, 8) else None
+def _strided_tiles(side: int, factor: int) -> dict[str, int]:
+    stride = side - 2 * factor
+    tiles = {"tile_sample_min": side, "tile_sample_stride": stride, "tile_latent_min": side // factor}
+    return {f"{name}_{direction}": value for name, value in tiles.items() for direction in ("height", "width")}
 
 
-def _default_tiles(config: Mapping[str, Any], factor: int) -> dict[str, int] | None:  # noqa: ARG001  # as above
-    return {}
+def _tiny_can_tile(config: Any) -> bool:
+    """Whether the class computes tiles of a model: it allocates 4 channels, and assumes the factor 8."""
+    return (config.latent_channels, len(config.encoder_block_out_channels)) == (4, 4)
 
 
 def _moments(output: Any) -> tuple[Tensor, ...]:
@@ -83,8 +87,10 @@ def _moments(output: Any) -> tuple[Tensor, ...]:
 CLASSES: Mapping[str, AutoencoderClass] = {
     "AutoencoderKL": AutoencoderClass(_moments, "block_out_channels", _square_tiles),
     "AutoencoderKLFlux2": AutoencoderClass(_moments, "block_out_channels", _square_tiles),
-    "AutoencoderTiny": AutoencoderClass(lambda output: (output.latents,), "encoder_block_out_channels", _tiny_tiles),
-    "AutoencoderDC": AutoencoderClass(lambda output: (output.latent,), "encoder_block_out_channels", _default_tiles),
+    "AutoencoderTiny": AutoencoderClass(
+        lambda output: (output.latents,), "encoder_block_out_channels", _square_tiles, _tiny_can_tile
+    ),
+    "AutoencoderDC": AutoencoderClass(lambda output: (output.latent,), "encoder_block_out_channels", _strided_tiles),
 }
 """The classes that are served, by their name in diffusers."""
 
@@ -106,11 +112,16 @@ class DiffusersModel(nn.Module):
         image: Tensor = self.vae.decode(z).sample
         return DecodedImage((image.float() / 2 + 0.5).clamp(0, 1))
 
-    def tiled(self) -> "DiffusersModel":
-        """Return the model that computes in tiles of `TILE_SIDE` pixels; the copy has the same layers and weights."""
-        vae = copy(self.vae)
-        for name, value in (self._class.tiles(vae.config, self._class.factor(vae.config)) or {}).items():
-            setattr(vae, name, value)  # diffusers has no other way to choose the tiles
+    def tiled(self, side: int) -> "DiffusersModel":
+        """Return the model that computes in tiles of `side` pixels; the copy has the same layers and weights.
+
+        Raises `ValueError` for a side of which a quarter, the overlap of two tiles, is no multiple of the factor.
+        """
+        vae, factor = copy(self.vae), self._class.factor(self.vae.config)
+        if side % (4 * factor):
+            raise ValueError(f"tile: expected a multiple of {4 * factor} pixels, got {side}")
+        for name, value in self._class.tiles(side, factor).items():
+            setattr(vae, name, value)  # not every class has arguments for them
         vae.enable_tiling()
         return DiffusersModel(vae, self.spec)
 
@@ -218,7 +229,7 @@ def _spec(origin: Origin, files: DiffusersFiles, vae: Any) -> ModelSpec:
         has_prior=False,
         scaling=latent_scaling(config),
         overflows_float16=files.config.get("force_upcast") is True,
-        can_tile=known.tiles(config, factor) is not None,
+        can_tile=known.can_tile(config),
         architecture=files.config,
     )
 

@@ -68,7 +68,7 @@ def test_the_attention_names_of_earlier_versions_are_read(kl):
 def test_a_large_image_is_computed_in_tiles_without_a_change_of_the_model(folders, name):
     model, x = read_model(folders[name]).model, torch.rand(1, 3, 576, 64)
     assert isinstance(model, TileableModel)
-    tiled, whole = model.tiled(), model.posterior(x).mean
+    tiled, whole = model.tiled(128), model.posterior(x).mean
     mean = tiled.posterior(x).mean
     assert mean.shape == whole.shape
     assert not torch.equal(mean, whole)

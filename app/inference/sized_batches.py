@@ -1,0 +1,133 @@
+"""Batches of a model of many image sizes: how many images fit into one, and which are computed in tiles."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import ceil
+
+from app.batching.policy import BatchPolicy
+from app.batching.rows import RowBatch
+from app.context import Operation
+from app.errors import ContentTooLarge
+from app.inference.batch_key import ModelBatchKey
+from app.inference.calibration import Calibration, PixelCost, Variant
+from app.inference.device import DeviceModel
+from app.runtimes.torch_eager import TorchModel
+from model.interface import MultipleOfFactor, TileableModel
+
+MAX_SECONDS = 1.0
+"""Longest batch: other requests, and the end of the process, wait for the batch that runs."""
+
+TILE_SIDES = (512, 256, 128)
+"""Pixels of the side of a tile; the largest that fits into the memory is taken."""
+
+MAX_KEYS = 1024
+"""Keys that are kept; clients choose the sizes."""
+
+MIB = 2**20
+
+
+class TilingModel(DeviceModel):
+    """A model that computes images in tiles; `on_run` is called with the operation of each image."""
+
+    def __init__(self, model: DeviceModel, compiled: TorchModel, on_run: Callable[[str], None]) -> None:
+        super().__init__(compiled, model.device, model.core_usage)
+        self._on_run = on_run
+
+    def run(self, operation: str, rows: RowBatch, *, deterministic: bool, single: bool = False) -> RowBatch:
+        """Compute images in tiles."""
+        self._on_run(operation)
+        return super().run(operation, rows, deterministic=deterministic, single=single)
+
+
+class SizedBatches:
+    """The batch keys of a model of many sizes, created when a size is asked for.
+
+    Sizes that were warmed up have the batches that were measured. The batches of others follow from the time and memory
+    that a pixel takes. An image that takes more memory than there is for a batch is computed in tiles if the model can.
+    """
+
+    def __init__(
+        self,
+        model: DeviceModel,
+        calibration: Calibration,
+        *,
+        always_deterministic: bool,
+        on_tiled: Callable[[str], None],
+    ) -> None:
+        self._model, self._calibration, self._always_deterministic = model, calibration, always_deterministic
+        self._on_tiled = on_tiled
+        rule = model.compiled.model.spec.sizes
+        self._factor = rule.factor if isinstance(rule, MultipleOfFactor) else 1
+        height, width = rule.default_size
+        self._unit = height * width
+        self.key = lru_cache(MAX_KEYS)(self._key)
+        self._tiling = lru_cache(len(TILE_SIDES))(self._tiling_model)
+
+    def largest_whole(self, operation: Operation) -> int | None:
+        """Return the most pixels of an image that is computed as a whole; None if it is not known."""
+        memory = self._cost(operation).memory
+        return int(self._calibration.memory / memory) if memory else None
+
+    def require_memory(self, operation: Operation, size: tuple[int, int]) -> None:
+        """Raise `ContentTooLarge` for images for which there is not enough memory, not even for a tile."""
+        whole = self.largest_whole(operation)
+        if whole is None or size[0] * size[1] <= whole or self._tile_side(operation) is not None:
+            return
+        height, width = size
+        needed, limit = self._cost(operation).memory * height * width, self._calibration.memory
+        raise ContentTooLarge(
+            f"images of {width} x {height} take about {needed / MIB:.0f} MiB to {operation}, more than the "
+            f"{limit / MIB:.0f} MiB of the device for a batch; at most {whole} pixels fit"
+        )
+
+    def _key(self, variant: Variant) -> ModelBatchKey:
+        """Return the key of a variant, which has a size."""
+        operation, deterministic, size = variant
+        height, width = size or (0, 0)
+        pixels = height * width
+        weight, whole, tiles = max(1, ceil(pixels / self._unit)), self.largest_whole(operation), self._tiles(operation)
+        if whole is not None and pixels > whole and tiles is not None:
+            return ModelBatchKey(tiles, operation, True, weight, size, policy=self._row_policy(operation, pixels))
+        one_by_one = deterministic or self._always_deterministic or operation == Operation.SCORE
+        if one_by_one:
+            policy = self._row_policy(operation, pixels)
+            return ModelBatchKey(self._model, operation, True, weight, size, policy=policy, tiles=tiles)
+        measured = self._calibration.policies.get(Variant(operation, False, size))
+        rows = self._rows(operation, pixels)
+        sizes = self._calibration.sizes if measured else range(1, rows + 1)
+        return ModelBatchKey(
+            self._model, operation, False, weight, size, sizes, measured or BatchPolicy(rows), tiles=tiles
+        )
+
+    def _cost(self, operation: Operation) -> PixelCost:
+        like = Operation.RECONSTRUCT if operation == Operation.SCORE else operation
+        return self._calibration.pixel_costs.get(like, PixelCost())
+
+    def _rows(self, operation: Operation, pixels: int) -> int:
+        """Return how many images of so many pixels a batch has, by its time and memory."""
+        cost, most = self._cost(operation), max(self._calibration.sizes)
+        by_time = MAX_SECONDS / (cost.seconds * pixels) if cost.seconds else most
+        by_memory = self._calibration.memory / (cost.memory * pixels) if cost.memory else most
+        return max(1, int(min(most, by_time, by_memory)))
+
+    def _row_policy(self, operation: Operation, pixels: int) -> BatchPolicy:
+        return BatchPolicy.from_row_timing(self._cost(operation).seconds * pixels, 0.0, MAX_SECONDS)
+
+    def _tile_side(self, operation: Operation) -> int | None:
+        """Return the side of tiles that fit into the memory; None if the model computes none, or no tile fits."""
+        model, whole = self._model.compiled.model, self.largest_whole(operation)
+        if not isinstance(model, TileableModel) or not model.spec.can_tile:
+            return None
+        sides = [side for side in TILE_SIDES if side % (4 * self._factor) == 0]
+        return next((side for side in sides if whole is None or side * side <= whole), None)
+
+    def _tiles(self, operation: Operation) -> DeviceModel | None:
+        side = self._tile_side(operation)
+        return None if side is None else self._tiling(side)
+
+    def _tiling_model(self, side: int) -> DeviceModel | None:
+        model = self._model.compiled.model
+        if not isinstance(model, TileableModel):
+            return None
+        compiled = TorchModel(model.tiled(side), self._model.device.target)
+        return TilingModel(self._model, compiled, self._on_tiled)

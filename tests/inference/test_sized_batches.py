@@ -1,0 +1,93 @@
+"""Batches of a model of many sizes: they keep to the time and memory of a pixel, and large images become tiles."""
+
+import numpy as np
+import pytest
+
+from app.batching.executor import OutOfMemory
+from app.batching.rows import RowBatch
+from app.context import Operation
+from app.errors import ContentTooLarge
+from app.inference.calibration import Calibration, PixelCost, Variant
+from app.inference.engine import Engine
+from app.inference.sized_batches import SizedBatches
+from app.observability.metrics import Metrics
+from app.settings import Settings
+from model.formats import read_model
+from tests.support.diffusers_models import write
+from tests.support.engines import context, running_engine
+from tests.support.runtimes import intercepted
+
+pytestmark = pytest.mark.anyio
+
+KIB = 2**10
+COST = PixelCost(seconds=1e-6, memory=KIB, pixels=4096)
+ENCODE = Operation.ENCODE
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("models") / "kl", "kl")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return Engine(
+        read_model(folder), Settings(model=folder, device="cpu", threads=1), Metrics()
+    ).loaded_model.device_model
+
+
+def batches(model, memory: int, on_tiled=lambda operation: None) -> SizedBatches:
+    calibration = Calibration((1, 2, 4, 8, 16), pixel_costs={ENCODE: COST}, memory=memory)
+    return SizedBatches(model, calibration, always_deterministic=False, on_tiled=on_tiled)
+
+
+def test_a_batch_has_as_many_images_as_its_time_and_memory_allow(model):
+    plenty = batches(model, 2**40)
+    assert plenty.key(Variant(ENCODE, size=(64, 64))).policy.max_rows == 16
+    assert plenty.key(Variant(ENCODE, size=(512, 512))).policy.max_rows == 3  # of a second
+    assert plenty.key(Variant(ENCODE, size=(2048, 2048))).policy.max_rows == 1
+    assert batches(model, 5 * 64 * 64 * KIB).key(Variant(ENCODE, size=(64, 64))).policy.max_rows == 5
+
+
+def test_requests_share_batches_by_size_and_count_by_their_pixels(model):
+    keys = batches(model, 2**40)
+    small, same, large = (keys.key(Variant(ENCODE, size=size)) for size in ((64, 64), (64, 64), (256, 128)))
+    assert small == same != large
+    assert (small.weight, large.weight) == (1, 8)
+
+
+def test_an_image_that_is_too_large_for_the_memory_is_computed_in_tiles_that_fit(model):
+    tiled = []
+    keys = batches(model, 2 * 256 * 256 * KIB, tiled.append)
+    key = keys.key(Variant(ENCODE, size=(512, 512)))
+    batch = key.stack([RowBatch((np.zeros((1, 3, 512, 512), np.uint8),))])
+    mean, _ = key.run(batch, single=True).columns
+    assert mean.shape == (1, 4, 64, 64)
+    assert tiled == [ENCODE]
+    assert key.model.compiled.model.vae.tile_sample_min_size == 256
+    assert not keys.key(Variant(ENCODE, size=(256, 256))).model.compiled.model.vae.use_tiling
+
+
+def test_an_image_for_which_not_even_a_tile_fits_is_refused(model):
+    keys = batches(model, 64 * 64 * KIB)
+    keys.require_memory(ENCODE, (64, 64))
+    with pytest.raises(
+        ContentTooLarge, match=r"images of 128 x 64 take about 8 MiB to encode, .* at most 4096 pixels fit"
+    ):
+        keys.require_memory(ENCODE, (64, 128))
+
+
+async def test_an_image_for_which_the_memory_runs_out_is_computed_in_tiles(folder):
+    metrics = Metrics()
+
+    def before(operation, batch, single) -> None:
+        if batch.columns[0].shape[0] > 1 or batch.columns[0].shape[-1] > 128:
+            raise OutOfMemory("no memory")
+
+    async with running_engine(
+        folder, "cpu", metrics=metrics, compile_model=intercepted(before), max_batch_size=2
+    ) as engine:
+        pixels = np.zeros((2, 3, 64, 192), np.uint8)
+        mean, _ = await engine.loaded_model.encode(pixels, context())
+        assert mean.shape == (2, 4, 8, 24)
+        assert metrics.registry.get_sample_value("vae_tiled_images_total", {"operation": "encode"}) == 2
