@@ -26,6 +26,7 @@ from app.inference.core_sharing import CoreUsage
 from app.inference.engine import Engine
 from app.inference.reload import ModelReloader
 from app.observability.metrics import Metrics
+from app.observability.request_log import RequestLog
 from app.observability.tracing import Tracing
 from app.resources import codec_threads
 from app.settings import Settings
@@ -99,7 +100,7 @@ def create_app(
         state=services.state,
         admission=services.admission,
         budget=services.budget,
-        metrics=services.metrics,
+        request_log=services.request_log,
         tracing=tracing,
     )
     if services.settings.cors_origins:
@@ -116,6 +117,7 @@ def create_app(
 def build_services(settings: Settings, state: ServiceState, group: ProcessGroup) -> Services:
     """Build the objects of the service, each from those that it needs."""
     limits, metrics = settings.limits, Metrics()
+    request_log = RequestLog(metrics)
     api_keys, budget = ApiKeys(settings.keys()), MemoryBudget(limits)
     stored = read_model(settings.model)
     for warning in stored.warnings:
@@ -125,6 +127,7 @@ def build_services(settings: Settings, state: ServiceState, group: ProcessGroup)
         settings=settings,
         limits=limits,
         metrics=metrics,
+        request_log=request_log,
         state=state,
         api_keys=api_keys,
         budget=budget,
@@ -132,7 +135,7 @@ def build_services(settings: Settings, state: ServiceState, group: ProcessGroup)
         engine=engine,
         admission=AdmissionController(limits, state, api_keys, engine.check_capacity),
         reloader=ModelReloader(engine, settings, metrics, group.model_reloaded),
-        exposition=health.shared_exposition(metrics, partial(update_gauges, metrics, engine, state)),
+        exposition=health.shared_exposition(metrics, partial(update_gauges, metrics, request_log, engine, state)),
     )
 
 
@@ -147,4 +150,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await engine.close()
     services.codec_threads.close()
-    services.metrics.flush()
+    services.request_log.flush()

@@ -10,6 +10,7 @@ from app.http.state import ServiceState
 from app.inference.engine import Engine
 from app.inference.reload import ModelReloader
 from app.observability.metrics import Metrics
+from app.observability.request_log import RequestLog
 from app.settings import Limits, Settings
 from app.single_flight import SingleFlight
 
@@ -21,6 +22,7 @@ class Services:
     settings: Settings
     limits: Limits
     metrics: Metrics
+    request_log: RequestLog
     state: ServiceState
     api_keys: ApiKeys
     budget: MemoryBudget
@@ -32,12 +34,12 @@ class Services:
 
     def update_gauges(self) -> None:
         """Set the gauges that follow the state of the service."""
-        update_gauges(self.metrics, self.engine, self.state)
+        update_gauges(self.metrics, self.request_log, self.engine, self.state)
 
 
-def update_gauges(metrics: Metrics, engine: Engine, state: ServiceState) -> None:
-    """Set the gauges that follow the state of the service, and write what was counted."""
-    metrics.flush()
+def update_gauges(metrics: Metrics, request_log: RequestLog, engine: Engine, state: ServiceState) -> None:
+    """Write what was counted, and set the gauges that follow the state of the service."""
+    request_log.flush()
     ready = engine.ready and not state.draining
     metrics.ready.set(ready)
     metrics.workers.set(ready)

@@ -143,7 +143,7 @@ class BatchRunner:
     def _record_metrics(self, batch: Batch, padded_rows: int, seconds: float, device_seconds: float) -> None:
         operation = batch.key.operation
         padding = padded_rows - batch.rows
-        self._metrics.observe_batch(FinishedBatch(operation, batch.trigger, batch.rows, padding, device_seconds))
+        self._metrics.count_batch(FinishedBatch(operation, batch.trigger, batch.rows, padding, device_seconds))
         self._items += (batch.rows * batch.key.weight - self._items) * NEWEST_WEIGHT
         self._seconds += (seconds - self._seconds) * NEWEST_WEIGHT
 

@@ -24,11 +24,10 @@ from app.http.budget import MemoryBudget
 from app.http.problems import problem, routing_error
 from app.http.protocol.head_rules import require_few_parameters
 from app.http.state import ServiceState
-from app.observability.logs import InfoRecord
-from app.observability.metrics import FinishedRequest, Metrics
+from app.observability.request_log import FinishedRequest, RequestLog
 from app.observability.tracing import Tracing
 
-log = logging.getLogger("app.access")
+log = logging.getLogger(__name__)
 
 DISCONNECT_CHECK_DELAY = 0.05
 """Seconds until disconnect detection starts. Most requests finish sooner, and detection needs a task."""
@@ -38,9 +37,6 @@ MAX_BODY_PAUSE = 5.0
 
 CLIENT_CLOSED_REQUEST = 499
 """Status in metrics and log of a request if the client disconnected before the response."""
-
-MAX_LOGGED_PATH = 200
-"""Characters of an unknown path in the access log."""
 
 _ENDPOINTS: dict[str, str] = {endpoint.value: endpoint.value for endpoint in EndpointPath}
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
@@ -59,7 +55,7 @@ class LifecycleMiddleware:
         state: ServiceState,
         admission: AdmissionController,
         budget: MemoryBudget,
-        metrics: Metrics,
+        request_log: RequestLog,
         tracing: Tracing,
     ) -> None:
         self.app = app
@@ -67,7 +63,7 @@ class LifecycleMiddleware:
         self.state = state
         self.admission = admission
         self.budget = budget
-        self.metrics = metrics
+        self.request_log = request_log
         self.tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -275,32 +271,26 @@ class RequestLifecycle:
             self._disconnect_task.cancel()
 
     def finish(self) -> None:
-        """Release what the request has used, count it, and write its line of the access log."""
+        """Release what the request has used, and record its end."""
         self._stop_watching()
         middleware, context = self._middleware, self.context
         middleware.budget.release(context, self._received)
         if context.spans is not None:
             middleware.tracing.record(context)
-        seconds = time.monotonic() - self._started
-        endpoint = self.endpoint or "other"
         status = CLIENT_CLOSED_REQUEST if self._client_disconnected else self._status
-        stages = dict(context.stage_seconds)  # a copy: the device may still add to it
-        middleware.metrics.observe_request(FinishedRequest(endpoint, status, seconds, stages))
-        if not log.isEnabledFor(logging.INFO):
-            return
-        method = self._scope["method"]
-        fields = {
-            "request_id": context.request_id,
-            "method": method,
-            "status": status,
-            "ms": round(seconds * 1000, 3),
-            "bytes_in": self._received,
-        }
-        for stage, spent in stages.items():
-            fields[f"{stage}_ms"] = round(spent * 1000, 3)
-        if self.endpoint is None and status != Unauthorized.status:  # the path may contain a wrong key
-            fields["path"] = quote(self._scope["path"][:MAX_LOGGED_PATH])[:MAX_LOGGED_PATH]  # breaks no line
-        log.handle(InfoRecord(log.name, f"{method} {endpoint} {status}", fields))
+        is_logged = self.endpoint is None and status != Unauthorized.status  # the path may contain a wrong key
+        record = FinishedRequest(
+            context.request_id,
+            self._scope["method"],
+            self.endpoint or "other",
+            status,
+            time.time(),
+            time.monotonic() - self._started,
+            dict(context.stage_seconds),  # a copy: the device may still add to it
+            self._received,
+            self._scope["path"] if is_logged else None,
+        )
+        middleware.request_log.add(record)
 
 
 def _combine(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

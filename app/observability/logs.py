@@ -41,16 +41,18 @@ _INFO = logging.LogRecord("", logging.INFO, "", 0, "", None, None).__dict__
 
 
 class InfoRecord(logging.LogRecord):
-    """A record of level INFO with `fields`; the position in the code and the rest that no line contains are empty.
+    """A record of level INFO with `fields`, `created` seconds after the epoch.
+
+    The position in the code and the rest that no line contains are empty.
 
     `Logger.handle` takes it. A complete record takes longer, which counts for a line that every request writes.
     """
 
-    def __init__(self, name: str, message: str, fields: dict[str, Any]) -> None:
+    def __init__(self, name: str, message: str, fields: dict[str, Any], created: float) -> None:
         self.__dict__.update(_INFO)
         self.name, self.msg, self.fields = name, message, fields
-        self.created = now = time.time()
-        self.msecs = now % 1 * 1000
+        self.created = created
+        self.msecs = created % 1 * 1000
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:

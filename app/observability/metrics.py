@@ -3,7 +3,6 @@
 Several workers share their counts in the files of `PROMETHEUS_MULTIPROC_DIR`; each worker exposes the totals of all.
 """
 
-import asyncio
 import os
 from bisect import bisect_left
 from collections import Counter as Tally
@@ -27,10 +26,6 @@ OPERATIONS = tuple(Operation)
 ENDPOINTS = (*EndpointPath, "other")
 STATUSES = tuple(map(str, (200, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 499, 500, 503, 504)))
 PROTOCOL_ERRORS = ("400", "405", "414", "431", "501", "505")
-
-
-FLUSH_SECONDS = 0.1
-"""Seconds after which observations are written at the latest, for the scrapes of other workers."""
 
 
 class DispatchTrigger(StrEnum):
@@ -78,15 +73,6 @@ class LabelledMetrics(dict[Any, _Family], Generic[_Family]):
         return series
 
 
-class FinishedRequest(NamedTuple):
-    """A request that was answered, with the seconds that it took in all and in each stage."""
-
-    endpoint: str
-    status: int
-    seconds: float
-    stages: Mapping[str, float]
-
-
 class FinishedBatch(NamedTuple):
     """A batch that was computed, with the rows that were added to it and the seconds on the device."""
 
@@ -100,16 +86,17 @@ class FinishedBatch(NamedTuple):
 class Metrics(Collector):
     """The metrics of one application. All series with labels known in advance exist from the start, at zero.
 
-    Requests and batches are kept in memory first, and written together: each update takes microseconds in the file of a
-    worker.
+    Requests and batches are counted in memory first, and written together by `write_counts`: each update takes
+    microseconds in the file of a worker.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._collectors = self._sources()
         self._model: Gauge | None = None
-        self._requests: list[FinishedRequest] = []
         self._batches: deque[FinishedBatch] = deque()  # the device thread appends
+        self._counts: defaultdict[Counter, int] = defaultdict(int)
+        self._observed: defaultdict[Histogram, list[float]] = defaultdict(list)
         self._queued = 0
         requests = self._counter("requests", "Requests by endpoint and status of the response.", "endpoint", "status")
         self.requests = LabelledMetrics(requests, product(ENDPOINTS, STATUSES))
@@ -162,14 +149,15 @@ class Metrics(Collector):
         family = Histogram(f"vae_{name}", text, (label,), buckets=_SECONDS, registry=self.registry)
         return LabelledMetrics(family, initial)
 
-    def observe_request(self, request: FinishedRequest) -> None:
-        """Count a request. Needs a running event loop."""
-        if not self._requests:
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-        self._requests.append(request)
+    def count_request(self, endpoint: str, status: int, seconds: float, stages: Mapping[str, float]) -> None:
+        """Count a request with the seconds that it took, in all and in each stage."""
+        self._counts[self.requests[endpoint, str(status)]] += 1
+        self._observed[self.request_seconds[endpoint]].append(seconds)
+        for stage, spent in stages.items():
+            self._observed[self.stage_seconds[stage]].append(spent)
 
-    def observe_batch(self, batch: FinishedBatch) -> None:
-        """Count a batch, together with the next request. Safe in any thread."""
+    def count_batch(self, batch: FinishedBatch) -> None:
+        """Count a batch. Safe in any thread."""
         self._batches.append(batch)
 
     def set_queue_items(self, items: int) -> None:
@@ -178,26 +166,20 @@ class Metrics(Collector):
             self._queued = items
             self.queue_items.set(items)
 
-    def flush(self) -> None:
-        """Write the requests and batches that were counted; only the event loop does."""
-        counts: defaultdict[Counter, int] = defaultdict(int)
-        values: defaultdict[Histogram, list[float]] = defaultdict(list)
-        requests, self._requests = self._requests, []
-        for request in requests:
-            counts[self.requests[request.endpoint, str(request.status)]] += 1
-            values[self.request_seconds[request.endpoint]].append(request.seconds)
-            for stage, seconds in request.stages.items():
-                values[self.stage_seconds[stage]].append(seconds)
+    def write_counts(self) -> None:
+        """Write what was counted since the last call; only the event loop does."""
         while self._batches:
             batch = self._batches.popleft()
-            counts[self.batches[batch.operation, batch.trigger]] += 1
-            counts[self.padding] += batch.padding
-            values[self.batch_size[batch.operation]].append(batch.rows)
-            values[self.device_seconds[batch.operation]].append(batch.device_seconds)
-        for counter, count in counts.items():
+            self._counts[self.batches[batch.operation, batch.trigger]] += 1
+            self._counts[self.padding] += batch.padding
+            self._observed[self.batch_size[batch.operation]].append(batch.rows)
+            self._observed[self.device_seconds[batch.operation]].append(batch.device_seconds)
+        for counter, count in self._counts.items():
             counter.inc(count)
-        for histogram, observed in values.items():
-            _observe(histogram, observed)
+        for histogram, values in self._observed.items():
+            _observe(histogram, values)
+        self._counts.clear()
+        self._observed.clear()
 
     def set_model(self, model: str, device: str) -> None:
         """Set the model that is served from now on."""

@@ -201,10 +201,10 @@ async def test_a_base_exception_ends_the_device_thread_and_fails_all_requests(ro
 @pytest.mark.parametrize("inline_rows", [0, 4], ids=["thread", "event loop"])
 async def test_an_internal_error_fails_the_batch_and_later_batches_run(inline_rows, caplog):
     class Faulty(Metrics):
-        def observe_batch(self, batch):
+        def count_batch(self, batch):
             if batch.rows == 2:
                 raise RuntimeError("no room for a batch of 2 rows")
-            super().observe_batch(batch)
+            super().count_batch(batch)
 
     async with running_batcher(inline_rows=inline_rows, metrics=Faulty()) as harness, asyncio.timeout(30):
         with pytest.raises(ServiceError):

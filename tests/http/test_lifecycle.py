@@ -37,12 +37,13 @@ async def test_an_unsafe_request_id_is_replaced(client, claimed):
 async def test_a_wrong_key_is_neither_logged_nor_in_metrics(serve, caplog):
     caplog.set_level(logging.DEBUG)
     async with serve(api_key="hunter2") as client:
-        headers = {"Authorization": "Bearer hunter3"}
+        headers = {"Authorization": "Bearer hunter3", "X-Request-ID": "wrong-key"}
         await client.get("/sample?n=1&key=hunter3", headers=headers)
         await client.get("/hunter3", headers=headers)
         exposed = (await client.get("/metrics")).text
     own = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
-    assert len([record for record in own if record.name == "app.access"]) == 2
+    lines = [record for record in own if record.name == "app.access"]
+    assert [line.fields["status"] for line in lines if line.fields["request_id"] == "wrong-key"] == [401, 401]
     assert "hunter" not in exposed
     assert not any("hunter" in f"{record.getMessage()} {record.__dict__}" for record in own)
 
@@ -132,12 +133,22 @@ async def test_every_response_forbids_content_sniffing(client, png):
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-async def test_each_request_has_an_access_log_line_and_probes_have_none(client, png, caplog):
+async def watch_access_log(client, caplog) -> None:
+    await client.get("/metrics")  # writes the lines of the requests before
     caplog.set_level(logging.INFO, "app.access")
+
+
+async def access_lines(client, caplog) -> list[logging.LogRecord]:
+    await client.get("/metrics")  # writes the lines with the counts
+    return [record for record in caplog.records if record.name == "app.access"]
+
+
+async def test_each_request_has_an_access_log_line_and_probes_have_none(client, png, caplog):
+    await watch_access_log(client, caplog)
     await client.post("/encode", content=png, headers={**PNG, "X-Request-ID": "an-id"})
     for path in PROBES:
         await client.get(path)
-    (line,) = [record for record in caplog.records if record.name == "app.access"]
+    (line,) = await access_lines(client, caplog)
     assert line.getMessage() == "POST /encode 200"
     fields = line.fields
     assert (fields["request_id"], fields["status"], fields["bytes_in"]) == ("an-id", 200, len(png))
@@ -155,10 +166,10 @@ async def test_each_request_has_an_access_log_line_and_probes_have_none(client, 
     ],
 )
 async def test_the_access_log_has_the_path_of_an_unknown_endpoint(client, caplog, path, sentence):
-    caplog.set_level(logging.INFO, "app.access")
+    await watch_access_log(client, caplog)
     answer = await client.get(path, headers={"X-Request-ID": "an-id"})
     await client.get("/model")
-    strange, known = [record for record in caplog.records if record.name == "app.access"]
+    strange, known = await access_lines(client, caplog)
     assert strange.getMessage() == f"GET other {answer.status_code}"
     assert strange.fields["path"] == sentence
     assert "path" not in known.fields

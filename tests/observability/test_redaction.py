@@ -44,7 +44,9 @@ def test_every_part_of_a_record_is_redacted_and_the_record_itself_stays_as_it_is
 
 
 def test_the_fields_of_an_access_line_are_redacted():
-    record = InfoRecord("app.access", "GET other 404", {"path": "/hunter2", "status": 404, "more": {"a": "hunter2"}})
+    record = InfoRecord(
+        "app.access", "GET other 404", {"path": "/hunter2", "status": 404, "more": {"a": "hunter2"}}, 0.0
+    )
     redacted = Redactor([b"hunter2"]).redact_record(record)
     assert redacted.fields == {"path": "/KEY", "status": 404, "more": {"a": "KEY"}}
     assert record.fields["path"] == "/hunter2"

@@ -15,7 +15,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.observability.metrics import FLUSH_SECONDS
+from app.observability.request_log import FLUSH_SECONDS
 from tests.support.apps import until
 
 POLL_SECONDS = 0.05
