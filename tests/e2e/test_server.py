@@ -190,7 +190,7 @@ def lose(module, arguments):
 class BriefServer(Server):
     probe_grace_seconds = 3
 server = BriefServer(settings, Listener(settings.host, settings.port))
-server.services.engine.loaded_model.checkpoint.vae.encoder.register_forward_pre_hook(lose)
+server.services.engine.loaded_model.device_model.compiled.model.vae.encoder.register_forward_pre_hook(lose)
 run(server)
 """,
 )

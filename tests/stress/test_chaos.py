@@ -33,7 +33,7 @@ server = Server(settings, Listener(settings.host, settings.port))
 def fail(module, arguments):
     if (arguments[0] == 1).flatten(1).all(1).any():
         raise RuntimeError("a white image")
-server.services.engine.loaded_model.checkpoint.vae.encoder.register_forward_pre_hook(fail)
+server.services.engine.loaded_model.device_model.compiled.model.vae.encoder.register_forward_pre_hook(fail)
 run(server)
 """,
 )
