@@ -13,7 +13,7 @@ CARD = "README.md"
 TITLE = ": a Variational Autoencoder"
 PLOTS = {
     "learning": "Learning curve.",
-    "reconstructions": "Images of the data set, each row above its reconstructions.",
+    "reconstructions": "Images of the data set, chosen at random, each row above its reconstructions.",
     "samples": "Means of p(x given z) for z drawn from the prior.",
     "traversal": "Latent traversal: each row varies one of the most active latents of one image from -3 to 3.",
 }

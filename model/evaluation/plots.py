@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -22,6 +23,17 @@ from model.vae import VAE
 CURVE, RECONSTRUCTIONS, SAMPLES, TRAVERSAL = "learning", "reconstructions", "samples", "traversal"
 COLUMNS = 12
 ROWS = 8
+CURVES = {
+    "elbo": "ELBO, training",
+    "validation": "ELBO, held out, averaged weights",
+    "objective": "objective, training",
+    "objective_validation": "objective, held out, averaged weights",
+}
+"""Fields of an epoch that are bounds, with their labels."""
+
+LABEL_WIDTH, LABEL_SIZE, GAP = 100, 13, 12
+"""Width and text size of the labels of reconstructions, and the gap between two pairs of rows, in pixels."""
+
 MAX_IMAGE_SIDE = 256
 """Largest height and width of an image in a plot, in pixels; larger images are shrunk."""
 MAX_TRAVERSAL_VALUES = 2**28
@@ -33,35 +45,45 @@ TRAVERSAL_STD = 3.0
 def write_plots(folder: Path, vae: VAE, images: Images, records: Sequence[EpochRecord] = (), seed: int = 0) -> None:
     """Write learning.png (if there are records), reconstructions.png, samples.png and traversal.png.
 
-    `images` are uint8 [N, C, H, W]; held-out images show more than images of the training set.
+    `images` are uint8 [N, C, H, W]; held-out images show more than images of the training set. Those that are shown are
+    chosen at random by `seed`.
     """
     with reporting_file(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if records:
             learning_curve(records).savefig(folder / f"{CURVE}.png", dpi=100)
     limit = COLUMNS * min(100, max(1, MAX_TRAVERSAL_VALUES // vae.config.dimensions // COLUMNS))
-    for name, rows in (
-        (RECONSTRUCTIONS, reconstructions(vae, images)),
-        (SAMPLES, prior_samples(vae, seed)),
-        (TRAVERSAL, traversal(vae, images[:limit])),
+    chosen = choose_images(images, limit, seed)
+    for name, picture in (
+        (RECONSTRUCTIONS, _pairs(reconstructions(vae, chosen))),
+        (SAMPLES, _grid(prior_samples(vae, seed))),
+        (TRAVERSAL, _grid(traversal(vae, chosen))),
     ):
         with reporting_file(folder / f"{name}.png"):
-            imsave(folder / f"{name}.png", _grid(rows))
+            imsave(folder / f"{name}.png", picture)
+
+
+def choose_images(images: Images, count: int, seed: int) -> Images:
+    """Choose at most `count` of the images [N, C, H, W] at random, in random order."""
+    return images[np.random.default_rng(seed).permutation(len(images))[:count]]
 
 
 def learning_curve(records: Sequence[EpochRecord]) -> Figure:
-    """Plot the ELBO and its two terms over the epochs."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    bound, terms = figure.subplots(1, 2)
+    """Plot the bounds and the two terms of the ELBO over the epochs, the terms on axes of their own."""
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    bound, reconstruction, kl = figure.subplots(1, 3)
     epochs = [record.epoch for record in records]
-    bound.plot(epochs, [record.elbo for record in records], label="ELBO, training")
-    if records[-1].validation is not None:
-        held = [np.nan if record.validation is None else record.validation for record in records]
-        bound.plot(epochs, held, label="ELBO, held out, averaged weights")
-    terms.plot(epochs, [record.reconstruction for record in records], label="reconstruction")
-    terms.plot(epochs, [record.kl for record in records], label="KL")
-    _exclude_first_epochs(bound, [record.elbo for record in records])
-    for axes in (bound, terms):
+    drawn = []
+    for name, label in CURVES.items():
+        values = [getattr(record, name) for record in records]
+        if any(value is not None for value in values):
+            drawn.append([np.nan if value is None else value for value in values])
+            bound.plot(epochs, drawn[-1], label=label)
+    reconstruction.plot(epochs, [record.reconstruction for record in records], label="reconstruction")
+    kl.plot(epochs, [record.kl for record in records], label="KL")
+    _exclude_first_epochs(bound, drawn)
+    _exclude_first_epochs(reconstruction, [[record.reconstruction for record in records]])
+    for axes in (bound, reconstruction, kl):
         axes.set(xlabel="epoch", ylabel="nats per image")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -69,9 +91,10 @@ def learning_curve(records: Sequence[EpochRecord]) -> Figure:
     return figure
 
 
-def _exclude_first_epochs(axes: Axes, elbos: Sequence[float]) -> None:
-    """Choose the vertical range without the first tenth of the epochs, which have a far lower ELBO."""
-    least, most = min(elbos[len(elbos) // 10 :]), max(elbos)
+def _exclude_first_epochs(axes: Axes, curves: Sequence[Sequence[float]]) -> None:
+    """Choose the vertical range without the first tenth of the epochs, which have far lower values."""
+    shown = np.array([curve[len(curve) // 10 :] for curve in curves])
+    least, most = np.nanmin(shown), np.nanmax(shown)
     if least < most:
         axes.set_ylim(least - 0.1 * (most - least), most + 0.1 * (most - least))
 
@@ -138,6 +161,25 @@ def _shrunk(pixels: Tensor) -> Tensor:
         return pixels
     fitted = [max(1, round(length * MAX_IMAGE_SIDE / longest)) for length in (height, width)]
     return interpolate(pixels, fitted, mode="area")
+
+
+def _pairs(rows: Tensor) -> Images:
+    """Arrange rows of originals, each above its reconstructions, with labels and a gap between the pairs."""
+    pairs = [_grid(pair) for pair in torch.split(rows, 2)]
+    labels = [_labels(picture.shape[0]) for picture in pairs]
+    labelled = [np.concatenate(both, axis=1) for both in zip(labels, pairs, strict=True)]
+    gap = np.full((GAP, *labelled[0].shape[1:]), 255, np.uint8)
+    return np.concatenate([part for pair in labelled for part in (pair, gap)][:-1])
+
+
+def _labels(height: int) -> Images:
+    """Draw the labels of a pair of rows of this height, uint8 [height, LABEL_WIDTH, 3]."""
+    canvas = Image.new("RGB", (LABEL_WIDTH, height), "white")
+    font = ImageFont.load_default(LABEL_SIZE)
+    for row, text in enumerate(("original", "reconstruction")):
+        middle = (LABEL_WIDTH - 6, height * (2 * row + 1) / 4)
+        ImageDraw.Draw(canvas).text(middle, text, "black", font, anchor="rm")
+    return np.asarray(canvas)
 
 
 def _grid(rows: Tensor) -> Images:

@@ -1,5 +1,6 @@
 """Tests of the plots of a trained model: content, size, reproducibility."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from model.config import VAEConfig
 from model.data.arrays import MAX_PIXELS_PER_PASS
 from model.evaluation.plots import (
     COLUMNS,
+    GAP,
+    LABEL_WIDTH,
     MAX_IMAGE_SIDE,
     ROWS,
+    choose_images,
     learning_curve,
     prior_samples,
     reconstructions,
@@ -43,9 +47,22 @@ def test_originals_are_above_their_reconstructions(tmp_path: Path, digits: np.nd
     write_plots(tmp_path, build(DIGITS), digits)
     picture = pixels(tmp_path / "reconstructions.png")[..., 0]
     size = 56
-    assert picture.shape == (ROWS * size, COLUMNS * size)
-    assert np.array_equal(picture[:size:7, : 2 * size : 7], np.concatenate([digits[0, 0], digits[1, 0]], axis=1))
-    assert np.array_equal(picture[2 * size : 3 * size : 7, :size:7], digits[COLUMNS, 0])
+    assert picture.shape == (ROWS * size + 3 * GAP, LABEL_WIDTH + COLUMNS * size)
+    shown = choose_images(digits, ROWS // 2 * COLUMNS, 0)
+    images = picture[:, LABEL_WIDTH:]
+    assert np.array_equal(images[:size:7, : 2 * size : 7], np.concatenate([shown[0, 0], shown[1, 0]], axis=1))
+    second = 2 * size + GAP
+    assert np.array_equal(images[second : second + size : 7, :size:7], shown[COLUMNS, 0])
+    assert (picture[2 * size : second] == 255).all()
+    assert (picture[:size, :LABEL_WIDTH] < 128).any()
+
+
+def test_shown_images_are_chosen_at_random_by_the_seed(digits: np.ndarray) -> None:
+    first, again, other = (choose_images(digits, 20, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first, digits[:20])
+    assert len(choose_images(digits[:5], 20, 0)) == 5
 
 
 @pytest.mark.parametrize("count", [1, 5, 13])
@@ -53,7 +70,7 @@ def test_a_few_images_are_enough(tmp_path: Path, count: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (count, 3, 13, 9), np.uint8)
     write_plots(tmp_path, build(COLOUR), images)
     assert not (tmp_path / "learning.png").exists()
-    assert pixels(tmp_path / "reconstructions.png").shape[1] == min(count, COLUMNS) * 9 * 4
+    assert pixels(tmp_path / "reconstructions.png").shape[1] == LABEL_WIDTH + min(count, COLUMNS) * 9 * 4
 
 
 def test_reconstructions_are_the_means_of_the_model(digits: np.ndarray) -> None:
@@ -94,17 +111,29 @@ def test_large_images_are_shrunk(tmp_path: Path) -> None:
     images = np.zeros((13, 3, 600, 300), np.uint8)
     images[..., 300:, :] = 255
     write_plots(tmp_path, build(config), images)
-    for name, rows in (("samples", ROWS), ("reconstructions", 2), ("traversal", 2)):
+    for name, rows in (("samples", ROWS), ("traversal", 2)):
         assert pixels(tmp_path / f"{name}.png").shape[:2] == (rows * MAX_IMAGE_SIDE, COLUMNS * MAX_IMAGE_SIDE // 2)
-    original = pixels(tmp_path / "reconstructions.png")[:MAX_IMAGE_SIDE, : MAX_IMAGE_SIDE // 2, 0]
+    pairs = pixels(tmp_path / "reconstructions.png")
+    assert pairs.shape[:2] == (2 * MAX_IMAGE_SIDE, LABEL_WIDTH + COLUMNS * MAX_IMAGE_SIDE // 2)
+    original = pairs[:MAX_IMAGE_SIDE, LABEL_WIDTH : LABEL_WIDTH + MAX_IMAGE_SIDE // 2, 0]
     assert (original[: MAX_IMAGE_SIDE // 2].max(), original[MAX_IMAGE_SIDE // 2 :].min()) == (0, 255)
 
 
 def test_the_learning_curve_shows_bound_and_terms_of_every_epoch() -> None:
-    bound, terms = learning_curve(RECORDS).axes
+    bound, reconstruction, kl = learning_curve(RECORDS).axes
     assert [line.get_label() for line in bound.lines] == ["ELBO, training", "ELBO, held out, averaged weights"]
-    assert [line.get_label() for line in terms.lines] == ["reconstruction", "KL"]
+    assert [line.get_label() for line in (*reconstruction.lines, *kl.lines)] == ["reconstruction", "KL"]
     assert list(bound.lines[0].get_ydata()) == [record.elbo for record in RECORDS]
+
+
+def test_the_learning_curve_shows_the_bound_that_is_climbed() -> None:
+    climbed = [replace(record, objective=-99.0, objective_validation=-98.0) for record in RECORDS]
+    bound = learning_curve(climbed).axes[0]
+    assert [next(iter(line.get_ydata())) for line in bound.lines[2:]] == [-99.0, -98.0]
+    assert [line.get_label() for line in bound.lines[2:]] == [
+        "objective, training",
+        "objective, held out, averaged weights",
+    ]
 
 
 def test_a_learning_curve_can_have_one_epoch(tmp_path: Path) -> None:
