@@ -232,6 +232,29 @@ def evaluate(
             print_figures(asdict(figures))
 
 
+@cli.command()
+def inspect(
+    image: Annotated[Path | None, typer.Argument(help="An image file that is encoded and decoded.")] = None,
+    model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="PNG of original, reconstruction and error; IMAGE.inspection.png by default.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N, as for serve.")] = "",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, as for serve.")] = "",
+) -> None:
+    """Inspect a model: its sizes, its latents, and what the endpoints can do with it; exit with 2 if it is unusable.
+
+    The variables of serve apply, so that the result is that of the service.
+    """
+    with report_user_errors():
+        from app.cli.inspect import inspect_model, table
+        from app.settings import read_settings
+
+        options = {"model": model, "device": device, "precision": precision}
+        settings = read_settings({name: value for name, value in options.items() if value})
+        typer.echo(table(inspect_model(settings, image, out)))
+
+
 @contextmanager
 def report_user_errors() -> Iterator[None]:
     """Report a `UserError` in one line on stderr, with exit code 2. Any other exception keeps its traceback."""

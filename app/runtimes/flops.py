@@ -1,9 +1,16 @@
-"""The number of floating-point operations of a model, counted from its layers."""
+"""The number of floating-point operations of a model, counted without computing it."""
 
+import copy
 from math import prod
+from typing import cast
 
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from model.formats.native import NativeModel
+from model.formats.onnx.pair import OnnxPair
+from model.interface import ImageModel
 from model.networks.blocks import Residual
 from model.vae import VAE
 
@@ -18,10 +25,34 @@ def is_compute_bound(vae: VAE) -> bool:
 
 def count_flops(vae: VAE) -> int:
     """Count the operations to encode and decode one image, as `torch.utils.flop_counter` does in two seconds."""
+    return sum(_vae_flops(vae))
+
+
+def flops_of(model: ImageModel) -> tuple[int, int] | None:
+    """Count the operations to encode and to decode one image of the default size; None if they are unknown."""
+    if isinstance(model, NativeModel):
+        return _vae_flops(model.vae)
+    if isinstance(model, OnnxPair):
+        return model.flops()
+    return _module_flops(model) if isinstance(model, nn.Module) else None
+
+
+def _module_flops(model: nn.Module) -> tuple[int, int]:
+    """Count by torch, for a copy without memory for its weights."""
+    empty = cast("ImageModel", copy.deepcopy(model).to("meta"))
+    shapes = (1, *empty.spec.image_shape), (1, *empty.spec.latent_shape)
+    image, latent = (torch.empty(shape, device="meta") for shape in shapes)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        empty.posterior(image)
+        encode = counter.get_total_flops()
+        _ = empty.likelihood(latent).mean
+        return encode, counter.get_total_flops() - encode
+
+
+def _vae_flops(vae: VAE) -> tuple[int, int]:
     config = vae.config
-    return _network_flops(vae.encoder.network, config.image_shape) + _network_flops(
-        vae.decoder.network, config.latent_shape
-    )
+    encode = _network_flops(vae.encoder.network, config.image_shape)
+    return encode, _network_flops(vae.decoder.network, config.latent_shape)
 
 
 def _network_flops(network: nn.Sequential, shape: tuple[int, ...]) -> int:

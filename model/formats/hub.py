@@ -95,7 +95,8 @@ class Hub:
                 return _snapshot(name, self._snapshot(name, allow_patterns=[], local_files_only=True))
             except Exception:  # noqa: BLE001, S110  # the first failure is the reason
                 pass
-        raise CheckpointError(f"{name}: {_reason(failure)}, and the cache does not have it") from None
+            raise CheckpointError(f"{name}: {_reason(failure)}, and the cache does not have it") from None
+        raise CheckpointError(f"{name}: {_reason(failure)}") from None
 
     def _snapshot(self, name: HubName, **options: Any) -> Path:
         download = _library().snapshot_download

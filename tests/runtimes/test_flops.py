@@ -5,10 +5,19 @@ import torch
 from hypothesis import given, settings
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.runtimes.flops import count_flops, is_compute_bound
+from app.runtimes.flops import count_flops, flops_of, is_compute_bound
+from model.formats import read_model
 from model.vae import VAE
 from tests.support.configs import configs
 from tests.support.models import COLOUR, COMPUTE_BOUND, DIGITS
+from tests.support.onnx_pairs import (
+    SPATIAL_DECODER,
+    SPATIAL_ENCODER,
+    VECTOR_DECODER,
+    VECTOR_ENCODER,
+    write_spatial_pair,
+    write_vector_pair,
+)
 
 
 @settings(max_examples=60)
@@ -24,3 +33,17 @@ def test_the_count_is_that_of_torch(config):
 @pytest.mark.parametrize(("config", "compute_bound"), [(DIGITS, False), (COLOUR, False), (COMPUTE_BOUND, True)])
 def test_a_model_with_many_operations_is_compute_bound(config, compute_bound):
     assert is_compute_bound(VAE(config)) is compute_bound
+
+
+@pytest.mark.parametrize(
+    ("write", "networks"),
+    [(write_vector_pair, (VECTOR_ENCODER, VECTOR_DECODER)), (write_spatial_pair, (SPATIAL_ENCODER, SPATIAL_DECODER))],
+)
+def test_the_count_of_a_pair_of_graphs_is_that_of_torch(tmp_path, write, networks):
+    model = read_model(write(tmp_path)).model
+    counts = []
+    for network, shape in zip(networks, (model.spec.image_shape, model.spec.latent_shape), strict=True):
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, *shape))
+        counts.append(counter.get_total_flops())
+    assert flops_of(model) == tuple(counts)

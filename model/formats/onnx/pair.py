@@ -11,9 +11,10 @@ from torch import Tensor
 
 from model.files import CheckpointError
 from model.formats.onnx.config import ChannelOrder, DecoderOutput, EncoderOutput, Layout, PairConfig
+from model.formats.onnx.flops import count_flops
 from model.formats.onnx.graph import Graph
 from model.formats.onnx.sessions import OpenSession, Session, open_on_cpu, reason
-from model.formats.onnx.signature import batch_of
+from model.formats.onnx.signature import batch_of, in_layout
 from model.gaussian import DiagonalGaussian
 from model.interface import DecodedImage, DeterministicCode, FixedSize, ImageLikelihood, ModelSpec
 from model.likelihoods import FAMILIES, Likelihood
@@ -124,6 +125,12 @@ class OnnxPair:
         opened = OpenedPair(self.spec, self.config, encoder, decoder)
         self._check_outputs(opened)
         return opened
+
+    def flops(self) -> tuple[int, int] | None:
+        """Return the operations to encode and to decode one image of the default size, None if they are unknown."""
+        shapes = ((self.encoder, self.spec.image_shape), (self.decoder, self.spec.latent_shape))
+        encode, decode = (count_flops(graph, in_layout(self.config, shape)) for graph, shape in shapes)
+        return None if encode is None or decode is None else (encode, decode)
 
     def posterior(self, x: Tensor) -> DiagonalGaussian | DeterministicCode:
         """Encode x of [B, C, H, W] in [0, 1] on the CPU."""

@@ -1,9 +1,13 @@
 """Comparison of the inputs and outputs of two graphs with the config of their pair."""
 
+from typing import TypeVar
+
 from model.files import CheckpointError
 from model.formats.onnx.config import DecoderOutput, EncoderOutput, Layout, PairConfig
 from model.formats.onnx.graph import Dimensions, Graph, Value, written
 from model.likelihoods import FAMILIES
+
+Side = TypeVar("Side")
 
 
 def batch_of(value: Value) -> int | None:
@@ -61,7 +65,7 @@ def _check_value(graph: Graph, value: Value, config: PairConfig, shape: Dimensio
 
     With `exact`, a dimension that the config leaves open must be open in the graph.
     """
-    expected = (None, *(_channels_last(shape) if config.layout == Layout.NHWC else shape))
+    expected = (None, *in_layout(config, shape))
     declared = value.shape
     if declared is None:
         agrees = not exact
@@ -72,8 +76,9 @@ def _check_value(graph: Graph, value: Value, config: PairConfig, shape: Dimensio
         raise CheckpointError(f"{graph.path}: {value}: config.json expects {written(expected)}")
 
 
-def _channels_last(shape: Dimensions) -> Dimensions:
-    return (*shape[1:], shape[0])
+def in_layout(config: PairConfig, shape: tuple[Side, ...]) -> tuple[Side, ...]:
+    """Return the shape of an image or latent, without the batch, in the layout of the graphs."""
+    return (*shape[1:], shape[0]) if config.layout == Layout.NHWC else shape
 
 
 def _agree(declared: int | None, expected: int | None, *, exact: bool) -> bool:

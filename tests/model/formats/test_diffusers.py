@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from app.runtimes.flops import flops_of
 from model.files import CheckpointError
 from model.formats import check_model, read_model
 from model.interface import TileableModel
@@ -83,6 +84,13 @@ def test_the_spec_has_the_scaling_of_the_config(folders):
     assert (scaling["kl16"].scale, scaling["kl16"].shift) == ((0.3611,), (0.1159,))
     assert scaling["kl8"].shift == (0.1,) * 8
     assert scaling["kl8"].scale == pytest.approx([0.18215 / (0.5 + n / 8) for n in range(8)])
+
+
+def test_operations_are_counted_without_computing_the_model(folders):
+    model = read_model(folders["kl"]).model
+    encode, decode = flops_of(model)
+    assert 1e6 < encode < decode
+    assert not next(model.parameters()).is_meta
 
 
 def changed(folder, **fields):

@@ -1,0 +1,76 @@
+"""The number of floating-point operations of a graph, counted from the shapes of its products."""
+
+from collections.abc import Mapping
+from math import prod
+
+from onnx import GraphProto, ModelProto, NodeProto
+
+from model.formats.onnx.graph import Graph
+
+Shape = tuple[int, ...]
+
+
+def count_flops(graph: Graph, shape: Shape) -> int | None:
+    """Count the operations for an input of one row, [1, *shape] in the layout of the graph.
+
+    A product and a sum for each weight wherever it is applied, as `torch.utils.flop_counter` counts. None if the shapes
+    inside of the graph cannot be inferred.
+    """
+    model = ModelProto.FromString(graph.content)
+    shapes = _shapes(model, graph.input.name, (1, *shape))
+    total = 0
+    for node in model.graph.node:
+        if count := _COUNTS.get(node.op_type):
+            operands = [shapes.get(name) for name in (*node.input[:2], node.output[0])]
+            if None in operands:
+                return None
+            total += count(node, *operands)  # type: ignore[arg-type]  # none of them is None
+    return total
+
+
+def _shapes(model: ModelProto, name: str, shape: Shape) -> Mapping[str, Shape]:
+    """Return the shapes of all values that can be inferred, by ONNX Runtime's own tool."""
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference  # noqa: PLC0415  # it imports sympy
+
+    _fix_size(model.graph, name, shape)
+    try:
+        graph = SymbolicShapeInference.infer_shapes(model, auto_merge=True).graph
+    except Exception:  # noqa: BLE001  # it raises anything for what it does not know
+        return {}
+    values = (*graph.input, *graph.value_info, *graph.output)
+    found = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in values}
+    weights = {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    return weights | {key: dims for key, dims in found.items() if dims and min(dims) > 0}
+
+
+def _fix_size(graph: GraphProto, name: str, shape: Shape) -> None:
+    """Set the shape of the input, and remove what the graph declares of others, and the names of files."""
+    del graph.value_info[:]
+    for info in (*graph.output, *graph.input):
+        info.type.tensor_type.ClearField("shape")
+        if info.name == name:
+            for side in shape:
+                info.type.tensor_type.shape.dim.add(dim_value=side)
+    for tensor in graph.initializer:
+        tensor.ClearField("data_location")
+        tensor.ClearField("external_data")
+
+
+def _convolution(_: NodeProto, x: Shape, weight: Shape, y: Shape) -> int:  # noqa: ARG001  # the signature of all counts
+    return 2 * prod(weight[1:]) * prod(y)
+
+
+def _transposed_convolution(_: NodeProto, x: Shape, weight: Shape, y: Shape) -> int:  # noqa: ARG001
+    return 2 * prod(weight[1:]) * prod(x)
+
+
+def _product(_: NodeProto, a: Shape, b: Shape, y: Shape) -> int:  # noqa: ARG001
+    return 2 * a[-1] * prod(y)
+
+
+def _gemm(node: NodeProto, a: Shape, b: Shape, y: Shape) -> int:  # noqa: ARG001
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    return 2 * a[0 if transposed else 1] * prod(y)
+
+
+_COUNTS = {"Conv": _convolution, "ConvTranspose": _transposed_convolution, "MatMul": _product, "Gemm": _gemm}
