@@ -18,9 +18,9 @@ import httpx
 import numpy as np
 
 from app.client import requests as specs
-from app.client.requests import Encoded, Images, Problem, RequestSpec, Sampled, Scored
+from app.client.requests import Encoded, Images, Problem, RequestSpec, Sampled, Scored, Size
 
-__all__ = ["AsyncClient", "Client", "Encoded", "Images", "Problem", "Sampled", "Scored"]
+__all__ = ["AsyncClient", "Client", "Encoded", "Images", "Problem", "Sampled", "Scored", "Size"]
 
 T = TypeVar("T")
 
@@ -50,34 +50,63 @@ class Client:
         self._http.close()
 
     def encode(
-        self, images: Images, *, samples: int | None = None, seed: int | None = None, fit: str | None = None
+        self,
+        images: Images,
+        *,
+        samples: int | None = None,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
+        scaled: bool = False,
     ) -> Encoded:
-        """Return the posterior of each image, and `samples` draws from it."""
-        return self._send(specs.encode(images, samples=samples, seed=seed, fit=fit))
+        """Return the posterior of each image, and `samples` draws from it.
 
-    def decode(self, latents: np.ndarray | Encoded) -> np.ndarray:
+        `size` (H, W) is the one to which a model of many sizes resizes images, by default their own. With `scaled`,
+        latents are in the units of the diffusion model.
+        """
+        return self._send(specs.encode(images, size, scaled, samples=samples, seed=seed, fit=fit))
+
+    def decode(self, latents: np.ndarray | Encoded, *, scaled: bool = False) -> np.ndarray:
         """Return the mean image of each latent [N, *latent], uint8 [N, H, W, C], or of each draw [L, N, *latent].
 
-        Of an `Encoded` the means are decoded. Raises `ValueError` for arrays of other dimensions.
+        Of an `Encoded` the means are decoded. With `scaled`, latents are in the units of the diffusion model. Raises
+        `ValueError` for arrays of other dimensions.
         """
-        return self._send(specs.decode(latents))
+        return self._send(specs.decode(latents, scaled))
 
-    def reconstruct(self, images: Images, *, seed: int | None = None, fit: str | None = None) -> np.ndarray:
+    def reconstruct(
+        self, images: Images, *, seed: int | None = None, fit: str | None = None, size: Size | None = None
+    ) -> np.ndarray:
         """Encode and decode images, uint8 [N, H, W, C]; at the posterior mean, or with `seed` at a draw."""
-        return self._send(specs.reconstruct(images, seed=seed, fit=fit))
+        return self._send(specs.reconstruct(images, size, seed=seed, fit=fit))
 
-    def sample(self, n: int, *, seed: int | None = None, temperature: float | None = None) -> Sampled:
-        """Return images decoded from draws of the prior."""
-        return self._send(specs.sample(n, seed=seed, temperature=temperature))
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int | None = None,
+        temperature: float | None = None,
+        size: Size | None = None,
+        force: bool = False,
+    ) -> Sampled:
+        """Return images decoded from draws of the prior; `force` also by a model whose latents have another one."""
+        return self._send(specs.sample(n, size, force, seed=seed, temperature=temperature))
 
     def score(
-        self, images: Images, *, samples: int | None = None, seed: int | None = None, fit: str | None = None
+        self,
+        images: Images,
+        *,
+        samples: int | None = None,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
     ) -> Scored:
         """Return the ELBO of each image and its terms; with `samples` also the importance-weighted bound.
 
-        Images that are sent one by one with the same `seed` are scored with the same draw.
+        Images that are sent one by one with the same `seed` are scored with the same draw. Of a model without a density
+        the error of the reconstruction is returned.
         """
-        return self._send(specs.score(images, samples=samples, seed=seed, fit=fit))
+        return self._send(specs.score(images, size, samples=samples, seed=seed, fit=fit))
 
     def model(self) -> dict[str, Any]:
         """Describe the served model: name, digest, shapes, likelihood, architecture, runtime."""
@@ -119,28 +148,51 @@ class AsyncClient:
         await self._http.aclose()
 
     async def encode(
-        self, images: Images, *, samples: int | None = None, seed: int | None = None, fit: str | None = None
+        self,
+        images: Images,
+        *,
+        samples: int | None = None,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
+        scaled: bool = False,
     ) -> Encoded:
         """As `Client.encode`."""
-        return await self._send(specs.encode(images, samples=samples, seed=seed, fit=fit))
+        return await self._send(specs.encode(images, size, scaled, samples=samples, seed=seed, fit=fit))
 
-    async def decode(self, latents: np.ndarray | Encoded) -> np.ndarray:
+    async def decode(self, latents: np.ndarray | Encoded, *, scaled: bool = False) -> np.ndarray:
         """As `Client.decode`."""
-        return await self._send(specs.decode(latents))
+        return await self._send(specs.decode(latents, scaled))
 
-    async def reconstruct(self, images: Images, *, seed: int | None = None, fit: str | None = None) -> np.ndarray:
+    async def reconstruct(
+        self, images: Images, *, seed: int | None = None, fit: str | None = None, size: Size | None = None
+    ) -> np.ndarray:
         """As `Client.reconstruct`."""
-        return await self._send(specs.reconstruct(images, seed=seed, fit=fit))
+        return await self._send(specs.reconstruct(images, size, seed=seed, fit=fit))
 
-    async def sample(self, n: int, *, seed: int | None = None, temperature: float | None = None) -> Sampled:
+    async def sample(
+        self,
+        n: int,
+        *,
+        seed: int | None = None,
+        temperature: float | None = None,
+        size: Size | None = None,
+        force: bool = False,
+    ) -> Sampled:
         """As `Client.sample`."""
-        return await self._send(specs.sample(n, seed=seed, temperature=temperature))
+        return await self._send(specs.sample(n, size, force, seed=seed, temperature=temperature))
 
     async def score(
-        self, images: Images, *, samples: int | None = None, seed: int | None = None, fit: str | None = None
+        self,
+        images: Images,
+        *,
+        samples: int | None = None,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
     ) -> Scored:
         """As `Client.score`."""
-        return await self._send(specs.score(images, samples=samples, seed=seed, fit=fit))
+        return await self._send(specs.score(images, size, samples=samples, seed=seed, fit=fit))
 
     async def model(self) -> dict[str, Any]:
         """As `Client.model`."""

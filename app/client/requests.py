@@ -18,6 +18,9 @@ Images = np.ndarray | Sequence[np.ndarray] | File | Sequence[File]
 Neither an array nor a file raises `TypeError`; no image at all, arrays of different shapes, or both kinds `ValueError`.
 """
 
+Size = tuple[int, int]
+"""Height and width of images in pixels."""
+
 T = TypeVar("T")
 
 _NPY = "application/x-npy"
@@ -37,7 +40,10 @@ class Problem(Exception):
 
 
 class Encoded(NamedTuple):
-    """q(z|x): `mean` and `logvar` [N, *latent], the draws `z` [L, N, *latent] (L is 0 without samples), their seed."""
+    """q(z|x): `mean` and `logvar` [N, *latent], the draws `z` [L, N, *latent] (L is 0 without samples), their seed.
+
+    The `logvar` of a deterministic encoder is minus infinity: the variance is 0.
+    """
 
     mean: np.ndarray
     logvar: np.ndarray
@@ -56,7 +62,8 @@ class Scored(NamedTuple):
     """Scores of each image, [N], in nats, higher is better; `log_likelihood` only with samples.
 
     `bits_per_dim` is better the lower it is. `percentile`, 0 to 100, is the rank of each ELBO among those of the images
-    on which the model was evaluated; None without an evaluation.
+    on which the model was evaluated; None without an evaluation. Of a model without a density, `squared_error` is the
+    mean of the reconstruction's squared error, `psnr` its ratio in decibels, and what is not defined is NaN.
     """
 
     elbo: np.ndarray
@@ -65,7 +72,9 @@ class Scored(NamedTuple):
     bits_per_dim: np.ndarray
     percentile: np.ndarray | None
     log_likelihood: np.ndarray | None
-    seed: int
+    seed: int | None
+    squared_error: np.ndarray | None = None
+    psnr: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +119,13 @@ def naming_url(request: httpx.Request) -> Iterator[None]:
         raise kind(f"{request.method} {url}: {str(error) or kind.__name__}", request=request) from error
 
 
-def encode(images: Images, **params: Any) -> RequestSpec[Encoded]:
+def encode(images: Images, size: Size | None = None, scaled: bool = False, **params: Any) -> RequestSpec[Encoded]:
     """POST /encode."""
+    params |= _sides(size) | _flag("scaled", scaled)
     return RequestSpec("POST", "/encode", _encoded, params=params, body=_images_body(images))
 
 
-def decode(latents: np.ndarray | Encoded) -> RequestSpec[np.ndarray]:
+def decode(latents: np.ndarray | Encoded, scaled: bool = False) -> RequestSpec[np.ndarray]:
     """POST /decode. Draws are sent as L * N latents, because /decode reads one more dimension as an `Encoded`.
 
     A latent has one or three dimensions, so an array has two or four, or with draws three or five. Raises `ValueError`
@@ -131,21 +141,25 @@ def decode(latents: np.ndarray | Encoded) -> RequestSpec[np.ndarray]:
     axes = 1 if array.ndim in (2, 4) else 2
     leading, latent = array.shape[:axes], array.shape[axes:]
     body = _npy_body(array.reshape(math.prod(leading), *latent))
-    return RequestSpec("POST", "/decode", lambda response: _unflatten(_array(response), leading), body=body)
+    params = _flag("scaled", scaled)
+    return RequestSpec(
+        "POST", "/decode", lambda response: _unflatten(_array(response), leading), params=params, body=body
+    )
 
 
-def reconstruct(images: Images, **params: Any) -> RequestSpec[np.ndarray]:
+def reconstruct(images: Images, size: Size | None = None, **params: Any) -> RequestSpec[np.ndarray]:
     """POST /reconstruct."""
-    return RequestSpec("POST", "/reconstruct", _array, params=params, body=_images_body(images))
+    return RequestSpec("POST", "/reconstruct", _array, params=params | _sides(size), body=_images_body(images))
 
 
-def sample(n: int, **params: Any) -> RequestSpec[Sampled]:
+def sample(n: int, size: Size | None = None, force: bool = False, **params: Any) -> RequestSpec[Sampled]:
     """GET /sample."""
-    return RequestSpec("GET", "/sample", _sampled, params={"n": n, **params})
+    return RequestSpec("GET", "/sample", _sampled, params={"n": n, **params, **_sides(size), **_flag("force", force)})
 
 
-def score(images: Images, **params: Any) -> RequestSpec[Scored]:
+def score(images: Images, size: Size | None = None, **params: Any) -> RequestSpec[Scored]:
     """POST /score."""
+    params |= _sides(size)
     return RequestSpec("POST", "/score", _scored, "application/json", params, _images_body(images))
 
 
@@ -157,6 +171,14 @@ def model() -> RequestSpec[dict[str, Any]]:
 def history() -> RequestSpec[dict[str, Any]]:
     """GET /model/history."""
     return RequestSpec("GET", "/model/history", lambda response: dict(response.json()), "application/json")
+
+
+def _sides(size: Size | None) -> dict[str, int]:
+    return {} if size is None else {"height": size[0], "width": size[1]}
+
+
+def _flag(name: str, value: bool) -> dict[str, str]:
+    return {name: "true"} if value else {}
 
 
 def _npy_body(array: np.ndarray) -> dict[str, Any]:
@@ -213,7 +235,8 @@ def _unflatten(images: np.ndarray, leading: tuple[int, ...]) -> np.ndarray:
 def _encoded(response: httpx.Response) -> Encoded:
     array = _array(response)
     seed = response.headers.get("x-seed")
-    return Encoded(array[0], array[1], array[2:], int(seed) if seed else None)
+    logvar = array[1] if len(array) > 1 else np.full_like(array[0], -np.inf)
+    return Encoded(array[0], logvar, array[2:], int(seed) if seed else None)
 
 
 def _sampled(response: httpx.Response) -> Sampled:
@@ -221,6 +244,8 @@ def _sampled(response: httpx.Response) -> Sampled:
 
 
 def _scored(response: httpx.Response) -> Scored:
-    scores = response.json()["scores"]
-    columns: dict[str, Any] = {name: np.array([score[name] for score in scores]) for name in scores[0]}
-    return Scored(**{"percentile": None, "log_likelihood": None, **columns}, seed=int(response.headers["x-seed"]))
+    scores, seed = response.json()["scores"], response.headers.get("x-seed")
+    columns: dict[str, Any] = {name: np.array([score[name] for score in scores], float) for name in scores[0]}
+    undefined = dict.fromkeys(("elbo", "reconstruction", "kl", "bits_per_dim"), np.full(len(scores), np.nan))
+    fields = {**undefined, "percentile": None, "log_likelihood": None, **columns}
+    return Scored(**fields, seed=int(seed) if seed else None)

@@ -4,11 +4,13 @@ import asyncio
 import io
 from contextlib import asynccontextmanager
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from app.client import AsyncClient
 from app.codecs.images import write_npy
 from app.main import create_app
 from app.settings import Settings
@@ -78,6 +80,8 @@ async def test_scaled_latents_are_those_of_a_pipeline(served):
     name, client = served
     pixels = images(1, 64, 64)
     code, decoded = expected(name, pixels)
+    if name == "flux2":
+        pytest.skip("the units of its pipeline are tested where the model is read")
     config = build(name).config
     scale, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
     if config.get("latents_mean"):
@@ -147,6 +151,21 @@ async def test_scores_of_a_model_without_a_density_are_the_errors_of_the_reconst
     assert all(score["kl"] > 0 for score in scores)
     refused = await client.post("/score?samples=2", content=write_npy(pixels))
     assert refused.json()["title"] == "Unsupported by model"
+
+
+async def test_the_python_client_knows_sizes_and_units(kl):
+    app, _ = kl
+    pixels = images(2, 64, 96)
+    async with AsyncClient("http://vae", transport=httpx.ASGITransport(app=app)) as vae:
+        encoded = await vae.encode(pixels, size=(32, 48), scaled=True)
+        assert encoded.mean.shape == (2, 4, 4, 6)
+        reconstructed = await vae.reconstruct(pixels, size=(32, 48))
+        assert np.abs(await vae.decode(encoded, scaled=True) - reconstructed.astype(int)).max() <= 1
+        assert (await vae.sample(1, size=(16, 32), force=True)).images.shape == (1, 16, 32, 3)
+        scored = await vae.score(pixels)
+        assert np.isnan(scored.elbo).all()
+        assert (scored.kl > 0).all()
+        assert (scored.psnr > 0).all()
 
 
 async def test_a_deterministic_encoder_has_no_draws(tmp_path):
