@@ -83,13 +83,15 @@ class MultipleOfFactor:
 
 @dataclass(frozen=True, slots=True)
 class LatentScaling:
-    """The units of a diffusion model: it works on (z - shift) * scale, with one number, or one for each channel.
+    """The units of a diffusion model: it works on (z - shift) * scale.
 
-    Latents are float32 arrays of [..., C, h, w].
+    There is one number, or one for each channel; or for each channel and each place in a patch of `patch` latents, as
+    [C, *patch]. Latents are float32 arrays of [..., C, h, w].
     """
 
     scale: tuple[float, ...] = (1.0,)
     shift: tuple[float, ...] = (0.0,)
+    patch: tuple[int, int] = (1, 1)
 
     @property
     def is_identity(self) -> bool:
@@ -98,18 +100,27 @@ class LatentScaling:
 
     def scaled(self, latents: np.ndarray) -> np.ndarray:
         """Return latents in the units of the diffusion model."""
-        scaled: np.ndarray = (latents - _by_channel(self.shift)) * _by_channel(self.scale)
+        scaled: np.ndarray = (latents - self._spread(self.shift, latents)) * self._spread(self.scale, latents)
         return scaled
 
     def scaled_logvar(self, logvar: np.ndarray) -> np.ndarray:
         """Return the logarithms of the variances of scaled latents."""
-        scaled: np.ndarray = logvar + 2 * np.log(np.abs(_by_channel(self.scale)))
+        scaled: np.ndarray = logvar + 2 * np.log(np.abs(self._spread(self.scale, logvar)))
         return scaled
 
     def unscaled(self, latents: np.ndarray) -> np.ndarray:
         """Return latents of the diffusion model in the units of the autoencoder."""
-        unscaled: np.ndarray = latents / _by_channel(self.scale) + _by_channel(self.shift)
+        unscaled: np.ndarray = latents / self._spread(self.scale, latents) + self._spread(self.shift, latents)
         return unscaled
+
+    def _spread(self, values: tuple[float, ...], latents: np.ndarray) -> np.ndarray:
+        """Return numbers that broadcast to latents."""
+        if len(values) == 1:
+            return np.asarray(values, np.float32)
+        of_patch = np.asarray(values, np.float32).reshape(-1, *self.patch)
+        height, width = latents.shape[-2:]
+        repeats = (1, -(-height // self.patch[0]), -(-width // self.patch[1]))
+        return of_patch if self.patch == (1, 1) else np.tile(of_patch, repeats)[:, :height, :width]
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +292,3 @@ class StoredModel:
     model: ImageModel
     metrics: Metrics = field(default_factory=Metrics)
     warnings: tuple[str, ...] = ()
-
-
-def _by_channel(values: tuple[float, ...]) -> np.ndarray:
-    return np.asarray(values, np.float32).reshape(-1, *(1, 1) * (len(values) > 1))

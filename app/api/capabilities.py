@@ -5,7 +5,7 @@ from typing import Any
 from app.context import Operation
 from app.errors import UnsupportedByModel
 from app.inference.sized_batches import SizedBatches
-from model.interface import FixedSize, ModelSpec
+from model.interface import FixedSize, LatentScaling, ModelSpec
 
 SAMPLES, SAMPLE, ELBO, TILES = "samples", "sample", "elbo", "tiles"
 """Draws from the posterior, draws from the prior, the ELBO of an image, and images that are computed in tiles."""
@@ -46,6 +46,12 @@ def describe_sizes(spec: ModelSpec, sized: SizedBatches | None) -> dict[str, Any
         "maximum": rule.maximum,
         **({"largest_whole": largest} if largest else {}),
     }
+
+
+def describe_scaling(scaling: LatentScaling) -> dict[str, Any]:
+    """Return the units of the diffusion model as `schemas.Model` has them."""
+    patch = {} if scaling.patch == (1, 1) else {"patch": scaling.patch}
+    return {"scale": scaling.scale, "shift": scaling.shift, **patch}
 
 
 def require(spec: ModelSpec, capability: str, parameter: str) -> None:

@@ -169,7 +169,7 @@ def describe_model(served: LoadedModel, device: TorchDevice) -> dict[str, Any]:
         "image_shape": spec.image_shape,
         **({"image_sizes": sizes} if sizes else {}),
         "latent_shape": spec.latent_shape,
-        **({} if scaling.is_identity else {"scaling": {"scale": scaling.scale, "shift": scaling.shift}}),
+        **({} if scaling.is_identity else {"scaling": capabilities.describe_scaling(scaling)}),
         "likelihood": spec.likelihood,
         "capabilities": capabilities.describe(spec),
         "parameters": spec.parameters,

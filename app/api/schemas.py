@@ -126,10 +126,14 @@ class ImageSizes(Schema):
 
 
 class Scaling(Schema):
-    """The units of the diffusion model, (z - shift) * scale: one number, or one for each channel."""
+    """The units of the diffusion model, (z - shift) * scale: one number, or one for each channel.
+
+    With `patch` there is one for each channel and each place in a patch of latents, as [C, *patch].
+    """
 
     scale: list[float]
     shift: list[float]
+    patch: list[int] | None = None
 
 
 class Model(Schema):

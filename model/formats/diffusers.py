@@ -132,8 +132,9 @@ def read(folder: Path, origin: Origin) -> StoredModel:
     name = str(files.config[CLASS])
     if name not in CLASSES:
         raise CheckpointError(f"{files.folder / CONFIG}: {CLASS}: expected {', '.join(CLASSES)}, got {name!r}")
-    spec = _spec(origin, files, _empty(name, files))
-    return StoredModel(DiffusersModel(_load(name, files), spec))
+    _check(name, files)
+    vae = _load(name, files)
+    return StoredModel(DiffusersModel(vae, _spec(origin, files, vae)))
 
 
 def _class(name: str) -> Any:
@@ -149,8 +150,8 @@ def _class(name: str) -> Any:
     return getattr(diffusers, name)
 
 
-def _empty(name: str, files: DiffusersFiles) -> Any:
-    """Build the autoencoder without memory for its weights, and check the shapes that it computes."""
+def _check(name: str, files: DiffusersFiles) -> None:
+    """Check the config, and the shapes that the autoencoder computes, before there is memory for its weights."""
     path, vae_class = files.folder / CONFIG, _class(name)
     if "quantization_config" in files.config:
         raise CheckpointError(f"{path}: quantization_config: quantized weights are not served")
@@ -162,7 +163,6 @@ def _empty(name: str, files: DiffusersFiles) -> Any:
         raise CheckpointError(f"{path}: not a config of {name}: {error}") from None
     if (count := sum(weight.numel() for weight in vae.parameters())) > MAX_WEIGHTS:
         raise CheckpointError(f"{path}: expected at most {MAX_WEIGHTS:,} weights, got {count:,}")
-    return vae
 
 
 @torch.inference_mode()
@@ -227,7 +227,7 @@ def _spec(origin: Origin, files: DiffusersFiles, vae: Any) -> ModelSpec:
         parameters=sum(weight.numel() for weight in vae.parameters()),
         has_variance=known.encoded is _moments,
         has_prior=False,
-        scaling=latent_scaling(config),
+        scaling=_patch_scaling(vae) if hasattr(vae, "bn") else latent_scaling(config),
         overflows_float16=files.config.get("force_upcast") is True,
         can_tile=known.can_tile(config),
         architecture=files.config,
@@ -239,6 +239,13 @@ def default_side(config: Any, factor: int) -> int:
     size = config.get("sample_size") or MAX_DEFAULT_SIDE
     side = min(size if isinstance(size, int) else min(size), MAX_DEFAULT_SIDE)
     return max(side - side % factor, 2 * factor)
+
+
+def _patch_scaling(vae: Any) -> LatentScaling:
+    """Return the units of Flux 2: patches of latents are normalised by the statistics of a batch normalisation."""
+    deviation = torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps)
+    height, width = vae.config.patch_size
+    return LatentScaling(tuple((1 / deviation).tolist()), tuple(vae.bn.running_mean.tolist()), (height, width))
 
 
 def latent_scaling(config: Any) -> LatentScaling:

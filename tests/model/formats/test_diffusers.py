@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import pixel_unshuffle
 
 from app.runtimes.flops import flops_of
 from model.files import CheckpointError
@@ -69,7 +70,7 @@ def test_the_attention_names_of_earlier_versions_are_read(kl):
 def test_a_large_image_is_computed_in_tiles_without_a_change_of_the_model(folders, name):
     model, x = read_model(folders[name]).model, torch.rand(1, 3, 576, 64)
     assert isinstance(model, TileableModel)
-    tiled, whole = model.tiled(128), model.posterior(x).mean
+    tiled, whole = model.tiled(512 if name == "dc" else 128), model.posterior(x).mean
     mean = tiled.posterior(x).mean
     assert mean.shape == whole.shape
     assert not torch.equal(mean, whole)
@@ -91,6 +92,20 @@ def test_operations_are_counted_without_computing_the_model(folders):
     encode, decode = flops_of(model)
     assert 1e6 < encode < decode
     assert not next(model.parameters()).is_meta
+
+
+def test_the_scaling_of_flux_2_is_that_of_its_pipeline(tmp_path):
+    vae = build("flux2")
+    vae.bn.running_mean.copy_(torch.randn(128))
+    vae.bn.running_var.copy_(torch.rand(128) + 0.5)
+    vae.save_pretrained(tmp_path)
+    scaling, z = read_model(tmp_path).model.spec.scaling, torch.randn(2, 32, 6, 4)
+    patches = pixel_unshuffle(z, 2)
+    mean, variance = (buffer.view(1, -1, 1, 1) for buffer in (vae.bn.running_mean, vae.bn.running_var))
+    expected = (patches - mean) / torch.sqrt(variance + vae.config.batch_norm_eps)
+    scaled = scaling.scaled(z.numpy())
+    torch.testing.assert_close(pixel_unshuffle(torch.from_numpy(scaled), 2), expected)
+    torch.testing.assert_close(torch.from_numpy(scaling.unscaled(scaled)), z)
 
 
 def changed(folder, **fields):
