@@ -167,8 +167,11 @@ def train(
     ] = None,
     holdout: Annotated[int | None, integer_option(f"Training images held out for validation; {CHOSEN}.")] = None,
     patience: Annotated[
-        int, integer_option("Stop after so many epochs without a better validation; 0 for never.")
-    ] = DEFAULTS.patience,
+        int | None,
+        integer_option(
+            "Stop after so many epochs without a better validation, 0 for never; 0 with --epochs by default."
+        ),
+    ] = None,
     seed: Annotated[int, integer_option("Seed of all random draws.")] = DEFAULTS.seed,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, for the networks.")] = DEFAULTS.precision,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

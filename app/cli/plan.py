@@ -23,6 +23,7 @@ from model.training.defaults import (
     choose_architecture,
     choose_data_options,
     choose_length,
+    choose_patience,
     choose_schedules,
     require_possible,
     steps_per_epoch,
@@ -48,6 +49,11 @@ class Plan(NamedTuple):
     device: torch.device
     start: Checkpoint | None
     command: str
+
+    @property
+    def validation(self) -> int:
+        """The number of images for validation."""
+        return self.options.holdout if self.dataset.validation is None else len(self.dataset.validation)
 
     def training(self) -> Training:
         """A new training by this plan."""
@@ -99,8 +105,7 @@ def new_plan(run: TrainingRun, values: dict[str, Any], hardware: Hardware, minut
     plan = Plan(dataset, config, chosen.options(), device, start, command_line())
     options = _choose_run(plan, chosen, minutes)
     steps = options.epochs * steps_per_epoch(_trained(plan), options.batch_size)
-    validation = options.holdout if dataset.validation is None else len(dataset.validation)
-    require_possible(images, config.likelihood, options, steps, validation)
+    require_possible(images, config.likelihood, options, steps, plan.validation)
     _report_choices(chosen.choices)
     return plan._replace(options=options)
 
@@ -150,7 +155,10 @@ def _choose_run(plan: Plan, chosen: _Values, minutes: float | None) -> TrainingO
     if minutes is not None:
         chosen.choose(length[:1])
         chosen.choose([_budgeted_epochs(plan._replace(options=chosen.options()), minutes)])
+    is_given = "epochs" in chosen.values and minutes is None
     chosen.choose(length)
+    if not is_given:
+        chosen.choose(choose_patience(chosen.values["epochs"], plan.validation))
     if plan.start:
         chosen.choose([Choice("kl_warmup", 0.0, "the training starts from a model")])
     epochs = chosen.values["epochs"]

@@ -10,6 +10,7 @@ from model.training.defaults import (
     choose_architecture,
     choose_data_options,
     choose_length,
+    choose_patience,
     choose_schedules,
     steps_per_epoch,
 )
@@ -79,6 +80,12 @@ def test_steps_rise_with_the_number_of_images(images: int) -> None:
     assert 16 <= chosen["batch_size"] <= 128
     assert 1500 <= steps <= 30_000
     assert values(choose_length(images, {"batch_size": 7}))["batch_size"] == 7
+
+
+def test_a_run_ends_early_if_there_are_images_for_validation() -> None:
+    assert values(choose_patience(500, 10)) == {"patience": 100}
+    assert values(choose_patience(5, 10)) == {"patience": 20}
+    assert choose_patience(500, 0) == []
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (5, 60), (12, 60), (50, 2000), (600, 10**6)])
