@@ -15,12 +15,13 @@ export class Problem extends Error {
 /**
  * The service under the address of the page.
  *
- * `askForKey(detail)` returns a promise of a key, or of null, when a request gets 401. The event `answered` has the
- * method, path, status and times of each response.
+ * `askForKey(detail)` returns a promise of a key, or of null, when a request gets 401. The event `change` follows each
+ * change of `underWay`, the number of requests under way; `answered` has the method, path, status and times of a response.
  */
 export class Api extends EventTarget {
   #askForKey;
   #asking = null;
+  underWay = 0;
 
   constructor(askForKey) {
     super();
@@ -69,6 +70,7 @@ export class Api extends EventTarget {
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
     const method = body === undefined ? "GET" : "POST";
     const start = performance.now();
+    this.#count(1);
     try {
       const response = await fetch(url, { method, headers, body, signal, cache: "no-store" });
       this.#tell(method, url, response, performance.now() - start);
@@ -76,7 +78,14 @@ export class Api extends EventTarget {
     } catch (error) {
       if (signal?.aborted) throw error;
       throw new Problem({ title: "No connection", detail: `${url.host} does not respond: ${error.message}` });
+    } finally {
+      this.#count(-1);
     }
+  }
+
+  #count(change) {
+    this.underWay += change;
+    this.dispatchEvent(new Event("change"));
   }
 
   #tell(method, url, response, milliseconds) {

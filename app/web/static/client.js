@@ -48,7 +48,10 @@ export class Client {
   /** Return an image encoded and decoded. */
   async reconstruct(image, task) {
     const body = await pngOf(image);
-    return (await this.#images(this.api.call("reconstruct", { ...task, body, type: "image/png", accept: NPY })))[0];
+    const [answer] = await this.#images(this.api.call("reconstruct", { ...task, body, type: "image/png", accept: NPY }));
+    if (answer.width === image.width && answer.height === image.height) return answer;
+    const [sent, got] = [image, answer].map(({ width, height }) => `${width} × ${height}`);
+    throw new Error(`the service answered an image of ${sent} pixels with a reconstruction of ${got}`);
   }
 
   /** Return the scores of an image. */

@@ -21,6 +21,7 @@ const find = (id) => document.getElementById(id);
 const api = new Api(askForKey);
 const client = new Client(api);
 api.addEventListener("answered", ({ detail }) => showLast(detail));
+api.addEventListener("change", () => (document.body.dataset.requests = api.underWay));
 start();
 
 async function start() {
@@ -39,7 +40,8 @@ async function start() {
   };
   const tabs = buildTabs(panelsFor(spec).map((panel) => new panel(context)));
   find("main").prepend(el("div", { class: "workbench" }, picker.element, el("div", { class: "panels" }, tabs.elements)));
-  tabs.follow();
+  const first = tabs.follow();
+  if (first.id !== "sample" && !spec.refusal("sample")) picker.sample();
 }
 
 function panelsFor(spec) {
@@ -63,6 +65,7 @@ function buildTabs(panels) {
       if (panel !== shown) panel.hide();
     });
     shown.show();
+    return shown;
   };
   find("tabs").append(...tabs);
   find("tabs").addEventListener("keydown", (event) => moveFocus(event, tabs));

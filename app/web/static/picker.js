@@ -64,7 +64,7 @@ export class Picker {
       "div",
       { class: "stack" },
       el("div", { class: "row" }, el("label", { class: "button", for: "image-file" }, "Choose file"), file,
-        can && button("New sample", () => this.#sample()),
+        can && button("New sample", () => this.sample()),
         this.#spec.drawable && button("Draw new", () => this.clear()),
         button("Save", async () => download(await pngOf(this.#subject.image), "input.png"))),
       this.#invert.element,
@@ -121,7 +121,8 @@ export class Picker {
     this.#publish(name);
   }
 
-  async #sample() {
+  /** Make a sample of the model the current image. */
+  async sample() {
     const seed = Math.floor(Math.random() * 1e6);
     const images = await this.#task.run("Sampling", (task) => this.#client.sample({ n: 1, seed }, task));
     if (images) this.take(images[0], `sample, seed ${seed}`);
@@ -139,7 +140,7 @@ export class Picker {
     this.#name.textContent = name;
     const from = this.#bitmap ? ` from ${this.#bitmap.width} × ${this.#bitmap.height}` : "";
     this.#caption.textContent = `${name}: ${image.width} × ${image.height} ${image.channels === 1 ? "grey" : "colour"}${from}`;
-    this.fitField.hidden = !this.#bitmap || Boolean(this.#spec.factor);
+    this.fitField.hidden = !this.#bitmap || Boolean(this.#spec.sizes);
     this.#hint.hidden = !looksInverted;
     this.#hint.textContent = "The model draws on a dark background, and this image has a bright one: try Invert.";
     if (this.#spec.drawable) this.#caption.append(". Draw on it: strokes are white.");

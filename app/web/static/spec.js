@@ -1,6 +1,7 @@
 /** What the served model is and can do, from `GET /model`; fields that a service does not send mean a full VAE. */
 
 const LARGEST_PAD = 64;
+const LARGE_SIDE = 96;
 const LARGEST_SIDE = 512;
 
 /** Read the response of `GET /model`. */
@@ -14,32 +15,28 @@ export function specOf(model) {
     height,
     width,
     latentShape,
-    factor: factorOf(model),
+    /** The rule of the image sizes { factor, minimum, maximum }; null for a model of one size. */
+    sizes: model.image_sizes ?? null,
     isSpatial: latentShape.length > 1,
     likelihood: model.likelihood ?? null,
-    /** Return why an operation is impossible, or "" if it is possible. */
-    refusal: (operation) => refusalOf(model.capabilities, operation),
+    /** Whether images are too large to decode many at once. */
+    isLarge: Math.max(height, width) > LARGE_SIDE,
+    /** Return why the model lacks a capability (sample, samples, elbo), or "" if it has it. */
+    refusal: (capability) => refusalOf(model.capabilities?.[capability]),
   };
-  spec.drawable = channels === 1 && !spec.factor && Math.max(height, width) <= LARGEST_PAD;
+  spec.drawable = channels === 1 && !spec.sizes && Math.max(height, width) <= LARGEST_PAD;
   return spec;
 }
 
 /** Return the size at which the model takes a bitmap: its own, or that of the bitmap in multiples of the factor. */
-export function sizeFor({ factor, height, width }, bitmap) {
-  if (!factor) return { height, width };
+export function sizeFor({ sizes, height, width }, bitmap) {
+  if (!sizes) return { height, width };
+  const { factor, minimum, maximum } = sizes;
   const scale = Math.min(1, LARGEST_SIDE / Math.max(bitmap.height, bitmap.width));
-  const side = (length) => Math.max(factor, Math.floor((length * scale) / factor) * factor);
+  const side = (length) => Math.min(Math.max(Math.floor((length * scale) / factor) * factor, minimum), maximum);
   return { height: side(bitmap.height), width: side(bitmap.width) };
 }
 
-function factorOf({ sizes, image_sizes: imageSizes }) {
-  const rule = sizes ?? imageSizes;
-  return rule?.factor ?? rule?.multiple_of ?? 0;
-}
-
-function refusalOf(capabilities, operation) {
-  const entry = Array.isArray(capabilities) ? capabilities.includes(operation) : capabilities?.[operation];
-  if (entry == null || entry === true) return "";
-  const reason = typeof entry === "string" ? entry : entry.reason;
-  return reason || (entry.supported === true ? "" : `this model does not support ${operation}`);
+function refusalOf(entry) {
+  return entry?.supported === false ? (entry.reason ?? "this model cannot do it") : "";
 }

@@ -12,6 +12,7 @@ const FIRST_UNITS = 10;
 const REACH = 3;
 const STRIP = 11;
 const USAGE_SAMPLES = 64;
+const SLOW_MS = 250;
 const UNUSED = 0.01;
 
 /**
@@ -26,6 +27,7 @@ export class Explorer extends Panel {
   sliders = new Map();
   rowList = el("div", { class: "sliders" });
   below = el("div", { class: "flow below" });
+  #isSlow = false;
   #live = picture("Decoded", "Decoded image");
   #command = commandBlock();
 
@@ -94,22 +96,32 @@ export class Explorer extends Panel {
     const button = (text, next) => el("button", { type: "button", onclick: () => this.move(next(this.posterior)) }, text);
     const buttons = [
       button("Reset to mean", ({ mean }) => mean.slice()),
-      button("Draw from posterior", ({ mean, sd }) => (sd ? drawn(mean, sd) : mean.slice())),
+      this.context.spec.refusal("samples") ? [] : button("Draw from posterior", ({ mean, sd }) => drawn(mean, sd)),
       button("Set to zero", ({ mean }) => new Float32Array(mean.length)),
     ];
     return el("div", { class: "stage" }, this.#live.element, el("div", { class: "row" }, buttons));
   }
 
-  /** Decode the latent and those of the strips in one request. */
+  /** Decode the latent and those of the strips: in one request, or where that takes long the strips once it rests. */
   async #decode() {
-    const { client, curl } = this.context;
-    this.#command.show(...this.commands(curl, this.z));
-    const images = await this.task.run("Decoding", (task) =>
-      client.decode([this.z.slice(), ...this.strips()], this.posterior.shape, task),
-    );
+    this.#command.show(...this.commands(this.context.curl, this.z));
+    const z = this.z.slice();
+    const start = performance.now();
+    const images = await this.#decodeAll(this.#isSlow ? [z] : [z, ...this.strips()]);
     if (!images) return;
     paint(this.#live.canvas, images[0]);
-    this.showStrips(images.slice(1));
+    if (images.length > 1) this.showStrips(images.slice(1));
+    else if (z.every((value, i) => value === this.z[i])) await this.#decodeStrips();
+    if (performance.now() - start > SLOW_MS) this.#isSlow = true;
+  }
+
+  async #decodeStrips() {
+    const images = await this.#decodeAll(this.strips());
+    if (images) this.showStrips(images);
+  }
+
+  #decodeAll(latents) {
+    return this.task.run("Decoding", (task) => this.context.client.decode(latents, this.posterior.shape, task));
   }
 }
 

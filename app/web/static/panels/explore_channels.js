@@ -8,7 +8,6 @@ import { fillStrip } from "./panel.js";
 const REACH = 3;
 const STOPS = [-3, -2, -1, 0, 1, 2, 3];
 const FIRST_CHANNELS = 16;
-const LARGE_SIDE = 128;
 
 /** Offsets are in standard deviations of the channel's values over the places of the current latent. */
 export class ExploreChannelsPanel extends Explorer {
@@ -29,9 +28,7 @@ export class ExploreChannelsPanel extends Explorer {
 
   /** Channels that have a strip: all, or the selected one alone where images are large. */
   get #withStrip() {
-    const { width, height } = this.context.subject.image;
-    const all = Math.max(width, height) <= LARGE_SIDE;
-    return all ? Array.from({ length: this.#channels }, (_, c) => c) : [this.#selected];
+    return !this.context.spec.isLarge ? Array.from({ length: this.#channels }, (_, c) => c) : [this.#selected];
   }
 
   rows() {

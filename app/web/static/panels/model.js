@@ -7,6 +7,7 @@ import { paint } from "../pixels.js";
 import { figures, Panel } from "./panel.js";
 
 const SAMPLES = 16;
+const LACKS = { sample: "No samples", samples: "No draws from the posterior", elbo: "No ELBO" };
 
 const LIKELIHOODS = {
   bernoulli: "a Bernoulli likelihood: pixels are black or white, and grey is a probability",
@@ -28,16 +29,17 @@ export class ModelPanel extends Panel {
     const metrics = await this.task.run("Reading the records", (task) => client.history(task));
     this.#command.show(curl.get("model"), curl.get("model/history"));
     const parts = [served(spec), ...evaluated(metrics), ...separated(metrics), ...trained(metrics)];
-    if (!spec.refusal("sample")) parts.push(samples(await this.task.run("Sampling", (task) => client.sample({ n: SAMPLES, seed: 0 }, task))));
+    if (!spec.refusal("sample")) parts.push(samples(await this.task.run("Sampling", (task) => client.sample({ n: spec.isLarge ? SAMPLES / 4 : SAMPLES, seed: 0 }, task))));
     this.body.replaceChildren(el("div", { class: "cards" }, parts), this.#command.element);
   }
 }
 
 /** Describe a model in a sentence. */
-export function summaryOf({ model, channels, height, width, factor, latentShape, likelihood }) {
+export function summaryOf({ model, channels, height, width, sizes: rule, latentShape, likelihood }) {
   const { channels: layers = [], parameters } = model.architecture ?? {};
-  const kind = layers.length ? "A convolutional VAE" : "A VAE";
-  const size = factor ? `of multiples of ${factor} pixels` : `of ${height} × ${width} pixels`;
+  const isNative = (model.format ?? "native") === "native";
+  const kind = !isNative ? `A model in the format ${model.format}` : layers.length ? "A convolutional VAE" : "A VAE";
+  const size = rule ? `of multiples of ${rule.factor} pixels` : `of ${height} × ${width} pixels`;
   const colour = channels === 1 ? "grey" : channels === 3 ? "colour" : `${channels}-channel`;
   const latents = latentShape.length > 1 ? `latents of ${sizes(latentShape)}` : `${latentShape[0]} latent units`;
   const weights = rounded(model.parameters ?? parameters ?? 0);
@@ -55,9 +57,10 @@ function facts(entries) {
   return list.element;
 }
 
-function served({ model, factor, height, width, channels, latentShape }) {
+function served({ model, sizes: rule, height, width, channels, latentShape, refusal }) {
   const digest = el("code", { class: "digest" }, model.digest);
-  const image = factor ? `${channels} channels, multiples of ${factor} pixels` : sizes([channels, height, width]);
+  const image = rule ? `${channels} × multiples of ${rule.factor} from ${rule.minimum} to ${rule.maximum}` : sizes([channels, height, width]);
+  const refusals = Object.entries(LACKS).map(([capability, what]) => [what, refusal(capability)]);
   return card("Served", facts([
     ["Name", model.model.split(":")[0]],
     ["Format", model.format],
@@ -69,6 +72,7 @@ function served({ model, factor, height, width, channels, latentShape }) {
     ["Runtime", model.runtime],
     ["Bytes independent of the load", model.batch_invariant ? "yes" : "for requests with a seed"],
     ["SHA-256 of the weights", digest],
+    ...refusals,
   ]));
 }
 

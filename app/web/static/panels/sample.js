@@ -21,9 +21,8 @@ export class SamplePanel extends Panel {
     super("sample", "Sample", "New images: the means of p(x|z) for draws z from the prior N(0, I), scaled by the temperature.");
     this.#context = context;
     this.#newSeed();
-    const large = Math.max(context.spec.height, context.spec.width) > 96;
-    this.#count.value = String(large ? 8 : 48);
-    this.#grid.classList.toggle("large", large);
+    this.#count.value = String(context.spec.isLarge ? 8 : 48);
+    this.#grid.classList.toggle("large", context.spec.isLarge);
     const controls = el(
       "form",
       { class: "controls", onsubmit: (event) => (event.preventDefault(), this.refresh()) },

@@ -21,6 +21,8 @@ const FIGURES = [
 
 export class ScorePanel extends Panel {
   #context;
+  #controls = el("div", { class: "controls" });
+  #note = el("p", { class: "notice waiting" });
   #samples = el("select", {}, [1, 16, 64, 256].map((n) => el("option", { value: n, selected: n === 64 }, String(n))));
   #seed = el("input", { type: "text", inputmode: "numeric", pattern: "[0-9]+", value: "0", autocomplete: "off" });
   #list = el("dl", { class: "scores" });
@@ -34,12 +36,17 @@ export class ScorePanel extends Panel {
     super("score", "Score", "How probable the image is under the model, in nats, and where it deviates from its reconstruction.");
     this.#context = context;
     for (const input of [this.#samples, this.#seed]) input.addEventListener("change", () => this.refresh());
+    this.#controls.append(field("Draws", this.#samples), field("Seed", this.#seed));
+    this.#controls.hidden = Boolean(context.spec.refusal("elbo"));
+    this.#note.hidden = !this.#controls.hidden;
+    this.#note.textContent = `There is no ELBO of this model: ${context.spec.refusal("elbo")}.`;
     const { input, error } = this.#pictures;
     error.text.before(ramp());
     this.content = el(
       "div",
       { class: "flow" },
-      el("div", { class: "controls" }, field("Draws", this.#samples), field("Seed", this.#seed)),
+      this.#controls,
+      this.#note,
       el("div", { class: "score-body" }, this.#list, el("div", {}, this.#place, el("div", { class: "pictures two" }, input.element, error.element))),
       this.#command.element,
     );
@@ -49,10 +56,9 @@ export class ScorePanel extends Panel {
   async update() {
     const { client, curl, subject, spec } = this.#context;
     const { image } = subject;
-    const refusal = spec.refusal("elbo");
-    this.body.replaceChildren(refusal ? el("p", { class: "notice waiting" }, refusal) : image ? this.content : needsImage());
-    if (!image || refusal) return;
-    const query = { samples: this.#samples.value, seed: this.#seed.value };
+    this.body.replaceChildren(image ? this.content : needsImage());
+    if (!image) return;
+    const query = spec.refusal("elbo") ? {} : { samples: this.#samples.value, seed: this.#seed.value };
     this.#command.show(curl.send("input.png", "score", query));
     const result = await this.task.run("Scoring", async (task) => {
       this.#reference ??= (await client.history(task)).reference ?? null;
