@@ -1,4 +1,4 @@
-# CI calls `make check`, `make test` and `make slow`. `make help` lists the targets.
+# CI calls `make check`, `make test`, `make slow` and `make browser`. `make help` lists the targets.
 
 PYTHON ?= python3
 # The index on which pip finds a CPU build of torch: make serve TORCH_INDEX=<the CPU wheel index that pytorch.org names>
@@ -7,7 +7,9 @@ TORCH_INDEX ?=
 pip = .venv/bin/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 project = $(pip) --no-build-isolation --editable
 
-.PHONY: help serve test slow check bench chaos soak containers cluster format docs lock clean
+AXE := axe-core@4.14.1
+
+.PHONY: help serve test slow browser check bench chaos soak containers cluster format docs lock clean
 
 help: ## list the targets
 	@awk -F ':.* ## ' '/^[a-z]+:.* ## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +22,10 @@ test: .venv/developing ## run the fast tests on the CPU; make test ARGS=--device
 
 slow: .venv/developing ## run the tests that wait for real deadlines or exports
 	.venv/bin/python -m pytest --numprocesses 2 -m slow $(ARGS)
+
+browser: .venv/developing ## test the page in Chromium, which must be installed; axe-core comes by npm
+	[ -d .venv/npm ] || ! command -v npm > /dev/null || npm install --no-save --silent --fetch-retries 1 --fetch-timeout 20000 --prefix .venv/npm $(AXE) || true
+	.venv/bin/python -m pytest -m browser tests/e2e/browser $(ARGS)
 
 check: .venv/developing ## check format, lint, types and imports between packages
 	.venv/bin/ruff format --check .

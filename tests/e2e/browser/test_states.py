@@ -1,0 +1,107 @@
+"""The page of a service that needs a key, is behind a prefix, drains, or has a full queue; and other states."""
+
+import threading
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from app.main import create_app
+from app.settings import DEFAULT_MODEL, Settings
+from tests.support.browser import PANELS, below
+from tests.support.in_thread_server import on_a_socket
+from tests.support.raw_http import server_process
+
+pytestmark = pytest.mark.browser
+
+KEY = "a-key-of-16-char"
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab_alone(open_page, digits_model):
+    with server_process(digits_model, api_key=KEY) as server:
+        visit = open_page(f"http://127.0.0.1:{server.port}/")
+        dialog = visit.page.get_by_role("dialog", name="API key")
+        dialog.get_by_text("missing API key").wait_for()
+        dialog.get_by_label("Key", exact=True).fill("another-key-of-16")
+        dialog.get_by_role("button", name="Use key").click()
+        dialog.get_by_text("unknown API key").wait_for()
+        dialog.get_by_label("Key", exact=True).fill(KEY)
+        dialog.get_by_label("Key", exact=True).press("Enter")
+        panel = visit.open("Encode")
+        assert '-H "Authorization: Bearer $VAE_API_KEY"' in panel.locator(".command code").inner_text()
+        assert KEY not in visit.page.content()
+        visit.page.reload()
+        visit.open("Explore")
+        assert not dialog.is_visible()
+        assert visit.page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+        other = open_page(visit.url)
+        other.page.get_by_role("dialog", name="API key").get_by_text("missing API key").wait_for()
+        other.page.get_by_role("button", name="Cancel").click()
+        other.page.locator(".notice.problem").get_by_text("missing API key: send").wait_for()
+
+
+def test_the_page_works_below_a_prefix(open_page, digits_model):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1))
+    with on_a_socket(below("/models/vae", app)) as url:
+        visit = open_page(f"{url}/models/vae/")
+        for name in PANELS:
+            assert f"'{url}/models/vae/" in visit.open(name).locator(".command code").inner_text()
+
+
+def test_the_page_of_a_draining_service_shows_the_problem_and_the_retry(open_page, digits_model):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1))
+    with on_a_socket(app) as url:
+        visit = open_page(f"{url}/")
+        panel = visit.open("Sample")
+        app.state.services.state.drain()
+        panel.get_by_role("button", name="New seed").click()
+        notice = panel.locator(".notice.waiting")
+        notice.get_by_text("the service is draining").wait_for()
+        assert "Sent again in" in notice.inner_text()
+        notice.get_by_role("button", name="Cancel").click()
+        assert panel.locator(".notice").count() == 0
+        panel.get_by_role("button", name="New seed").click()
+        panel.get_by_text("attempt 2 of 5").wait_for()
+
+
+def test_a_request_that_meets_a_full_queue_is_sent_again(open_page):
+    limits = {"max_queue_items": 50, "max_items": 50, "max_batch_size": 8, "max_batch_delay_ms": 2500}
+    with server_process(DEFAULT_MODEL, **limits) as server:
+        url = f"http://127.0.0.1:{server.port}/"
+        visit = open_page(url)
+        visit.settle()
+        panel = visit.open("Sample")
+        full = threading.Thread(target=httpx.get, args=[f"{url}sample?n=7"], kwargs={"timeout": 30})
+        full.start()
+        time.sleep(0.3)  # 7 images wait 2.5 s for an 8th, and leave no room for the page's 48
+        panel.get_by_role("button", name="New seed").click()
+        panel.locator(".notice.waiting").get_by_text("Queue full").wait_for()
+        panel.locator(".notice.waiting").wait_for(state="detached")
+        full.join()
+        assert panel.locator(".notice").count() == 0
+        assert panel.locator(".tile").count() == 48
+
+
+def test_an_invalid_value_shows_the_detail_of_the_problem(visit):
+    panel = visit.open("Sample")
+    panel.get_by_label("Seed", exact=True).fill("x")
+    panel.get_by_label("Seed", exact=True).press("Enter")
+    panel.locator(".notice.problem").get_by_text("seed: expected a valid integer of digits alone").wait_for()
+
+
+def test_a_service_that_has_gone_is_reported(open_page, digits_model):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1))
+    with on_a_socket(app) as url:
+        visit = open_page(f"{url}/")
+        visit.open("Sample")
+    visit.page.get_by_role("button", name="New seed").click()
+    visit.page.get_by_text(f"{urlsplit(url).netloc} does not respond").wait_for()
+    visit.complaints = [said for said in visit.complaints if "ERR_CONNECTION_REFUSED" not in said]
+
+
+def test_the_last_response_is_shown_with_its_times(visit):
+    visit.open("Sample")
+    text = visit.page.locator("#last").inner_text()
+    assert text.startswith("GET /sample?n=48&seed=")
+    assert "infer" in text
