@@ -11,6 +11,7 @@ import torch
 from onnx import ModelProto
 
 from app.runtimes.thread_affinity import PinnedSession
+from model.files import CheckpointError
 from model.formats.onnx.graph import Graph
 from model.formats.onnx.sessions import FATAL_ONLY, Session, onnxruntime, open_session
 
@@ -39,7 +40,11 @@ def open_on_gpu(graph: Graph, device: torch.device) -> Session:
         "use_tf32": 0,  # else a result depends on the shape of its batch
         "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search repeats for each shape
     }
-    return open_session(graph, options, [(CUDA, provider), CPU])
+    session: Any = open_session(graph, options, [(CUDA, provider), CPU])
+    if CUDA not in session.get_providers():  # ONNX Runtime goes on without libraries that it does not find
+        raise CheckpointError(f"{graph.path}: ONNX Runtime found no usable CUDA and cuDNN for {device}")
+    opened: Session = session
+    return opened
 
 
 def has_cuda() -> bool:

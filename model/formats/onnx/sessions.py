@@ -43,7 +43,12 @@ def open_session(graph: Graph, options: Any, providers: Sequence[Any], source: A
         names, contents = [*graph.weight_files], [*graph.weight_files.values()]
         options.add_external_initializers_from_files_in_memory(names, contents, [*map(len, contents)])
     try:
-        session: Session = onnxruntime().InferenceSession(source or graph.content, options, providers=providers)
+        session: Session = onnxruntime().InferenceSession(
+            source or graph.content,
+            options,
+            providers=providers,
+            enable_fallback=0,  # a second attempt, on the CPU, which is announced on stdout
+        )
     except Exception as failure:  # noqa: BLE001  # its errors have no base class of their own
         raise CheckpointError(f"{graph.path}: ONNX Runtime cannot open the graph: {reason(failure)}") from None
     return session
