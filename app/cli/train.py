@@ -23,6 +23,9 @@ from model.training.options import OptionsError
 from model.training.resume import SNAPSHOT, resume_training, write_snapshot
 from model.training.trainer import Training
 
+SHOWN_SECONDS = 0.2
+"""Interval at which the progress bar is updated."""
+
 STARTED_MARKER = "training.begun"
 """The file that marks the folder of a training until its first snapshot is saved."""
 
@@ -88,7 +91,7 @@ def _train(run: TrainingRun, training: Training, plan: Plan) -> None:
     notify(f"training on {_described(training, plan.dataset)}, into {run.out}")
     try:
         with training_bar(training.options) as watch:
-            for record in training.epochs(watch):
+            for record in training.epochs(watch, SHOWN_SECONDS):
                 _save_epoch(run.out, training, plan)
                 print_epoch(record, training.options)
         _notify_best(training)

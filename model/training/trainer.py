@@ -145,10 +145,14 @@ class Training:
         """Set the step, the finished epochs and the digest of the starting model, as a snapshot has them."""
         self.step, self.records, self.start = step, list(records), start
 
-    def epochs(self, progress: ProgressCallback | None = None) -> Iterator[EpochRecord]:
-        """Run the remaining epochs and yield a record after each; `progress` is called after each step."""
+    def epochs(self, progress: ProgressCallback | None = None, interval: float = 0.0) -> Iterator[EpochRecord]:
+        """Run the remaining epochs and yield a record after each.
+
+        `progress` is called after a step if `interval` seconds have passed since the last call, since it waits for the
+        device; by default after each step.
+        """
         while not self.is_finished:
-            self.records.append(self._epoch(progress))
+            self.records.append(self._epoch(progress, interval))
             yield self.records[-1]
 
     def train_on(self, rows: Tensor) -> Tensor:
@@ -156,15 +160,16 @@ class Training:
         levels = augment(self.images[rows], self.options.augmentations, self.generator)
         return self._step(self._batch(levels))
 
-    def _epoch(self, progress: ProgressCallback | None) -> EpochRecord:
-        start, seen = perf_counter(), 0
+    def _epoch(self, progress: ProgressCallback | None, interval: float) -> EpochRecord:
+        start, seen, shown = perf_counter(), 0, -inf
         sums = torch.zeros(4, dtype=torch.float64, device=self.images.device)
         order = torch.randperm(len(self.images), generator=self.generator, device=self.images.device)
         for number, rows in enumerate(torch.split(order, self.options.batch_size), start=1):
             sums += self.train_on(rows)
             seen += len(rows)
-            if progress:
-                speed = seen / (perf_counter() - start)
+            if progress and perf_counter() - shown >= interval:
+                shown = perf_counter()
+                speed = seen / (shown - start)
                 progress(Progress(self.epoch + 1, number, self.steps_per_epoch, *_means(sums, seen), speed))
         means = _means(sums, seen)
         self._require_finite("ELBO", means.elbo)

@@ -153,6 +153,12 @@ def test_progress_is_reported_after_each_step_and_ends_at_the_record(digits: np.
     assert [steps[2].elbo, steps[5].elbo] == [record.elbo for record in records]
 
 
+def test_progress_is_reported_at_most_once_an_interval(digits: np.ndarray) -> None:
+    steps: list[Progress] = []
+    list(Training(MLP, digits[:150], replace(QUICK, epochs=2)).epochs(steps.append, interval=1e6))
+    assert [(step.epoch, step.step) for step in steps] == [(1, 1), (2, 1)]
+
+
 def test_the_average_is_the_exponential_moving_average_of_the_weights(digits: np.ndarray) -> None:
     training = Training(MLP, digits[:150], replace(QUICK, epochs=1))
     expected, after = weights(training), []
