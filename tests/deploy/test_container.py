@@ -92,7 +92,7 @@ def test_a_folder_without_a_usable_model_is_reported_and_the_container_is_never_
     lines = run("docker", "logs", container, check=False).splitlines()
     assert record["State"]["Health"]["Status"] != "healthy"
     assert record["RestartCount"] > 0
-    assert any(line.startswith("vae: /models/served/") for line in lines)
+    assert any(line.startswith("vae: /models/served") for line in lines)
     assert "Traceback" not in "".join(lines)
 
 
