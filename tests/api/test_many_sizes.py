@@ -35,7 +35,7 @@ async def serving(folder, **options):
 @pytest.fixture(scope="module", params=["kl8", "kl16", "flux2", "tiny", "dc"])
 async def served(request, tmp_path_factory):
     folder = write(tmp_path_factory.mktemp("models") / request.param, request.param)
-    async with serving(folder) as (_, client):
+    async with serving(folder, max_batch_size=2) as (_, client):
         yield request.param, client
 
 

@@ -83,3 +83,22 @@ def test_a_graph_that_cannot_be_opened_is_refused_before_the_service_is_ready(tm
     (folder / "encoder.onnx").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"encoder.onnx: ONNX Runtime cannot open the graph: .*Jemm"):
         create_app(Settings(model=folder, device="cpu"))
+
+
+async def test_a_pair_of_many_sizes_is_served_at_each_of_them(tmp_path):
+    folder = write_spatial_pair(tmp_path / "mine", likelihood="gaussian")
+    model = read_model(folder).model
+    async with running(create_app(Settings(model=folder, device="cpu", threads=1, max_batch_size=2))) as client:
+        for height, width in ((16, 16), (24, 32)):
+            pixels = np.random.default_rng(0).integers(0, 256, (2, height, width, model.spec.channels), np.uint8)
+            encoded = await client.post("/encode", content=npy(pixels), headers={"accept": "application/x-npy"})
+            images = torch.from_numpy(pixels.transpose(0, 3, 1, 2)) / 255
+            with torch.inference_mode():
+                expected = model.posterior(images).mean
+            np.testing.assert_allclose(np.load(io.BytesIO(encoded.content))[0], expected, atol=1e-4)
+            score = await client.post("/score?samples=2&seed=1", content=npy(pixels))
+            assert np.isfinite(score.json()["scores"][0]["log_likelihood"])
+            sampled = await client.get(
+                f"/sample?n=2&height={height}&width={width}", headers={"accept": "application/x-npy"}
+            )
+            assert np.load(io.BytesIO(sampled.content)).shape == pixels.shape
