@@ -58,8 +58,10 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of one batch; 0: automatic")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="float32, or bfloat16: lower precision, faster on CPUs with AVX512-BF16 or AMX"
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="float32; bfloat16: lower precision, faster on CPUs with AVX512-BF16 or AMX; float16: on a GPU, "
+        "except for a model that overflows in it",
     )
     runtime: Literal["auto", "torch", "onnxruntime", "mnn"] = Field(
         "auto",

@@ -2,10 +2,13 @@
 
 import torch
 
+_LOWER = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Return a context in which convolutions and matrix products on `device` use `precision`."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    lower = _LOWER.get(precision)
+    return torch.autocast(device.type, dtype=lower or torch.bfloat16, enabled=lower is not None)
 
 
 def disable_tf32() -> None:

@@ -174,7 +174,7 @@ def describe_model(served: LoadedModel, device: TorchDevice) -> dict[str, Any]:
         "capabilities": capabilities.describe(spec),
         "parameters": spec.parameters,
         "device": str(device),
-        "precision": device.target.precision,
+        "precision": device.target.for_model(spec).precision,
         "runtime": served.runtime,
         "batch_invariant": served.batch_invariant,
         "architecture": dict(spec.architecture),

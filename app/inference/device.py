@@ -11,7 +11,7 @@ from app.inference.core_sharing import CoreUsage
 from app.inference.device_errors import diagnose, release
 from app.resources import available_cpus, largest_batch, threads
 from app.runtimes.base import CompiledModel, Target
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 from model.device import disable_tf32
 from model.errors import UserError
 
@@ -31,6 +31,8 @@ class TorchDevice:
     def __init__(self, settings: Settings) -> None:
         device = choose_device(settings.device)
         self.target = Target(device, settings.precision, threads(settings), settings.threads or available_cpus())
+        if settings.precision == "float16" and not self.is_gpu:
+            raise SettingsError("precision: expected float32 or bfloat16 on a CPU, got float16")
         self.max_batch_size = largest_batch(settings, gpu=self.is_gpu)
 
     def __str__(self) -> str:

@@ -129,5 +129,5 @@ class SizedBatches:
         model = self._model.compiled.model
         if not isinstance(model, TileableModel):
             return None
-        compiled = TorchModel(model.tiled(side), self._model.device.target)
+        compiled = TorchModel(model.tiled(side), self._model.device.target.for_model(model.spec))
         return TilingModel(self._model, compiled, self._on_tiled)

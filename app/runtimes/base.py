@@ -1,13 +1,13 @@
 """The interface of a runtime: it compiles a model for a device, and the compiled model runs operations on batches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
 from app.batching.rows import RowBatch
-from model.interface import ImageModel
+from model.interface import ImageModel, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,11 @@ class Target:
     precision: str = "float32"
     threads: int = 1
     max_threads: int = 1
+
+    def for_model(self, spec: ModelSpec) -> "Target":
+        """Return the target with the precision that a model is computed in: not float16 if it overflows there."""
+        overflows = self.precision == "float16" and spec.overflows_float16
+        return replace(self, precision="float32") if overflows else self
 
 
 class CompiledModel(Protocol):

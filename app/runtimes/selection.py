@@ -50,6 +50,7 @@ def compile_model(model: ImageModel, settings: Settings, target: Target) -> Comp
 
     Raises `CheckpointError` for a model that the runtime cannot compute, `SettingsError` as `allowed_runtimes` does.
     """
+    target = target.for_model(model.spec)
     names = allowed_runtimes(settings, target, model)
     if isinstance(model, OnnxPair):
         return compile_pair(model, target)

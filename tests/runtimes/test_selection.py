@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from app.batching.rows import RowBatch
 from app.codecs.images import write_npy
+from app.inference.device import TorchDevice
 from app.inference.memory import resident, trim
 from app.main import create_app
 from app.runtimes.base import Target
@@ -144,3 +146,14 @@ def test_onnx_runtime_keeps_no_copy_of_a_graph():
     trim()
     assert resident() - before < 1.5 * weights
     assert other.posterior(torch.zeros(1, 1, 64, 64)).mean.shape == (1, 16)
+
+
+def test_a_model_that_overflows_in_float16_is_computed_in_float32():
+    spec, target = SMALL.spec, Target(CUDA.device, "float16")
+    assert target.for_model(spec).precision == "float16"
+    assert target.for_model(replace(spec, overflows_float16=True)).precision == "float32"
+
+
+def test_float16_is_refused_on_a_cpu():
+    with pytest.raises(SettingsError, match="precision: expected float32 or bfloat16 on a CPU, got float16"):
+        TorchDevice(Settings(device="cpu", precision="float16"))
