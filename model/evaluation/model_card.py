@@ -39,6 +39,10 @@ factorised Bernoulli likelihood, on dynamically binarised MNIST.
 BINARY = """
 - Training drew pixels as black or white: a grey value in an image from this model is the probability of white."""
 
+DISCRETISED = """
+- A pixel of an image from this model is the mean of its logistic distribution before the discretisation to 256 levels.
+  Near black and white the mean of the levels is closer to grey."""
+
 
 def write_card(folder: Path) -> bool:
     """Write README.md from the config, weights, metrics and plots in `folder`; return whether it was written.
@@ -64,6 +68,7 @@ def render_card(checkpoint: Checkpoint, plots: list[str]) -> str:
     """Render the card in Markdown; sections without data are left out."""
     metrics, config = checkpoint.metrics, checkpoint.vae.config
     binary = BINARY if metrics.training and metrics.training.is_binary else ""
+    discretised = DISCRETISED if config.likelihood == "logistic" else ""
     parts = [
         f"# {checkpoint.name}{TITLE}",
         _summary(config, metrics.training),
@@ -74,7 +79,7 @@ def render_card(checkpoint: Checkpoint, plots: list[str]) -> str:
         f"## Training\n\n{_training(metrics.training)}",
         f"## Architecture\n\n{_table('field', config.as_dict())}\n\n{_weights(checkpoint)}",
         *(f"![{name}](pictures/{name}.png)\n\n{PLOTS[name]}" for name in plots),
-        f"## Limits of use\n\n{LIMITS}{binary}",
+        f"## Limits of use\n\n{LIMITS}{binary}{discretised}{_augmentation(metrics.training)}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -83,6 +88,11 @@ def _summary(config: VAEConfig, training: TrainingRecord | None) -> str:
     image, latent = ("x".join(map(str, shape)) for shape in (config.image_shape, config.latent_shape))
     data = f", trained on {training.images:,} images ({training.data.source})" if training else ""
     return f"Images of shape {image}, latents of shape {latent}, {config.likelihood} likelihood{data}."
+
+
+def _augmentation(training: TrainingRecord | None) -> str:
+    kinds = training.options.values.get("augment") if training else ""
+    return f"\n- Training images were changed at random: {kinds}." if kinds else ""
 
 
 def _evaluations(evaluations: tuple[EvaluationRecord, ...]) -> str:

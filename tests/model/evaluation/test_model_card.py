@@ -17,7 +17,7 @@ from model.evaluation.plots import write_plots
 from model.files import write_json
 from model.records import EpochRecord
 from model.training.options import TrainingOptions
-from tests.support.models import DIGITS, build
+from tests.support.models import COLOUR, DIGITS, build
 
 TABLE = {
     "split": "test split",
@@ -159,3 +159,13 @@ def test_every_image_of_the_card_exists(folder: Path, digits: np.ndarray) -> Non
 def test_equal_folders_have_equal_cards(folder: Path, training: dict) -> None:
     write_json(folder / METRICS, {"training": training})
     assert card(folder) == card(folder)
+
+
+def test_the_card_says_what_a_pixel_is_and_how_training_images_were_changed(folder: Path, training: dict) -> None:
+    assert "discretisation" not in card(folder)
+    write_checkpoint(folder, COLOUR, build(COLOUR).state_dict())
+    options = TrainingOptions(augment="flip,crop").as_dict()
+    write_json(folder / METRICS, {"training": training | {"options": options}})
+    text = card(folder)
+    assert "the mean of its logistic distribution before the discretisation to 256 levels" in text
+    assert "Training images were changed at random: flip,crop." in text
