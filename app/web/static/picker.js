@@ -22,6 +22,7 @@ export class Picker {
   #hint = el("p", { class: "notice waiting", hidden: true });
   #invert = toggle("Invert", () => this.#publish());
   #fit = el("select", { onchange: () => this.#refit() });
+  #save = el("button", { type: "button", disabled: true, onclick: () => this.#download() }, "Save");
   #bitmap = null;
   #source = null;
 
@@ -66,7 +67,7 @@ export class Picker {
       el("div", { class: "row" }, el("label", { class: "button", for: "image-file" }, "Choose file"), file,
         can && button("New sample", () => this.sample()),
         this.#spec.drawable && button("Draw new", () => this.clear()),
-        button("Save", async () => download(await pngOf(this.#subject.image), "input.png"))),
+        this.#save),
       this.#invert.element,
       this.fitField,
     );
@@ -128,6 +129,10 @@ export class Picker {
     if (images) this.take(images[0], `sample, seed ${seed}`);
   }
 
+  async #download() {
+    download(await pngOf(this.#subject.image), "input.png");
+  }
+
   #publish(name = this.#subject.name) {
     if (!this.#source) return;
     this.#subject.set(this.#invert.box.checked ? inverted(this.#source) : this.#source, name);
@@ -135,7 +140,7 @@ export class Picker {
 
   #show() {
     const { image, name, looksInverted } = this.#subject;
-    this.#canvas.hidden = false;
+    this.#canvas.hidden = this.#save.disabled = false;
     for (const canvas of [this.#canvas, this.#thumbnail]) paint(canvas, image);
     this.#name.textContent = name;
     const from = this.#bitmap ? ` from ${this.#bitmap.width} × ${this.#bitmap.height}` : "";

@@ -20,7 +20,7 @@ def visit(open_page, spatial) -> Visit:
 
 def test_every_panel_works(visit):
     for name in PANELS:
-        assert visit.open(name).locator(".notice").count() == 0
+        assert visit.open(name).locator(".task .notice").count() == 0
 
 
 def test_there_is_no_drawing_pad(visit):
