@@ -106,8 +106,8 @@ async def test_an_image_of_another_size_is_resized_as_diffusers_does(kl):
         code = code_of(build("kl").encode(processed)).numpy()
     response = await client.post("/encode", content=file.getvalue(), headers=NPY)
     np.testing.assert_allclose(np.load(io.BytesIO(response.content))[0], code, atol=1e-4)
-    asked = await client.post("/encode?height=64&width=32", content=file.getvalue(), headers=NPY)
-    assert np.load(io.BytesIO(asked.content)).shape == (2, 1, 4, 8, 4)
+    resized = await client.post("/encode?height=64&width=32", content=file.getvalue(), headers=NPY)
+    assert np.load(io.BytesIO(resized.content)).shape == (2, 1, 4, 8, 4)
 
 
 async def test_concurrent_requests_of_five_sizes_are_answered_each_with_its_own(kl):
@@ -125,7 +125,7 @@ async def test_concurrent_requests_of_five_sizes_are_answered_each_with_its_own(
     assert app.state.services.engine.ready
 
 
-async def test_a_model_of_many_sizes_tells_its_rule_and_what_it_cannot_do(kl):
+async def test_model_info_of_a_model_of_many_sizes_has_its_rule_and_what_it_cannot_do(kl):
     _, client = kl
     model = (await client.get("/model")).json()
     assert (model["format"], model["image_shape"], model["latent_shape"]) == ("diffusers", [3, 64, 64], [4, 8, 8])

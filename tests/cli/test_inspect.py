@@ -34,7 +34,7 @@ def test_a_checkpoint_is_described_and_tried_without_an_image(digits_model: Path
     assert found["device"] == "cpu, float32, onnxruntime"
 
 
-def test_an_image_is_fitted_reconstructed_and_written_beside_its_error(tmp_path: Path, photo: Path) -> None:
+def test_an_image_is_fitted_reconstructed_and_written_with_its_error(tmp_path: Path, photo: Path) -> None:
     model, out = write_spatial_pair(tmp_path / "model", prior=False, scaling_factor=0.5), tmp_path / "out.png"
     result = vae("inspect --device cpu", "--model", model, photo, "--out", out)
     assert result.exit_code == 0, result.output

@@ -60,11 +60,11 @@ class Visit:
         self.url, self.page = url, context.new_page()
         self.complaints: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        self.page.on("console", lambda said: self._hear(said.type, said.text))
+        self.page.on("console", lambda message: self._check_message(message.type, message.text))
         self.page.on("request", lambda request: self._check_host(request.url))
         self.page.goto(url)
 
-    def _hear(self, kind: str, text: str) -> None:
+    def _check_message(self, kind: str, text: str) -> None:
         if kind == "error" and not text.startswith("Failed to load resource: the server responded with"):
             self.complaints.append(f"{kind}: {text}")
 

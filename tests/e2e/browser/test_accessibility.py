@@ -78,7 +78,7 @@ def test_the_pad_draws_by_keyboard(visit):
     assert columns.max() - columns.min() <= 4
 
 
-def test_the_animation_stands_still_where_little_motion_is_asked_for(open_page, shipped):
+def test_the_animation_stands_still_if_reduced_motion_is_preferred(open_page, shipped):
     visit = open_page(shipped, reduced_motion="reduce")
     panel = visit.open("Interpolate")
     film = panel.get_by_role("img", name="Animation of the interpolation")

@@ -19,7 +19,7 @@ def visit(open_page, many_sizes) -> Visit:
     return open_page(many_sizes)
 
 
-def test_an_image_is_asked_for_where_there_are_no_samples(visit):
+def test_an_image_is_requested_from_the_user_if_there_are_no_samples(visit):
     visit.page.get_by_text("No image yet. Choose, drop or paste one.").first.wait_for()
     assert visit.page.get_by_role("tab").all_inner_texts() == ["Encode", "Explore", "Interpolate", "Score", "Model"]
     assert visit.page.get_by_role("button", name="New sample").count() == 0

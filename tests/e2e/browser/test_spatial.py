@@ -35,7 +35,7 @@ def test_the_posterior_is_shown_as_maps_of_its_channels(visit):
         assert visit.image(f"{kind}, channel 3", panel).shape == (8, 8, 3)
 
 
-def test_each_channel_has_a_strip_and_moves_as_a_whole(visit, spatial):
+def test_each_channel_has_a_strip_that_moves_all_its_values(visit, spatial):
     panel = visit.open("Explore")
     with httpx.Client(base_url=spatial) as api:
         content = write_png(np.ascontiguousarray(visit.current().transpose(2, 0, 1)))

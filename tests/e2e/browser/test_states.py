@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 KEY = "a-key-of-16-char"
 
 
-def test_a_key_is_asked_for_and_kept_for_the_tab_alone(open_page, digits_model):
+def test_a_missing_key_is_requested_and_stored_for_the_tab_only(open_page, digits_model):
     with server_process(digits_model, api_key=KEY) as server:
         visit = open_page(f"http://127.0.0.1:{server.port}/")
         dialog = visit.page.get_by_role("dialog", name="API key")
@@ -65,7 +65,7 @@ def test_the_page_of_a_draining_service_shows_the_problem_and_the_retry(open_pag
         panel.get_by_text("attempt 2 of 5").wait_for()
 
 
-def test_a_request_that_meets_a_full_queue_is_sent_again(open_page):
+def test_a_request_refused_by_a_full_queue_is_sent_again(open_page):
     limits = {"max_queue_items": 50, "max_items": 50, "max_batch_size": 8, "max_batch_delay_ms": 2500}
     with server_process(DEFAULT_MODEL, **limits) as server:
         url = f"http://127.0.0.1:{server.port}/"

@@ -31,7 +31,7 @@ def test_a_data_set_is_divided_with_its_labels(digits: np.ndarray) -> None:
 
 
 def test_a_test_split_is_kept(digits: np.ndarray) -> None:
-    whole = Dataset("x", digits[:200], digits[200:300])
-    assert split_by_content(whole, 0.1, 0) is whole
-    alone = Dataset("x", digits[:200])
-    assert split_by_content(alone, 0.0, 0) is alone
+    with_test = Dataset("x", digits[:200], digits[200:300])
+    assert split_by_content(with_test, 0.1, 0) is with_test
+    without_test = Dataset("x", digits[:200])
+    assert split_by_content(without_test, 0.0, 0) is without_test

@@ -70,13 +70,13 @@ def test_the_attention_names_of_earlier_versions_are_read(kl):
 def test_a_large_image_is_computed_in_tiles_without_a_change_of_the_model(folders, name):
     model, x = read_model(folders[name]).model, torch.rand(1, 3, 576, 64)
     assert isinstance(model, TileableModel)
-    tiled, whole = model.tiled(512 if name == "dc" else 128), model.posterior(x).mean
+    tiled, untiled = model.tiled(512 if name == "dc" else 128), model.posterior(x).mean
     mean = tiled.posterior(x).mean
-    assert mean.shape == whole.shape
-    assert not torch.equal(mean, whole)
-    assert (mean - whole).abs().mean() < 0.2 * whole.abs().mean()
+    assert mean.shape == untiled.shape
+    assert not torch.equal(mean, untiled)
+    assert (mean - untiled).abs().mean() < 0.2 * untiled.abs().mean()
     assert tiled.likelihood(mean).mean.shape == x.shape
-    assert torch.equal(model.posterior(x).mean, whole)
+    assert torch.equal(model.posterior(x).mean, untiled)
 
 
 def test_the_spec_has_the_scaling_of_the_config(folders):

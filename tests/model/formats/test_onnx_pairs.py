@@ -108,7 +108,7 @@ def test_graphs_of_one_row_are_computed_row_by_row(tmp_path):
     assert close(model.likelihood(z).mean, VECTOR_DECODER(z.flatten(0, 1)).clamp(0, 1).unflatten(0, (2, 3)))
 
 
-def test_weights_may_be_in_files_beside_the_graph(tmp_path):
+def test_weights_may_be_in_files_next_to_the_graph(tmp_path):
     folder = write_vector_pair(tmp_path)
     expected = read(folder)
     for name in ("encoder.onnx", "decoder.onnx"):

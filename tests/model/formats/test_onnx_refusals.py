@@ -54,7 +54,7 @@ def with_weights_in(location: str, **fields: str) -> Callable[[ModelProto], obje
 
 
 def with_node(operator: str, domain: str = "") -> Callable[[ModelProto], object]:
-    """A change of a graph that adds a node inside a branch, whose output is not used."""
+    """A change of a graph that adds a node with an unused output inside a branch."""
 
     def change(model: ModelProto) -> None:
         inner = helper.make_node(operator, ["x"], ["unused"], domain=domain)

@@ -11,7 +11,7 @@ def generator() -> torch.Generator:
 
 
 def coordinates(count: int) -> torch.Tensor:
-    """Images whose two channels are the row and the column of each pixel, [count, 2, 32, 16]."""
+    """Images [count, 2, 32, 16] with the row and the column of each pixel as their two channels."""
     rows, columns = torch.meshgrid(torch.arange(32), torch.arange(16), indexing="ij")
     return torch.stack([rows, columns]).expand(count, -1, -1, -1)
 

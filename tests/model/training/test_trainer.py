@@ -97,7 +97,7 @@ def test_validation_images_may_be_given(digits: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("options", "samples"), [({"objective": "iwae"}, 5), ({"objective": "dreg"}, 5), ({"beta": 2.0}, 1)]
 )
-def test_the_bound_that_is_climbed_is_recorded_beside_the_elbo(digits: np.ndarray, options, samples: int) -> None:
+def test_the_climbed_bound_is_recorded_with_the_elbo(digits: np.ndarray, options, samples: int) -> None:
     training = Training(MLP, digits[:300], replace(QUICK, epochs=2, holdout=50, samples=samples, **options))
     for record in training.epochs():
         above = 1 if samples > 1 else -1  # the importance-weighted bound is tighter, beta above 1 looser
