@@ -32,7 +32,7 @@ class VAEConfig:
     residual blocks at each resolution. `hidden` are the widths of the linear layers between features and latent; a
     convolutional encoder without them ends in a 1x1 convolution to a spatial latent. `scale` is the standard deviation
     of the `gaussian` likelihood, in units of the pixel range [0, 1]. `posterior` is "bounded" (mean and logvar are
-    limited smoothly), or "clamped" (logvar alone is clamped), as in models whose config lacks the field.
+    limited smoothly), or "clamped" (logvar alone is clamped), the default of a config without the field.
     """
 
     image_shape: tuple[int, ...]

@@ -200,7 +200,7 @@ class DeterministicCode:
     logvar: None = None
 
     def reparameterize(self, noise: Tensor) -> Tensor:  # noqa: ARG002  # the signature of a posterior
-        """Return the code, whatever the noise."""
+        """Return the code; the noise has no effect."""
         return self.mean
 
 
@@ -240,7 +240,7 @@ class Autoencoder(Protocol):
 class ImageModel(Protocol):
     """An autoencoder with the properties that the service needs to know.
 
-    A model whose spec has an ELBO is an `Autoencoder` as well.
+    A model with an ELBO in its spec is an `Autoencoder` as well.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""What a model can do beyond encode and decode: told by /model, and checked before a request is computed."""
+"""What a model can do beyond encode and decode: listed in /model, and checked before a request is computed."""
 
 from typing import Any
 
@@ -38,13 +38,16 @@ def describe_sizes(spec: ModelSpec, sized: SizedBatches | None) -> dict[str, Any
     rule = spec.sizes
     if isinstance(rule, FixedSize) or sized is None:
         return None
-    whole = {name: sized.largest_whole(name) for name in (Operation.ENCODE, Operation.DECODE, Operation.RECONSTRUCT)}
-    largest = {str(name): pixels for name, pixels in whole.items() if pixels is not None}
+    limits = {
+        str(operation): sized.max_untiled_pixels(operation)
+        for operation in (Operation.ENCODE, Operation.DECODE, Operation.RECONSTRUCT)
+    }
+    known = {operation: pixels for operation, pixels in limits.items() if pixels is not None}
     return {
         "factor": rule.factor,
         "minimum": rule.minimum,
         "maximum": rule.maximum,
-        **({"largest_whole": largest} if largest else {}),
+        **({"largest_whole": known} if known else {}),
     }
 
 

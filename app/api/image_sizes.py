@@ -13,22 +13,22 @@ def resampling_of(rule: Rule) -> Filter:
     return "bilinear" if isinstance(rule, FixedSize) else "lanczos"
 
 
-def size_of_request(rule: Rule, asked: tuple[int | None, int | None], own: Size, max_pixels: int) -> Size:
+def size_of_request(rule: Rule, requested: tuple[int | None, int | None], own: Size, max_pixels: int) -> Size:
     """Return the size (H, W) to which images are fitted, at most `max_pixels`.
 
-    Each side is the one `asked` for, or that of the image, `own`, down to a multiple of the model's factor. Raises
+    Each side is the one `requested`, or that of the image, `own`, down to a multiple of the model's factor. Raises
     `UnprocessableContent` for a side that the model does not take, `ContentTooLarge` for too many pixels.
     """
     if isinstance(rule, FixedSize):
-        for side, wanted, only in zip(("height", "width"), asked, rule.image_size, strict=True):
+        for side, wanted, only in zip(("height", "width"), requested, rule.image_size, strict=True):
             if wanted not in (None, only):
                 raise UnprocessableContent(f"{side}: expected {only}, the only one that the model takes, got {wanted}")
         return rule.image_size
-    for side, wanted in zip(("height", "width"), asked, strict=True):
+    for side, wanted in zip(("height", "width"), requested, strict=True):
         if wanted is not None and rule.fitted(wanted, wanted)[0] != wanted:
             allowed = f"a multiple of {rule.factor} from {rule.minimum} to {rule.maximum}"
             raise UnprocessableContent(f"{side}: expected {allowed}, got {wanted}")
-    height, width = (wanted or fitted for wanted, fitted in zip(asked, rule.fitted(*own), strict=True))
+    height, width = (wanted or fitted for wanted, fitted in zip(requested, rule.fitted(*own), strict=True))
     require_pixels((height, width), max_pixels)
     return height, width
 

@@ -23,7 +23,7 @@ JSON_OVERHEAD = 16
 class ExpectedLatents(NamedTuple):
     """What a request may have: at most `max_items` latents of a model, of images of at most `max_pixels`.
 
-    With `scaled` they are in the units of the diffusion model, unless the body says so itself.
+    They are in the units of the diffusion model with `scaled`, or with the field `scaled` of a JSON body.
     """
 
     spec: ModelSpec

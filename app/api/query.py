@@ -74,7 +74,7 @@ Scaled = Annotated[
     Boolean, Field(description="latents in the units of the diffusion model, (z - shift) * scale, as /model names them")
 ]
 Force = Annotated[
-    Boolean, Field(description="decode draws from N(0, I) also by a model whose latents are not distributed so")
+    Boolean, Field(description="decode draws from N(0, I) even if the latents of the model are not distributed so")
 ]
 
 

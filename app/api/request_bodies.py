@@ -161,18 +161,18 @@ class _ImageReader:
 
     def _reserve(self, count: int, own: tuple[int, int]) -> tuple[int, int, int]:
         """Return the shape of images of their `own` size when they are fitted, and reserve memory for so many."""
-        asked = (self._query.height, self._query.width)
-        size = size_of_request(self._model.spec.sizes, asked, own, self._max_pixels)
+        requested = (self._query.height, self._query.width)
+        size = size_of_request(self._model.spec.sizes, requested, own, self._max_pixels)
         self._request.reserve(self._model, self._operation, count, self._draws, size=size)
         return (self._model.image_shape[0], *size)
 
     def _require_one_size(self, images: Sequence[Png | EncodedImage | np.ndarray], shape: Sequence[int]) -> None:
         """Refuse images of several sizes where the request asks for none; a model of one size fits all to it."""
-        asked, rule = (self._query.height, self._query.width), self._model.spec.sizes
-        if not self._model.has_many_sizes or None not in asked:
+        requested, rule = (self._query.height, self._query.width), self._model.spec.sizes
+        if not self._model.has_many_sizes or None not in requested:
             return
         for index, image in enumerate(images):
-            size = size_of_request(rule, asked, upright_size(image), self._max_pixels)
+            size = size_of_request(rule, requested, upright_size(image), self._max_pixels)
             if size != tuple(shape[1:]):
                 raise UnprocessableContent(
                     f"images[{index}]: expected {shape[2]} x {shape[1]} pixels as images[0] is fitted to, got "

@@ -60,7 +60,7 @@ def _notify_finished(epochs: int) -> None:
 
 
 def _is_complete(run: TrainingRun) -> bool:
-    """Whether a training is to be resumed that is complete, and whose state was removed."""
+    """Whether the training to be resumed is complete, and its state was removed."""
     if not run.resume or any((run.out / name).exists() for name in (SNAPSHOT, STARTED_MARKER)):
         return False
     return all((run.out / name).exists() for name in (CONFIG, WEIGHTS)) and _recorded(run.out) is not None

@@ -89,7 +89,7 @@ class Client:
         size: Size | None = None,
         force: bool = False,
     ) -> Sampled:
-        """Return images decoded from draws of the prior; `force` also by a model whose latents have another one."""
+        """Return images decoded from draws from N(0, I); `force` allows a model without this prior."""
         return self._send(specs.sample(n, size, force, seed=seed, temperature=temperature))
 
     def score(

@@ -63,21 +63,21 @@ class SizedBatches:
         self.key = lru_cache(MAX_KEYS)(self._key)
         self._tiling = lru_cache(len(TILE_SIDES))(self._tiling_model)
 
-    def largest_whole(self, operation: Operation) -> int | None:
-        """Return the most pixels of an image that is computed as a whole; None if it is not known."""
+    def max_untiled_pixels(self, operation: Operation) -> int | None:
+        """Return the most pixels of an image that is computed without tiles; None if it is not known."""
         memory = self._cost(operation).memory
         return int(self._calibration.memory / memory) if memory else None
 
     def require_memory(self, operation: Operation, size: tuple[int, int]) -> None:
         """Raise `ContentTooLarge` for images for which there is not enough memory, not even for a tile."""
-        whole = self.largest_whole(operation)
-        if whole is None or size[0] * size[1] <= whole or self._tile_side(operation) is not None:
+        max_pixels = self.max_untiled_pixels(operation)
+        if max_pixels is None or size[0] * size[1] <= max_pixels or self._tile_side(operation) is not None:
             return
         height, width = size
         needed, limit = self._cost(operation).memory * height * width, self._calibration.memory
         raise ContentTooLarge(
             f"images of {width} x {height} take about {needed / MIB:.0f} MiB to {operation}, more than the "
-            f"{limit / MIB:.0f} MiB of the device for a batch; at most {whole} pixels fit"
+            f"{limit / MIB:.0f} MiB of the device for a batch; at most {max_pixels} pixels fit"
         )
 
     def _key(self, variant: Variant) -> ModelBatchKey:
@@ -85,8 +85,9 @@ class SizedBatches:
         operation, deterministic, size = variant
         height, width = size or (0, 0)
         pixels = height * width
-        weight, whole, tiles = max(1, ceil(pixels / self._unit)), self.largest_whole(operation), self._tiles(operation)
-        if whole is not None and pixels > whole and tiles is not None:
+        weight = max(1, ceil(pixels / self._unit))
+        max_pixels, tiles = self.max_untiled_pixels(operation), self._tiles(operation)
+        if max_pixels is not None and pixels > max_pixels and tiles is not None:
             return ModelBatchKey(tiles, operation, True, weight, size, policy=self._row_policy(operation, pixels))
         one_by_one = deterministic or self._always_deterministic or operation == Operation.SCORE
         if one_by_one:
@@ -115,11 +116,11 @@ class SizedBatches:
 
     def _tile_side(self, operation: Operation) -> int | None:
         """Return the side of tiles that fit into the memory; None if the model computes none, or no tile fits."""
-        model, whole = self._model.compiled.model, self.largest_whole(operation)
+        model, max_pixels = self._model.compiled.model, self.max_untiled_pixels(operation)
         if not isinstance(model, TileableModel) or not model.spec.can_tile:
             return None
         sides = [side for side in TILE_SIDES if side % (4 * self._factor) == 0]
-        return next((side for side in sides if whole is None or side * side <= whole), None)
+        return next((side for side in sides if max_pixels is None or side * side <= max_pixels), None)
 
     def _tiles(self, operation: Operation) -> DeviceModel | None:
         side = self._tile_side(operation)

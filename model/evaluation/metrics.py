@@ -135,7 +135,7 @@ def _evaluate_batch(vae: VAE, x: Tensor, samples: int, chunk: int) -> _BatchScor
 
 
 class _LevelLikelihood:
-    """A likelihood whose `log_prob` is the log-mass of 8-bit levels."""
+    """A likelihood with the log-mass of 8-bit levels as `log_prob`."""
 
     def __init__(self, likelihood: Likelihood) -> None:
         self.mean = likelihood.mean
@@ -143,7 +143,7 @@ class _LevelLikelihood:
 
 
 class _LevelModel:
-    """A VAE whose likelihood is that of 8-bit levels."""
+    """A VAE with the likelihood of 8-bit levels."""
 
     def __init__(self, vae: VAE) -> None:
         self.posterior = vae.posterior

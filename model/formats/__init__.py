@@ -26,8 +26,8 @@ class Format(NamedTuple):
     """A model format.
 
     `module` has a function `read`, which takes the folder and its `Origin` and returns a `StoredModel`. `recognises`
-    tells whether a folder has this format, and `check` raises `CheckpointError` if files are missing, both quickly and
-    without torch. `needs` says for people what the folder holds.
+    returns whether a folder has this format, and `check` raises `CheckpointError` if files are missing, both quickly
+    and without torch. `needs` says for people what the folder holds.
     """
 
     module: str

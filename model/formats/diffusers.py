@@ -33,7 +33,7 @@ MAX_SIDE = 2**14
 """Pixels of the longest side of an image; the service limits the number of pixels besides."""
 
 MAX_DEFAULT_SIDE = 512
-"""Longest side of an image of the default size, whatever the model was trained on."""
+"""Longest side of an image of the default size, also for models that were trained on larger images."""
 
 MAX_WEIGHTS = 2**31
 """Largest number of weights, 8 GiB in float32."""
@@ -52,7 +52,7 @@ class AutoencoderClass:
 
     `encoded` returns mean and logvar of an output of `encode`, or the code alone. `blocks` is the field of the config
     with an entry for each resolution. `tiles` returns the attributes of a model that computes in tiles of a side, by
-    its factor. `can_tile` tells by the config whether the class can do that.
+    its factor. `can_tile` returns whether a model of this config can do that.
     """
 
     encoded: Callable[[Any], tuple[Tensor, ...]]

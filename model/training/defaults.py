@@ -85,7 +85,7 @@ def choose_length(images: int, given: Mapping[str, Any]) -> list[Choice]:
 
 
 def choose_patience(epochs: int, validation: int) -> list[Choice]:
-    """Choose when a run whose length was chosen ends early, with so many images for validation."""
+    """Choose the epochs without improvement after which a run ends early; none without images for validation."""
     if not validation:
         return []
     return [Choice("patience", max(20, epochs // 5), "a fifth of the epochs, at least 20")]

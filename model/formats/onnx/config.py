@@ -50,7 +50,7 @@ class Layout(StrEnum):
 class PairConfig:
     """The content of config.json beside encoder.onnx and decoder.onnx. Invalid values raise `ConfigError`.
 
-    `image_shape` is (C, H, W) and `latent_shape` (D,) or (C, h, w), whatever the layout of the graphs. With `factor`
+    `image_shape` is (C, H, W) and `latent_shape` (D,) or (C, h, w), for any layout of the graphs. With `factor`
     the pair takes images of all sizes that are multiples of it, from `minimum` to `maximum` pixels a side; the shapes
     are those of an example. `pixel_range` are the values of black and white. `scale` is the standard deviation of the
     likelihood `gaussian`, in units of [0, 1]. A diffusion model works on (z - shift_factor) * scaling_factor; both are

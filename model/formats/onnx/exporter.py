@@ -184,7 +184,7 @@ def _write_graph(
     if factor:
         dimensions |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     try:
-        with _quiet():
+        with _suppressed_logging():
             program = torch.onnx.export(
                 module,
                 (torch.rand(EXAMPLE_ROWS, *shape),),
@@ -207,7 +207,7 @@ def _write_graph(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _suppressed_logging() -> Iterator[None]:
     """Suppress what torch warns of and logs about itself."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
