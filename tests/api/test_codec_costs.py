@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from app.api.endpoint import MAX_INLINE_BYTES, EndpointRequest
+from app.api.query import ImagesQuery
 from app.api.request_bodies import read_images
 from app.codecs.media_types import JSON
 from app.codecs.png import write_png
@@ -60,7 +61,7 @@ async def costs_of(digits_model, device):
 
         services = replace(app.state.services, codec_threads=threads)
         request = EndpointRequest(services, context, JSON, receive)
-        pixels = await read_images(request, request.model(), "resize", Operation.ENCODE)
+        pixels = await read_images(request, request.model(), ImagesQuery(), Operation.ENCODE)
         threads.close()
         assert len(pixels) == len(files)
         return threads.costs
