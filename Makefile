@@ -1,4 +1,4 @@
-# CI calls `make check`, `make test`, `make slow` and `make browser`. `make help` lists the targets.
+# CI calls `make check`, `make test` and `make slow`. `make help` lists the targets.
 
 PYTHON ?= python3
 # The index on which pip finds a CPU build of torch: make serve TORCH_INDEX=<the CPU wheel index that pytorch.org names>
