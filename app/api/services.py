@@ -33,7 +33,7 @@ class Services:
     exposition: SingleFlight[bytes]
 
     def update_gauges(self) -> None:
-        """Set the gauges that follow the state of the service."""
+        """Write what was counted, and set the gauges that follow the state of the service."""
         update_gauges(self.metrics, self.request_log, self.engine, self.state)
 
 

@@ -1,7 +1,7 @@
 """Records of finished requests: the counts in the metrics, and the lines of the access log.
 
-Records are written some at a time. Written alone, a record takes a tenth of the time of a small request, most of it to
-load code and data into the caches of the processor.
+Several records are written together. Written alone, a record takes a tenth of the time of a small request, most of it
+to load code and data into the caches of the processor.
 """
 
 import asyncio
