@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from vae_client import AsyncClient
 
-from app.client import AsyncClient
 from app.codecs.images import write_npy
 from app.main import create_app
 from app.settings import Settings

@@ -2,13 +2,10 @@
 
 import asyncio
 import json
-import shutil
 import socket
-import subprocess
-import sys
-import sysconfig
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from vae_client import AsyncClient, Client, Problem
 
-from app.client import AsyncClient, Client, Problem
 from model.checkpoint import METRICS
 from tests.support.in_thread_server import listening, on_a_socket
 
@@ -38,6 +35,27 @@ def full(*pauses: str) -> Starlette:
     return Starlette(routes=[Route("/model", model)])
 
 
+@contextmanager
+def closing_server() -> Iterator[str]:
+    """A server whose connections announce keep-alive, and end when the second request arrives; gives its URL."""
+    body = b'{"name": "mnist"}'
+    response = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+    def serve() -> None:
+        for _ in range(2):
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(response)
+                connection.recv(2**16)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    thread.join(10)
+
+
 @pytest.fixture(scope="module")
 def url(digits_model: Path) -> Iterator[str]:
     with listening(model=digits_model, api_key=f"{KEY}, clé-ü") as address:
@@ -48,13 +66,6 @@ def url(digits_model: Path) -> Iterator[str]:
 def vae(url: str) -> Iterator[Client]:
     with Client(url, api_key=KEY, retries=20) as client:
         yield client
-
-
-def test_the_client_needs_only_its_own_folder(tmp_path: Path) -> None:
-    shutil.copytree(Path(__file__).parents[2] / "app" / "client", tmp_path / "app" / "client")
-    packages = sysconfig.get_paths()["purelib"]  # without site, where this project itself is not found
-    lean = "import sys, app.client; sys.exit(bool({'torch', 'fastapi', 'pydantic'} & {*sys.modules}))"
-    subprocess.run([sys.executable, "-S", "-c", lean], check=True, env={"PYTHONPATH": f"{tmp_path}:{packages}"})
 
 
 def test_a_seed_reproduces_draws(vae: Client, digits: np.ndarray) -> None:
@@ -197,13 +208,71 @@ async def test_a_retry_after_of_more_than_a_minute_raises_a_problem_in_the_async
 
 
 @pytest.mark.anyio
-async def test_a_retry_after_that_is_not_a_number_is_one_second() -> None:
+async def test_a_retry_after_that_cannot_be_read_is_one_second() -> None:
     async def ask(pause: str) -> dict[str, Any]:
         async with AsyncClient("http://vae", transport=httpx.ASGITransport(full(pause))) as client:
             return await client.model()
 
-    pauses = ("Wed, 21 Oct 2100 07:28:00 GMT", "soon", "-5", "")
-    assert await asyncio.gather(*map(ask, pauses)) == [{"name": "mnist"}] * 4
+    assert await asyncio.gather(*map(ask, ("soon", "-5", ""))) == [{"name": "mnist"}] * 3
+
+
+def test_a_lost_connection_is_opened_again() -> None:
+    """A server that closes each connection after one response, as a proxy does with one that was idle."""
+    with closing_server() as address, Client(address) as client:
+        assert client.model() == client.model() == {"name": "mnist"}
+
+
+@pytest.mark.anyio
+async def test_the_timeout_reaches_the_service_and_covers_the_retries() -> None:
+    deadlines: list[float] = []
+
+    async def model(request: Request) -> JSONResponse:
+        deadlines.append(float(request.headers["x-request-timeout"]))
+        return JSONResponse({}, 503, {"Retry-After": "1"})
+
+    app = Starlette(routes=[Route("/model", model)])
+    async with AsyncClient("http://vae", transport=httpx.ASGITransport(app), timeout=50) as client:
+        with pytest.raises(Problem, match="503"):
+            await client.model(timeout=2)
+    assert 1 <= len(deadlines) <= 2
+    assert deadlines[0] == pytest.approx(2, abs=0.1)
+    assert deadlines[-1] < 1 or len(deadlines) == 1
+
+
+def test_large_inputs_are_divided_in_order(url: str, vae: Client, digits: np.ndarray) -> None:
+    images = digits[:50, 0]
+    with Client(url, api_key=KEY, retries=20, max_items=7) as by_items:
+        np.testing.assert_allclose(by_items.encode(images).mean, vae.encode(images).mean, atol=1e-5)
+        assert np.abs(by_items.reconstruct(images).astype(int) - vae.reconstruct(images)).max() <= 1
+    with Client(url, api_key=KEY, retries=20, max_bytes=300) as by_bytes:
+        np.testing.assert_allclose(by_bytes.encode(images).mean, vae.encode(images).mean, atol=1e-5)
+
+
+@pytest.mark.anyio
+async def test_the_parts_of_a_seeded_call_have_draws_of_their_own(url: str, digits: np.ndarray) -> None:
+    same = np.repeat(digits[:1, 0], 12, axis=0)
+    async with AsyncClient(url, api_key=KEY, retries=20, max_items=4) as client:
+        drawn, again = await client.encode(same, samples=1, seed=7), await client.encode(same, samples=1, seed=7)
+        sampled, scored = await client.sample(12, seed=7), await client.score(same, seed=7)
+    assert drawn.seed == 7
+    assert len(np.unique(drawn.z[0], axis=0)) == 12
+    np.testing.assert_array_equal(drawn.z, again.z)
+    assert len(np.unique(sampled.images, axis=0)) == 12
+    assert len({*scored.elbo[::4]}) == 3
+
+
+def test_a_request_that_is_too_large_for_the_service_is_sent_as_halves(digits_model, digits) -> None:
+    with listening(model=digits_model, max_items=5) as address, Client(address, retries=20) as client:
+        assert client.encode(digits[:23, 0]).mean.shape == (23, 4)
+        with pytest.raises(Problem, match="413"):
+            client.encode(digits[:1, 0], samples=6)
+
+
+@pytest.mark.anyio
+async def test_an_error_of_one_part_is_that_of_the_call(url: str) -> None:
+    async with AsyncClient(url, api_key=KEY, max_items=2) as client:
+        with pytest.raises(Problem, match="422"):
+            await client.encode([b"no image"] * 9)
 
 
 @pytest.mark.anyio

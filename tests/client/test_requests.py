@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from vae_client import Client
 
-from app.client import Client
 from tests.support.in_thread_server import listening
 
 GREY = np.zeros((8, 8), np.uint8)
@@ -44,12 +45,43 @@ def test_a_list_of_arrays_is_stacked(vae: Client, digits: np.ndarray) -> None:
     np.testing.assert_allclose(vae.encode(list(digits[:3, 0])).mean, vae.encode(digits[:3, 0]).mean, atol=1e-5)
 
 
+def test_images_of_pillow_are_files(vae: Client, digits: np.ndarray) -> None:
+    pictures = [Image.fromarray(image[0]) for image in digits[:3]]
+    expected = vae.encode(digits[:3, 0]).mean
+    np.testing.assert_allclose(vae.encode(pictures).mean, expected, atol=1e-5)
+    np.testing.assert_allclose(vae.encode(pictures[0].convert("CMYK")).mean, expected[:1], atol=1e-2)
+
+
+def test_tensors_have_their_channels_first_and_floats_are_scaled(vae: Client, digits: np.ndarray) -> None:
+    expected, floats = vae.encode(digits[:3, 0]).mean, torch.from_numpy(digits[:3] / 255).requires_grad_()
+    for tensor in (torch.from_numpy(digits[:3]), floats, list(floats), floats.float()):
+        np.testing.assert_allclose(vae.encode(tensor).mean, expected, atol=1e-5)
+    np.testing.assert_allclose(vae.encode(floats[0]).mean, expected[:1], atol=1e-5)
+    np.testing.assert_allclose(vae.encode(floats[0, 0]).mean, expected[:1], atol=1e-5)
+    assert vae.encode(floats.bfloat16()).mean.shape == (3, 4)
+
+
+def test_arrays_of_floats_and_a_single_array_are_images(vae: Client, digits: np.ndarray) -> None:
+    expected = vae.encode(digits[:3, 0]).mean
+    np.testing.assert_allclose(vae.encode(digits[:3, 0] / 255).mean, expected, atol=1e-5)
+    np.testing.assert_allclose(vae.encode(digits[0, 0]).mean, expected[:1], atol=1e-5)
+
+
+def test_latents_may_be_tensors(vae: Client, digits: np.ndarray) -> None:
+    mean = vae.encode(digits[:3, 0]).mean
+    np.testing.assert_array_equal(vae.decode(torch.from_numpy(mean).requires_grad_()), vae.decode(mean))
+
+
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
+        (GREY.astype(int), "images: expected uint8, or floats in [0, 1], got int64"),
+        (GREY + 1.5, "images: expected floats in [0, 1], got 1.5 to 1.5"),
+        ([GREY, GREY + np.nan], "images[1]: expected floats in [0, 1], got nan to nan"),
+        (torch.zeros(2), "images: expected a tensor [H, W], [C, H, W] or [N, C, H, W], got [2]"),
         ([], "images: expected at least one"),
         ([GREY, GREY[1:]], "images[1]: expected an array [8, 8] as the first, got [7, 8]"),
-        ([GREY, "three.png"], "images: expected arrays alone, or paths and bytes alone, got both"),
+        ([GREY, "three.png"], "images: expected arrays alone, or files alone, got both"),
     ],
 )
 def test_an_invalid_list_of_images_is_not_sent(vae: Client, images: list[Any], reason: str) -> None:

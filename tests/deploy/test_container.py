@@ -14,7 +14,7 @@ from tests.support.traffic import SHIPPED, Traffic, learn, learn_again
 pytestmark = [pytest.mark.anyio, pytest.mark.docker, pytest.mark.usefixtures("clean")]
 
 CLIENT = """
-from app.client import Client
+from vae_client import Client
 with Client("http://app:8000") as vae:
     drawn = vae.sample(2, seed=1).images
     encoded, scored = vae.encode(drawn), vae.score(drawn, seed=1)

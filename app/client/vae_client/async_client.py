@@ -1,0 +1,144 @@
+"""The client for asyncio."""
+
+import asyncio
+from typing import Any, Self, TypeVar
+
+import httpx
+import numpy as np
+
+from . import calls
+from .calls import Call, Limits, Size, Span
+from .items import Images, Tensor
+from .results import Encoded, Problem, Sampled, Scored
+from .retries import LOST, Tries
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """`Client` for asyncio, call for call; `concurrency` requests of a call that is divided are sent at once."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        retries: int = 3,
+        timeout: float | None = 60.0,
+        max_items: int = 256,
+        max_bytes: int = 2**24,
+        concurrency: int = 4,
+        **options: Any,
+    ) -> None:
+        self._http = httpx.AsyncClient(base_url=calls.base_url(url), **calls.with_headers(api_key, **options))
+        self._retries, self._timeout, self._limits = retries, timeout, Limits(max_items, max_bytes)
+        self._concurrency = concurrency
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def encode(
+        self,
+        images: Images,
+        *,
+        samples: int | None = None,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
+        scaled: bool = False,
+        timeout: float | None = None,
+    ) -> Encoded:
+        """As `Client.encode`."""
+        return await self._call(calls.encode(images, samples, seed, fit, size, scaled), timeout)
+
+    async def decode(
+        self, latents: np.ndarray | Tensor | Encoded, *, scaled: bool = False, timeout: float | None = None
+    ) -> np.ndarray:
+        """As `Client.decode`."""
+        return await self._call(calls.decode(latents, scaled), timeout)
+
+    async def reconstruct(
+        self,
+        images: Images,
+        *,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
+        timeout: float | None = None,
+    ) -> np.ndarray:
+        """As `Client.reconstruct`."""
+        return await self._call(calls.reconstruct(images, seed, fit, size), timeout)
+
+    async def sample(
+        self,
+        n: int,
+        *,
+        seed: int | None = None,
+        temperature: float | None = None,
+        size: Size | None = None,
+        force: bool = False,
+        timeout: float | None = None,
+    ) -> Sampled:
+        """As `Client.sample`."""
+        return await self._call(calls.sample(n, seed, temperature, size, force), timeout)
+
+    async def score(
+        self,
+        images: Images,
+        *,
+        samples: int | None = None,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
+        timeout: float | None = None,
+    ) -> Scored:
+        """As `Client.score`."""
+        return await self._call(calls.score(images, samples, seed, fit, size), timeout)
+
+    async def model(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """As `Client.model`."""
+        return await self._call(calls.model(), timeout)
+
+    async def history(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """As `Client.history`."""
+        return await self._call(calls.history(), timeout)
+
+    async def _call(self, call: Call[T], timeout: float | None) -> T:
+        seconds = self._timeout if timeout is None else timeout
+        turn = asyncio.Semaphore(self._concurrency)
+        parts = [asyncio.create_task(self._send_part(call, span, seconds, turn)) for span in call.spans(self._limits)]
+        try:
+            return call.join([result for part in await asyncio.gather(*parts) for result in part])
+        finally:
+            for part in parts:  # after an error the others are of no use
+                part.cancel()
+
+    async def _send_part(self, call: Call[T], span: Span, timeout: float | None, turn: asyncio.Semaphore) -> list[T]:
+        try:
+            async with turn:
+                return [call.result(await self._send(call, span, timeout))]
+        except Problem as error:
+            halves = span.halves(error)
+        return [result for half in halves for result in await self._send_part(call, half, timeout, turn)]
+
+    async def _send(self, call: Call[Any], span: Span, timeout: float | None) -> httpx.Response:
+        tries = Tries(self._retries, timeout)
+        while True:
+            request = call.request(self._http, span, tries)
+            try:
+                with calls.naming_url(request):
+                    response = await self._http.send(request)
+            except LOST:
+                if (pause := tries.pause(None)) is None:
+                    raise
+            else:
+                if (pause := tries.pause(response)) is None:
+                    return response
+            await asyncio.sleep(pause)

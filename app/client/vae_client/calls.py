@@ -1,0 +1,261 @@
+"""Calls of the client: the requests that one takes, and the reading of their responses.
+
+They are sent by `client` and `async_client` alike. A call with more items or bytes than one request should have is
+divided into several, in the order of its items.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from secrets import randbits
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import httpx
+import numpy as np
+
+from .items import NPY, Draws, Images, Items, Rows, Tensor, as_numpy, image_items
+from .results import (
+    Encoded,
+    Problem,
+    Sampled,
+    Scored,
+    join_arrays,
+    join_encoded,
+    join_sampled,
+    join_scored,
+)
+from .retries import Tries
+
+Size = tuple[int, int]
+"""Height and width of images in pixels."""
+
+T = TypeVar("T")
+
+_JSON = "application/json"
+_TOO_LARGE = 413
+
+
+class Span(NamedTuple):
+    """The items of one request, from `start` up to `stop`."""
+
+    start: int
+    stop: int
+
+    def halves(self, error: Problem) -> tuple["Span", "Span"]:
+        """Divide a request that was too large; raises the error for another one, or a single item."""
+        middle = (self.start + self.stop) // 2
+        if error.status != _TOO_LARGE or middle == self.start:
+            raise error
+        return Span(self.start, middle), Span(middle, self.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request of a client has at most: images or latents with their draws, and bytes of its body."""
+
+    items: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A call: its requests, the function that reads a response, and the one that joins the results of several.
+
+    `draws` are those of each item, `seed` is that of the call if it draws.
+    """
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    join: Callable[[Sequence[T]], T]
+    accept: str = NPY
+    params: dict[str, Any] = field(default_factory=dict)
+    items: Items | None = None
+    draws: int = 1
+    seed: int | None = None
+
+    def spans(self, limits: Limits) -> Iterator[Span]:
+        """Divide the items into requests."""
+        sizes = self.items.sizes if self.items else [0]
+        most = max(1, limits.items // max(1, self.draws))
+        start, total = 0, 0
+        for index, size in enumerate(sizes):
+            if index > start and (index - start >= most or total + size > limits.bytes):
+                yield Span(start, index)
+                start, total = index, 0
+            total += size
+        yield Span(start, len(sizes))
+
+    def request(self, http: "httpx.Client | httpx.AsyncClient", span: Span, tries: Tries) -> httpx.Request:
+        """Build the request for some of the items; parameters that are None are left out."""
+        arguments = self.items.arguments(*span) if self.items else {}
+        params = {**self.params, **arguments.pop("params", {}), "seed": seed_of_part(self.seed, span.start)}
+        headers = {"Accept": self.accept, **arguments.pop("headers", {}), **tries.headers()}
+        return http.build_request(
+            self.method,
+            self.path,
+            params={name: value for name, value in params.items() if value is not None},
+            headers=headers,
+            **tries.arguments(),
+            **arguments,
+        )
+
+    def result(self, response: httpx.Response) -> T:
+        """Read a response; raises `Problem` for an error."""
+        if not response.is_success:
+            raise Problem(response)
+        return self.read(response)
+
+
+def base_url(url: str) -> str:
+    """Check the address of a service. Raises `ValueError` for one without http:// or https://."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"url: expected an address such as http://localhost:8000, got {url!r}")
+    return url
+
+
+def with_headers(api_key: str | None, **options: Any) -> dict[str, Any]:
+    """Return options of httpx with the headers of all requests; the API key replaces an Authorization header."""
+    headers = httpx.Headers(options.get("headers"))
+    headers.setdefault("Accept-Encoding", "identity")  # arrays hardly shrink, and JSON is faster as it is
+    if api_key:
+        headers.update([(b"Authorization", f"Bearer {api_key}".encode())])  # as bytes: a str has to be ASCII
+    return {**options, "headers": headers}
+
+
+@contextmanager
+def naming_url(request: httpx.Request) -> Iterator[None]:
+    """Add the URL of the request to an error of the connection; httpx has only the words of the operating system."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        kind, url = type(error), request.url.copy_with(userinfo=b"")  # without a password
+        raise kind(f"{request.method} {url}: {str(error) or kind.__name__}", request=request) from error
+
+
+def seed_of_part(seed: int | None, start: int) -> int | None:
+    """Return the seed of the part of a call that begins with an item: its own draws, and the seed itself for the first.
+
+    The service draws the same numbers for the first image of every request with one seed.
+    """
+    if seed is None or start == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, start]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def encode(
+    images: Images, samples: int | None, seed: int | None, fit: str | None, size: Size | None, scaled: bool
+) -> Call[Encoded]:
+    """POST /encode."""
+    params = {"samples": samples, "fit": fit, **_sides(size), **_flag("scaled", scaled)}
+    drawn = seed if samples is None else _seed(seed)
+    return Call(
+        "POST",
+        "/encode",
+        _encoded,
+        join_encoded,
+        params=params,
+        items=image_items(images),
+        draws=samples or 1,
+        seed=drawn,
+    )
+
+
+def decode(latents: "np.ndarray | Tensor | Encoded", scaled: bool) -> Call[np.ndarray]:
+    """POST /decode. Draws are sent as L * N latents, because /decode reads one more dimension as an `Encoded`.
+
+    A latent has one or three dimensions, so an array has two or four, or with draws three or five. Raises `ValueError`
+    for other arrays, and `TypeError` for what is no array.
+    """
+    array = _latents(latents)
+    axes = 1 if array.ndim in (2, 4) else 2
+    leading, latent = array.shape[:axes], array.shape[axes:]
+
+    def join(parts: Sequence[np.ndarray]) -> np.ndarray:
+        images = join_arrays(parts)
+        return images.reshape(*leading, *images.shape[1:])
+
+    rows = Rows(array.reshape(math.prod(leading), *latent))
+    return Call("POST", "/decode", _array, join, params=_flag("scaled", scaled), items=rows)
+
+
+def reconstruct(images: Images, seed: int | None, fit: str | None, size: Size | None) -> Call[np.ndarray]:
+    """POST /reconstruct."""
+    params = {"fit": fit, **_sides(size)}
+    return Call("POST", "/reconstruct", _array, join_arrays, params=params, items=image_items(images), seed=seed)
+
+
+def sample(n: int, seed: int | None, temperature: float | None, size: Size | None, force: bool) -> Call[Sampled]:
+    """GET /sample."""
+    params = {"temperature": temperature, **_sides(size), **_flag("force", force)}
+    return Call("GET", "/sample", _sampled, join_sampled, params=params, items=Draws(n), seed=_seed(seed))
+
+
+def score(images: Images, samples: int | None, seed: int | None, fit: str | None, size: Size | None) -> Call[Scored]:
+    """POST /score."""
+    params = {"samples": samples, "fit": fit, **_sides(size)}
+    return Call("POST", "/score", _scored, join_scored, _JSON, params, image_items(images), samples or 1, _seed(seed))
+
+
+def model() -> Call[dict[str, Any]]:
+    """GET /model."""
+    return Call("GET", "/model", _object, lambda parts: parts[0], _JSON)
+
+
+def history() -> Call[dict[str, Any]]:
+    """GET /model/history."""
+    return Call("GET", "/model/history", _object, lambda parts: parts[0], _JSON)
+
+
+def _seed(seed: int | None) -> int:
+    """Return the seed of a call that draws: the one of the caller, or a new one, from which parts have theirs."""
+    return randbits(63) if seed is None else seed
+
+
+def _sides(size: Size | None) -> dict[str, int]:
+    return {} if size is None else {"height": size[0], "width": size[1]}
+
+
+def _flag(name: str, value: bool) -> dict[str, str]:
+    return {name: "true"} if value else {}
+
+
+def _latents(latents: "np.ndarray | Tensor | Encoded") -> np.ndarray:
+    try:
+        array = np.asarray(as_numpy(latents.mean if isinstance(latents, Encoded) else latents), np.float32)
+    except (TypeError, ValueError) as error:
+        what = f"an array of numbers or an Encoded, got {type(latents).__name__}"
+        raise type(error)(f"latents: expected {what}: {error}") from None
+    if not 2 <= array.ndim <= 5:
+        raise ValueError(f"latents: expected an array [N, *latent] or [L, N, *latent], got {list(array.shape)}")
+    return array
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    return dict(response.json())
+
+
+def _array(response: httpx.Response) -> np.ndarray:
+    array: np.ndarray = np.load(io.BytesIO(response.content), allow_pickle=False)
+    return array
+
+
+def _encoded(response: httpx.Response) -> Encoded:
+    array = _array(response)
+    seed = response.headers.get("x-seed")
+    logvar = array[1] if len(array) > 1 else np.full_like(array[0], -np.inf)
+    return Encoded(array[0], logvar, array[2:], int(seed) if seed else None)
+
+
+def _sampled(response: httpx.Response) -> Sampled:
+    return Sampled(_array(response), int(response.headers["x-seed"]))
+
+
+def _scored(response: httpx.Response) -> Scored:
+    scores, seed = response.json()["scores"], response.headers.get("x-seed")
+    columns: dict[str, Any] = {name: np.array([score[name] for score in scores], float) for name in scores[0]}
+    undefined = dict.fromkeys(("elbo", "reconstruction", "kl", "bits_per_dim"), np.full(len(scores), np.nan))
+    fields = {**undefined, "percentile": None, "log_likelihood": None, **columns}
+    return Scored(**fields, seed=int(seed) if seed else None)

@@ -1,0 +1,161 @@
+"""The synchronous client."""
+
+import time
+from collections.abc import Iterator
+from typing import Any, Self, TypeVar
+
+import httpx
+import numpy as np
+
+from . import calls
+from .calls import Call, Limits, Size, Span
+from .items import Images, Tensor
+from .results import Encoded, Problem, Sampled, Scored
+from .retries import LOST, Tries
+
+T = TypeVar("T")
+
+
+class Client:
+    """A client of one service; it may be used by several threads.
+
+    A request that gets 429 or 503, or whose connection is lost, is sent again up to `retries` times, not before its
+    Retry-After; a Retry-After of more than 60 seconds raises `Problem` at once. `timeout` is the number of seconds that
+    a request and its retries may take together; the service gets it as X-Request-Timeout, and stops working after it.
+    None means no limit but the service's. A call of more than `max_items` images or latents, counted with their draws,
+    or of more than `max_bytes` is sent as several requests, and a request that the service finds too large as two
+    halves; each part of such a call has its own draws, which follow from its seed and the limits.
+
+    An error response raises `Problem`, an error of the connection that of httpx with the URL in its text, and an
+    argument that is no image `TypeError`. `options` are those of `httpx.Client`; the API key replaces an Authorization
+    header among them.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        retries: int = 3,
+        timeout: float | None = 60.0,
+        max_items: int = 256,
+        max_bytes: int = 2**24,
+        **options: Any,
+    ) -> None:
+        self._http = httpx.Client(base_url=calls.base_url(url), **calls.with_headers(api_key, **options))
+        self._retries, self._timeout, self._limits = retries, timeout, Limits(max_items, max_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def encode(
+        self,
+        images: Images,
+        *,
+        samples: int | None = None,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
+        scaled: bool = False,
+        timeout: float | None = None,
+    ) -> Encoded:
+        """Return the posterior of each image, and `samples` draws from it.
+
+        `size` (H, W) is the one to which a model of many sizes resizes images, by default their own. With `scaled`,
+        latents are in the units of the diffusion model. `timeout` replaces that of the client, here as in all calls.
+        """
+        return self._call(calls.encode(images, samples, seed, fit, size, scaled), timeout)
+
+    def decode(
+        self, latents: np.ndarray | Tensor | Encoded, *, scaled: bool = False, timeout: float | None = None
+    ) -> np.ndarray:
+        """Return the mean image of each latent [N, *latent], uint8 [N, H, W, C], or of each draw [L, N, *latent].
+
+        Of an `Encoded` the means are decoded. With `scaled`, latents are in the units of the diffusion model. Raises
+        `ValueError` for arrays of other dimensions.
+        """
+        return self._call(calls.decode(latents, scaled), timeout)
+
+    def reconstruct(
+        self,
+        images: Images,
+        *,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
+        timeout: float | None = None,
+    ) -> np.ndarray:
+        """Encode and decode images, uint8 [N, H, W, C]; at the posterior mean, or with `seed` at a draw."""
+        return self._call(calls.reconstruct(images, seed, fit, size), timeout)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int | None = None,
+        temperature: float | None = None,
+        size: Size | None = None,
+        force: bool = False,
+        timeout: float | None = None,
+    ) -> Sampled:
+        """Return images decoded from draws from N(0, I); `force` allows a model without this prior."""
+        return self._call(calls.sample(n, seed, temperature, size, force), timeout)
+
+    def score(
+        self,
+        images: Images,
+        *,
+        samples: int | None = None,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
+        timeout: float | None = None,
+    ) -> Scored:
+        """Return the ELBO of each image and its terms; with `samples` also the importance-weighted bound.
+
+        Images that are sent one by one with the same `seed` are scored with the same draw. Of a model without a density
+        the error of the reconstruction is returned.
+        """
+        return self._call(calls.score(images, samples, seed, fit, size), timeout)
+
+    def model(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Describe the served model: name, digest, shapes, likelihood, architecture, runtime."""
+        return self._call(calls.model(), timeout)
+
+    def history(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Return the name of the served model, and its metrics.json with the history of training and evaluation."""
+        return self._call(calls.history(), timeout)
+
+    def _call(self, call: Call[T], timeout: float | None) -> T:
+        seconds = self._timeout if timeout is None else timeout
+        spans = call.spans(self._limits)
+        return call.join([result for span in spans for result in self._send_part(call, span, seconds)])
+
+    def _send_part(self, call: Call[T], span: Span, timeout: float | None) -> Iterator[T]:
+        try:
+            yield call.result(self._send(call, span, timeout))
+        except Problem as error:
+            for half in span.halves(error):
+                yield from self._send_part(call, half, timeout)
+
+    def _send(self, call: Call[Any], span: Span, timeout: float | None) -> httpx.Response:
+        tries = Tries(self._retries, timeout)
+        while True:
+            request = call.request(self._http, span, tries)
+            try:
+                with calls.naming_url(request):
+                    response = self._http.send(request)
+            except LOST:
+                if (pause := tries.pause(None)) is None:
+                    raise
+            else:
+                if (pause := tries.pause(response)) is None:
+                    return response
+            time.sleep(pause)
