@@ -8,6 +8,9 @@ from enum import StrEnum
 from random import getrandbits
 from typing import NamedTuple
 
+NATIVE, OTHER = "native", "other"
+"""The dialect of this project's own API, and the endpoint of paths that lead to none, in the labels of metrics."""
+
 
 class EndpointPath(StrEnum):
     """Paths of the endpoints that are limited, counted and logged under their names."""

@@ -12,16 +12,18 @@ from opentelemetry.trace import TracerProvider
 
 from app.api import admin, docs, health
 from app.api import routes as model_api
+from app.api.dialects import DIALECTS
 from app.api.endpoint import routes
 from app.api.openapi import DocumentedApplication, documentation
 from app.api.services import Services, update_gauges
 from app.codecs.threads import CodecThreads
-from app.http.admission import AdmissionController, is_public
+from app.http.admission import AdmissionController
 from app.http.auth import ApiKeys
 from app.http.budget import MemoryBudget
 from app.http.cors import CorsMiddleware
 from app.http.lifecycle import LifecycleMiddleware
 from app.http.state import ServiceState
+from app.http.targets import Targets
 from app.inference.core_sharing import CoreUsage
 from app.inference.engine import Engine
 from app.inference.reload import ModelReloader
@@ -68,12 +70,14 @@ def create_app(
     tracing = Tracing(tracer_provider)
     app = DocumentedApplication(
         spec=lambda: services.engine.loaded_model.spec,
+        tags={dialect.name: dialect.description for dialect in DIALECTS},
         title="VAE service",
         description=_DESCRIPTION,
         version=version("vae-service"),
         lifespan=_lifespan,
         routes=[
             *routes(services, [*model_api.ENDPOINTS, *admin.ENDPOINTS, *health.ENDPOINTS]),
+            *(route for dialect in DIALECTS for route in routes(services, dialect.endpoints)),
             *(page.routes() if services.settings.page else ()),
             *docs.routes(),
         ],
@@ -82,7 +86,7 @@ def create_app(
             "auto_configure": tracer_provider is None,
             "tracer_provider": tracer_provider,
             "tracing": tracing.enabled,
-            "exclude": lambda scope: is_public(scope["path"]),
+            "exclude": lambda scope: services.targets[scope["path"]].is_public,
             "operation_spans": False,
             "metrics": False,  # Prometheus has them
             "logs": False,
@@ -94,9 +98,12 @@ def create_app(
     if requires_key:
         app.include_router(documentation(admin.ENDPOINTS, "operations", requires_key=True))
     app.include_router(documentation(health.ENDPOINTS, "operations"))
+    for dialect in DIALECTS:
+        app.include_router(documentation(dialect.endpoints, dialect.name, requires_key=requires_key))
     app.add_middleware(
         LifecycleMiddleware,
         request_timeout=services.limits.request_timeout_s,
+        targets=services.targets,
         state=services.state,
         admission=services.admission,
         budget=services.budget,
@@ -116,7 +123,8 @@ def create_app(
 
 def build_services(settings: Settings, state: ServiceState, group: ProcessGroup) -> Services:
     """Build the objects of the service, each from those that it needs."""
-    limits, metrics = settings.limits, Metrics()
+    targets = Targets(route for dialect in DIALECTS for route in dialect.targets())
+    limits, metrics = settings.limits, Metrics(targets.labels())
     request_log = RequestLog(metrics)
     api_keys, budget = ApiKeys(settings.keys()), MemoryBudget(limits)
     stored = read_model(settings.model)
@@ -129,6 +137,7 @@ def build_services(settings: Settings, state: ServiceState, group: ProcessGroup)
         metrics=metrics,
         request_log=request_log,
         state=state,
+        targets=targets,
         api_keys=api_keys,
         budget=budget,
         codec_threads=CodecThreads(codec_threads(settings)),

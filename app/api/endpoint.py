@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from starlette.routing import BaseRoute, Route
@@ -32,6 +33,8 @@ MAX_MESSAGE_BYTES = 2**16
 LARGE_RESPONSE_BYTES = 2**17
 """Bytes from which a response is sent in pieces, so that the request holds its memory until the client has read it."""
 
+_NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
+
 T = TypeVar("T")
 
 
@@ -47,12 +50,16 @@ class Response:
 
 @dataclass(slots=True)
 class EndpointRequest:
-    """A request with a valid query and Accept header; `media_type` is the negotiated one of the response."""
+    """A request with a valid query and Accept header; `media_type` is the negotiated one of the response.
+
+    `path_parameters` are the values of the parameters in the path, by their names.
+    """
 
     services: Services
     context: RequestContext
     media_type: str
     receive: Receive
+    path_parameters: Mapping[str, str] = field(default_factory=dict)
 
     def model(self) -> LoadedModel:
         """Return the model that computes this response; raises `Unavailable` if it is not ready."""
@@ -118,7 +125,9 @@ class Endpoint:
     """Declaration of an endpoint.
 
     `media_types` are those of the response, the default first; without any, the Accept header is ignored. Without a
-    `query` the query string is ignored. `documentation` are options of FastAPI's `add_api_route`.
+    `query` the query string is ignored. `documentation` are options of FastAPI's `add_api_route`. An endpoint of a
+    dialect says whether it `uses_queue` and `is_public`, as `app.http.targets.Target` has it; its path may have
+    parameters as Starlette writes them.
     """
 
     path: str
@@ -127,6 +136,8 @@ class Endpoint:
     query: type[Query] | None = Query
     media_types: tuple[str, ...] = (JSON,)
     documentation: Mapping[str, Any] = field(default_factory=dict)
+    uses_queue: bool = False
+    is_public: bool = False
 
     @property
     def name(self) -> str:
@@ -183,7 +194,9 @@ class _EndpointApp:
         if self._media_types and not (media_type := negotiate(self._media_types, accept)):
             offered, got = " or ".join(self._media_types), quoted(accept.decode("latin-1"))
             raise NotAcceptable(f"this endpoint answers {offered}; Accept asks for none of them, got {got}")
-        response = await self._handler(EndpointRequest(self._services, context, media_type, receive), query)
+        parameters = scope.get("path_params", _NO_PARAMETERS)
+        request = EndpointRequest(self._services, context, media_type, receive, parameters)
+        response = await self._handler(request, query)
         body = response.body
         headers = [
             (b"content-type", response.media_type.encode()),

@@ -162,16 +162,16 @@ def documentation(endpoints: Iterable[Endpoint], tag: str, *, requires_key: bool
 class DocumentedApplication(FastAPI):
     """FastAPI application with a complete OpenAPI document: all bodies, problems, and examples of the served model.
 
-    `spec` returns the properties of the served model.
+    `spec` returns the properties of the served model. `tags` describe more groups of endpoints.
     """
 
-    def __init__(self, *, spec: Callable[[], ModelSpec], **options: Any) -> None:
+    def __init__(self, *, spec: Callable[[], ModelSpec], tags: Mapping[str, str], **options: Any) -> None:
         super().__init__(
             openapi_url=None,
             docs_url=None,
             redoc_url=None,
             license_info=_LICENSE,
-            openapi_tags=_TAGS,
+            openapi_tags=[*_TAGS, *({"name": name, "description": text} for name, text in tags.items())],
             servers=_SERVERS,
             **options,
         )

@@ -1,8 +1,8 @@
 """Query parameters of the endpoints. Unknown and repeated names are refused, so that typing errors are reported."""
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Container, Sequence
+from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -79,9 +79,10 @@ Force = Annotated[
 
 
 class Query(BaseModel):
-    """Query parameters of an endpoint that has none."""
+    """Query parameters of an endpoint that has none. The values of a `repeatable` one are joined by commas."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    repeatable: ClassVar[Container[str]] = ()
 
 
 class ImagesQuery(Query):
@@ -142,7 +143,9 @@ def parse_query(schema: type[Q], query_string: bytes) -> Q:
         if name not in schema.model_fields:
             unknown[name] = None
         elif name in values:
-            raise UnprocessableContent(f"query: expected each parameter once, got {quoted(name)} more than once")
+            if name not in schema.repeatable:
+                raise UnprocessableContent(f"query: expected each parameter once, got {quoted(name)} more than once")
+            value = f"{values[name]},{value}"  # noqa: PLW2901  # a request has few parameters
         values[name] = value
     if unknown:
         raise _unknown_parameters([*unknown], schema)

@@ -7,6 +7,7 @@ from app.http.admission import AdmissionController
 from app.http.auth import ApiKeys
 from app.http.budget import MemoryBudget
 from app.http.state import ServiceState
+from app.http.targets import Targets
 from app.inference.engine import Engine
 from app.inference.reload import ModelReloader
 from app.observability.metrics import Metrics
@@ -24,6 +25,7 @@ class Services:
     metrics: Metrics
     request_log: RequestLog
     state: ServiceState
+    targets: Targets
     api_keys: ApiKeys
     budget: MemoryBudget
     codec_threads: CodecThreads

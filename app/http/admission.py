@@ -5,16 +5,15 @@ from collections.abc import Callable
 
 from starlette.types import Scope
 
-from app.context import MODEL_PATHS, RequestContext
+from app.context import RequestContext
 from app.errors import Unavailable, UnprocessableContent
 from app.http.auth import ApiKeys
 from app.http.budget import body_too_large
 from app.http.protocol.head_rules import require_few_parameters, require_one_key
 from app.http.state import ServiceState
+from app.http.targets import Target
 from app.settings import Limits
 from app.validation import quoted
-
-PUBLIC_PATHS = frozenset(("/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"))
 
 MAX_TIMEOUT = 86_400.0
 """Largest number of seconds in X-Request-Timeout; the OpenAPI document has it too."""
@@ -24,11 +23,6 @@ MAX_NUMBER_LENGTH = 40
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LENGTH = re.compile(rb"[0-9]{1,20}")
-
-
-def is_public(path: str) -> bool:
-    """Whether a path is for operators: it needs no key, and is neither limited, logged nor traced."""
-    return path in PUBLIC_PATHS or path.startswith(("/docs/", "/web/"))
 
 
 class AdmissionController:
@@ -54,7 +48,7 @@ class AdmissionController:
         """Whether no more connections may be opened."""
         return len(self._state.connections) >= self._limits.max_connections
 
-    def admit(self, scope: Scope, context: RequestContext) -> None:
+    def admit(self, scope: Scope, context: RequestContext, target: Target) -> None:
         """Raise the `ServiceError` of a request that is refused; shorten the deadline of one that asks for that."""
         headers = context.headers
         if len(headers) < len(scope["headers"]):
@@ -68,7 +62,7 @@ class AdmissionController:
         if b"x-request-timeout" in headers:
             seconds = _seconds(headers[b"x-request-timeout"].decode("latin-1"))
             context.deadline += min(0.0, seconds - self._limits.request_timeout_s)
-        if scope["path"] in MODEL_PATHS:
+        if target.uses_queue:
             self._check_capacity()
         length = headers.get(b"content-length", b"")
         if _LENGTH.fullmatch(length) and int(length) > self._limits.max_body_bytes:

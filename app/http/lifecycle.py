@@ -17,13 +17,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.context import EndpointPath, RequestContext, StageSpan, accepted_id, new_id
+from app.context import OTHER, RequestContext, StageSpan, accepted_id, new_id
 from app.errors import DeadlineExceeded, RequestTimeout, ServiceError, Unauthorized, Unavailable
-from app.http.admission import AdmissionController, is_public
+from app.http.admission import AdmissionController
 from app.http.budget import MemoryBudget
 from app.http.problems import problem, routing_error
 from app.http.protocol.head_rules import require_few_parameters
 from app.http.state import ServiceState
+from app.http.targets import Targets
 from app.observability.request_log import FinishedRequest, RequestLog
 from app.observability.tracing import Tracing
 
@@ -38,7 +39,6 @@ MAX_BODY_PAUSE = 5.0
 CLIENT_CLOSED_REQUEST = 499
 """Status in metrics and log of a request if the client disconnected before the response."""
 
-_ENDPOINTS: dict[str, str] = {endpoint.value: endpoint.value for endpoint in EndpointPath}
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _NO_STORE = (b"cache-control", b"no-store")
 _CLOSE = (b"connection", b"close")
@@ -52,6 +52,7 @@ class LifecycleMiddleware:
         app: ASGIApp,
         *,
         request_timeout: float,
+        targets: Targets,
         state: ServiceState,
         admission: AdmissionController,
         budget: MemoryBudget,
@@ -60,6 +61,7 @@ class LifecycleMiddleware:
     ) -> None:
         self.app = app
         self.request_timeout = request_timeout
+        self.targets = targets
         self.state = state
         self.admission = admission
         self.budget = budget
@@ -71,13 +73,13 @@ class LifecycleMiddleware:
             await self.app(scope, receive, send)
             return
         request = RequestLifecycle(self, scope, receive, send)
-        if request.endpoint is None and is_public(scope["path"]):
+        if request.target.is_public:
             await request.run_public()
             return
         in_flight = self.state.in_flight
         in_flight.add(request)
         try:
-            self.admission.admit(scope, request.context)
+            self.admission.admit(scope, request.context, request.target)
             if request.body_complete:
                 request.schedule_check()
             await self.app(scope, request.receive, request.send)
@@ -113,7 +115,7 @@ class RequestLifecycle:
         "_timer",
         "body_complete",
         "context",
-        "endpoint",
+        "target",
     )
 
     def __init__(self, middleware: LifecycleMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,7 +135,7 @@ class RequestLifecycle:
         claimed = headers.get(b"x-request-id")
         request_id = new_id() if claimed is None else accepted_id(claimed.decode("latin-1"))
         spans: list[StageSpan] | None = [] if get_current_span().is_recording() else None
-        self.endpoint = _ENDPOINTS.get(scope["path"])
+        self.target = middleware.targets[scope["path"]]
         self.context = RequestContext(
             request_id, self._started + middleware.request_timeout, spans=spans, headers=headers
         )
@@ -224,10 +226,10 @@ class RequestLifecycle:
         return ServiceError("an unexpected failure; the log has it under the request id")
 
     async def _fail(self, error: ServiceError) -> None:
-        """Send problem details, unless a response has started."""
+        """Send the error in the form of the dialect, unless a response has started."""
         self._stop_watching()
         if not self._status:
-            await problem(error, self.context.request_id)(self._scope, self._receive, self.send)
+            await problem(error, self.context.request_id, self.target.error_form)(self._scope, self._receive, self.send)
 
     def schedule_check(self) -> None:
         """Check the progress of the request soon, and at its deadline at the latest."""
@@ -273,16 +275,17 @@ class RequestLifecycle:
     def finish(self) -> None:
         """Release what the request has used, and record its end."""
         self._stop_watching()
-        middleware, context = self._middleware, self.context
+        middleware, context, target = self._middleware, self.context, self.target
         middleware.budget.release(context, self._received)
         if context.spans is not None:
             middleware.tracing.record(context)
         status = CLIENT_CLOSED_REQUEST if self._client_disconnected else self._status
-        is_logged = self.endpoint is None and status != Unauthorized.status  # the path may contain a wrong key
+        is_logged = target.endpoint == OTHER and status != Unauthorized.status  # the path may contain a wrong key
         record = FinishedRequest(
             context.request_id,
             self._scope["method"],
-            self.endpoint or "other",
+            target.dialect,
+            target.endpoint,
             status,
             time.time(),
             time.monotonic() - self._started,

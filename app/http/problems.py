@@ -1,6 +1,6 @@
 """Problem details (RFC 9457): the response to every request that fails."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -25,9 +25,18 @@ class Problem(BaseModel):
     request_id: str
 
 
-def problem(error: ServiceError, request_id: str) -> Response:
-    """Return the response for an error."""
-    body = Problem(
+ErrorForm = Callable[[Problem], tuple[str, bytes]]
+"""Returns the media type and the body of a response with a problem, in the form of a dialect."""
+
+
+def problem_details(problem: Problem) -> tuple[str, bytes]:
+    """Write a problem as RFC 9457 has it."""
+    return PROBLEM, dump(problem.model_dump())
+
+
+def problem(error: ServiceError, request_id: str, form: ErrorForm = problem_details) -> Response:
+    """Return the response for an error, in the form of a dialect."""
+    record = Problem(
         type=error.urn(),
         title=error.title,
         status=error.status,
@@ -35,7 +44,8 @@ def problem(error: ServiceError, request_id: str) -> Response:
         error=error.detail,
         request_id=request_id,
     )
-    return Response(dump(body.model_dump()), error.status, error.headers, PROBLEM)
+    media_type, body = form(record)
+    return Response(body, error.status, error.headers, media_type)
 
 
 def routing_error(failure: HTTPException, path: str, method: str) -> ServiceError | None:

@@ -18,12 +18,13 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from app.context import STAGES, EndpointPath, Operation
+from app.context import NATIVE, OTHER, STAGES, EndpointPath, Operation
 from app.observability.logs import dropped_lines
 from app.observability.process_metrics import ProcessGroupCollector
 
 OPERATIONS = tuple(Operation)
-ENDPOINTS = (*EndpointPath, "other")
+ENDPOINTS = tuple((NATIVE, endpoint) for endpoint in (*EndpointPath, OTHER))
+"""The labels of the native endpoints."""
 STATUSES = tuple(map(str, (200, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 499, 500, 503, 504)))
 PROTOCOL_ERRORS = ("400", "405", "414", "431", "501", "505")
 
@@ -86,11 +87,13 @@ class FinishedBatch(NamedTuple):
 class Metrics(Collector):
     """The metrics of one application. All series with labels known in advance exist from the start, at zero.
 
+    `endpoints` are the labels of the endpoints, each a dialect and an endpoint.
+
     Requests and batches are counted in memory first, and written together by `write_counts`: each update takes
     microseconds in the file of a worker.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, endpoints: Iterable[tuple[str, str]] = ENDPOINTS) -> None:
         self.registry = CollectorRegistry()
         self._collectors = self._sources()
         self._model: Gauge | None = None
@@ -98,12 +101,16 @@ class Metrics(Collector):
         self._counts: defaultdict[Counter, int] = defaultdict(int)
         self._observed: defaultdict[Histogram, list[float]] = defaultdict(list)
         self._queued = 0
-        requests = self._counter("requests", "Requests by endpoint and status of the response.", "endpoint", "status")
-        self.requests = LabelledMetrics(requests, product(ENDPOINTS, STATUSES))
+        text = "Requests by endpoint and status of the response."
+        requests = self._counter("requests", text, "dialect", "endpoint", "status")
+        endpoints = tuple(endpoints)
+        self.requests = LabelledMetrics(
+            requests, ((*labels, status) for labels, status in product(endpoints, STATUSES))
+        )
         text = "Time from the first byte of a request to the last byte of its response."
-        self.request_seconds = self._seconds("request_duration_seconds", text, "endpoint", ENDPOINTS)
+        self.request_seconds = self._seconds("request_duration_seconds", text, ("dialect", "endpoint"), endpoints)
         text = "Time that a request spent in a stage."
-        self.stage_seconds = self._seconds("stage_duration_seconds", text, "stage", STAGES)
+        self.stage_seconds = self._seconds("stage_duration_seconds", text, ("stage",), STAGES)
         batches = self._counter("batches", "Batches run on the device.", "operation", "trigger")
         self.batches = LabelledMetrics(batches, product(OPERATIONS, DispatchTrigger))
         tiled = self._counter("tiled_images", "Images that are computed in tiles for lack of memory.", "operation")
@@ -111,7 +118,7 @@ class Metrics(Collector):
         size = Histogram("vae_batch_size", "Items in a batch.", ("operation",), buckets=_ITEMS, registry=self.registry)
         self.batch_size = LabelledMetrics(size, OPERATIONS)
         self.device_seconds = self._seconds(
-            "device_seconds", "Time of one batch on the device.", "operation", OPERATIONS
+            "device_seconds", "Time of one batch on the device.", ("operation",), OPERATIONS
         )
         self.padding = self._counter("padding_items", "Rows added to reach a batch size that was warmed up.")
         self.queue_items = self._gauge("queue_items", "Items in the queue.", aggregate="livesum")
@@ -145,14 +152,18 @@ class Metrics(Collector):
     def _gauge(self, name: str, text: str, *labels: str, aggregate: _Aggregate = "livemax") -> Gauge:
         return Gauge(f"vae_{name}", text, labels, registry=self.registry, multiprocess_mode=aggregate)
 
-    def _seconds(self, name: str, text: str, label: str, initial: Iterable[str]) -> LabelledMetrics[Histogram]:
-        family = Histogram(f"vae_{name}", text, (label,), buckets=_SECONDS, registry=self.registry)
+    def _seconds(
+        self, name: str, text: str, labels: tuple[str, ...], initial: Iterable[str | tuple[str, ...]]
+    ) -> LabelledMetrics[Histogram]:
+        family = Histogram(f"vae_{name}", text, labels, buckets=_SECONDS, registry=self.registry)
         return LabelledMetrics(family, initial)
 
-    def count_request(self, endpoint: str, status: int, seconds: float, stages: Mapping[str, float]) -> None:
+    def count_request(
+        self, dialect: str, endpoint: str, status: int, seconds: float, stages: Mapping[str, float]
+    ) -> None:
         """Count a request with the seconds that it took, in all and in each stage."""
-        self._counts[self.requests[endpoint, str(status)]] += 1
-        self._observed[self.request_seconds[endpoint]].append(seconds)
+        self._counts[self.requests[dialect, endpoint, str(status)]] += 1
+        self._observed[self.request_seconds[dialect, endpoint]].append(seconds)
         for stage, spent in stages.items():
             self._observed[self.stage_seconds[stage]].append(spent)
 

@@ -32,6 +32,7 @@ class FinishedRequest(NamedTuple):
 
     request_id: str
     method: str
+    dialect: str
     endpoint: str
     status: int
     finished: float
@@ -66,7 +67,7 @@ class RequestLog:
     def _write_records(self) -> None:
         records, self._records = self._records, []
         for record in records:
-            self._metrics.count_request(record.endpoint, record.status, record.seconds, record.stages)
+            self._metrics.count_request(record.dialect, record.endpoint, record.status, record.seconds, record.stages)
         if log.isEnabledFor(logging.INFO):
             for record in records:
                 log.handle(_line(record))

@@ -167,7 +167,10 @@ async def test_the_training_history_has_an_endpoint_of_its_own(serve):
         head = await client.head("/model/history")
         assert (await client.get("/model/history?n=3")).status_code == 422
         assert (await client.post("/model/history")).status_code == 405
-        assert 'vae_requests_total{endpoint="/model/history",status="200"} 2.0' in (await client.get("/metrics")).text
+        assert (
+            'vae_requests_total{dialect="native",endpoint="/model/history",status="200"} 2.0'
+            in (await client.get("/metrics")).text
+        )
     assert len(model.content) < 2000
     assert "metrics" not in model.json()
     assert history.json() == {"model": model.json()["model"], "metrics": json.loads((DEFAULT / METRICS).read_text())}

@@ -102,7 +102,7 @@ async def test_disconnects_at_random_times_leave_other_requests_and_no_state_beh
         assert len([message for message in caller.sent if not message.get("more_body", True)]) <= 1
         assert not caller.sent or caller.status in (200, 400, 504)
     assert answered() == before + CALLERS
-    assert count("requests_total", endpoint="/decode", status="500") == 0
+    assert count("requests_total", dialect="native", endpoint="/decode", status="500") == 0
     await until(lambda: count("queue_items") == 0)
     await until(lambda: asyncio.all_tasks() <= tasks)
     assert len(app.state.services.state.in_flight) == 0

@@ -51,8 +51,8 @@ async def test_the_work_of_a_disconnected_client_is_dropped_and_counted(digits_m
         assert count(app, "queue_items") == 0
         assert count(app, "dropped_requests_total", reason="cancelled") == 1
         endpoint = path.removesuffix("?n=1")
-        assert count(app, "requests_total", endpoint=endpoint, status="499") == 1
-        assert not count(app, "requests_total", endpoint=endpoint, status="500")
+        assert count(app, "requests_total", dialect="native", endpoint=endpoint, status="499") == 1
+        assert not count(app, "requests_total", dialect="native", endpoint=endpoint, status="500")
 
 
 @pytest.mark.parametrize("kind", ["application/json", "image/png", "multipart/form-data; boundary=cut"])
@@ -63,7 +63,7 @@ async def test_a_disconnect_during_the_upload_is_no_server_error(digits_model, k
         caller.leaves()
         await caller.task()
         assert caller.sent == []
-        assert count(app, "requests_total", endpoint="/encode", status="499") == 1
+        assert count(app, "requests_total", dialect="native", endpoint="/encode", status="499") == 1
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -74,7 +74,7 @@ async def test_a_disconnect_after_the_response_is_not_counted(digits_model):
         await caller.task()
         caller.leaves()
         assert caller.status == 200
-        assert count(app, "requests_total", endpoint="/decode", status="200") == 1
+        assert count(app, "requests_total", dialect="native", endpoint="/decode", status="200") == 1
 
 
 async def test_a_request_cancelled_by_the_server_gets_503_and_is_not_counted_as_a_disconnect(digits_model):
@@ -87,7 +87,7 @@ async def test_a_request_cancelled_by_the_server_gets_503_and_is_not_counted_as_
         with pytest.raises(asyncio.CancelledError):
             await task
         assert (caller.status, caller.problem["title"]) == (503, "Not available")
-        assert count(app, "requests_total", endpoint="/decode", status="503") == 1
+        assert count(app, "requests_total", dialect="native", endpoint="/decode", status="503") == 1
         assert count(app, "queue_items") == 0
 
 

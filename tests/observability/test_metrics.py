@@ -48,8 +48,8 @@ def test_every_known_series_exists_at_zero():
 
     metrics = Metrics()
     zeros = [
-        *(value("requests_total", endpoint=endpoint, status=status) for endpoint in ENDPOINTS for status in STATUSES),
-        *(value("request_duration_seconds_count", endpoint=endpoint) for endpoint in ENDPOINTS),
+        *(value("requests_total", dialect=d, endpoint=e, status=status) for d, e in ENDPOINTS for status in STATUSES),
+        *(value("request_duration_seconds_count", dialect=d, endpoint=e) for d, e in ENDPOINTS),
         *(value("stage_duration_seconds_count", stage=stage) for stage in STAGES),
         *(value("batches_total", operation=o, trigger=t) for o in OPERATIONS for t in DispatchTrigger),
         *(value("batch_size_count", operation=operation) for operation in OPERATIONS),

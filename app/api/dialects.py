@@ -1,0 +1,5 @@
+"""Registry of the dialects beside the native API, a line for each."""
+
+from app.api.dialect import Dialect
+
+DIALECTS: tuple[Dialect, ...] = ()
