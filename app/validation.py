@@ -41,6 +41,7 @@ _EXPECTED = {
     "missing": "field required",
     "model_attributes_type": _OBJECT,
     "model_type": _OBJECT,
+    "too_long": "expected at most {max_length} items",
     "too_short": "expected at least {min_length} items",
     "value_error": "{error}",
 }
@@ -49,7 +50,7 @@ _EXPECTED = {
 _TAGS = ("query", "vector", "grid", "posterior")
 """Steps in pydantic's location of an error that are not in the client's data."""
 
-_COMPLETE = ("missing", "too_short")
+_COMPLETE = ("missing", "too_long", "too_short")
 """Types of errors that are described without the value."""
 
 Model = TypeVar("Model", bound=BaseModel)
