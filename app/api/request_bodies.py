@@ -52,6 +52,11 @@ _IMAGE_BODIES, _LATENT_BODIES = f"{FORMAT_NAMES}, {MULTIPART}, {JSON} or .npy", 
 
 _BODY_ERRORS = (BadRequest, UnprocessableContent, UnsupportedMediaType)
 
+_PIXEL_TYPES = ("uint8", "float16", "float32", "float64")
+
+_PART_NAMES = ("images", "image", "files", "file")
+"""Names of the fields that forms have for files, with or without brackets."""
+
 MAX_CONTENT_TYPE_LENGTH = 1024
 """Characters of a Content-Type that are parsed. The longest that clients send has some 150."""
 
@@ -123,8 +128,7 @@ class _ImageReader:
         content_type = self._request.context.headers.get(b"content-type", b"").decode("latin-1")
         kind = kind_of(content_type, body)
         if kind == NPY:
-            header = read_header(body)
-            _check_image_header(header, self._request.services.limits)
+            header = _checked_images(read_header(body), self._request.services.limits)
             shape = self._reserve(header.shape[0], (header.shape[1], header.shape[2]))
             return await self._fit_array(body, header, shape)
         files = await _files(kind, content_type, body, self._request)
@@ -258,9 +262,10 @@ def _files_of_parts(body: bytes, boundary: bytes, max_items: int) -> list[bytes]
 
 
 def _file(part: Part, number: int) -> bytes:
-    if part.name != "images":
+    if part.name.removesuffix("[]") not in _PART_NAMES:
         raise UnprocessableContent(
-            f"part {number}: unknown name {quoted(part.name)}; expected every part to be named images"
+            f"part {number}: unknown name {quoted(part.name)}; expected every part to be named images, image, files or "
+            "file"
         )
     if not (part.is_file or is_image(part.content)):
         raise UnprocessableContent(f"part {number}: expected a file, got text; curl -F sends a file as images=@a.png")
@@ -278,17 +283,19 @@ def _files_of_texts(texts: list[str]) -> list[bytes]:
     return [decode_base64(text, index) for index, text in enumerate(texts)]
 
 
-def _check_image_header(header: Header, limits: Limits) -> None:
-    """Refuse an .npy body by its header.
+def _checked_images(header: Header, limits: Limits) -> Header:
+    """Return the header of an .npy body with images, that of a single one [H, W] as [1, H, W].
 
     Raises `UnprocessableContent` for another type or shape, `ContentTooLarge` for too many images or too large ones.
     """
-    shape = header.shape
+    shape = (1, *header.shape) if len(header.shape) == 2 else header.shape
     channels = shape[3] if len(shape) == 4 else 1
-    if header.type_name != "uint8" or len(shape) not in (3, 4) or channels not in (1, 3) or 0 in shape:
+    if header.type_name not in _PIXEL_TYPES or len(shape) not in (3, 4) or channels not in (1, 3) or 0 in shape:
         raise UnprocessableContent(
-            f"expected a uint8 array [N, H, W] or [N, H, W, C] with N of at least 1, C of 1 or 3, got {header}"
+            "expected an array of uint8, or of floats in [0, 1], [H, W], [N, H, W] or [N, H, W, C] with N of at least "
+            f"1, C of 1 or 3, got {header}"
         )
     require_items(shape[0], limits.max_items)
     if shape[1] * shape[2] > (limit := limits.max_image_pixels):
         raise ContentTooLarge(f"images of {shape[2]} x {shape[1]}: more than the {limit} pixels allowed")
+    return header._replace(shape=shape)

@@ -170,13 +170,30 @@ def fit_array(
     expired: Callable[[], bool] = lambda: False,
     resampling: Filter = "bilinear",
 ) -> np.ndarray:
-    """Fit a uint8 array [N, H, W] or [N, H, W, C] to the model's [C, H, W]."""
-    images = array[..., None] if array.ndim == 3 else array
+    """Fit an array [N, H, W] or [N, H, W, C] to the model's [C, H, W]: uint8, or floats in [0, 1].
+
+    Raises `UnprocessableContent` for other floats, and `DeadlineExceeded` before the next image once `expired`.
+    """
+    levels = array if array.dtype == np.uint8 else _grey_levels(array, expired)
+    images = levels[..., None] if levels.ndim == 3 else levels
     channels, height, width = shape
     if images.shape[1:] == (height, width, channels):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     fitted = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
     return decode_images(fitted, shape, fit, expired, resampling=resampling)
+
+
+def _grey_levels(array: np.ndarray, expired: Callable[[], bool]) -> np.ndarray:
+    """Convert floats in [0, 1] to uint8, one image after the other, so that no large copies are made."""
+    levels = np.empty(array.shape, np.uint8)
+    for index, image in enumerate(array):
+        if expired():
+            raise DeadlineExceeded(f"images[{index}] was not read within the request's deadline")
+        low, high = float(image.min()), float(image.max())
+        if not (low >= 0 and high <= 1):
+            raise UnprocessableContent(f"images[{index}]: expected floats in [0, 1], got {low:g} to {high:g}")
+        levels[index] = image.astype(np.float32) * 255 + 0.5
+    return levels
 
 
 def write_npy(array: np.ndarray) -> bytes:

@@ -51,6 +51,14 @@ async def test_all_body_formats_give_the_same_latents(client, digits, images):
         await client.post("/encode", content=write_npy(digits[:3, 0]), headers=NPY),
         await client.post("/encode", content=write_npy(digits[:3].transpose(0, 2, 3, 1)), headers=NPY),
         await client.post("/encode", content=write_npy(np.asfortranarray(digits[:3, 0])), headers=NPY),
+        *[
+            await client.post("/encode", content=write_npy((digits[:3, 0] / 255).astype(kind)))
+            for kind in ("<f2", "<f4", ">f4", "<f8")
+        ],
+        *[
+            await client.post("/encode", files=[(name, (f"{i}.png", image)) for i, image in enumerate(images)])
+            for name in ("image", "images[]", "file", "files")
+        ],
     ]
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
@@ -58,6 +66,19 @@ async def test_all_body_formats_give_the_same_latents(client, digits, images):
         alone = await client.post("/encode", content=image, headers={"content-type": "image/png"})
         mean = answers[0].json()["latents"][index]["mean"]
         np.testing.assert_allclose(alone.json()["latents"][0]["mean"], mean, atol=1e-5)
+
+
+async def test_an_array_of_two_dimensions_is_a_single_image(client, digits):
+    expected = await client.post("/encode", content=write_npy(digits[:1, 0]))
+    for array in (digits[0, 0], np.asfortranarray(digits[0, 0]), digits[0, 0] / 255):
+        assert (await client.post("/encode", content=write_npy(array))).content == expected.content
+
+
+@pytest.mark.parametrize("value", [1.5, -0.25, np.nan, np.inf])
+async def test_floats_outside_of_the_unit_interval_are_refused(client, value):
+    array = np.zeros((3, 8, 8), np.float32)
+    array[1, 4, 4] = value
+    await refused(client, 422, "images[1]: expected floats in [0, 1], got ", content=write_npy(array))
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "WEBP"])
@@ -284,8 +305,8 @@ async def test_an_error_repeats_little_of_the_input(client, body):
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((2, 8, 8), np.float32),
-        np.zeros((8, 8), np.uint8),
+        np.zeros((2, 8, 8), np.int16),
+        np.zeros(8, np.uint8),
         np.zeros((2, 8, 8, 2), np.uint8),
         np.zeros((0, 8, 8), np.uint8),
         np.zeros((2, 0, 8), np.uint8),
@@ -293,7 +314,9 @@ async def test_an_error_repeats_little_of_the_input(client, body):
     ],
 )
 async def test_an_array_that_is_not_images_is_refused(client, array):
-    await refused(client, 422, "expected a uint8 array [N, H, W]", content=write_npy(array), headers=NPY)
+    await refused(
+        client, 422, "expected an array of uint8, or of floats in [0, 1]", content=write_npy(array), headers=NPY
+    )
 
 
 async def test_an_array_of_records_is_refused(client):
