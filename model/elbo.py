@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model.gaussian import DiagonalGaussian
 from model.interface import Autoencoder
+from model.interruption import check_interruption
 
 
 class ELBO(NamedTuple):
@@ -79,6 +80,7 @@ def bounds(vae: Autoencoder, x: Tensor, samples: int, noise: Tensor | None = Non
     reconstruction = torch.zeros_like(x[:, 0, 0, 0])
     log_sum = torch.full_like(reconstruction, -torch.inf)
     for start in range(0, draws, chunk):
+        check_interruption()
         count = min(chunk, draws - start)
         z = q.rsample(count) if noise is None else q.reparameterize(noise[start : start + count])
         densities = log_densities(vae, x, z, q)

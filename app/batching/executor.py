@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.batching.queue import FairQueue
-from app.batching.requests import Batch, QueuedRequest
-from app.errors import ServiceError, Unavailable
+from app.batching.requests import Abandoned, Batch, QueuedRequest
+from app.errors import DeadlineExceeded, ServiceError, Unavailable
 from app.observability.metrics import FinishedBatch, Metrics
 
 log = logging.getLogger(__name__)
@@ -108,11 +108,15 @@ class BatchRunner:
         try:
             stacked = batch.key.stack(batch.parts)
             rows, stacked_at = len(stacked), time.monotonic()
-            results = batch.key.run(stacked, single=batch.single)
+            results = batch.key.run(stacked, single=batch.single, check=batch.require_needed)
             end = time.monotonic()
             parts = batch.split(results, type(stacked), rows)
         except DeviceLost:
             raise
+        except Abandoned:
+            for request in batch.requests:
+                request.fail()
+            return DeadlineExceeded("the answer was not ready within the request's deadline")
         except Exception as failure:  # noqa: BLE001  # the model may raise anything; the request and the log get it
             end = time.monotonic()
             for request in batch.requests:

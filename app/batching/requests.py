@@ -2,12 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 from app.batching.policy import BatchPolicy
 from app.context import RequestContext
 from app.observability.metrics import DispatchTrigger
+
+
+class Abandoned(Exception):
+    """No request needs the results of the batch any more."""
 
 
 class Rows(Protocol):
@@ -21,7 +25,7 @@ class BatchKey(Protocol):
     """What requests of one batch have in common, and how the batch is computed.
 
     Requests with equal keys share batches. `weight` is the number of items that one row counts as. `stack` and `run`
-    may raise `OutOfMemory` or `DeviceLost`.
+    may raise `OutOfMemory` or `DeviceLost`. `run` may call `check` between two steps, and lets its `Abandoned` through.
     """
 
     @property
@@ -35,7 +39,7 @@ class BatchKey(Protocol):
     def stack(self, parts: Sequence[Any]) -> Any:
         """Join the parts of several requests into one batch, padded where the device needs that."""
 
-    def run(self, batch: Any, *, single: bool) -> Any:
+    def run(self, batch: Any, *, single: bool, check: Callable[[], None]) -> Any:
         """Compute the batch: rows of the same type, number and order. `single` is one row while no other waits."""
 
 
@@ -138,6 +142,11 @@ class Batch(NamedTuple):
     trigger: DispatchTrigger
     total_turns: int
     single: bool = False
+
+    def require_needed(self) -> None:
+        """Raise `Abandoned` if all requests have expired."""
+        if all(request.expired for request in self.requests):
+            raise Abandoned
 
     def without_expired(self) -> "Batch":
         """Return the batch without the parts of expired requests."""

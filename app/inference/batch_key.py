@@ -8,6 +8,7 @@ from app.batching.executor import OutOfMemory
 from app.batching.policy import BatchPolicy
 from app.batching.rows import RowBatch
 from app.inference.device import DeviceModel
+from model.interruption import Check, check_interruption, interruptible_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,17 @@ class ModelBatchKey:
         size = self.sizes[bisect_left(self.sizes, rows)]
         return batch if size == rows else batch.padded(size)
 
-    def run(self, batch: RowBatch, *, single: bool) -> RowBatch:
-        """Compute the batch on the device."""
-        if self.sizes and (self.tiles is None or len(batch) > 1):
+    def run(self, batch: RowBatch, *, single: bool, check: Check) -> RowBatch:
+        """Compute the batch on the device; `check` is called between its rows, tiles and layers."""
+        if self.sizes and self.size is None:
             return self.model.run(self.operation, batch, deterministic=self.deterministic, single=single)
-        return RowBatch.join([self._run_row(batch[row : row + 1]) for row in range(len(batch))])
+        with interruptible_by(check):
+            if self.sizes and (self.tiles is None or len(batch) > 1):
+                return self.model.run(self.operation, batch, deterministic=self.deterministic, single=single)
+            return RowBatch.join([self._run_row(batch[row : row + 1]) for row in range(len(batch))])
 
     def _run_row(self, row: RowBatch) -> RowBatch:
+        check_interruption()
         try:
             return self.model.run(self.operation, row, deterministic=self.deterministic)
         except OutOfMemory:

@@ -26,6 +26,7 @@ from model.interface import (
     Origin,
     StoredModel,
 )
+from model.interruption import check_interruption
 
 FORMAT = "diffusers"
 
@@ -208,7 +209,14 @@ def _load(name: str, files: DiffusersFiles) -> nn.Module:
         if not weight.isfinite().all():
             raise CheckpointError(f"{files.folder}: {key}: expected finite numbers")
     module: nn.Module = vae.eval().requires_grad_(False)
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):  # a tile has many
+            layer.register_forward_pre_hook(_check_interruption)
     return module
+
+
+def _check_interruption(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001  # the signature of hooks
+    check_interruption()
 
 
 def _spec(origin: Origin, files: DiffusersFiles, vae: Any) -> ModelSpec:

@@ -38,6 +38,26 @@ async def test_a_deadline_that_passes_during_a_batch_fails_the_request_at_once()
         assert await harness.submit(2) == [20]
 
 
+async def test_a_batch_is_abandoned_when_no_request_needs_its_results(caplog):
+    async with running_batcher() as harness:
+        harness.device.interruptible = True
+        cancelled = await harness.block_device()
+        kept = harness.tasks([1, 2], [3])
+        await harness.queue_holds(3)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        harness.device.unblocked.set()
+        assert await asyncio.gather(*kept) == [[10, 20], [30]]
+        harness.device.unblocked.clear()
+        with pytest.raises(DeadlineExceeded):
+            await harness.submit(4, seconds=0.05)
+        harness.device.unblocked.set()
+        assert await harness.submit(5) == [50]
+        assert harness.metric("batch_size_sum", operation="encode") == 4
+    assert not caplog.records
+
+
 async def test_a_cancelled_request_is_not_computed():
     async with running_batcher() as harness:
         first = await harness.block_device()

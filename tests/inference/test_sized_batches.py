@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from app.batching.executor import OutOfMemory
+from app.batching.requests import Abandoned
 from app.batching.rows import RowBatch
 from app.context import Operation
 from app.errors import ContentTooLarge
@@ -61,11 +62,26 @@ def test_an_image_that_is_too_large_for_the_memory_is_computed_in_tiles_that_fit
     keys = batches(model, 2 * 256 * 256 * KIB, tiled.append)
     key = keys.key(Variant(ENCODE, size=(512, 512)))
     batch = key.stack([RowBatch((np.zeros((1, 3, 512, 512), np.uint8),))])
-    mean, _ = key.run(batch, single=True).columns
+    mean, _ = key.run(batch, single=True, check=lambda: None).columns
     assert mean.shape == (1, 4, 64, 64)
     assert tiled == [ENCODE]
     assert key.model.compiled.model.vae.tile_sample_min_size == 256
     assert not keys.key(Variant(ENCODE, size=(256, 256))).model.compiled.model.vae.use_tiling
+
+
+def test_an_image_in_tiles_is_abandoned_between_two_of_its_layers(model):
+    checks = []
+
+    def check() -> None:
+        checks.append(1)
+        if len(checks) == 60:
+            raise Abandoned
+
+    key = batches(model, 2 * 256 * 256 * KIB).key(Variant(ENCODE, size=(512, 512)))
+    with pytest.raises(Abandoned):
+        key.run(RowBatch((np.zeros((1, 3, 512, 512), np.uint8),)), single=True, check=check)
+    assert len(checks) == 60
+    key.run(RowBatch((np.zeros((1, 3, 512, 512), np.uint8),)), single=True, check=lambda: None)
 
 
 def test_an_image_for_which_not_even_a_tile_fits_is_refused(model):

@@ -66,12 +66,14 @@ class FakeDevice:
     """A device that multiplies by ten and can be blocked. It raises on -1, exits on -2 and is lost at -3.
 
     A row of `FAULTS` causes another fault. `capacity` is the number of rows that fit into memory. Batches are padded to
-    a multiple of `padded_to` rows, and those of up to `inline_rows` rows run inline.
+    a multiple of `padded_to` rows, and those of up to `inline_rows` rows run inline. An `interruptible` device checks
+    after each batch whether its results are needed.
     """
 
     def __init__(self, inline_rows: int = 0) -> None:
         self.capacity = 1_000_000
         self.padded_to = 1
+        self.interruptible = False
         self.policy = BatchPolicy(inline_rows, inline=True) if inline_rows else BatchPolicy()
         self.batches: list[list[int]] = []
         self.threads: list[str] = []
@@ -117,8 +119,11 @@ class FakeKey:
         rows = [row for part in parts for row in part]
         return rows + [0] * (-len(rows) % self.device.padded_to)
 
-    def run(self, batch: list[int], *, single: bool) -> Any:
-        return self.device.run(batch, single=single)
+    def run(self, batch: list[int], *, single: bool, check: Callable[[], None]) -> Any:
+        results = self.device.run(batch, single=single)
+        if self.device.interruptible:
+            check()
+        return results
 
 
 class BatcherHarness(NamedTuple):

@@ -17,6 +17,7 @@ from model.formats.onnx.sessions import OpenSession, Session, open_on_cpu, reaso
 from model.formats.onnx.signature import batch_of, in_layout
 from model.gaussian import DiagonalGaussian
 from model.interface import DecodedImage, DeterministicCode, FixedSize, ImageLikelihood, ModelSpec
+from model.interruption import check_interruption
 from model.likelihoods import FAMILIES, Likelihood
 
 Result = TypeVar("Result")
@@ -50,6 +51,7 @@ class GraphNetwork:
         return self._compute(x)
 
     def _compute(self, x: Tensor) -> list[Tensor]:
+        check_interruption()
         moved = x.movedim(1, -1) if self._channels_last and x.dim() == 4 else x
         array = moved.detach().to("cpu", self._dtype).contiguous().numpy()
         found = map(torch.from_numpy, self._session.run(self._outputs, {self._input.name: array}))
