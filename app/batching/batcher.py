@@ -158,9 +158,10 @@ class Batcher:
 
         A small request must not overtake a larger one that was just refused: up to `RESERVED_QUEUE_SHARE` of the queue
         is kept free until a request finds room for as much. Else small requests would fill each gap. Nor must large
-        requests that keep the queue full lock out small ones, which have room of their own. Returns how many of the
-        items need that room.
+        requests that keep the queue full lock out small ones, which have room of their own. A request of more items
+        than the queue holds gets the whole queue. Returns how many of the items need that room.
         """
+        items = min(items, self._max_queue_items)
         depth, limit = self._queue.depth, self._max_queue_items
         if depth - self._small_items + max(items, self._reserved_items) <= limit:
             self._reserved_items = 0

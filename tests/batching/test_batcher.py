@@ -150,6 +150,19 @@ async def test_a_full_queue_refuses_with_a_retry_after():
         assert await asyncio.gather(first, *tasks, last) == [[0], [10, 20], [30], [60]]
 
 
+async def test_a_request_of_more_items_than_the_queue_holds_is_computed_when_no_other_waits():
+    async with running_batcher(max_batch_size=1, max_queue_items=4) as harness:
+        assert await harness.submit(1, weight=100) == [10]
+        first = await harness.block_device()
+        tasks = harness.tasks([2])
+        await harness.queue_holds(1)
+        with pytest.raises(QueueFull, match="holds 1 of 4 images, no room for 4 more"):
+            await harness.submit(3, weight=100)
+        harness.device.unblocked.set()
+        await asyncio.gather(first, *tasks)
+        assert await harness.submit(3, weight=100) == [30]
+
+
 async def test_a_small_request_does_not_overtake_a_large_one_that_was_refused():
     async with running_batcher(max_batch_size=1, max_queue_items=32) as harness:
         first = await harness.block_device()
