@@ -83,8 +83,8 @@ class EndpointRequest:
         """Check that the request may have `count` items with `draws` draws each, and reserve the memory for them.
 
         `part` is the part of the request that has the items, `size` that of their images if the model has several.
-        Raises `ContentTooLarge` for too many items or too much memory for one request, `Unavailable` for too much
-        memory of all requests together.
+        Raises `ContentTooLarge` for too many items, or too much memory or time for one request, `Unavailable` for too
+        much memory of all requests together.
         """
         limits = self.services.limits
         if count * (draws or 1) > limits.max_items:
@@ -95,6 +95,8 @@ class EndpointRequest:
         memory = count * (footprint.item + draws * footprint.draw)
         if memory > limits.max_memory_bytes:
             raise footprint.excess(count, draws, limits.max_memory_bytes, part)
+        if model.sized is not None and size is not None:
+            model.sized.require_time(operation, size, count, self.context.deadline - time.monotonic())
         self.services.budget.reserve(self.context, memory)
 
     async def run_codec(self, cost: int, work: Callable[..., T], *arguments: Any) -> T:

@@ -17,6 +17,12 @@ from model.interface import MultipleOfFactor, TileableModel
 MAX_SECONDS = 1.0
 """Longest batch: other requests, and the end of the process, wait for the batch that runs."""
 
+CERTAIN_OVERRUN = 3.0
+"""Expected over remaining seconds of a request from which it is refused.
+
+A pixel of a small image, or beside other processes, has been measured to take twice as long.
+"""
+
 TILE_SIDES = (512, 256, 128)
 """Pixels of the side of a tile; the largest that fits into the memory is taken."""
 
@@ -79,6 +85,16 @@ class SizedBatches:
             f"images of {width} x {height} take about {needed / MIB:.0f} MiB to {operation}, more than the "
             f"{limit / MIB:.0f} MiB of the device for a batch; at most {max_pixels} pixels fit"
         )
+
+    def require_time(self, operation: Operation, size: tuple[int, int], count: int, seconds: float) -> None:
+        """Raise `ContentTooLarge` for images that take far longer than the `seconds` left for their request."""
+        height, width = size
+        needed = self._cost(operation).seconds * height * width * count
+        if needed > CERTAIN_OVERRUN * seconds:
+            images = f"{count} image{'s' * (count != 1)} of {width} x {height}"
+            raise ContentTooLarge(
+                f"{images} take about {needed:.0f} s to {operation}, more than the {seconds:.3g} s until the deadline"
+            )
 
     def _key(self, variant: Variant) -> ModelBatchKey:
         """Return the key of a variant, which has a size."""

@@ -205,6 +205,14 @@ async def test_sizes_that_a_request_cannot_have_are_refused(kl, path, sizes, sta
     assert (response.status_code, response.json()["detail"][: len(sentence)]) == (status, sentence)
 
 
+async def test_images_that_cannot_be_computed_before_the_deadline_are_refused(kl):
+    _, client = kl
+    headers = {"X-Request-Timeout": "0.001"}
+    response = await client.get("/sample?n=16&force=true&height=256&width=256", headers=headers)
+    assert (response.status_code, response.json()["title"]) == (413, "Too large")
+    assert "16 images of 256 x 256 take about" in response.json()["detail"]
+
+
 async def test_latents_of_too_large_an_image_or_of_other_channels_are_refused(kl):
     _, client = kl
     for shape, status in (((1, 3, 8, 8), 422), ((1, 4, 1, 8), 422), ((1, 4, 64, 64), 413)):

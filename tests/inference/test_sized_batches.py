@@ -84,6 +84,13 @@ def test_an_image_in_tiles_is_abandoned_between_two_of_its_layers(model):
     key.run(RowBatch((np.zeros((1, 3, 512, 512), np.uint8),)), single=True, check=lambda: None)
 
 
+def test_images_that_take_far_longer_than_their_request_may_are_refused(model):
+    keys = batches(model, 2**40)
+    keys.require_time(ENCODE, (1000, 1000), 3, seconds=1)
+    with pytest.raises(ContentTooLarge, match=r"4 images of 1000 x 1000 take about 4 s to encode, more than the 1 s"):
+        keys.require_time(ENCODE, (1000, 1000), 4, seconds=1)
+
+
 def test_an_image_for_which_not_even_a_tile_fits_is_refused(model):
     keys = batches(model, 64 * 64 * KIB)
     keys.require_memory(ENCODE, (64, 64))
