@@ -1,6 +1,6 @@
 """Request bodies: images and latents in any of their formats become one array."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -52,7 +52,7 @@ _IMAGE_BODIES, _LATENT_BODIES = f"{FORMAT_NAMES}, {MULTIPART}, {JSON} or .npy", 
 
 _BODY_ERRORS = (BadRequest, UnprocessableContent, UnsupportedMediaType)
 
-_PIXEL_TYPES = ("uint8", "float16", "float32", "float64")
+_PIXEL_TYPES = ("uint8", "float16", "bfloat16", "float32", "float64")
 
 _PART_NAMES = ("images", "image", "files", "file")
 """Names of the fields that forms have for files, with or without brackets."""
@@ -71,18 +71,18 @@ async def read_images(
     body = await read_body(request, _IMAGE_BODIES)
     if not body.startswith(SIGNATURE):
         try:
-            return await _ImageReader(request, model, query, operation, draws).read_other(body)
+            return await ImageReader(request, model, query, operation, draws).read_other(body)
         except _BODY_ERRORS as error:
             raise _with_curl_hint(error, request, body) from None
     if model.has_many_sizes or query.height is not None or query.width is not None:
-        return await _ImageReader(request, model, query, operation, draws).read_files([body])
+        return await ImageReader(request, model, query, operation, draws).read_files([body])
     request.reserve(model, operation, 1, draws)
     _, height, width = shape = model.image_shape
     if len(body) <= MAX_INLINE_BYTES and height * width <= request.services.limits.max_image_pixels:
         pixels = await request.run_codec(max(len(body), height * width), read_png, body, shape)
         if pixels is not None:
             return pixels[None]
-    return await _ImageReader(request, model, query, operation, draws).decode([body], shape)
+    return await ImageReader(request, model, query, operation, draws).decode([body], shape)
 
 
 async def read_latents(request: EndpointRequest, model: LoadedModel, *, scaled: bool = False) -> np.ndarray:
@@ -112,7 +112,7 @@ async def _read_latents(request: EndpointRequest, model: LoadedModel, body: byte
     raise _unsupported(_LATENT_BODIES, content_type, body)
 
 
-class _ImageReader:
+class ImageReader:
     """Reads the images of one request: of any format, for an operation with so many draws."""
 
     def __init__(
@@ -128,12 +128,20 @@ class _ImageReader:
         content_type = self._request.context.headers.get(b"content-type", b"").decode("latin-1")
         kind = kind_of(content_type, body)
         if kind == NPY:
-            header = _checked_images(read_header(body), self._request.services.limits)
-            shape = self._reserve(header.shape[0], (header.shape[1], header.shape[2]))
-            return await self._fit_array(body, header, shape)
+            return await self.read_array(read_header(body), len(body), partial(read_array, body))
         files = await _files(kind, content_type, body, self._request)
         del body  # the files are copies of its pieces
         return await self.read_files(files)
+
+    async def read_array(self, header: Header, size: int, read: Callable[[Header], np.ndarray]) -> np.ndarray:
+        """Fit the images of an array of `size` bytes to the model; `read` returns it in the shape of a header."""
+        header = _checked_images(header, self._request.services.limits)
+        count, height, width = header.shape[:3]
+        shape = self._reserve(count, (height, width))
+        per_image = 0 if (height, width) == shape[1:] else PER_IMAGE_COST
+        fit, expired = self._query.fit, self._request.context.expired
+        work = partial(fit_array, shape=shape, fit=fit, expired=expired, resampling=self._resampling)
+        return await self._request.run_codec(size + per_image * count, lambda: work(read(header)))
 
     async def read_files(self, files: list[bytes]) -> np.ndarray:
         """Read image files; of a model of many sizes the first one decides on the size of all."""
@@ -182,12 +190,6 @@ class _ImageReader:
                     f"images[{index}]: expected {shape[2]} x {shape[1]} pixels as images[0] is fitted to, got "
                     f"{size[1]} x {size[0]}; send one size in a request, or ask for one by height and width"
                 )
-
-    async def _fit_array(self, body: bytes, header: Header, shape: tuple[int, int, int]) -> np.ndarray:
-        per_image = 0 if header.shape[1:3] == tuple(shape[1:]) else PER_IMAGE_COST
-        cost, expired, fit = len(body) + per_image * header.shape[0], self._request.context.expired, self._query.fit
-        work = partial(fit_array, shape=shape, fit=fit, expired=expired, resampling=self._resampling)
-        return await self._request.run_codec(cost, lambda: work(read_array(body, header)))
 
 
 async def _files(kind: str, content_type: str, body: bytes, request: EndpointRequest) -> list[bytes]:
@@ -284,7 +286,7 @@ def _files_of_texts(texts: list[str]) -> list[bytes]:
 
 
 def _checked_images(header: Header, limits: Limits) -> Header:
-    """Return the header of an .npy body with images, that of a single one [H, W] as [1, H, W].
+    """Return the header of an array of images, that of a single one [H, W] as [1, H, W].
 
     Raises `UnprocessableContent` for another type or shape, `ContentTooLarge` for too many images or too large ones.
     """

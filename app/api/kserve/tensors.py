@@ -5,7 +5,7 @@ has numbers, flat or nested, and byte strings in base64.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
@@ -13,21 +13,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.api.kserve.schemas import MAX_DIMENSIONS, RequestInput
+from app.codecs import tensors
 from app.codecs.base64_text import decode_base64
 from app.errors import UnprocessableContent
 from app.validation import describe_value
 
 BYTES = "BYTES"
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "UINT8": np.dtype("|u1"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),  # the upper half of a float32, which numpy has no type for
-    "FP32": np.dtype("<f4"),
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "UINT8": tensors.DTYPES["uint8"],
+    "INT64": tensors.DTYPES["int64"],
+    "FP16": tensors.DTYPES["float16"],
+    "BF16": tensors.DTYPES["bfloat16"],
+    "FP32": tensors.DTYPES["float32"],
     "FP64": np.dtype("<f8"),
 }
-"""The types of numbers, as numpy reads them."""
+"""The types of numbers by the names of the protocol."""
 
 BINARY_SIZE = "binary_data_size"
 """The parameter with the number of bytes of a binary tensor."""
@@ -61,7 +62,7 @@ def input_tensors(inputs: Sequence[RequestInput], binary: memoryview) -> list[Te
 
     Raises `UnprocessableContent` unless the sizes of the inputs add up to these bytes.
     """
-    tensors, start = [], 0
+    read, start = [], 0
     for index, sent in enumerate(inputs):
         where = f"inputs[{index}]"
         size = _binary_size(sent, where)
@@ -70,13 +71,13 @@ def input_tensors(inputs: Sequence[RequestInput], binary: memoryview) -> list[Te
                 f"{where}: expected an array in data, or {BINARY_SIZE} in the parameters, got neither"
             )
         elements = sent.data if size is None else binary[start : start + size]
-        tensors.append(Tensor(where, sent.name, sent.datatype, tuple(sent.shape), elements))
+        read.append(Tensor(where, sent.name, sent.datatype, tuple(sent.shape), elements))
         start += size or 0
     if start != len(binary):
         raise UnprocessableContent(
             f"the body: expected {start} bytes after the JSON, the sum of {BINARY_SIZE}, got {len(binary)}"
         )
-    return tensors
+    return read
 
 
 def _binary_size(sent: RequestInput, where: str) -> int | None:
@@ -96,7 +97,7 @@ def _binary_size(sent: RequestInput, where: str) -> int | None:
 
 
 def read_numbers(tensor: Tensor) -> np.ndarray:
-    """Read the elements of a tensor of numbers in its shape; BF16 becomes float32, and floats of JSON float64.
+    """Read the elements of a tensor of numbers in its shape; floats of JSON become float64.
 
     Raises `UnprocessableContent` for another number of elements, and for elements of another type or out of range.
     """
@@ -107,8 +108,7 @@ def read_numbers(tensor: Tensor) -> np.ndarray:
     if len(tensor.elements) != expected:
         what = f"{expected} bytes for {tensor.datatype} {list(tensor.shape)}"
         raise UnprocessableContent(f"{tensor.where}: expected {what}, got {len(tensor.elements)}")
-    array = np.frombuffer(tensor.elements, dtype).reshape(tensor.shape)
-    return bfloat16_to_float32(array) if tensor.datatype == "BF16" else array
+    return np.frombuffer(tensor.elements, dtype).reshape(tensor.shape)
 
 
 def read_byte_strings(tensor: Tensor) -> list[bytes]:
@@ -176,14 +176,3 @@ def _flat(tensor: Tensor, elements: Sequence[Any]) -> Sequence[Any]:
         got = lengths[0] if len(lengths) == 1 else lengths[:MAX_DIMENSIONS]
         raise UnprocessableContent(f"{tensor.where}.data: expected {expected}, got {got}")
     return elements
-
-
-def bfloat16_to_float32(array: np.ndarray) -> np.ndarray:
-    """Widen bfloat16, read as uint16, to float32: its bits are the upper half."""
-    return (array.astype(np.uint32) << 16).view(np.float32)
-
-
-def float32_to_bfloat16(array: np.ndarray) -> np.ndarray:
-    """Round finite float32 to bfloat16, as uint16: to the nearest, ties to even."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

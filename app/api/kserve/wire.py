@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.api.kserve.schemas import InferenceRequest
-from app.api.kserve.tensors import BINARY_SIZE, DTYPES, LENGTH, bfloat16_to_float32, float32_to_bfloat16
+from app.api.kserve.tensors import BINARY_SIZE, DTYPES, LENGTH
 from app.codecs.json_bytes import dump
-from app.errors import BadRequest, ContentTooLarge
+from app.errors import BadRequest, ContentTooLarge, UnprocessableContent
 from app.validation import MAX_VALUES, parse_json, quoted
 
 JSON_LENGTH = "Inference-Header-Content-Length"
@@ -24,6 +24,9 @@ MAX_ARRAYS = 2**16
 
 MAX_NAMES = 2**8
 """Names in the JSON of a request besides those of its items, whose text may have a colon each."""
+
+HALVES = ("FP16", "BF16")
+"""Floats of 16 bits."""
 
 MAX_NUMBERS_AT_ONCE = 2**16
 """Numbers that are written in one step, which holds the interpreter's lock."""
@@ -115,7 +118,7 @@ def _json_pieces(output: Output, checked: Checked) -> Iterator[bytes]:
     """Yield the elements in JSON without brackets: numbers, many at once, or base64 strings one by one."""
     if isinstance(output.elements, np.ndarray):
         for rows in _rows(output.elements, checked):
-            yield dump(np.ascontiguousarray(_rounded(rows, output.datatype)).reshape(-1))[1:-1]
+            yield dump(_rounded(rows, output.datatype).reshape(-1))[1:-1]
         return
     for index in checked(range(len(output.elements))):
         yield b'"' + base64.b64encode(output.elements[index]) + b'"'
@@ -141,15 +144,18 @@ def _rows(array: np.ndarray, checked: Checked) -> Iterator[np.ndarray]:
 
 
 def _converted(array: np.ndarray, datatype: str) -> np.ndarray:
-    """Convert an array to the contiguous binary form of a data type."""
-    if datatype == "BF16":
-        return float32_to_bfloat16(array)
-    with np.errstate(over="ignore"):  # beyond float16 is infinity
-        return np.ascontiguousarray(array, DTYPES[datatype])
+    """Convert an array to the contiguous binary form of a data type.
+
+    Raises `UnprocessableContent` for numbers that overflow a float of 16 bits.
+    """
+    dtype = DTYPES[datatype]
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(array, dtype)
+    if datatype in HALVES and not np.isfinite(converted).all():
+        raise UnprocessableContent(f"parameters.datatype: the result has numbers that {datatype} cannot hold")
+    return converted
 
 
 def _rounded(array: np.ndarray, datatype: str) -> np.ndarray:
-    """Round float32 to the numbers that a 16-bit data type has."""
-    if datatype == "BF16":
-        return bfloat16_to_float32(float32_to_bfloat16(array))
-    return _converted(array, datatype).astype(np.float32) if datatype == "FP16" else array
+    """Round float32 to the numbers that a data type has."""
+    return _converted(array, datatype).astype(np.float32) if datatype in HALVES else np.ascontiguousarray(array)
