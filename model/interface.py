@@ -127,12 +127,13 @@ class LatentScaling:
 class ModelSpec:
     """The properties of a model, complete when it has been read.
 
-    `digest` is the SHA-256 of its weights in hexadecimal. `format` is the name of the format in `model.formats`, and
-    `source` says where the model comes from, as clients may see it: a folder's name, or a name and commit on a hub.
-    `likelihood` is the family p(x|z) in `model.likelihoods.FAMILIES`, None for a model that defines no density.
-    `has_variance` is false for a deterministic encoder, and `has_prior` for a model that makes no images of draws from
-    N(0, I). A model that `overflows_float16` is computed in float32 where float16 is asked for. A model that `can_tile`
-    is a `TileableModel`. `parameters` is the number of weights, `architecture` the content of the model's config.json.
+    `digest` is the SHA-256 of its weights in hexadecimal, and in formats that do not keep both together of its config.
+    `format` is the name of the format in `model.formats`, and `source` says where the model comes from, as clients may
+    see it: a folder's name, or a name and commit on a hub. `likelihood` is the family p(x|z) in
+    `model.likelihoods.FAMILIES`, None for a model that defines no density. `has_variance` is false for a deterministic
+    encoder, and `has_prior` for a model that makes no images of draws from N(0, I). A model that `overflows_float16` is
+    computed in float32 where float16 is asked for. A model that `can_tile` is a `TileableModel`. `parameters` is the
+    number of weights, `architecture` the content of the model's config.json.
     """
 
     name: str

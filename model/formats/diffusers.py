@@ -5,6 +5,7 @@ extra `diffusers`.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -38,9 +39,6 @@ MAX_DEFAULT_SIDE = 512
 
 MAX_WEIGHTS = 2**31
 """Largest number of weights, 8 GiB in float32."""
-
-CHUNK = 2**20
-"""Bytes of a file that are hashed at once."""
 
 
 def _always(config: Any) -> bool:  # noqa: ARG001  # the signature of `can_tile`
@@ -224,7 +222,7 @@ def _spec(origin: Origin, files: DiffusersFiles, vae: Any) -> ModelSpec:
     factor = known.factor(config)
     return ModelSpec(
         name=origin.name,
-        digest=_digest(files.weights),
+        digest=_digest(files),
         format=FORMAT,
         source=origin.source,
         channels=config.in_channels,
@@ -265,12 +263,14 @@ def latent_scaling(config: Any) -> LatentScaling:
     return LatentScaling((float(factor),), (float(config.get("shift_factor") or 0.0),))
 
 
-def _digest(paths: tuple[Path, ...]) -> str:
-    """Return the SHA-256 of a file, or of the digests of several."""
-    digests = []
-    for path in paths:
+def _digest(files: DiffusersFiles) -> str:
+    """Return the SHA-256 over the config and the digests of the files of the weights.
+
+    The version of diffusers and the path from which the model came, which it notes in the config, are left out.
+    """
+    config = {name: value for name, value in files.config.items() if name == CLASS or not name.startswith("_")}
+    lines = [json.dumps(config, sort_keys=True, separators=(",", ":"))]
+    for path in files.weights:
         with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256"))
-    if len(digests) == 1:
-        return digests[0].hexdigest()
-    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
+            lines.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

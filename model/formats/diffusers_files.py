@@ -83,9 +83,9 @@ def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
     """Return the files of the weights of a variant, none if it has none."""
     middle = f".{variant}" if variant else ""
     single, index = folder / f"{STEM}{middle}{SUFFIX}", folder / f"{INDEX}{middle}.json"
-    if single.exists():
-        return (single,)
-    return tuple(_shards(index)) if index.exists() else ()
+    if index.exists():  # diffusers prefers it as well
+        return tuple(_shards(index))
+    return (single,) if single.exists() else ()
 
 
 def _shards(index: Path) -> Iterator[Path]:

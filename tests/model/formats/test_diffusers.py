@@ -87,6 +87,28 @@ def test_the_spec_has_the_scaling_of_the_config(folders):
     assert scaling["kl8"].scale == pytest.approx([0.18215 / (0.5 + n / 8) for n in range(8)])
 
 
+def test_the_digest_covers_the_config_and_the_weights_that_are_read(kl, tmp_path):
+    def digest() -> str:
+        return read_model(kl).model.spec.digest
+
+    plain = digest()
+    changed(kl, _diffusers_version="0.0", _name_or_path="/elsewhere")
+    assert digest() == plain
+    changed(kl, scaling_factor=0.5)
+    assert digest() not in (plain, "")
+    scaled = digest()
+    write(tmp_path / "other", "kl", seed=1, max_shard_size="40KB")
+    for file in (tmp_path / "other").glob("*safetensors*"):  # beside the file of all weights, which diffusers ignores
+        shutil.copy(file, kl)
+    assert torch.equal(read_model(kl).model.vae.encoder.conv_in.weight, build("kl", 1).encoder.conv_in.weight)
+    shards, sharded = sorted(kl.glob("*-of-*")), digest()
+    assert sharded != scaled
+    weights = load_file(shards[0])
+    next(iter(weights.values())).add_(1)
+    save_file(weights, shards[0], {"format": "pt"})
+    assert digest() != sharded
+
+
 def test_operations_are_counted_without_computing_the_model(folders):
     model = read_model(folders["kl"]).model
     encode, decode = flops_of(model)
