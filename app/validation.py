@@ -47,7 +47,7 @@ _EXPECTED = {
 }
 """What was expected, by pydantic's type of the error and the values of its `ctx`."""
 
-_TAGS = ("query", "vector", "grid", "posterior")
+_TAGS = ("query", "vector", "grid", "text", "posterior")
 """Steps in pydantic's location of an error that are not in the client's data."""
 
 _COMPLETE = ("missing", "too_long", "too_short")

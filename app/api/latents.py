@@ -8,6 +8,7 @@ import numpy as np
 
 from app.api.image_sizes import require_pixels
 from app.api.schemas import LatentsIn, Posterior
+from app.codecs.base64_text import decode_floats
 from app.codecs.npy import Header, read_array
 from app.errors import UnprocessableContent
 from app.validation import describe_value, parse_json, quoted, require_items
@@ -84,7 +85,7 @@ def latents_of_json(body: bytes, expected: ExpectedLatents) -> np.ndarray:
     )
     require_items(len(sent.latents), max_items)
     first = sent.latents[0]
-    shape = expected.shape_for(_dimensions(first.mean if isinstance(first, Posterior) else first), "latents[0]")
+    shape = expected.shape_for(_dimensions(first.mean if isinstance(first, Posterior) else first, sent), "latents[0]")
     _require_same_model(sent, shape, spec.identity)
     posteriors = [(index, item) for index, item in enumerate(sent.latents) if isinstance(item, Posterior)]
     if posteriors:
@@ -122,8 +123,10 @@ def check_header(header: Header, expected: ExpectedLatents) -> None:
     require_items(latents[0], expected.max_items)
 
 
-def _dimensions(value: Any) -> tuple[int, ...]:
-    """Return the lengths of nested lists, along the first item of each."""
+def _dimensions(value: Any, sent: LatentsIn) -> tuple[int, ...]:
+    """Return the lengths of nested lists, along the first item of each; of text those that the body names."""
+    if isinstance(value, str):
+        return tuple(sent.shape or ())
     lengths = []
     while isinstance(value, list) and value:
         lengths.append(len(value))
@@ -154,10 +157,13 @@ def _check_posteriors(posteriors: Sequence[tuple[int, Posterior]], shape: Sequen
 
 
 def _array(values: list[Any], shape: Sequence[int], location: Callable[[int], str]) -> np.ndarray:
-    """Convert lists of numbers to one array [N, *shape].
+    """Convert lists of numbers, or base64, to one array [N, *shape].
 
     `UnprocessableContent` names the `location` of the first list of another shape.
     """
+    for index, value in enumerate(values):
+        if isinstance(value, str):
+            values[index] = decode_floats(value, shape, location(index))
     try:
         array = np.array(values, np.float64)
     except ValueError:  # the lists have different shapes

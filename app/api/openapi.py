@@ -16,7 +16,7 @@ from app.api.examples import Examples, examples_of
 from app.api.schemas import Images, LatentsIn
 from app.codecs.images import FORMATS
 from app.codecs.json_bytes import dump
-from app.codecs.media_types import JSON, MULTIPART, NPY, PNG
+from app.codecs.media_types import JPEG, JSON, MULTIPART, NPY, PNG, WEBP
 from app.http.problems import PROBLEM, Problem
 from model.interface import ModelSpec
 
@@ -98,7 +98,7 @@ SCORES_RESPONSE: dict[str, Any] = {
 
 IMAGES_RESPONSE: dict[str, Any] = {
     "description": "A PNG file, several images as a grid without padding; or base64; or a uint8 array [N, H, W, C].",
-    "content": {PNG: {"schema": _BINARY}, JSON: _ref(Images), NPY: {"schema": _BINARY}},
+    "content": {kind: _ref(Images) if kind == JSON else {"schema": _BINARY} for kind in (PNG, JSON, NPY, JPEG, WEBP)},
 }
 
 _TIMEOUT: dict[str, Any] = {

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Container, Sequence
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from app.codecs.images import Fit
+from app.codecs.lossy import DEFAULT_QUALITY
 from app.errors import UnprocessableContent
 from app.validation import quoted, unprocessable
 
@@ -19,8 +20,8 @@ _DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def _require_digits(text: Any) -> Any:
-    """Refuse the other spellings of an integer that pydantic reads: `1.0`, `+3`, `1_0`, and blanks around it."""
-    if isinstance(text, str) and not _INTEGER.fullmatch(text):
+    """Refuse the other spellings of an integer that pydantic reads: `1.0`, `+3`, `1_0`, blanks around it, booleans."""
+    if isinstance(text, bool) or (isinstance(text, str) and not _INTEGER.fullmatch(text)):
         raise ValueError("expected a valid integer of digits alone")
     return text
 
@@ -62,6 +63,7 @@ Columns = Annotated[
     Integer | None, Field(ge=1, description="images in a row of the grid; by default it is about square")
 ]
 FitTo = Annotated[Fit, Field(description="how an image of another size is fitted to the size of the model")]
+Quality = Annotated[Integer, Field(ge=1, le=100, description="quality of an answer as JPEG or WebP")]
 Side = Annotated[
     Integer | None,
     Field(
@@ -72,6 +74,15 @@ Side = Annotated[
 Boolean = Annotated[bool, BeforeValidator(_require_boolean)]
 Scaled = Annotated[
     Boolean, Field(description="latents in the units of the diffusion model, (z - shift) * scale, as /model names them")
+]
+Encoding = Annotated[
+    Literal["float", "base64"],
+    Field(description="latents in JSON as numbers, or as little-endian float32 in base64, which is smaller and faster"),
+]
+Steps = Annotated[Integer, Field(ge=2, description="how many images, with those of both ends")]
+Mode = Annotated[
+    Literal["linear", "slerp"],
+    Field(description="along the straight line between two latents, or the great circle (Shoemake, 1985)"),
 ]
 Force = Annotated[
     Boolean, Field(description="decode draws from N(0, I) even if the latents of the model are not distributed so")
@@ -104,12 +115,14 @@ class EncodeQuery(ScoreQuery):
     """Query parameters of /encode."""
 
     scaled: Scaled = False
+    encoding: Encoding = "float"
 
 
 class DecodeQuery(Query):
     """Query parameters of /decode."""
 
     columns: Columns = None
+    quality: Quality = DEFAULT_QUALITY
     scaled: Scaled = False
 
 
@@ -118,6 +131,17 @@ class ReconstructQuery(ImagesQuery):
 
     columns: Columns = None
     seed: Seed = None
+    quality: Quality = DEFAULT_QUALITY
+
+
+class InterpolateQuery(ImagesQuery):
+    """Query parameters of /interpolate."""
+
+    steps: Steps = 9
+    mode: Mode = "linear"
+    columns: Columns = None
+    scaled: Scaled = False
+    quality: Quality = DEFAULT_QUALITY
 
 
 class SampleQuery(Query):
@@ -130,6 +154,7 @@ class SampleQuery(Query):
     force: Force = False
     height: Side = None
     width: Side = None
+    quality: Quality = DEFAULT_QUALITY
 
 
 Q = TypeVar("Q", bound=Query)

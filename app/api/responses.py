@@ -12,10 +12,12 @@ import orjson
 
 from app.api import capabilities
 from app.api.endpoint import MAX_MESSAGE_BYTES, EndpointRequest, Response
+from app.codecs.base64_text import encode_floats
 from app.codecs.grid import bands
 from app.codecs.images import write_npy
 from app.codecs.json_bytes import dump
-from app.codecs.media_types import JSON, NPY, PNG
+from app.codecs.lossy import DEFAULT_QUALITY, write_lossy
+from app.codecs.media_types import JPEG, JSON, NPY, PNG, WEBP
 from app.codecs.png import write_png, write_png_bands
 from app.context import RequestContext
 from app.errors import DeadlineExceeded
@@ -26,7 +28,7 @@ from model.elbo import Bounds
 from model.elbo_percentiles import ElboPercentiles
 from model.interface import LatentScaling, ModelSpec
 
-IMAGES, NUMBERS = (PNG, JSON, NPY), (JSON, NPY)
+IMAGES, NUMBERS = (PNG, JSON, NPY, JPEG, WEBP), (JSON, NPY)
 
 MAX_NUMBERS_AT_ONCE = 2**16
 """Numbers that orjson writes in one step. It holds the interpreter's lock, and so other threads wait for it."""
@@ -38,11 +40,18 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 async def images(
-    request: EndpointRequest, pixels: np.ndarray, columns: int | None, noise: Noise | None = None
+    request: EndpointRequest,
+    pixels: np.ndarray,
+    columns: int | None,
+    noise: Noise | None = None,
+    quality: int = DEFAULT_QUALITY,
 ) -> Response:
-    """Respond with pixels [N, C, H, W]: a PNG grid, base64 PNG files in JSON, or an array [N, H, W, C]."""
+    """Respond with pixels [N, C, H, W]: a grid, base64 PNG files in JSON, or an array [N, H, W, C].
+
+    `quality` is that of a grid as JPEG or WebP.
+    """
     context, media_type = request.context, request.media_type
-    body = await request.run_codec(pixels.size, write_images, context, media_type, pixels, columns)
+    body = await request.run_codec(pixels.size, write_images, context, media_type, pixels, columns, quality)
     return Response(media_type, body, _seed_header(noise))
 
 
@@ -53,18 +62,19 @@ async def latents(
     noise: Noise | None = None,
     *,
     scaled: bool = False,
+    as_base64: bool = False,
 ) -> Response:
     """Respond with mean, logvar and draws, all [N, *latent_shape]: JSON, or one array [2 + L, N, *latent_shape].
 
     Of a deterministic encoder there is the mean alone. With `scaled` they are converted to the units of the diffusion
-    model.
+    model. `as_base64` writes each latent in JSON as little-endian float32 in base64.
     """
     context, cost, identity = request.context, len(rows) * rows[0].nbytes, model.identity
     if scaled:
         rows = await request.run_codec(cost, _scaled, rows, model.spec.scaling)
     if request.media_type == JSON:
         checked = partial(_until_deadline, context)
-        body = await request.run_codec(cost, latents_json, rows, identity, checked, scaled)
+        body = await request.run_codec(cost, latents_json, rows, identity, checked, scaled, as_base64)
     else:
         body = await request.run_codec(cost, _latents_npy, rows)
     return Response(request.media_type, body, _seed_header(noise) if noise else ())
@@ -106,6 +116,7 @@ def latents_json(
     model: str,
     checked: Callable[[Iterable[int]], Iterable[int]] = iter,
     scaled: bool = False,
+    as_base64: bool = False,
 ) -> bytes:
     """Write `schemas.Latents` from the arrays of mean, logvar and each draw, all [N, *latent_shape].
 
@@ -115,8 +126,10 @@ def latents_json(
     mean, *others = map(np.ascontiguousarray, rows)
     logvar, draws = (others[0], others[1:]) if others else ([None] * len(mean), [])
     about = {"shape": mean.shape[1:], "model": model, **({"scaled": True} if scaled else {})}
+    if as_base64:
+        return _joined_latents_json(mean, logvar, draws, {**about, "encoding": "base64"}, checked, _base64_json)
     if len(rows) * mean.size > MAX_NUMBERS_AT_ONCE:
-        return _large_latents_json(mean, logvar, draws, about, checked)
+        return _joined_latents_json(mean, logvar, draws, about, checked, dump)
     latents: list[dict[str, Any]] = [{"mean": m, "logvar": v} for m, v in zip(mean, logvar, strict=True)]
     if draws:
         latents = [{**latent, "z": z} for latent, *z in zip(latents, *draws, strict=True)]
@@ -124,18 +137,24 @@ def latents_json(
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _large_latents_json(
+def _base64_json(row: np.ndarray | None) -> bytes:
+    return b"null" if row is None else b'"%b"' % encode_floats(row)
+
+
+def _joined_latents_json(
     mean: np.ndarray,
     logvar: Sequence[np.ndarray | None] | np.ndarray,
     draws: Sequence[np.ndarray],
     about: dict[str, Any],
     checked: Callable[[Iterable[int]], Iterable[int]],
+    write: Callable[[Any], bytes],
 ) -> bytes:
+    """Write the latents one by one with `write`, and join them."""
     pieces: list[bytes] = []
     for index in checked(range(len(mean))):
-        pieces += (b',{"mean":', dump(mean[index]), b',"logvar":', dump(logvar[index]))
+        pieces += (b',{"mean":', write(mean[index]), b',"logvar":', write(logvar[index]))
         for number, draw in enumerate(draws):
-            pieces += (b"," if number else b',"z":[', dump(draw[index]))
+            pieces += (b"," if number else b',"z":[', write(draw[index]))
         pieces.append(b"]}" if draws else b"}")
     pieces[0] = b'{"latents":[{"mean":'
     end = dump(about)
@@ -195,12 +214,16 @@ def _latents_npy(rows: Sequence[np.ndarray]) -> bytes:
     return write_npy(np.stack(rows))
 
 
-def write_images(context: RequestContext, media_type: str, pixels: np.ndarray, columns: int | None) -> bytes:
+def write_images(
+    context: RequestContext, media_type: str, pixels: np.ndarray, columns: int | None, quality: int = DEFAULT_QUALITY
+) -> bytes:
     """Write pixels [N, C, H, W] in a media type of `IMAGES`, until the deadline."""
     if media_type == NPY:
         return _images_npy(context, pixels)
     if media_type == JSON:
         return _images_json(context, pixels)
+    if media_type != PNG:
+        return write_lossy(media_type, np.concatenate([*bands(pixels, columns)[1]], axis=1), quality)
     if len(pixels) == 1:
         return write_png(pixels[0])
     shape, rows = bands(pixels, columns)

@@ -29,13 +29,14 @@ async def encode(request: EndpointRequest, query: EncodeQuery) -> Response:
     pixels = await read_images(request, model, query, Operation.ENCODE, query.samples or 0)
     if query.samples is None:
         rows = await model.encode(pixels, request.context)
-        return await responses.latents(request, rows, model, scaled=query.scaled)
+        return await responses.latents(request, rows, model, scaled=query.scaled, as_base64=query.encoding == "base64")
     posterior = await model.posterior(pixels, request.context, deterministic=True)
     noise = Noise(query.seed)
     eps = noise.normal(len(pixels), query.samples, *model.latents_of(pixels))
     z = posterior.reparameterize(eps.transpose(0, 1))
     rows = [tensor.numpy() for tensor in (posterior.mean, posterior.logvar, *z)]
-    return await responses.latents(request, rows, model, noise, scaled=query.scaled)
+    as_base64 = query.encoding == "base64"
+    return await responses.latents(request, rows, model, noise, scaled=query.scaled, as_base64=as_base64)
 
 
 async def decode(request: EndpointRequest, query: DecodeQuery) -> Response:
@@ -44,7 +45,7 @@ async def decode(request: EndpointRequest, query: DecodeQuery) -> Response:
     latents = await read_latents(request, model, scaled=query.scaled)
     request.reserve(model, Operation.DECODE, len(latents), part="latents", size=model.size_of(latents))
     pixels = await model.decode(latents, request.context)
-    return await responses.images(request, pixels, query.columns)
+    return await responses.images(request, pixels, query.columns, quality=query.quality)
 
 
 async def reconstruct(request: EndpointRequest, query: ReconstructQuery) -> Response:
@@ -56,7 +57,7 @@ async def reconstruct(request: EndpointRequest, query: ReconstructQuery) -> Resp
     noise = None if query.seed is None else Noise(query.seed)
     eps = noise.normal(len(pixels), *model.latents_of(pixels)) if noise else None
     reconstructed = await model.reconstruct(pixels, eps, request.context)
-    return await responses.images(request, reconstructed, query.columns, noise)
+    return await responses.images(request, reconstructed, query.columns, noise, query.quality)
 
 
 async def sample(request: EndpointRequest, query: SampleQuery) -> Response:
@@ -71,7 +72,7 @@ async def sample(request: EndpointRequest, query: SampleQuery) -> Response:
     noise = Noise(query.seed)
     latents = noise.normal(query.n, *rule.latents_of(*size)) * query.temperature
     pixels = await model.decode(latents, request.context, deterministic=True)
-    return await responses.images(request, pixels, query.columns, noise)
+    return await responses.images(request, pixels, query.columns, noise, query.quality)
 
 
 async def score(request: EndpointRequest, query: ScoreQuery) -> Response:

@@ -18,8 +18,8 @@ class Schema(BaseModel):
 
 
 def _depth(value: Any) -> str:
-    if isinstance(value, dict):
-        return "posterior"
+    if isinstance(value, dict | str):
+        return "posterior" if isinstance(value, dict) else "text"
     return "grid" if isinstance(value, list) and value and isinstance(value[0], list) else "vector"
 
 
@@ -34,7 +34,9 @@ FailFastList = Annotated[list[T], _FailFast()]
 Number = Annotated[float, Field(strict=True)]
 Vector = Annotated[FailFastList[Number], Tag("vector")]
 Grid = Annotated[FailFastList[FailFastList[FailFastList[Number]]], Tag("grid")]
-Values = Annotated[Vector | Grid, Discriminator(_depth)]
+Text = Annotated[str, Tag("text")]
+Values = Annotated[Vector | Grid | Text, Discriminator(_depth)]
+"""A latent as numbers, or as little-endian float32 in base64."""
 
 
 class Posterior(Schema):
@@ -54,19 +56,21 @@ class Latents(Schema):
     shape: list[int] = Field(examples=[[2]], description="the shape of one latent")
     model: str = Field(examples=["mnist:0123456789ab"], description="name and digest of the model")
     scaled: bool | None = Field(None, description="true if the latents are in the units of the diffusion model")
+    encoding: Literal["base64"] | None = Field(None, description="base64 if latents are float32 in base64")
 
 
 class LatentsIn(Schema):
     """The latents of a request to /decode: plain values, or posteriors of /encode, of which the means are decoded."""
 
-    latents: FailFastList[Annotated[Vector | Grid | Annotated[Posterior, Tag("posterior")], Discriminator(_depth)]] = (
-        Field(min_length=1, examples=[[[0.4, -1.2]]])
-    )
+    latents: FailFastList[
+        Annotated[Vector | Grid | Text | Annotated[Posterior, Tag("posterior")], Discriminator(_depth)]
+    ] = Field(min_length=1, examples=[[[0.4, -1.2]]])
     shape: FailFastList[Annotated[int, Field(strict=True)]] | None = Field(
         None, description="must be the latent shape of the model"
     )
     model: str | None = Field(None, description="name and digest; latents of another model are refused")
     scaled: bool | None = Field(None, description="true for latents in the units of the diffusion model, as ?scaled=")
+    encoding: Literal["base64", "float"] | None = Field(None, description="not needed: text is base64")
 
 
 class Images(Schema):

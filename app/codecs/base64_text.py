@@ -1,9 +1,12 @@
-"""Lenient base64 decoder: line breaks, missing padding, the URL alphabet and `data:` URLs (RFC 4648)."""
+"""Base64 (RFC 4648): a lenient decoder of line breaks, missing padding, the URL alphabet and `data:` URLs; floats."""
 
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
+
+import numpy as np
 
 from app.codecs.windows import search
 from app.errors import UnprocessableContent
@@ -22,13 +25,35 @@ def decode_base64(text: str, index: int) -> bytes:
 
     Raises `UnprocessableContent` with the `index` of the image for text that is not base64.
     """
+    return _decode(text, f"images[{index}]")
+
+
+def _decode(text: str, where: str) -> bytes:
     try:
         return _decoded(text.encode("ascii"))  # strict base64, as most clients send it
     except ValueError:
-        return _decode_leniently(text, index)
+        return _decode_leniently(text, where)
 
 
-def _decode_leniently(text: str, index: int) -> bytes:
+def encode_floats(numbers: np.ndarray) -> bytes:
+    """Encode an array as little-endian float32 in base64."""
+    return binascii.b2a_base64(np.ascontiguousarray(numbers, "<f4").data, newline=False)
+
+
+def decode_floats(text: str, shape: Sequence[int], where: str) -> np.ndarray:
+    """Decode little-endian float32 in base64 to an array of a shape.
+
+    Raises `UnprocessableContent` for text, which is `where`, that is not base64 or has another number of bytes.
+    """
+    content, count = _decode(text, where), prod(shape)
+    if len(content) != 4 * count:
+        raise UnprocessableContent(
+            f"{where}: expected {4 * count} bytes of {count} float32 numbers, got {len(content)}"
+        )
+    return np.frombuffer(content, "<f4").reshape(shape)
+
+
+def _decode_leniently(text: str, where: str) -> bytes:
     start = text.lstrip()
     data = start.partition(",")[2] if start[:5].lower() == "data:" else text
     digits = _in_windows(data.encode("ascii", "replace"), _without_white_space)
@@ -38,7 +63,7 @@ def _decode_leniently(text: str, index: int) -> bytes:
     except ValueError:
         invalid = search(_INVALID, data)
         why = f"it has the character {quoted(invalid[0])}" if invalid else "its length or padding is wrong"
-        raise UnprocessableContent(f"images[{index}]: not base64: {why}") from None
+        raise UnprocessableContent(f"{where}: not base64: {why}") from None
 
 
 def _decoded(digits: bytes) -> bytes:

@@ -3,7 +3,7 @@
 import re
 
 JSON, MULTIPART, NPY = "application/json", "multipart/form-data", "application/x-npy"
-IMAGE, PNG = "image/*", "image/png"
+IMAGE, PNG, JPEG, WEBP = "image/*", "image/png", "image/jpeg", "image/webp"
 
 _NPY_MAGIC = b"\x93NUMPY"
 _IMAGE_MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF87a": "GIF", b"GIF89a": "GIF"}

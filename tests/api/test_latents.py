@@ -1,5 +1,8 @@
 """Latents in request bodies: responses of /encode, shapes, models and arrays."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
 
@@ -121,3 +124,57 @@ async def test_a_response_of_encode_as_an_array_is_decoded_at_its_means(client, 
     answers = [await client.post("/decode", content=write_npy(array)) for array in (table, table[0])]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[0].content == answers[1].content
+
+
+async def test_latents_in_base64_are_the_float32_numbers_of_the_encoder(client, digits):
+    body = write_npy(digits[:3, 0])
+    table = np.load(
+        io.BytesIO((await client.post("/encode", content=body, headers={"Accept": "application/x-npy"})).content)
+    )
+    answer = await client.post("/encode?encoding=base64", content=body)
+    content = answer.json()
+    assert (content["encoding"], content["shape"]) == ("base64", [4])
+    for field, rows in zip(("mean", "logvar"), table, strict=True):
+        texts = [latent[field] for latent in content["latents"]]
+        np.testing.assert_array_equal([np.frombuffer(base64.b64decode(text), "<f4") for text in texts], rows)
+    as_it_is = await client.post("/decode", content=answer.content)
+    assert as_it_is.status_code == 200
+    assert as_it_is.content == (await client.post("/decode", content=write_npy(table))).content
+
+
+async def test_draws_in_base64_are_accepted_by_decode(client, digits):
+    answer = await client.post("/encode?encoding=base64&samples=2&seed=3", content=write_npy(digits[:2, 0]))
+    numbers = await client.post("/encode?samples=2&seed=3", content=write_npy(digits[:2, 0]))
+    for text, latent in zip(answer.json()["latents"], numbers.json()["latents"], strict=True):
+        assert [list(np.frombuffer(base64.b64decode(z), "<f4")) for z in text["z"]] == [
+            list(np.float32(z)) for z in latent["z"]
+        ]
+    assert (await client.post("/decode", content=answer.content)).status_code == 200
+
+
+async def test_text_and_numbers_may_be_mixed(client):
+    text = base64.b64encode(np.float32(LATENT).tobytes()).decode()
+    urlsafe = base64.urlsafe_b64encode(np.float32(LATENT).tobytes()).decode().rstrip("=")
+    answers = [
+        await decode(client, {"latents": pair}) for pair in ([LATENT, LATENT], [text, LATENT], [LATENT, urlsafe])
+    ]
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+
+
+@pytest.mark.parametrize(
+    ("latents", "sentence"),
+    [
+        (["AAAA"], "latents[0]: expected 16 bytes of 4 float32 numbers, got 3"),
+        ([{"mean": "AAAA", "logvar": None}], "latents[0].mean: expected 16 bytes of 4 float32 numbers, got 3"),
+        ([LATENT, "??"], "latents[1]: not base64: it has the character '?'"),
+        (
+            [base64.b64encode(np.float32([0, 0, np.nan, 0]).tobytes()).decode()],
+            "latents[0][2]: expected a finite number",
+        ),
+        ([{"mean": LATENT, "logvar": LATENT, "z": ["AAAA"]}], "latents[0].z[0]: expected 16 bytes of 4 float32"),
+        ([{"mean": LATENT, "logvar": LATENT, "z": "AAAA"}], "latents[0].z: expected a valid array, got 'AAAA'"),
+    ],
+)
+async def test_text_that_is_not_a_latent_is_refused(client, latents, sentence):
+    await refused(client, {"latents": latents}, sentence)

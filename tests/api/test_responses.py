@@ -12,6 +12,8 @@ from PIL import Image
 from app.api.content_negotiation import negotiate
 from app.api.responses import IMAGES, JSON, NPY, NUMBERS, PNG
 from app.codecs.grid import bands
+from app.codecs.images import write_npy
+from app.codecs.media_types import JPEG, WEBP
 from app.codecs.png import write_png
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +41,12 @@ pytestmark = pytest.mark.anyio
         (("text/html", "application/json"), JSON),
         (("text/html, application/xhtml+xml, image/png;q=0.9, */*;q=0.8",), PNG),
         ((", application/json ,",), JSON),
+        (("image/jpeg",), JPEG),
+        (("image/webp;q=0.5, image/jpeg;q=0.4",), WEBP),
+        (("image/avif,image/webp,image/*,*/*;q=0.8",), PNG),
+        (("image/webp, image/png;q=0",), WEBP),
+        (("application/problem+json",), PNG),
+        (("Application/Problem+JSON; charset=utf-8",), PNG),
     ],
 )
 def test_the_preferred_offered_media_type_is_negotiated(accept, media):
@@ -66,8 +74,10 @@ def pixels_of_png(content: bytes) -> np.ndarray:
 @pytest.mark.parametrize("columns", [None, 1, 3, 100])
 async def test_all_media_types_have_the_same_pixels(client, columns):
     params = {"n": 5, "seed": 3, **({"columns": columns} if columns else {})}
-    png, text, npy = [await client.get("/sample", params=params, headers={"Accept": media}) for media in IMAGES]
-    assert [answer.headers["content-type"] for answer in (png, text, npy)] == list(IMAGES)
+    png, text, npy = [
+        await client.get("/sample", params=params, headers={"Accept": media}) for media in (PNG, JSON, NPY)
+    ]
+    assert [answer.headers["content-type"] for answer in (png, text, npy)] == [PNG, JSON, NPY]
     array = np.load(io.BytesIO(npy.content), allow_pickle=False)
     pixels = array.transpose(0, 3, 1, 2)
     assert (array.dtype, array.shape) == (np.uint8, (5, 8, 8, 1))
@@ -105,3 +115,26 @@ async def test_an_unacceptable_accept_header_is_refused_before_the_body_is_read(
 async def test_several_accept_headers_count_as_one(client):
     answer = await client.get("/sample?n=1", headers=[("Accept", "text/html"), ("Accept", "application/json")])
     assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("media", [JPEG, WEBP])
+@pytest.mark.parametrize("path", ["/sample?n=6&seed=1&columns=3", "/decode?columns=3", "/reconstruct?columns=3"])
+async def test_images_are_jpeg_or_webp_on_request(client, digits, media, path):
+    array = digits[:6, 0] if path.startswith("/reconstruct") else np.zeros((6, 4), np.float32)
+    request = {"method": "GET"} if path.startswith("/sample") else {"method": "POST", "content": write_npy(array)}
+    answers = [
+        await client.request(url=f"{path}&quality={quality}", headers={"Accept": media}, **request)
+        for quality in (10, 100)
+    ]
+    for answer in answers:
+        assert answer.headers["content-type"] == media
+        assert Image.open(io.BytesIO(answer.content)).size == (24, 16)
+    assert len(answers[0].content) < len(answers[1].content)
+
+
+@pytest.mark.parametrize("quality", [0, 101, "high"])
+async def test_a_quality_out_of_range_is_refused(client, quality):
+    answer = await client.get(f"/sample?quality={quality}")
+    assert answer.status_code == 422
+    assert "query" not in answer.json()["detail"]
+    assert answer.json()["detail"].startswith("quality: expected ")

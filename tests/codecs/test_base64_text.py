@@ -1,15 +1,18 @@
 """Base64 of all kinds of clients is decoded, and invalid base64 is refused with the reason."""
 
 import base64
+import re
 import textwrap
 import time
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from app.codecs.base64_text import DECODE_WINDOW, decode_base64
+from app.codecs.base64_text import DECODE_WINDOW, decode_base64, decode_floats, encode_floats
 from app.errors import UnprocessableContent
 
 WRITERS = {
@@ -83,3 +86,26 @@ def test_the_time_to_decode_or_refuse_is_linear(unit):
         return best
 
     assert seconds(2**22) < 40 * seconds(2**19) + 0.05  # 64 times as long were it quadratic
+
+
+@given(arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32)))
+def test_floats_survive_base64(numbers):
+    text = encode_floats(numbers).decode()
+    np.testing.assert_array_equal(decode_floats(text, numbers.shape, "latents[0]"), numbers)
+
+
+def test_floats_are_little_endian():
+    assert base64.b64decode(encode_floats(np.array([1.0], ">f8"))) == b"\0\0\x80\x3f"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("AAAA", "latents[0].mean: expected 8 bytes of 2 float32 numbers, got 3"),
+        ("", "latents[0].mean: expected 8 bytes of 2 float32 numbers, got 0"),
+        ("?" * 12, "latents[0].mean: not base64: it has the character '?'"),
+    ],
+)
+def test_text_that_is_not_so_many_floats_is_refused(text, reason):
+    with pytest.raises(UnprocessableContent, match=re.escape(reason)):
+        decode_floats(text, (2,), "latents[0].mean")
