@@ -2,6 +2,8 @@
 
 import asyncio
 
+from starlette.requests import ClientDisconnect
+
 from app.api import responses
 from app.api.endpoint import Endpoint, EndpointRequest, Response
 from app.api.openapi import problems
@@ -18,8 +20,19 @@ async def reload(request: EndpointRequest, query: Query) -> Response:  # noqa: A
     """
     if not request.services.api_keys:
         raise Forbidden("a reload over HTTP requires a key: set VAE_API_KEY or VAE_API_KEY_FILE, or send SIGHUP")
+    await _skip_body(request)
     await asyncio.shield(request.services.reloader.begin(others=True))
     return responses.model(request)
+
+
+async def _skip_body(request: EndpointRequest) -> None:
+    """Receive the body, which is ignored: a disconnect is noticed from its end on."""
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        more = message.get("more_body", False)
 
 
 ENDPOINTS = (

@@ -20,21 +20,30 @@ from model.formats import read_model
 
 log = logging.getLogger(__name__)
 
+MAX_SECONDS = 600.0
+"""Longest reload: reading or downloading the files, compiling, and the warm-up."""
+
 
 class ModelReloader:
     """Runs reloads one at a time, each to its end, even if the client has disconnected.
 
     Requests that arrive during a reload share the next one. `on_reloaded` is called after a reload that the other
-    workers should follow.
+    workers should follow. A reload of more than `max_seconds` fails, so that the next one may start.
     """
 
     def __init__(
-        self, engine: Engine, settings: Settings, metrics: Metrics, on_reloaded: Callable[[], None] | None = None
+        self,
+        engine: Engine,
+        settings: Settings,
+        metrics: Metrics,
+        on_reloaded: Callable[[], None] | None = None,
+        max_seconds: float = MAX_SECONDS,
     ) -> None:
         self._engine = engine
         self._folder = settings.model
         self._metrics = metrics
         self._on_reloaded = on_reloaded
+        self._max_seconds = max_seconds
         self._others = False
         self._runs = SingleFlight(self._run)
 
@@ -63,10 +72,14 @@ class ModelReloader:
         await self._engine.wait_until_warm()
         before = self._engine.loaded_model.identity
         try:
-            stored = await run_in_own_thread(partial(read_model, self._folder))
-            for warning in stored.warnings:
-                log.warning(warning)
-            await self._engine.replace(stored)
+            async with asyncio.timeout(self._max_seconds):
+                stored = await run_in_own_thread(partial(read_model, self._folder))
+                for warning in stored.warnings:
+                    log.warning(warning)
+                await self._engine.replace(stored)
+        except TimeoutError:
+            reason = f"{self._folder.name}: not ready after {self._max_seconds:g} s"
+            raise ReloadFailed(f"{reason}; {before} goes on serving") from None
         except (CheckpointError, OutOfMemory) as failure:
             reason = str(failure).replace(str(self._folder), self._folder.name)
             raise ReloadFailed(f"{reason}; {before} goes on serving") from failure

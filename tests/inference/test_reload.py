@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from app.codecs.images import write_npy
+from app.errors import ReloadFailed
+from app.inference.reload import ModelReloader
 from app.main import create_app
 from app.settings import Settings
 from model.checkpoint import METRICS, read_checkpoint, write_checkpoint
@@ -260,6 +262,36 @@ async def test_a_reload_completes_after_its_client_has_disconnected(app, folder)
         caller.leaves()
         await task
         await until(lambda: app.state.services.engine.loaded_model.identity == new)
+
+
+async def test_the_end_of_a_connection_ends_its_request_for_a_reload_that_goes_on(app, folder):
+    async with running(app):
+        new, released = put(folder, 1), threading.Event()
+        blocked = asyncio.create_task(app.state.services.engine.loaded_model.batcher.run_on_device(released.wait))
+        caller = Caller(app, "POST", "/admin/reload", authorization="Bearer key")
+        caller.says(b"")
+        task = caller.task()
+        caller.leaves()
+        async with asyncio.timeout(10):
+            await task
+        assert app.state.services.engine.loaded_model.identity != new
+        released.set()
+        await blocked
+        await until(lambda: app.state.services.engine.loaded_model.identity == new)
+
+
+async def test_a_reload_that_does_not_end_fails_after_a_while_and_the_next_one_starts(app, folder, caplog):
+    async with running(app), asyncio.timeout(20):
+        services, released = app.state.services, threading.Event()
+        reloader = ModelReloader(services.engine, services.settings, services.metrics, max_seconds=0.2)
+        new = put(folder, 1)
+        blocked = asyncio.create_task(services.engine.loaded_model.batcher.run_on_device(released.wait))
+        with pytest.raises(ReloadFailed, match=r"served: not ready after 0.2 s; .* goes on serving"):
+            await reloader.begin()
+        released.set()
+        await blocked
+        await ModelReloader(services.engine, services.settings, services.metrics).begin()
+        assert services.engine.loaded_model.identity == new
 
 
 async def test_a_reload_resets_the_batch_limits(app, folder):
