@@ -102,7 +102,12 @@ def latents_of_json(body: bytes, expected: ExpectedLatents) -> np.ndarray:
 def latents_of_npy(body: bytes, header: Header, expected: ExpectedLatents) -> np.ndarray:
     """Read the latents of an .npy body after `check_header`; from a response of /encode the means."""
     array = read_array(body, header)
-    latents = _within_range(array[0] if expected.has_encode_response(header) else array)
+    return latents_of_array(array[0] if expected.has_encode_response(header) else array, expected)
+
+
+def latents_of_array(array: np.ndarray, expected: ExpectedLatents) -> np.ndarray:
+    """Return the latents of an array after `check_header`, float32 in the units of the autoencoder."""
+    latents = _within_range(array)
     return expected.spec.scaling.unscaled(latents) if expected.scaled else latents
 
 

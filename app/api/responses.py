@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -73,7 +73,7 @@ async def latents(
     if scaled:
         rows = await request.run_codec(cost, _scaled, rows, model.spec.scaling)
     if request.media_type == JSON:
-        checked = partial(_until_deadline, context)
+        checked = partial(until_deadline, context)
         body = await request.run_codec(cost, latents_json, rows, identity, checked, scaled, as_base64)
     else:
         body = await request.run_codec(cost, _latents_npy, rows)
@@ -88,12 +88,7 @@ def scores(bounds: Bounds, model: LoadedModel, noise: Noise, *, with_likelihood:
 
 def reconstruction_scores(errors: ReconstructionErrors) -> Response:
     """Respond with the scores of each image by a model without an ELBO."""
-    columns = {"squared_error": errors.squared.tolist(), "psnr": errors.psnr.tolist()}
-    if errors.kl is not None:
-        columns["kl"] = errors.kl.tolist()
-    rows = zip(*columns.values(), strict=True)
-    content = {"scores": [dict(zip(columns, row, strict=True)) for row in rows], "unit": "nats"}
-    return Response(JSON, dump(content))
+    return Response(JSON, _scores_of_columns(reconstruction_columns(errors)))
 
 
 def model(request: EndpointRequest) -> Response:
@@ -163,15 +158,32 @@ def _joined_latents_json(
 
 def scores_json(bounds: Bounds, spec: ModelSpec, reference: ElboPercentiles | None, *, with_likelihood: bool) -> bytes:
     """Write `schemas.Scores` from the arrays, with percentiles if there is a reference."""
+    return _scores_of_columns(score_columns(bounds, spec, reference, with_likelihood=with_likelihood))
+
+
+def score_columns(
+    bounds: Bounds, spec: ModelSpec, reference: ElboPercentiles | None, *, with_likelihood: bool
+) -> dict[str, np.ndarray]:
+    """Return the fields of `schemas.Score`, each [N]."""
     total, reconstruction, kl = bounds.elbo
     bits = spec.family.bits_per_dim(total, spec.image_values)
     tensors = {"elbo": total, "reconstruction": reconstruction, "kl": kl, "bits_per_dim": bits}
     if with_likelihood:
         tensors["log_likelihood"] = bounds.log_likelihood
-    columns = {name: tensor.tolist() for name, tensor in tensors.items()}
+    columns = {name: tensor.numpy() for name, tensor in tensors.items()}
     if reference:
-        columns["percentile"] = reference.percentile(total.numpy()).tolist()
-    rows = zip(*columns.values(), strict=True)
+        columns["percentile"] = reference.percentile(columns["elbo"])
+    return columns
+
+
+def reconstruction_columns(errors: ReconstructionErrors) -> dict[str, np.ndarray]:
+    """Return the fields of `schemas.ReconstructionScore`, each [N]."""
+    columns = {"squared_error": errors.squared, "psnr": errors.psnr}
+    return columns if errors.kl is None else {**columns, "kl": errors.kl}
+
+
+def _scores_of_columns(columns: Mapping[str, np.ndarray]) -> bytes:
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return dump({"scores": [dict(zip(columns, row, strict=True)) for row in rows], "unit": "nats"})
 
 
@@ -227,11 +239,11 @@ def write_images(
     if len(pixels) == 1:
         return write_png(pixels[0])
     shape, rows = bands(pixels, columns)
-    return write_png_bands(shape, _until_deadline(context, rows))
+    return write_png_bands(shape, until_deadline(context, rows))
 
 
 def _images_json(context: RequestContext, pixels: np.ndarray) -> bytes:
-    texts = (base64.b64encode(write_png(image)) for image in _until_deadline(context, pixels))
+    texts = (base64.b64encode(write_png(image)) for image in until_deadline(context, pixels))
     separated = chain.from_iterable((b'","', text) for text in texts)
     next(separated)
     return b"".join((b'{"images":["', *separated, b'"]}'))
@@ -243,12 +255,12 @@ def _images_npy(context: RequestContext, pixels: np.ndarray) -> bytes:
     stream, at_once = io.BytesIO(), max(1, MAX_MESSAGE_BYTES // pixels[0].size)
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
     np.lib.format.write_array_header_1_0(stream, header)
-    for start in _until_deadline(context, range(0, count, at_once)):
+    for start in until_deadline(context, range(0, count, at_once)):
         stream.write(pixels[start : start + at_once].transpose(0, 2, 3, 1).tobytes())
     return stream.getvalue()
 
 
-def _until_deadline(context: RequestContext, items: Iterable[T]) -> Iterator[T]:
+def until_deadline(context: RequestContext, items: Iterable[T]) -> Iterator[T]:
     """Yield the items; raises `DeadlineExceeded` before the next one once the deadline has passed."""
     for item in items:
         if context.expired():
