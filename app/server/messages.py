@@ -24,10 +24,10 @@ class StartFailed:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Report the number of open connections, and of connections received from the supervisor so far."""
+    """Report the number of open connections, and of passed connections that were opened or failed so far."""
 
     open_connections: int
-    received: int
+    handled: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,10 +120,14 @@ class Server(uvicorn.Server):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
         except OSError:  # the client has closed the connection
-            connection.close()
+            self._discard(connection)
         except Exception:
             log.exception("a connection cannot be served")
-            connection.close()
+            self._discard(connection)
+
+    def _discard(self, connection: socket.socket) -> None:
+        self.pool.count_failed()
+        connection.close()
 
     def _protocol(self) -> asyncio.Protocol:
         return HttpConnection(

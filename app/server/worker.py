@@ -59,7 +59,6 @@ class Worker(Server):
         super().__init__(settings, group=ProcessGroup(core_usage, partial(channel.send, ModelReloaded())))
         connections.setblocking(False)
         self._channel, self._connections = channel, connections
-        self._received = 0
         self._report_scheduled = self._paused = False
         self.parent_lost = self.no_more_connections = False
 
@@ -106,7 +105,7 @@ class Worker(Server):
 
     def _report(self) -> None:
         self._report_scheduled = False
-        self._channel.send(Heartbeat(len(self.pool.connections), self._received))
+        self._channel.send(Heartbeat(len(self.pool.connections), self.pool.handled))
 
     async def _receive_messages(self) -> None:
         """Handle messages and passed connections in the order in which the supervisor has sent them."""
@@ -143,9 +142,10 @@ class Worker(Server):
             while not self._paused and self._connections.recv(1, socket.MSG_PEEK):
                 os.close(os.dup(self._connections.fileno()))  # without a free descriptor the connection would be lost
                 _, descriptors, *_ = socket.recv_fds(self._connections, 64, MAX_DESCRIPTORS_PASSED)
-                self._received += 1
                 for descriptor in descriptors:
                     self.attach(socket.socket(fileno=descriptor))
+                if not descriptors:  # the system could not pass it
+                    self.pool.count_failed()
         except BlockingIOError:
             return
         except ConnectionError:

@@ -82,8 +82,8 @@ class WorkerProcess:
         message = await self._channel.receive()
         self.seconds_silent, self._full = 0, message is None
         match message:
-            case Heartbeat(open_connections, received):  # passed connections may not be received yet
-                self.connections = open_connections + self._passed - received
+            case Heartbeat(open_connections, handled):  # passed connections may not be open yet
+                self.connections = open_connections + self._passed - handled
             case Ready():
                 self.ready = True
             case Draining():

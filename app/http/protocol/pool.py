@@ -30,18 +30,21 @@ class Connection(Protocol):
 class ConnectionPool:
     """Registry of open connections.
 
-    `idle` are those without a request, the one that has been idle for longest first. `on_closed` is called for each
-    connection that has been closed.
+    `idle` are those without a request, the one that has been idle for longest first. `handled` is the number of
+    connections that were registered or could not be, since the start. `on_closed` is called for each connection that
+    has been closed.
     """
 
     def __init__(self, limit: int | None = None, on_closed: Callable[[], None] | None = None) -> None:
         self.connections: set[Connection] = set()
         self.idle: OrderedDict[Connection, None] = OrderedDict()
+        self.handled = 0
         self._limit = limit
         self._on_closed = on_closed
 
     def add(self, connection: Connection) -> None:
         """Register a new connection as idle; over the limit, evict the one that has been idle for longest."""
+        self.handled += 1
         self.connections.add(connection)
         if self._limit is not None and len(self.connections) > self._limit and self.idle:
             evicted = self._longest_idle()
@@ -56,6 +59,10 @@ class ConnectionPool:
         self.idle.pop(connection, None)
         if self._on_closed is not None:
             self._on_closed()
+
+    def count_failed(self) -> None:
+        """Count a connection that was closed before it could be registered."""
+        self.handled += 1
 
     def _longest_idle(self) -> Connection:
         """Return the connection that has been idle for longest, if possible one that has sent its last response."""
