@@ -12,6 +12,7 @@ from model.validation import require
 
 MAX_WIDTH = 65_536
 MAX_VALUES = 2**26
+MAX_LAYERS = 1024
 POSTERIORS = ("bounded", "clamped")
 
 
@@ -55,6 +56,8 @@ class VAEConfig:
             _require(field, prod(shape) <= MAX_VALUES, f"at most {MAX_VALUES} values", shape)
         _require("image_shape", self.image_shape[0] in (1, 3), "1 or 3 channels", self.image_shape)
         _require("stride", type(self.stride) is int and self.stride in (1, 2), "1 or 2", self.stride)
+        layers = sum(self.blocks) + len(self.channels) + len(self.hidden)
+        _require("blocks", layers <= MAX_LAYERS, f"at most {MAX_LAYERS} layers in all", layers)
         _require("blocks", len(self.blocks) == len(self.channels), "as many as channels", self.blocks)
         fit = prod(self.features) <= MAX_VALUES
         _require("channels", fit, f"at most {MAX_VALUES} values on the coarsest grid", self.features)

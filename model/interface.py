@@ -16,6 +16,7 @@ from torch import Tensor
 from model.gaussian import DiagonalGaussian
 from model.likelihoods import FAMILIES, Likelihood
 from model.records import Metrics
+from model.validation import MAX_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,19 @@ class LatentScaling:
     """The units of a diffusion model: it works on (z - shift) * scale.
 
     There is one number, or one for each channel; or for each channel and each place in a patch of `patch` latents, as
-    [C, *patch]. Latents are float32 arrays of [..., C, h, w].
+    [C, *patch]. Latents are float32 arrays of [..., C, h, w]. Raises `ValueError` for numbers that overflow float32.
     """
 
     scale: tuple[float, ...] = (1.0,)
     shift: tuple[float, ...] = (0.0,)
     patch: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        for name, values in (("scale", self.scale), ("shift", self.shift)):
+            if not all(abs(value) <= MAX_NUMBER for value in values):
+                raise ValueError(f"{name} of the latents: expected numbers of at most {MAX_NUMBER:g}, got {values}")
+        if not all(abs(value) >= 1 / MAX_NUMBER for value in self.scale):
+            raise ValueError(f"scale of the latents: expected numbers of at least {1 / MAX_NUMBER:g}, got {self.scale}")
 
     @property
     def is_identity(self) -> bool:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model.files import CONFIG, CheckpointError
+from model.formats.diffusers_config import MAX_SIDE, check_config, default_side, latent_scaling
 from model.formats.diffusers_files import CLASS, DiffusersFiles, find_files
 from model.gaussian import DiagonalGaussian
 from model.interface import (
@@ -30,12 +32,6 @@ from model.interface import (
 from model.interruption import check_interruption
 
 FORMAT = "diffusers"
-
-MAX_SIDE = 2**14
-"""Pixels of the longest side of an image; the service limits the number of pixels besides."""
-
-MAX_DEFAULT_SIDE = 512
-"""Longest side of an image of the default size, also for models that were trained on larger images."""
 
 MAX_WEIGHTS = 2**31
 """Largest number of weights, 8 GiB in float32."""
@@ -133,7 +129,11 @@ def read(folder: Path, origin: Origin) -> StoredModel:
         raise CheckpointError(f"{files.folder / CONFIG}: {CLASS}: expected {', '.join(CLASSES)}, got {name!r}")
     _check(name, files)
     vae = _load(name, files)
-    return StoredModel(DiffusersModel(vae, _spec(origin, files, vae)))
+    try:
+        spec = _spec(origin, files, vae)
+    except ValueError as error:  # statistics among the weights
+        raise CheckpointError(f"{files.folder}: {error}") from None
+    return StoredModel(DiffusersModel(vae, spec))
 
 
 def _class(name: str) -> Any:
@@ -155,11 +155,12 @@ def _check(name: str, files: DiffusersFiles) -> None:
     if "quantization_config" in files.config:
         raise CheckpointError(f"{path}: quantization_config: quantized weights are not served")
     try:
+        check_config(files.config)
         with torch.device("meta"):
             vae = vae_class.from_config(files.config).eval()
         _check_shapes(name, vae)
     except Exception as error:  # noqa: BLE001  # diffusers raises anything for an invalid config
-        raise CheckpointError(f"{path}: not a config of {name}: {error}") from None
+        raise CheckpointError(f"{path}: not a config of {name}: {' '.join(str(error).split())}") from None
     if (count := sum(weight.numel() for weight in vae.parameters())) > MAX_WEIGHTS:
         raise CheckpointError(f"{path}: expected at most {MAX_WEIGHTS:,} weights, got {count:,}")
 
@@ -169,6 +170,8 @@ def _check_shapes(name: str, vae: Any) -> None:
     """Raise `ValueError` for a model that is no autoencoder of images in one of the ways that are served."""
     config, factor = vae.config, CLASSES[name].factor(vae.config)
     channels, side = config.in_channels, 4 * factor
+    if hasattr(vae, "bn"):
+        _require_patches(vae)
     if channels not in (1, 3):
         raise ValueError(f"in_channels: expected 1 or 3, got {channels}")
     code, *_ = CLASSES[name].encoded(vae.encode(torch.empty(1, channels, side, side, device="meta")))
@@ -240,11 +243,13 @@ def _spec(origin: Origin, files: DiffusersFiles, vae: Any) -> ModelSpec:
     )
 
 
-def default_side(config: Any, factor: int) -> int:
-    """Return the side of an image of the default size: that of the training, at most `MAX_DEFAULT_SIDE`."""
-    size = config.get("sample_size") or MAX_DEFAULT_SIDE
-    side = min(size if isinstance(size, int) else min(size), MAX_DEFAULT_SIDE)
-    return max(side - side % factor, 2 * factor)
+def _require_patches(vae: Any) -> None:
+    """Raise `ValueError` for statistics that do not have a number for each place in a patch of latents."""
+    patch, count = vae.config.patch_size, vae.config.latent_channels
+    if len(patch) != 2 or not all(type(side) is int and side > 0 for side in patch):
+        raise ValueError(f"patch_size: expected two numbers of latents, got {patch!r}")
+    if vae.bn.num_features != count * prod(patch):
+        raise ValueError(f"patch_size: expected statistics of {count} x {patch} numbers, got {vae.bn.num_features}")
 
 
 def _patch_scaling(vae: Any) -> LatentScaling:
@@ -252,15 +257,6 @@ def _patch_scaling(vae: Any) -> LatentScaling:
     deviation = torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps)
     height, width = vae.config.patch_size
     return LatentScaling(tuple((1 / deviation).tolist()), tuple(vae.bn.running_mean.tolist()), (height, width))
-
-
-def latent_scaling(config: Any) -> LatentScaling:
-    """Return the units of the diffusion model: with means and deviations, (z - mean) * scaling_factor / deviation."""
-    factor = config.get("scaling_factor") or 1.0
-    mean, std = config.get("latents_mean"), config.get("latents_std")
-    if mean and std:
-        return LatentScaling(tuple(factor / deviation for deviation in std), tuple(map(float, mean)))
-    return LatentScaling((float(factor),), (float(config.get("shift_factor") or 0.0),))
 
 
 def _digest(files: DiffusersFiles) -> str:

@@ -50,6 +50,11 @@ def test_feature_maps_that_are_too_large_are_refused_with_their_shape():
         VAEConfig(**{**wide, "channels": (2**14 + 1,)})
 
 
+def test_more_layers_than_a_network_can_use_are_refused():
+    with pytest.raises(ConfigError, match=r"^blocks: expected at most 1024 layers in all, got 20001$"):
+        VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), channels=(8,), blocks=(20_000,))
+
+
 @pytest.mark.parametrize(("field", "value"), [("stride", True), ("stride", 1.0), ("scale", True), ("likelihood", {})])
 def test_a_value_of_another_type_is_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=f"^{field}: expected .*, got {re.escape(repr(value))}$"):

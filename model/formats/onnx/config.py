@@ -4,12 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import partial
-from math import isfinite
 from typing import Any
 
 from model.config import MAX_VALUES, ConfigError
 from model.likelihoods import FAMILIES
-from model.validation import require
+from model.validation import MAX_NUMBER, is_number, require
 
 MAX_SIDE = 16_384
 """Largest height and width of an image in pixels."""
@@ -158,7 +157,7 @@ class PairConfig:
     def _check_numbers(self) -> None:
         for name in ("pixel_range", "scaling_factor", "shift_factor"):
             value = getattr(self, name)
-            _require(name, isinstance(value, tuple) and all(map(_is_number, value)), "finite numbers", value)
+            _require(name, isinstance(value, tuple) and all(map(is_number, value)), "finite numbers", value)
         rising = len(self.pixel_range) == 2 and self.pixel_range[0] < self.pixel_range[1]
         _require("pixel_range", rising, "two rising numbers, black and white", self.pixel_range)
         for name in ("scaling_factor", "shift_factor"):
@@ -166,17 +165,14 @@ class PairConfig:
             expected = f"one number, or one for each of {self.latent_channels} channels of a spatial latent"
             several = not self.is_vector and len(value) == self.latent_channels
             _require(name, len(value) == 1 or several, expected, value)
-        _require("scaling_factor", 0 not in self.scaling_factor, "numbers other than 0", self.scaling_factor)
-        _require("scale", _is_number(self.scale) and 1e-3 <= self.scale <= 10, "0.001 <= scale <= 10", self.scale)
+        usable = all(abs(value) >= 1 / MAX_NUMBER for value in self.scaling_factor)
+        _require("scaling_factor", usable, "numbers other than 0", self.scaling_factor)
+        _require("scale", is_number(self.scale) and 1e-3 <= self.scale <= 10, "0.001 <= scale <= 10", self.scale)
         texts = isinstance(self.sha256, dict) and all(isinstance(digest, str) for digest in self.sha256.values())
         _require("sha256", texts, "an object of hexadecimal digests", self.sha256)
 
 
 def _field(name: str, value: Any) -> Any:
-    if name in ("scaling_factor", "shift_factor") and _is_number(value):
+    if name in ("scaling_factor", "shift_factor") and is_number(value):
         return (float(value),)
     return tuple(value) if isinstance(value, list) else value
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and isfinite(value)  # type: ignore[arg-type]  # narrowed by its type

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from model.config import ConfigError
 from model.files import CONFIG, CheckpointError, read_json
-from model.formats.diffusers import MAX_SIDE, default_side, latent_scaling
+from model.formats.diffusers_config import MAX_SIDE, check_config, default_side, latent_scaling
 from model.formats.onnx.config import EncoderOutput, PairConfig
 from model.formats.onnx.graph import Graph, read_graph
 from model.formats.onnx.pair import OnnxPair
@@ -68,12 +68,15 @@ def _read_optimum(folder: Path, root: Path) -> _Pair:
         return _Pair(values, _optimum_config(values, encoder), encoder, decoder)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except (TypeError, LookupError, ValueError, ArithmeticError) as error:
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: expected the config of a diffusers autoencoder, got {error!r}") from None
 
 
 def _optimum_config(values: Mapping[str, Any], encoder: Graph) -> PairConfig:
     """Return the config of a pair that optimum exported; the encoder gives moments, or a code without a variance."""
+    check_config(values)
     factor = 2 ** (len(values["block_out_channels"]) - 1)
     side, channels = default_side(values, factor), values["latent_channels"]
     shape = encoder.outputs[0].shape if encoder.outputs else None

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -194,9 +195,43 @@ def test_a_folder_with_unusable_files_is_refused_before_anything_is_imported(kl,
         (lambda folder: changed(folder, out_channels=1), "expected a decoded image of"),
         (lambda folder: changed(folder, block_out_channels="wide"), "not a config of AutoencoderKL"),
         (lambda folder: changed(folder, quantization_config={"quant_method": "x"}), "quantized weights are not served"),
+        *(
+            (partial(changed, **fields), f"not a config of AutoencoderKL: {message}")
+            for fields, message in (
+                ({"layers_per_block": 20_000}, "layers_per_block: expected at most 100 in all, got 20000"),
+                ({"layers_per_block": "2"}, "layers_per_block: expected counts, got '2'"),
+                ({"block_out_channels": [8] * 70}, "block_out_channels: expected lists of at most 12 entries, got 70"),
+                ({"sample_size": 31.5}, "sample_size: expected pixels of a side, or of height and width, got 31.5"),
+                ({"sample_size": [64, 0]}, r"sample_size: expected .*, got \[64, 0\]"),
+                ({"scaling_factor": 10**400}, "scaling_factor: expected a finite number, got 1000000"),
+                ({"scaling_factor": "abc"}, "scaling_factor: expected a finite number, got 'abc'"),
+                ({"scaling_factor": 0}, r"scale of the latents: expected numbers of at least 1e-30, got \(0.0,\)"),
+                ({"shift_factor": "x"}, "shift_factor: expected a finite number, got 'x'"),
+                ({"latents_mean": [0] * 4, "latents_std": [1, 1, 1, 0]}, "latents_std: expected numbers above 0"),
+                ({"latents_std": [1] * 3}, "latents_std: expected a finite number for each of 4 channels"),
+                ({"latents_mean": "x"}, "latents_mean: expected a finite number for each of 4 channels, got 'x'"),
+                (
+                    {"latents_mean": [0] * 4, "latents_std": [1e-30] * 4, "scaling_factor": 1e20},
+                    "scale of the latents: expected numbers of at most 1e",
+                ),
+            )
+        ),
     ],
 )
 def test_a_folder_without_a_usable_autoencoder_is_refused(kl, spoil, message):
     spoil(kl)
     with pytest.raises(CheckpointError, match=message):
         read_model(kl)
+
+
+def test_patches_and_statistics_that_flux_2_cannot_have_are_refused(tmp_path):
+    folder = write(tmp_path / "flux2", "flux2")
+    changed(folder, patch_size=[4])
+    with pytest.raises(CheckpointError, match=r"config.json: not a config of AutoencoderKLFlux2: "):
+        read_model(folder)
+    changed(folder, patch_size=[2, 2])
+    weights = load_file(folder / WEIGHTS)
+    weights["bn.running_var"].fill_(-1)
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="scale of the latents: expected numbers of at most"):
+        read_model(folder)

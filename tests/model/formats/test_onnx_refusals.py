@@ -149,6 +149,8 @@ def _set_batch(model: ModelProto, size: int) -> None:
         ({"pixel_range": [1, 0]}, "pixel_range: expected two rising numbers"),
         ({"scaling_factor": [1, 2]}, "scaling_factor: expected one number"),
         ({"scaling_factor": 0}, "scaling_factor: expected numbers other than 0"),
+        ({"scaling_factor": 10**400}, "scaling_factor: expected finite numbers, got 1000000"),
+        ({"pixel_range": [-1e300, 1e300]}, "pixel_range: expected finite numbers"),
         ({"minimum": 8}, "factor: expected a factor with minimum and maximum"),
         ({"encoder_output": None}, "encoder_output: expected one of mean_logvar, moments, code, got None"),
         ({"channels": 3}, "unknown field 'channels'; known are image_shape"),
@@ -195,6 +197,13 @@ def test_files_that_are_no_pair_are_refused(tmp_path):
     (folder / "decoder.onnx").unlink()
     with pytest.raises(CheckpointError, match=r"decoder.onnx: No such file"):
         check_model(folder)
+    for fields, sentence in (
+        ({"scaling_factor": "abc"}, "scaling_factor: expected a finite number, got 'abc'"),
+        ({"block_out_channels": [8] * 70}, "block_out_channels: expected lists of at most 12 entries, got 70"),
+        ({"sample_size": 31.5}, "sample_size: expected pixels of a side, or of height and width, got 31.5"),
+    ):
+        folder = write_optimum_pair(tmp_path / next(iter(fields)), **fields)
+        assert refusal(folder) == f"{folder}/vae_encoder/config.json: {sentence}"
     folder = write_optimum_pair(tmp_path / "b")
     (folder / "vae_encoder" / "config.json").write_text(json.dumps({"in_channels": 3}))
     assert "expected the config of a diffusers autoencoder, got KeyError" in refusal(folder)
