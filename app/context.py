@@ -19,6 +19,7 @@ class EndpointPath(StrEnum):
     DECODE = "/decode"
     RECONSTRUCT = "/reconstruct"
     SAMPLE = "/sample"
+    INTERPOLATE = "/interpolate"
     SCORE = "/score"
     MODEL = "/model"
     HISTORY = "/model/history"
@@ -34,9 +35,7 @@ class Operation(StrEnum):
     SCORE = "score"
 
 
-MODEL_PATHS = frozenset(
-    (EndpointPath.ENCODE, EndpointPath.DECODE, EndpointPath.RECONSTRUCT, EndpointPath.SAMPLE, EndpointPath.SCORE)
-)
+MODEL_PATHS = frozenset(EndpointPath) - {EndpointPath.MODEL, EndpointPath.HISTORY, EndpointPath.RELOAD}
 """Endpoints that use the queue of the model."""
 
 STAGES = ("queue", "batch", "infer", "codec")

@@ -148,11 +148,16 @@ class Endpoint:
 
 
 def routes(services: Services, endpoints: Sequence[Endpoint]) -> list[Route]:
-    """Return a plain route for each endpoint; a GET endpoint answers HEAD as well."""
-    return [
-        Route(endpoint.path, _EndpointApp(services, endpoint), methods=[endpoint.method], name=endpoint.name)
-        for endpoint in endpoints
-    ]
+    """Return a plain route for each path; a GET endpoint answers HEAD as well."""
+    by_path: dict[str, list[Endpoint]] = {}
+    for endpoint in endpoints:
+        by_path.setdefault(endpoint.path, []).append(endpoint)
+    return [_route(services, path, group) for path, group in by_path.items()]
+
+
+def _route(services: Services, path: str, endpoints: Sequence[Endpoint]) -> Route:
+    apps = {endpoint.method: _EndpointApp(services, endpoint) for endpoint in endpoints}
+    return Route(path, _MethodApps(apps), methods=[*apps], name=endpoints[0].name)
 
 
 class EndpointRouter:
@@ -164,10 +169,10 @@ class EndpointRouter:
     def __init__(self, router: ASGIApp, routes: Sequence[BaseRoute]) -> None:
         self._router = router
         self._apps = {
-            (method, route.path): route.app
+            (method, route.path): app
             for route in routes
-            if isinstance(route, Route) and isinstance(route.app, _EndpointApp)
-            for method in route.methods or ()
+            if isinstance(route, Route) and isinstance(route.app, _MethodApps)
+            for method, app in route.app.by_method.items()
         }
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -175,6 +180,16 @@ class EndpointRouter:
         if scope["type"] == "http" and not scope.get("root_path") and "fastapi.telemetry" not in scope:
             app = self._apps.get((scope["method"], scope["path"]), app)
         return app(scope, receive, send)
+
+
+class _MethodApps:
+    """ASGI application of the endpoints of one path, by their methods."""
+
+    def __init__(self, apps: Mapping[str, "_EndpointApp"]) -> None:
+        self.by_method = {**apps, "HEAD": apps["GET"]} if "GET" in apps else dict(apps)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self.by_method[scope["method"]](scope, receive, send)
 
 
 class _EndpointApp:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from app import errors
 from app.api.endpoint import Endpoint, EndpointRouter
 from app.api.examples import Examples, examples_of
+from app.api.query import SampleQuery
 from app.api.schemas import Images, LatentsIn
 from app.codecs.images import FORMATS
 from app.codecs.json_bytes import dump
@@ -80,6 +81,28 @@ LATENTS_BODY: dict[str, Any] = {
         "an array [2 + L, N, ...] of means, logvars and L draws. Of a response the means are decoded. "
         "A response of another model, by its `model`, is refused.",
         "content": {JSON: _ref(LatentsIn), NPY: {"schema": _BINARY}, OCTETS: {"schema": _BINARY}},
+    }
+}
+
+ENDS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "Two images, or two latents, in the forms of /encode and /decode; an array of uint8 has images, "
+        "one of floats latents.",
+        "content": {
+            MULTIPART: IMAGES_BODY["requestBody"]["content"][MULTIPART],
+            JSON: {"schema": {"anyOf": [_ref(Images)["schema"], _ref(LatentsIn)["schema"]]}},
+            NPY: {"schema": _BINARY},
+            OCTETS: {"schema": _BINARY},
+        },
+    }
+}
+
+PARAMETERS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": False,
+        "description": "The parameters of the query as an object.",
+        "content": {JSON: {**_ref(SampleQuery), "example": {"n": 4, "seed": 7}}},
     }
 }
 
@@ -237,10 +260,14 @@ def _complete(document: dict[str, Any]) -> None:
             parameters.append(_TIMEOUT)
         for response in operation["responses"].values():
             response.setdefault("headers", {})["X-Request-ID"] = _REQUEST_ID
-    models: Any = [(schema, "validation") for schema in (Images, LatentsIn, Problem)]
+    models: Any = [(schema, "validation") for schema in (Images, LatentsIn, SampleQuery, Problem)]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schemas = document["components"]["schemas"]
     schemas.update(definitions["$defs"])
+    parameters = schemas[SampleQuery.__name__]["properties"]
+    for name, schema in parameters.items():
+        described = {"description": schema["description"]} if "description" in schema else {}
+        parameters[name] = {**_query_schema({"schema": schema}), **described}
     for schema in schemas.values():
         for properties in schema.get("properties", {}).values():
             properties.pop("title", None)  # client generators would name classes by it
@@ -276,8 +303,9 @@ def _add_examples(document: dict[str, Any], examples: Examples) -> None:
         ("/reconstruct", "images", "Images"),
         ("/score", "images", "Images"),
         ("/decode", "latents", "LatentsIn"),
+        ("/interpolate", "latents", "LatentsIn"),
     ):
         body = document["paths"][path]["post"]["requestBody"]["content"][JSON]
         body.pop("example", None)
         if (example := examples[schema, field]) is not None:
-            body["example"] = {field: example}
+            body["example"] = {field: 2 * example if path == "/interpolate" else example}

@@ -62,13 +62,20 @@ MAX_CONTENT_TYPE_LENGTH = 1024
 
 
 async def read_images(
-    request: EndpointRequest, model: LoadedModel, query: ImagesQuery, operation: Operation, draws: int = 0
+    request: EndpointRequest,
+    model: LoadedModel,
+    query: ImagesQuery,
+    operation: Operation,
+    draws: int = 0,
+    body: bytes | None = None,
 ) -> np.ndarray:
     """Read the images of a request as pixels, uint8 [N, C, H, W] of the model's shape, or of one size that it takes.
 
-    The memory of the operation with so many draws is reserved before the images are decoded.
+    The memory of the operation with so many draws is reserved before the images are decoded. `body` is the body if it
+    was read before.
     """
-    body = await read_body(request, _IMAGE_BODIES)
+    if body is None:
+        body = await read_body(request, _IMAGE_BODIES)
     if not body.startswith(SIGNATURE):
         try:
             return await ImageReader(request, model, query, operation, draws).read_other(body)
@@ -85,12 +92,15 @@ async def read_images(
     return await ImageReader(request, model, query, operation, draws).decode([body], shape)
 
 
-async def read_latents(request: EndpointRequest, model: LoadedModel, *, scaled: bool = False) -> np.ndarray:
+async def read_latents(
+    request: EndpointRequest, model: LoadedModel, *, scaled: bool = False, body: bytes | None = None
+) -> np.ndarray:
     """Read the latents of a request, float32 [N, *latent_shape]; with `scaled` in the units of the diffusion model.
 
-    The memory that parsed JSON takes is reserved before it is parsed.
+    The memory that parsed JSON takes is reserved before it is parsed. `body` is the body if it was read before.
     """
-    body = await read_body(request, _LATENT_BODIES)
+    if body is None:
+        body = await read_body(request, _LATENT_BODIES)
     try:
         return await _read_latents(request, model, body, scaled)
     except _BODY_ERRORS as error:
@@ -236,7 +246,10 @@ def _unsupported(expected: str, content_type: str, body: bytes) -> UnsupportedMe
 
 
 async def read_body(request: EndpointRequest, expected: str) -> bytes:
-    """Read the body of a request, `expected` for its error; raises `ClientDisconnect` if the client disconnects."""
+    """Read the body of a request, `expected` for its error; raises `ClientDisconnect` if the client disconnects.
+
+    Raises `BadRequest` for an empty body, unless nothing is `expected`.
+    """
     headers = request.context.headers
     if b"content-encoding" in headers or len(headers.get(b"content-type", b"")) > MAX_CONTENT_TYPE_LENGTH:
         _require_readable(headers)
@@ -249,7 +262,7 @@ async def read_body(request: EndpointRequest, expected: str) -> bytes:
         pieces.append(message.get("body", b""))
         more = message.get("more_body", False)
     size = sum(map(len, pieces))
-    if not size:
+    if not size and expected:
         raise BadRequest(f"the body is empty; expected {expected}")
     if size > MAX_INLINE_JOIN:
         return await request.run_codec(size, b"".join, pieces)

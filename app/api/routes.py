@@ -1,18 +1,30 @@
-"""Endpoints of the model: encode, decode, reconstruct, sample, score, and what is served."""
+"""Endpoints of the model: encode, decode, reconstruct, sample, interpolate, score, and what is served."""
 
 from app.api import capabilities, responses
 from app.api.endpoint import Endpoint, EndpointRequest, Response
 from app.api.image_sizes import size_of_request
+from app.api.interpolation import interpolate
+from app.api.json_parameters import read_parameters
 from app.api.openapi import (
+    ENDS_BODY,
     IMAGES_BODY,
     IMAGES_RESPONSE,
     LATENTS_BODY,
     LATENTS_RESPONSE,
+    PARAMETERS_BODY,
     SCORES_RESPONSE,
     SEEDED_IMAGES_RESPONSE,
     problems,
 )
-from app.api.query import DecodeQuery, EncodeQuery, Query, ReconstructQuery, SampleQuery, ScoreQuery
+from app.api.query import (
+    DecodeQuery,
+    EncodeQuery,
+    InterpolateQuery,
+    Query,
+    ReconstructQuery,
+    SampleQuery,
+    ScoreQuery,
+)
 from app.api.request_bodies import read_images, read_latents
 from app.api.responses import IMAGES, NUMBERS
 from app.api.schemas import History, Latents, Model, Scores
@@ -73,6 +85,11 @@ async def sample(request: EndpointRequest, query: SampleQuery) -> Response:
     latents = noise.normal(query.n, *rule.latents_of(*size)) * query.temperature
     pixels = await model.decode(latents, request.context, deterministic=True)
     return await responses.images(request, pixels, query.columns, noise, query.quality)
+
+
+async def sample_post(request: EndpointRequest, query: SampleQuery) -> Response:
+    """As GET /sample, with the parameters as a JSON object in the body, in the query, or some in each."""
+    return await sample(request, await read_parameters(request, query))
 
 
 async def score(request: EndpointRequest, query: ScoreQuery) -> Response:
@@ -149,6 +166,22 @@ ENDPOINTS = (
         SampleQuery,
         IMAGES,
         {"responses": {200: SEEDED_IMAGES_RESPONSE, **_SAMPLE_PROBLEMS}},
+    ),
+    Endpoint(
+        EndpointPath.SAMPLE,
+        sample_post,
+        "POST",
+        SampleQuery,
+        IMAGES,
+        {"openapi_extra": PARAMETERS_BODY, "responses": {200: SEEDED_IMAGES_RESPONSE, **_BODY_PROBLEMS}},
+    ),
+    Endpoint(
+        EndpointPath.INTERPOLATE,
+        interpolate,
+        "POST",
+        InterpolateQuery,
+        IMAGES,
+        {"openapi_extra": ENDS_BODY, "responses": {200: IMAGES_RESPONSE, **_BODY_PROBLEMS}},
     ),
     Endpoint(
         EndpointPath.SCORE,

@@ -189,7 +189,7 @@ BAD = {
     "an unknown path": ("GET", "/nowhere", {}, 404, "no such path"),
     "a path too far": ("POST", "/encode/", image(PICTURE), 404, "no such path"),
     "a wrong method": ("GET", "/encode", {}, 405, "this path takes POST, got GET"),
-    "another wrong method": ("PUT", "/sample", {}, 405, "this path takes GET, HEAD, got PUT"),
+    "another wrong method": ("PUT", "/sample", {}, 405, "this path takes GET, HEAD, POST, got PUT"),
 }
 
 

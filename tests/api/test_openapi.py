@@ -22,7 +22,14 @@ from model.config import VAEConfig
 from tests.support.apps import running
 from tests.support.models import write
 
-ENDPOINTS = {"/encode": "post", "/decode": "post", "/reconstruct": "post", "/sample": "get", "/score": "post"}
+ENDPOINTS = {
+    "/encode": "post",
+    "/decode": "post",
+    "/reconstruct": "post",
+    "/sample": "get",
+    "/interpolate": "post",
+    "/score": "post",
+}
 OPERATIONS = {
     **ENDPOINTS,
     "/model": "get",
@@ -84,9 +91,8 @@ def example_of(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_document_lists_exactly_the_operations(document):
-    found = {path: next(iter(methods)) for path, methods in document["paths"].items()}
-    assert found == OPERATIONS
-    assert all(len(methods) == 1 for methods in document["paths"].values())
+    found = [(path, method) for path, methods in document["paths"].items() for method in methods]
+    assert sorted(found) == sorted([*OPERATIONS.items(), ("/sample", "post")])
 
 
 def test_the_document_is_valid_openapi_with_a_schema_in_every_place(api, document):
@@ -104,13 +110,13 @@ def test_every_reference_resolves_and_every_schema_is_used(document):
     }
 
 
-POSITIVE = [(path, GenerationMode.POSITIVE) for path in OPERATIONS]
-NEGATIVE = [(path, GenerationMode.NEGATIVE) for path in ENDPOINTS]
+POSITIVE = [(*operation, GenerationMode.POSITIVE) for operation in (*OPERATIONS.items(), ("/sample", "post"))]
+NEGATIVE = [(*operation, GenerationMode.NEGATIVE) for operation in (*ENDPOINTS.items(), ("/sample", "post"))]
 
 
-@pytest.mark.parametrize(("path", "mode"), POSITIVE + NEGATIVE)
-def test_every_response_is_one_of_the_documented_ones(api, path, mode):
-    operation = api[path][OPERATIONS[path]]
+@pytest.mark.parametrize(("path", "method", "mode"), POSITIVE + NEGATIVE)
+def test_every_response_is_one_of_the_documented_ones(api, path, method, mode):
+    operation = api[path][method]
 
     @settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy(generation_mode=mode))
@@ -200,27 +206,29 @@ async def test_every_example_is_valid_for_the_served_model(make, digits_model, c
 def test_the_examples_have_no_latents_of_a_large_model(make, tmp_path):
     config = VAEConfig(image_shape=(1, 70, 70), latent_shape=(1, 70, 70), channels=(2,), blocks=(0,))
     document = make(model=write(tmp_path / "large", config)).openapi()
-    assert len(json.dumps(document)) < 100_000
+    assert len(json.dumps(document)) < 120_000
     assert "examples" not in document["components"]["schemas"]["Posterior"]["properties"]["mean"]
     assert "example" not in document["paths"]["/decode"]["post"]["requestBody"]["content"]["application/json"]
 
 
 def test_operation_ids_are_the_names_of_the_endpoints(make):
     paths = make(api_key="key").openapi()["paths"]
-    names = {path: operation["operationId"] for path, methods in paths.items() for operation in methods.values()}
-    assert names == {
-        "/encode": "encode",
-        "/decode": "decode",
-        "/reconstruct": "reconstruct",
-        "/sample": "sample",
-        "/score": "score",
-        "/model": "model",
-        "/model/history": "history",
-        "/admin/reload": "reload",
-        "/livez": "livez",
-        "/readyz": "readyz",
-        "/metrics": "metrics",
-    }
+    names = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
+    assert sorted(names) == [
+        "decode",
+        "encode",
+        "history",
+        "interpolate",
+        "livez",
+        "metrics",
+        "model",
+        "readyz",
+        "reconstruct",
+        "reload",
+        "sample",
+        "sample_post",
+        "score",
+    ]
 
 
 def test_the_document_has_servers_a_license_and_described_tags(document):

@@ -212,7 +212,10 @@ async def test_a_request_without_a_query_equals_one_with_the_defaults(client, pn
     assert plain.content == spelled.content
 
 
-@pytest.mark.parametrize(("path", "allowed"), [("/encode", "POST"), ("/sample", "GET, HEAD"), ("*", "GET, HEAD, POST")])
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/encode", "POST"), ("/sample", "GET, HEAD, POST"), ("/model", "GET, HEAD"), ("*", "GET, HEAD, POST")],
+)
 async def test_options_names_the_methods_that_a_path_allows(digits_model, path, allowed):
     app = create_app(Settings(model=digits_model, device="cpu", threads=1))
     async with running(app):
@@ -220,3 +223,43 @@ async def test_options_names_the_methods_that_a_path_allows(digits_model, path, 
         await caller.task()
     assert (caller.status, dict(caller.sent[0]["headers"])[b"allow"]) == (405, allowed.encode())
     assert caller.problem["title"] == "Method not allowed"
+
+
+@pytest.mark.parametrize(
+    ("query", "request_of"),
+    [
+        ("?n=3&seed=5&temperature=0.5", {}),
+        ("", {"json": {"n": 3, "seed": 5, "temperature": 0.5}}),
+        ("?seed=5", {"json": {"n": 3, "temperature": 0.5}}),
+    ],
+)
+async def test_sample_takes_its_parameters_by_post_too(client, query, request_of):
+    by_get = await client.get("/sample?n=3&seed=5&temperature=0.5")
+    by_post = await client.post(f"/sample{query}", **request_of)
+    assert by_post.status_code == 200, by_post.text
+    assert (by_post.content, by_post.headers["x-seed"]) == (by_get.content, "5")
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status", "sentence"),
+    [
+        ("?n=3", b'{"n": 4}', 422, "n: expected each parameter once, got 'n' in query and body"),
+        ("", b'{"m": 4}', 422, "the body: unknown field 'm'; known are n, "),
+        ("", b'{"n": true}', 422, "n: expected a valid integer of digits alone, got true"),
+        ("", b'{"n": 0}', 422, "n: expected a number greater than or equal to 1, got 0"),
+        ("", b'{"seed": "x"}', 422, "seed: expected a valid integer of digits alone, got 'x'"),
+        ("", b"[4]", 422, "the body: expected an object, got an array"),
+        ("", b"n=4", 400, "the body is not JSON"),
+        ("", b"[" * 200, 413, "the body holds more than the 64 arrays"),
+    ],
+)
+async def test_other_parameters_in_the_body_of_sample_are_refused(client, query, body, status, sentence):
+    answer = await client.post(f"/sample{query}", content=body)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert sentence in answer.json()["detail"]
+
+
+async def test_the_methods_of_a_path_with_two_endpoints_are_allowed(client):
+    answer = await client.put("/sample")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
+    assert (await client.head("/sample?n=1")).status_code == 200

@@ -284,6 +284,7 @@ async def test_the_async_client_returns_the_same_as_the_sync_one(url: str, vae: 
         np.testing.assert_array_equal((await client.sample(3, seed=5)).images, vae.sample(3, seed=5).images)
         np.testing.assert_array_equal((await client.score(images, seed=5)).elbo, vae.score(images, seed=5).elbo)
         assert (await client.decode(np.zeros((1, 4)))).shape == (1, 8, 8, 1)
+        np.testing.assert_array_equal(await client.interpolate(images[:2]), vae.interpolate(images[:2]))
         assert await client.model() == vae.model()
         assert await client.history() == vae.history()
         with pytest.raises(Problem, match="422"):

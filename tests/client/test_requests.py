@@ -162,3 +162,17 @@ def test_latents_that_are_no_array_are_named_by_their_type(vae, latents, error, 
 def test_an_address_without_http_is_refused(url):
     with pytest.raises(ValueError, match="expected an address such as http://localhost:8000, got "):
         Client(url)
+
+
+@pytest.mark.parametrize("mode", ["linear", "slerp"])
+def test_images_and_latents_are_interpolated(vae: Client, digits: np.ndarray, mode: str) -> None:
+    encoded = vae.encode(digits[:2, 0])
+    by_images = vae.interpolate(digits[:2, 0], steps=4, mode=mode)
+    assert by_images.shape == (4, 8, 8, 1)
+    for ends in (encoded, encoded.mean, torch.from_numpy(encoded.mean), [Image.fromarray(d[0]) for d in digits[:2]]):
+        np.testing.assert_allclose(vae.interpolate(ends, steps=4, mode=mode).astype(int), by_images, atol=1)
+
+
+def test_other_than_two_ends_are_not_sent(vae: Client, digits: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="ends: expected two images or two latents, got 3"):
+        vae.interpolate(digits[:3, 0])

@@ -89,6 +89,20 @@ class AsyncClient:
         """As `Client.sample`."""
         return await self._call(calls.sample(n, seed, temperature, size, force), timeout)
 
+    async def interpolate(
+        self,
+        ends: Images | Encoded,
+        *,
+        steps: int = 9,
+        mode: str = "linear",
+        fit: str | None = None,
+        size: Size | None = None,
+        scaled: bool = False,
+        timeout: float | None = None,
+    ) -> np.ndarray:
+        """As `Client.interpolate`."""
+        return await self._call(calls.interpolate(ends, steps, mode, fit, size, scaled), timeout)
+
     async def score(
         self,
         images: Images,

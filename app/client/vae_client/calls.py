@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import httpx
 import numpy as np
 
-from .items import NPY, Draws, Images, Items, Rows, Tensor, as_numpy, image_items
+from .items import NPY, Draws, Images, Items, Rows, Tensor, Whole, as_numpy, image_items
 from .results import (
     Encoded,
     Problem,
@@ -185,6 +185,21 @@ def reconstruct(images: Images, seed: int | None, fit: str | None, size: Size | 
     """POST /reconstruct."""
     params = {"fit": fit, **_sides(size)}
     return Call("POST", "/reconstruct", _array, join_arrays, params=params, items=image_items(images), seed=seed)
+
+
+def interpolate(
+    ends: "Images | Encoded", steps: int, mode: str, fit: str | None, size: Size | None, scaled: bool
+) -> Call[np.ndarray]:
+    """POST /interpolate. Arrays of floats are latents, as the service reads them; anything else is images."""
+    items = Rows(_latents(ends)) if isinstance(ends, Encoded) or _is_float(ends) else image_items(ends)
+    if len(items.sizes) != 2:
+        raise ValueError(f"ends: expected two images or two latents, got {len(items.sizes)}")
+    params = {"steps": steps, "mode": mode, "fit": fit, **_sides(size), **_flag("scaled", scaled)}
+    return Call("POST", "/interpolate", _array, join_arrays, params=params, items=Whole(items))
+
+
+def _is_float(ends: Any) -> bool:
+    return isinstance(ends, np.ndarray | Tensor) and np.issubdtype(as_numpy(ends).dtype, np.floating)
 
 
 def sample(n: int, seed: int | None, temperature: float | None, size: Size | None, force: bool) -> Call[Sampled]:

@@ -108,6 +108,24 @@ class Client:
         """Return images decoded from draws from N(0, I); `force` allows a model without this prior."""
         return self._call(calls.sample(n, seed, temperature, size, force), timeout)
 
+    def interpolate(
+        self,
+        ends: Images | Encoded,
+        *,
+        steps: int = 9,
+        mode: str = "linear",
+        fit: str | None = None,
+        size: Size | None = None,
+        scaled: bool = False,
+        timeout: float | None = None,
+    ) -> np.ndarray:
+        """Return images between two, uint8 [steps, H, W, C], with both ends.
+
+        `ends` are two images, or two latents: an `Encoded`, or an array of floats. `mode` is "linear", a straight line
+        between the latents, or "slerp", a great circle.
+        """
+        return self._call(calls.interpolate(ends, steps, mode, fit, size, scaled), timeout)
+
     def score(
         self,
         images: Images,

@@ -106,6 +106,18 @@ class Draws:
         return {"params": {"n": min(self._count, stop - start)}}
 
 
+class Whole:
+    """Items that belong into one request."""
+
+    def __init__(self, items: Items) -> None:
+        self._items = items
+        self.sizes = [sum(items.sizes)]
+
+    def arguments(self, start: int, stop: int) -> dict[str, Any]:  # noqa: ARG002  # there is one span
+        """Return a body with all items."""
+        return self._items.arguments(0, len(self._items.sizes))
+
+
 def image_items(images: Images) -> Items:
     """Return the items of images in any form of `Images`."""
     if isinstance(images, np.ndarray | Tensor):

@@ -1,0 +1,28 @@
+"""Parameters of a request as a JSON object in its body, beside those of the query."""
+
+from typing import TypeVar
+
+from app.api.endpoint import EndpointRequest
+from app.api.query import Query
+from app.api.request_bodies import read_body
+from app.errors import UnprocessableContent
+from app.validation import parse_json, quoted
+
+Q = TypeVar("Q", bound=Query)
+
+_MAX_VALUES = 64
+
+
+async def read_parameters(request: EndpointRequest, query: Q) -> Q:
+    """Return the parameters of the query and of the body; without a body those of the query.
+
+    Raises `BadRequest` for a body that is not JSON, `UnprocessableContent` for other fields or values than those of the
+    query, and for a parameter that is in both.
+    """
+    body = await read_body(request, "")
+    if not body:
+        return query
+    sent = parse_json(type(query), body, max_values=_MAX_VALUES, max_names=_MAX_VALUES, max_arrays=_MAX_VALUES)
+    if both := sorted(sent.model_fields_set & query.model_fields_set):
+        raise UnprocessableContent(f"{both[0]}: expected each parameter once, got {quoted(both[0])} in query and body")
+    return query.model_copy(update={name: getattr(sent, name) for name in sent.model_fields_set})
