@@ -21,6 +21,9 @@ PREFIX = "hf:"
 _NAME = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^@/]+))?(/(?P<subfolder>[^@]+))?")
 _VARIANT = re.compile(rf"{STEM}(\.safetensors\.index)?(\.(?P<variant>[\w-]+?))?(-\d+-of-\d+)?(\.safetensors|\.json)")
 
+_WEIGHTS_OF_GRAPH = r"([._](data|weights?)([._-]?\d+)?)?"
+"""End of the name of a file with weights behind that of its graph: `model.onnx_data`, `encoder.onnx.data`."""
+
 COMMIT_DIGITS = 12
 """Digits of a commit in the name of a model."""
 
@@ -159,7 +162,8 @@ def _graphs(files: Sequence[str], names: tuple[str, str], configs: Sequence[str]
     """Return two graphs with the files of their weights, which are named after them, and their configs."""
     if not {*names} <= {*files}:
         return []
-    return [file for file in files if file in configs or file.startswith(names)]
+    wanted = re.compile(f"({'|'.join(map(re.escape, names))}){_WEIGHTS_OF_GRAPH}")
+    return [file for file in files if file in configs or wanted.fullmatch(file)]
 
 
 def _native(files: Sequence[str]) -> list[str]:

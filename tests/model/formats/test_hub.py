@@ -108,6 +108,7 @@ GRAPHS = [f"vae_{part}/{file}" for part in ("decoder", "encoder") for file in (C
         ([CONFIG, *SHARDS, *HALF_SHARDS], [CONFIG, *SHARDS]),
         (["model_index.json", f"unet/{PLAIN}", f"vae/{CONFIG}", f"vae/{PLAIN}", "v1.safetensors", *GRAPHS], None),
         (["README.md", "model_index.json", *GRAPHS], GRAPHS),
+        ([*GRAPHS, *(f"{GRAPHS[1]}{end}" for end in (".exe", "_data.exe", "/x", ".data/x", "2"))], GRAPHS),
     ],
 )
 def test_only_the_files_of_one_autoencoder_and_one_variant_are_fetched(listing, wanted):
