@@ -34,7 +34,8 @@ class FixedSize:
     def latents_of(self, height: int, width: int) -> tuple[int, ...]:
         """Return the shape of the latent of an image; raises `ValueError` for another size than the model's."""
         if (height, width) != self.image_size:
-            raise ValueError(f"image: expected {self.image_size[0]}x{self.image_size[1]} pixels, got {height}x{width}")
+            expected, got = f"{self.image_size[1]} x {self.image_size[0]}", f"{width} x {height}"
+            raise ValueError(f"expected images of {expected} pixels, got {got}")
         return self.latent_shape
 
 
@@ -63,13 +64,13 @@ class MultipleOfFactor:
         for side in (height, width):
             if side % self.factor or not self.minimum <= side <= self.maximum:
                 rule = f"multiples of {self.factor} from {self.minimum} to {self.maximum}"
-                raise ValueError(f"image: expected sides that are {rule}, got {height}x{width}")
+                raise ValueError(f"expected images with sides that are {rule}, got {width} x {height}")
         return (self.latent_channels, height // self.factor, width // self.factor)
 
     def size_of(self, latent_shape: tuple[int, ...]) -> tuple[int, int]:
         """Return the size (H, W) of the image of a latent; raises `ValueError` for the shape of no latent."""
         if len(latent_shape) != 3 or latent_shape[0] != self.latent_channels:
-            raise ValueError(f"latent: expected [{self.latent_channels}, h, w], got {list(latent_shape)}")
+            raise ValueError(f"expected [{self.latent_channels}, h, w], got {list(latent_shape)}")
         size = (latent_shape[1] * self.factor, latent_shape[2] * self.factor)
         self.latents_of(*size)
         return size

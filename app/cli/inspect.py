@@ -142,7 +142,7 @@ def _milliseconds(seconds: float) -> str:
 
 def _size(shape: tuple[int, ...]) -> str:
     *_, height, width = shape
-    return f"{height} x {width}"
+    return f"{width} x {height}"
 
 
 def _operations(count: int) -> str:

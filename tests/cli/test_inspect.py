@@ -42,7 +42,7 @@ def test_an_image_is_fitted_reconstructed_and_written_with_its_error(tmp_path: P
     assert found["images"] == "3 channels, sides that are multiples of 4 from 4 to 64; 16 x 16 by default"
     assert found["latents"].startswith("2 x 4 x 4 for 16 x 16, factor 4; Gaussian; scaled")
     assert found["/sample"].startswith("no: its latents are not distributed")
-    assert found["time"].endswith("an image of 20 x 12")
+    assert found["time"].endswith("an image of 12 x 20")
     original, image, error = np.split(np.asarray(Image.open(out)).astype(int), 3, axis=1)
     assert original.shape == (20, 12, 3)
     np.testing.assert_array_equal(error, np.minimum(4 * np.abs(original - image), 255))

@@ -30,7 +30,7 @@ def test_a_native_model_computes_what_its_vae_computes(digits_model):
 def test_a_fixed_size_refuses_images_of_another_size():
     rule = FixedSize((8, 8), (4,))
     assert rule.latents_of(8, 8) == (4,)
-    with pytest.raises(ValueError, match="expected 8x8 pixels, got 8x9"):
+    with pytest.raises(ValueError, match="expected images of 8 x 8 pixels, got 9 x 8"):
         rule.latents_of(8, 9)
 
 
