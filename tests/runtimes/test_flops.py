@@ -1,8 +1,11 @@
 """The floating-point operations of a model are counted without running it."""
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
+from onnx import helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.runtimes.flops import count_flops, flops_of, is_compute_bound
@@ -47,3 +50,13 @@ def test_the_count_of_a_pair_of_graphs_is_that_of_torch(tmp_path, write, network
             network(torch.zeros(1, *shape))
         counts.append(counter.get_total_flops())
     assert flops_of(model) == tuple(counts)
+
+
+def test_values_that_no_output_needs_are_not_computed_to_count_operations(tmp_path):
+    folder = write_vector_pair(tmp_path)
+    expected, graph = flops_of(read_model(folder).model), onnx.load(folder / "encoder.onnx")
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([2**40]), "size"))
+    value = numpy_helper.from_array(np.array([1]), "value")
+    graph.graph.node.append(helper.make_node("ConstantOfShape", ["size"], ["unused"], value=value))
+    (folder / "encoder.onnx").write_bytes(graph.SerializeToString())
+    assert flops_of(read_model(folder).model) == expected

@@ -6,6 +6,7 @@ from math import prod
 from onnx import GraphProto, ModelProto, NodeProto
 
 from model.formats.onnx.graph import Graph
+from model.formats.onnx.operators import nodes_of
 
 Shape = tuple[int, ...]
 
@@ -33,6 +34,7 @@ def _shapes(model: ModelProto, name: str, shape: Shape) -> Mapping[str, Shape]:
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference  # noqa: PLC0415  # it imports sympy
 
     _fix_size(model.graph, name, shape)
+    _remove_unused(model.graph)
     try:
         graph = SymbolicShapeInference.infer_shapes(model, auto_merge=True).graph
     except Exception:  # noqa: BLE001  # it raises anything for what it does not know
@@ -54,6 +56,23 @@ def _fix_size(graph: GraphProto, name: str, shape: Shape) -> None:
     for tensor in graph.initializer:
         tensor.ClearField("data_location")
         tensor.ClearField("external_data")
+
+
+def _remove_unused(graph: GraphProto) -> None:
+    """Remove the nodes that no output needs; the inference of shapes would compute their constants."""
+    makers = {name: node for node in graph.node for name in node.output}
+    needed, names = set[int](), [value.name for value in graph.output]
+    while names:
+        node = makers.get(names.pop())
+        if node is not None and id(node) not in needed:
+            needed.add(id(node))
+            names += node.input
+            for attribute in node.attribute:
+                inner = (attribute.g, *attribute.graphs)
+                names += [name for part in inner for nested in nodes_of(part) for name in nested.input]
+    kept = [node for node in graph.node if id(node) in needed]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _convolution(_: NodeProto, x: Shape, weight: Shape, y: Shape) -> int:  # noqa: ARG001  # the signature of all counts

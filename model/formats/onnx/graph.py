@@ -1,7 +1,6 @@
 """Graphs in ONNX files: their signature, checked before a runtime opens them, and the bytes of their weights.
 
-A graph may name files with weights, which lie in its folder, and operators of the standard domains alone: those of
-other domains need a library that would be loaded with the model.
+A graph may name files with weights, which lie in its folder.
 """
 
 import hashlib
@@ -12,17 +11,13 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx.numpy_helper import to_array
 
 from model.files import CheckpointError, open_regular, read_file
-
-STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
-
-RANDOM_OPERATORS = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
-"""Operators that draw random numbers. A draw of the service comes from the seed of its request."""
+from model.formats.onnx.operators import attributes_of, check_operators, graphs_of
 
 MAX_GRAPH_BYTES = 2**31 - 1
 """Largest size of an ONNX file; weights beyond it are in files beside it."""
@@ -30,7 +25,12 @@ MAX_GRAPH_BYTES = 2**31 - 1
 MAX_FILES = 4096
 """Largest number of files with weights. Some exporters write one for each weight."""
 
+CHUNK = 2**22
+"""Weights that are checked at once."""
+
 FLOATS: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+
+WEIGHT_TYPES: dict[int, str] = {**FLOATS, TensorProto.DOUBLE: "float64"}
 
 Dimensions = tuple[int | None, ...]
 """A shape; None for a dimension of any size."""
@@ -76,13 +76,15 @@ def read_graph(path: Path, root: Path) -> Graph:
         model.ParseFromString(content)
     except DecodeError:
         raise CheckpointError(f"{path}: not an ONNX graph, {len(content)} bytes") from None
-    _check_operators(path, model)
+    check_operators(path, model)
     tensors = [*_tensors(model)]
     names = sorted({_location(path, tensor) for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL})
     if len(names) > MAX_FILES:
         raise CheckpointError(f"{path}: expected weights in at most {MAX_FILES} files, got {len(names)}")
     files = {name: _read_weights(path, name, root) for name in names}
     _check_offsets(path, tensors, files)
+    for tensor in model.graph.initializer:
+        _check_numbers(path, tensor, files)
     parameters = sum(prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in FLOATS)
     return Graph(path, content, files, _input(path, model), _outputs(path, model), parameters, _digest(content, files))
 
@@ -92,45 +94,12 @@ def written(shape: Dimensions | None) -> str:
     return "of an unknown shape" if shape is None else f"({', '.join('?' if d is None else str(d) for d in shape)})"
 
 
-def _check_operators(path: Path, model: ModelProto) -> None:
-    if model.functions:
-        name = model.functions[0].name
-        raise CheckpointError(
-            f"{path}: expected a graph without local functions, got {name}; onnx.inliner removes them"
-        )
-    for node in _nodes(model.graph):
-        if node.domain not in STANDARD_DOMAINS:
-            known = "only the operators of ONNX itself are computed, and no library is loaded"
-            raise CheckpointError(f"{path}: {node.op_type} is an operator of the domain {node.domain!r}; {known}")
-        if node.op_type in RANDOM_OPERATORS:
-            hint = "export the mean and logvar, or the moments, instead of a draw"
-            raise CheckpointError(f"{path}: {node.op_type} draws random numbers without a seed; {hint}")
-
-
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    for part in _graphs(graph):
-        yield from part.node
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield a graph and the graphs in its nodes; protobuf limits their depth to 100."""
-    yield graph
-    for attribute in _attributes(graph):
-        for part in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-            yield from _graphs(part)
-
-
-def _attributes(graph: GraphProto) -> Iterator[AttributeProto]:
-    for node in graph.node:
-        yield from node.attribute
-
-
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Yield all constants of a model: any of them may name a file."""
-    for graph in _graphs(model.graph):
+    for graph in graphs_of(model.graph):
         yield from graph.initializer
         sparse = [*graph.sparse_initializer]
-        for attribute in _attributes(graph):
+        for attribute in attributes_of(graph):
             yield from ([attribute.t] if attribute.HasField("t") else [])
             yield from attribute.tensors
             sparse += [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
@@ -142,6 +111,9 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 def _location(path: Path, tensor: TensorProto) -> str:
     """Return the name of the file of a tensor: a relative path of names."""
+    entries = [entry.key for entry in tensor.external_data]
+    if len(set(entries)) < len(entries):
+        raise CheckpointError(f"{path}: {tensor.name}: expected one entry each for its file, got {', '.join(entries)}")
     name = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
     parts = name.split("/")
     if not name or "\\" in name or ":" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
@@ -174,6 +146,28 @@ def _check_offsets(path: Path, tensors: list[TensorProto], files: Mapping[str, m
             start = length = -1
         if min(start, length) < 0 or start + length > size:
             raise CheckpointError(f"{path}: {tensor.name} lies outside of {name}, a file of {size} bytes")
+
+
+def _check_numbers(path: Path, tensor: TensorProto, files: Mapping[str, mmap.mmap | bytes]) -> None:
+    """Raise `CheckpointError` for weights that are not numbers; infinite ones occur in masks."""
+    if tensor.data_type not in WEIGHT_TYPES:
+        return
+    try:
+        values = (
+            _weights_in(tensor, files) if tensor.data_location == TensorProto.EXTERNAL else to_array(tensor).ravel()
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {tensor.name}: not the weights of {tuple(tensor.dims)}: {error}") from None
+    if any(np.isnan(values[start : start + CHUNK]).any() for start in range(0, len(values), CHUNK)):
+        raise CheckpointError(f"{path}: {tensor.name}: expected numbers, got NaN")
+
+
+def _weights_in(tensor: TensorProto, files: Mapping[str, mmap.mmap | bytes]) -> np.ndarray:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    file, start = files[entries["location"]], int(entries.get("offset", "0"))
+    length = int(entries.get("length", "0")) or len(file) - start
+    dtype = np.dtype(WEIGHT_TYPES[tensor.data_type])
+    return np.frombuffer(file, dtype, length // dtype.itemsize, start)
 
 
 def _input(path: Path, model: ModelProto) -> Value:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from model.formats.onnx.graph import Graph
 from model.formats.onnx.sessions import OpenSession, Session, open_on_cpu, reason
 from model.formats.onnx.signature import batch_of, in_layout
 from model.gaussian import DiagonalGaussian
-from model.interface import DecodedImage, DeterministicCode, FixedSize, ImageLikelihood, ModelSpec
+from model.interface import DecodedImage, DeterministicCode, FixedSize, ImageLikelihood, ModelSpec, MultipleOfFactor
 from model.interruption import check_interruption
 from model.likelihoods import FAMILIES, Likelihood
 
@@ -148,16 +148,23 @@ class OnnxPair:
 
     @torch.inference_mode()
     def _check_outputs(self, opened: OpenedPair) -> None:
-        """Compute two images of the smallest size, since a graph need not declare the shapes of its outputs."""
-        sizes = self.spec.sizes
-        size = sizes.image_size if isinstance(sizes, FixedSize) else (sizes.minimum, sizes.minimum)
-        latent, image = sizes.latents_of(*size), (self.spec.channels, *size)
-        posterior = _computed(self.encoder, lambda: opened.posterior(torch.zeros(2, *image)))
-        found = [posterior.mean] if posterior.logvar is None else [posterior.mean, posterior.logvar]
-        for tensor in found:
-            _require_shape(self.encoder, tensor, latent, f"images of {size[0]}x{size[1]}")
-        mean = _computed(self.decoder, lambda: opened.likelihood(torch.zeros(2, *latent)).mean)
-        _require_shape(self.decoder, mean, image, f"latents of {latent}")
+        """Compute images of two small sizes, since a graph need not declare the shapes of its outputs."""
+        for height, width in _small_sizes(self.spec.sizes):
+            latent, image = self.spec.sizes.latents_of(height, width), (self.spec.channels, height, width)
+            posterior = _computed(self.encoder, partial(opened.posterior, torch.zeros(2, *image)))
+            found = [posterior.mean] if posterior.logvar is None else [posterior.mean, posterior.logvar]
+            for tensor in found:
+                _require_output(self.encoder, tensor, latent, f"images of {width} x {height} pixels")
+            likelihood = _computed(self.decoder, partial(opened.likelihood, torch.zeros(2, *latent)))
+            _require_output(self.decoder, likelihood.mean, image, f"latents of {latent}")
+
+
+def _small_sizes(sizes: FixedSize | MultipleOfFactor) -> list[tuple[int, int]]:
+    """Return the only size, or the smallest one and one of other sides."""
+    if isinstance(sizes, FixedSize):
+        return [sizes.image_size]
+    least = sizes.minimum
+    return [(least, least), sizes.fitted(least + sizes.factor, least + 3 * sizes.factor)]
 
 
 def _computed(graph: Graph, compute: Callable[[], Result]) -> Result:
@@ -170,6 +177,8 @@ def _computed(graph: Graph, compute: Callable[[], Result]) -> Result:
         raise CheckpointError(f"{graph.path}: ONNX Runtime cannot compute the graph: {reason(failure)}") from None
 
 
-def _require_shape(graph: Graph, tensor: Tensor, row: tuple[int, ...], given: str) -> None:
+def _require_output(graph: Graph, tensor: Tensor, row: tuple[int, ...], given: str) -> None:
     if tensor.shape != (2, *row):
         raise CheckpointError(f"{graph.path}: expected {(2, *row)} for two {given}, got {tuple(tensor.shape)}")
+    if not tensor.isfinite().all():
+        raise CheckpointError(f"{graph.path}: expected finite numbers for two {given}")

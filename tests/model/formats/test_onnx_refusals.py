@@ -67,6 +67,36 @@ def with_node(operator: str, domain: str = "") -> Callable[[ModelProto], object]
     return change
 
 
+def with_dropout(training: bool) -> Callable[[ModelProto], object]:
+    """A change of a graph that adds a Dropout with an unused output."""
+
+    def change(model: ModelProto) -> None:
+        for name, value in (("ratio", torch.tensor(0.5)), ("mode", torch.tensor(training))):
+            model.graph.initializer.append(numpy_helper.from_array(value.numpy(), name))
+        model.graph.node.append(helper.make_node("Dropout", ["x", "ratio", "mode"], ["dropped"]))
+
+    return change
+
+
+def with_batch_statistics(model: ModelProto) -> None:
+    names = ["x", "scale", "bias", "mean", "var"]
+    for name in names[1:]:
+        model.graph.initializer.append(numpy_helper.from_array(torch.ones(1).numpy(), name))
+    outputs = ["normalised", "new_mean", "new_var"]
+    model.graph.node.append(helper.make_node("BatchNormalization", names, outputs, training_mode=1))
+
+
+def with_nan(model: ModelProto) -> None:
+    weights = model.graph.initializer[0]
+    values = numpy_helper.to_array(weights).copy()
+    values.flat[-1] = torch.nan
+    weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+
+
+def with_cut_weights(model: ModelProto) -> None:
+    model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-4]
+
+
 @pytest.mark.parametrize(
     "location",
     ["../secret", "/etc/passwd", "a/../../secret", "", ".", "a//b", "C:/weights", "..\\secret", "link", "dir/f"],
@@ -96,6 +126,27 @@ def test_weights_beyond_their_file_are_refused(tmp_path, fields, sentence):
         read_model(folder).model.posterior(torch.zeros(1, 1, 8, 8))
 
 
+def test_two_entries_for_the_file_of_weights_are_refused(tmp_path):
+    def change(model: ModelProto) -> None:
+        with_weights_in("data")(model)
+        model.graph.initializer[0].external_data.add(key="location", value="other")
+
+    (tmp_path / "data").write_bytes(bytes(10_000))
+    sentence = "expected one entry each for its file, got location, location"
+    assert refusal(changed(write_vector_pair(tmp_path), change)).endswith(sentence)
+
+
+def test_weights_in_a_file_that_are_not_numbers_are_refused(tmp_path):
+    folder = changed(write_vector_pair(tmp_path), with_weights_in("data", length="4096"))
+    (folder / "data").write_bytes(bytes(4092) + b"\xff" * 4)
+    assert refusal(folder).endswith("expected numbers, got NaN")
+
+
+def test_dropout_that_is_switched_off_is_served(tmp_path):
+    model = read_model(changed(write_vector_pair(tmp_path), with_dropout(False))).model
+    assert model.posterior(torch.zeros(1, 1, 8, 8)).mean.shape == (1, 3)
+
+
 def test_a_missing_file_with_weights_is_named(tmp_path):
     folder = changed(write_vector_pair(tmp_path), with_weights_in("encoder.onnx.data"))
     assert refusal(folder) == f"{folder}/encoder.onnx.data: No such file or directory"
@@ -107,6 +158,12 @@ def test_a_missing_file_with_weights_is_named(tmp_path):
         (with_node("Steal", "com.evil"), "Steal is an operator of the domain 'com.evil'"),
         (with_node("Gelu", "com.microsoft"), "Gelu is an operator of the domain 'com.microsoft'"),
         (with_node("RandomNormalLike"), "RandomNormalLike draws random numbers without a seed; export the mean"),
+        (with_node("Loop"), "Loop may compute without end, and cannot be interrupted; export the module without"),
+        (with_node("Scan"), "Scan may compute without end"),
+        (with_dropout(True), "Dropout computes as in training; export the module in evaluation mode"),
+        (with_batch_statistics, "BatchNormalization computes as in training"),
+        (with_nan, r"encoder.onnx: .*: expected numbers, got NaN"),
+        (with_cut_weights, "encoder.onnx: .*: not the weights of"),
         (lambda model: model.functions.add(name="f", domain="local"), "a graph without local functions, got f"),
         (lambda model: model.graph.input.add(name="noise").CopyFrom(_named(model, "noise")), "one input, got x, noise"),
         (lambda model: model.graph.output.pop(), r"expected 2 outputs, got mean float32 \(\?, 3\)"),
@@ -168,7 +225,10 @@ def test_a_config_that_does_not_describe_the_graphs_is_refused(tmp_path, config,
         ({"maximum": 63}, "maximum: expected a multiple of factor 4, got 63"),
         ({"minimum": 32}, "image_shape: expected sides that are a multiple of factor 4 between minimum and maximum"),
         ({"latent_shape": [2, 4, 5]}, r"latent_shape: expected \(C, 4, 4\)"),
-        ({"factor": 0, "minimum": 0, "maximum": 0, "image_shape": [3, 20, 16]}, "expected .* for two images of 20x16"),
+        (
+            {"factor": 0, "minimum": 0, "maximum": 0, "image_shape": [3, 20, 16]},
+            "expected .* for two images of 16 x 20",
+        ),
     ],
 )
 def test_a_config_with_other_sizes_than_the_graphs_is_refused(tmp_path, config, sentence):
@@ -188,6 +248,24 @@ def test_a_decoder_whose_undeclared_output_has_another_shape_is_refused_when_it_
     folder = write_graphs(tmp_path, graph_of(VECTOR_ENCODER, (1, 8, 8), split=True), decoder, **VECTOR)
     with pytest.raises(CheckpointError, match=r"decoder.onnx: expected \(2, 1, 8, 8\) for two latents of \(3,\)"):
         read_model(folder).model.likelihood(torch.zeros(1, 3))
+
+
+def test_a_decoder_that_computes_the_smallest_size_only_is_refused_when_it_is_opened(tmp_path):
+    folder = write_spatial_pair(tmp_path)
+    decoder = graph_of(nn.Sequential(*SPATIAL_DECODER, nn.Flatten(), nn.Unflatten(1, (3, 4, 4))), (2, "h", "w"))
+    onnx.save(decoder, folder / "decoder.onnx")
+    with pytest.raises(CheckpointError, match=r"decoder.onnx: "):
+        read_model(folder).model.likelihood(torch.zeros(1, 2, 1, 1))
+
+
+def test_a_decoder_without_finite_images_is_refused_when_it_is_opened(tmp_path):
+    folder = write_spatial_pair(tmp_path)
+    model = onnx.load(folder / "decoder.onnx")
+    weights = model.graph.initializer[0]
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * torch.inf, weights.name))
+    (folder / "decoder.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"decoder.onnx: expected finite numbers for two latents of \(2, 1, 1\)"):
+        read_model(folder).model.likelihood(torch.zeros(1, 2, 1, 1))
 
 
 def test_files_that_are_no_pair_are_refused(tmp_path):
