@@ -24,13 +24,13 @@ JSON_OVERHEAD = 16
 class ExpectedLatents(NamedTuple):
     """What a request may have: at most `max_items` latents of a model, of images of at most `max_pixels`.
 
-    They are in the units of the diffusion model with `scaled`, or with the field `scaled` of a JSON body.
+    They are in the units of the diffusion model with `scaled`; if that is None, with the field `scaled` of a JSON body.
     """
 
     spec: ModelSpec
     max_items: int
     max_pixels: int
-    scaled: bool = False
+    scaled: bool | None = None
 
     @property
     def moments(self) -> int:
@@ -84,6 +84,9 @@ def latents_of_json(body: bytes, expected: ExpectedLatents) -> np.ndarray:
         max_arrays=vectors * arrays + JSON_OVERHEAD + max_items,
     )
     require_items(len(sent.latents), max_items)
+    if None not in (scaled, sent.scaled) and scaled != sent.scaled:
+        wanted, got = (str(value).lower() for value in (scaled, sent.scaled))
+        raise UnprocessableContent(f"scaled: expected {wanted} as in the query, or no such field, got {got}")
     first = sent.latents[0]
     shape = expected.shape_for(_dimensions(first.mean if isinstance(first, Posterior) else first, sent), "latents[0]")
     _require_same_model(sent, shape, spec.identity)
@@ -96,7 +99,7 @@ def latents_of_json(body: bytes, expected: ExpectedLatents) -> np.ndarray:
         return f"latents[{index}]" + (".mean" if isinstance(sent.latents[index], Posterior) else "")
 
     latents = _within_range(_array(means, shape, location), location)
-    return spec.scaling.unscaled(latents) if scaled or sent.scaled else latents
+    return _unscaled(latents, spec, location) if scaled or sent.scaled else latents
 
 
 def latents_of_npy(body: bytes, header: Header, expected: ExpectedLatents) -> np.ndarray:
@@ -108,7 +111,7 @@ def latents_of_npy(body: bytes, header: Header, expected: ExpectedLatents) -> np
 def latents_of_array(array: np.ndarray, expected: ExpectedLatents) -> np.ndarray:
     """Return the latents of an array after `check_header`, float32 in the units of the autoencoder."""
     latents = _within_range(array)
-    return expected.spec.scaling.unscaled(latents) if expected.scaled else latents
+    return _unscaled(latents, expected.spec) if expected.scaled else latents
 
 
 def check_header(header: Header, expected: ExpectedLatents) -> None:
@@ -187,6 +190,13 @@ def _row(value: Any, shape: Sequence[int], location: str) -> np.ndarray:
         expected, got = (" x ".join(map(str, dimensions)) for dimensions in (shape, row.shape))
         raise UnprocessableContent(f"{location}: expected {expected} numbers, got {got}")
     return row
+
+
+def _unscaled(
+    latents: np.ndarray, spec: ModelSpec, location: Callable[[int], str] = "latents[{}]".format
+) -> np.ndarray:
+    """Return latents of the diffusion model in the units of the autoencoder, within its range as well."""
+    return _within_range(spec.scaling.unscaled(latents), location)
 
 
 def _within_range(latents: np.ndarray, location: Callable[[int], str] = "latents[{}]".format) -> np.ndarray:

@@ -123,7 +123,7 @@ class DecodeQuery(Query):
 
     columns: Columns = None
     quality: Quality = DEFAULT_QUALITY
-    scaled: Scaled = False
+    scaled: Scaled | None = None
 
 
 class ReconstructQuery(ImagesQuery):
@@ -140,7 +140,7 @@ class InterpolateQuery(ImagesQuery):
     steps: Steps = 9
     mode: Mode = "linear"
     columns: Columns = None
-    scaled: Scaled = False
+    scaled: Scaled | None = None
     quality: Quality = DEFAULT_QUALITY
 
 

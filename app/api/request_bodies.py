@@ -93,7 +93,7 @@ async def read_images(
 
 
 async def read_latents(
-    request: EndpointRequest, model: LoadedModel, *, scaled: bool = False, body: bytes | None = None
+    request: EndpointRequest, model: LoadedModel, *, scaled: bool | None = None, body: bytes | None = None
 ) -> np.ndarray:
     """Read the latents of a request, float32 [N, *latent_shape]; with `scaled` in the units of the diffusion model.
 
@@ -107,7 +107,7 @@ async def read_latents(
         raise _with_curl_hint(error, request, body) from None
 
 
-async def _read_latents(request: EndpointRequest, model: LoadedModel, body: bytes, scaled: bool) -> np.ndarray:
+async def _read_latents(request: EndpointRequest, model: LoadedModel, body: bytes, scaled: bool | None) -> np.ndarray:
     context, limits = request.context, request.services.limits
     expected = ExpectedLatents(model.spec, limits.max_items, limits.max_image_pixels, scaled)
     content_type = context.headers.get(b"content-type", b"").decode("latin-1")

@@ -205,6 +205,25 @@ async def test_sizes_that_a_request_cannot_have_are_refused(kl, path, sizes, sta
     assert (response.status_code, response.json()["detail"][: len(sentence)]) == (status, sentence)
 
 
+async def test_units_that_a_body_and_a_query_tell_differently_are_refused(kl):
+    _, client = kl
+    encoded = (await client.post("/encode?scaled=true", content=write_npy(images(1, 32, 32)))).json()
+    for body, query in ((encoded, "false"), ({**encoded, "scaled": False}, "true")):
+        response = await client.post(f"/decode?scaled={query}", json=body)
+        assert response.status_code == 422
+        assert response.json()["detail"].startswith(f"scaled: expected {query} as in the query, or no such field, got")
+    assert (await client.post("/decode?scaled=true", json=encoded)).status_code == 200
+
+
+async def test_latents_are_within_the_range_in_the_units_of_the_autoencoder_as_well(kl):
+    _, client = kl
+    array = np.full((1, 4, 4, 4), 9e5, np.float32)
+    assert (await client.post("/decode", content=write_npy(array))).status_code == 200
+    refused = await client.post("/decode?scaled=true", content=write_npy(array))
+    assert refused.status_code == 422
+    assert "latents[0][0][0][0]: expected a finite number between -1000000 and 1000000" in refused.json()["detail"]
+
+
 async def test_images_that_cannot_be_computed_before_the_deadline_are_refused(kl):
     _, client = kl
     headers = {"X-Request-Timeout": "0.001"}
