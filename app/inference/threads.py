@@ -1,9 +1,8 @@
 """Blocking work of a coroutine on a thread of its own."""
 
 import asyncio
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,17 +11,10 @@ T = TypeVar("T")
 async def run_in_own_thread(function: Callable[[], T]) -> T:
     """Return or raise what the function does; the threads of the default executor may all be busy with images.
 
-    The end of the process does not wait for the thread.
+    Python waits for the thread at the end of the process: one in the code of torch or ONNX Runtime would abort it.
     """
-    future: Future[T] = Future()
-
-    def run() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(function())
-        except BaseException as failure:  # noqa: BLE001  # as an executor does
-            future.set_exception(failure)
-
-    threading.Thread(target=run, name="own", daemon=True).start()
-    return await asyncio.wrap_future(future)
+    executor = ThreadPoolExecutor(1, "own")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, function)
+    finally:
+        executor.shutdown(wait=False)
