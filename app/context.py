@@ -68,7 +68,8 @@ class RequestContext:
 
     `deadline` is on the clock of `time.monotonic`, `model` is the identity of the model that computes the response, and
     `stage_seconds` are the sums of `record_stage`. `spans` is a list only in a request that is traced. `memory` is the
-    number of bytes reserved for the request besides its body. `headers` are those of the request, names in lower case.
+    number of bytes reserved for the request besides its body, `decompressed` that of a body which was compressed.
+    `headers` are those of the request, names in lower case.
     """
 
     request_id: str
@@ -77,6 +78,7 @@ class RequestContext:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     spans: list[StageSpan] | None = None
     memory: int = 0
+    decompressed: int = 0
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
 
     def expired(self) -> bool:

@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.api.content_negotiation import negotiate
 from app.api.query import Query, parse_query
 from app.api.services import Services
-from app.codecs.media_types import JSON
+from app.codecs.compression import MIN_COMPRESSED_BYTES, accepted_coding, compress
+from app.codecs.media_types import JSON, NPY
 from app.context import Operation, RequestContext
 from app.errors import ContentTooLarge, DeadlineExceeded, NotAcceptable, Unavailable
 from app.inference.loaded_model import LoadedModel
@@ -160,6 +161,18 @@ def _route(services: Services, path: str, endpoints: Sequence[Endpoint]) -> Rout
     return Route(path, _MethodApps(apps), methods=[*apps], name=endpoints[0].name)
 
 
+async def _compressed(request: EndpointRequest, response: Response) -> Response:
+    """Return a response of JSON or an array in the coding that the client accepts, if that makes it much smaller."""
+    coding = accepted_coding(request.context.headers[b"accept-encoding"])
+    if not coding or response.media_type not in (JSON, NPY):
+        return response
+    body = await request.run_codec(len(response.body), compress, response.body, coding)
+    if body is None:
+        return response
+    more = ((b"content-encoding", coding.encode()), (b"vary", b"accept-encoding"))
+    return Response(response.media_type, body, (*response.headers, *more), response.status)
+
+
 class EndpointRouter:
     """ASGI application that finds an endpoint by its exact method and path; all other requests go to a `router`.
 
@@ -214,6 +227,8 @@ class _EndpointApp:
         parameters = scope.get("path_params", _NO_PARAMETERS)
         request = EndpointRequest(self._services, context, media_type, receive, parameters)
         response = await self._handler(request, query)
+        if len(response.body) >= MIN_COMPRESSED_BYTES and b"accept-encoding" in context.headers:
+            response = await _compressed(request, response)
         body = response.body
         headers = [
             (b"content-type", response.media_type.encode()),

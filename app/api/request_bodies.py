@@ -12,6 +12,7 @@ from app.api.latents import ExpectedLatents, check_header, latents_of_json, late
 from app.api.query import ImagesQuery
 from app.api.schemas import Images
 from app.codecs.base64_text import decode_base64
+from app.codecs.compression import DECODED, decompress
 from app.codecs.images import (
     FORMAT_NAMES,
     EncodedImage,
@@ -44,6 +45,9 @@ MAX_INLINE_JOIN = 2**20
 
 JSON_OVERHEAD = 12
 """Bytes of memory for each byte of parsed JSON at most: `0.5,` takes 16 in the parser, 8 in a list, 24 as an object."""
+
+_USUAL_EXPANSION, _USUAL_BYTES = 16, 2**15
+"""Bytes of a decompressed body: most have at most so many for each byte, besides some for small ones."""
 
 FORM = b"application/x-www-form-urlencoded"
 """The Content-Type of `curl -d` unless another one is given."""
@@ -215,15 +219,38 @@ async def _files(kind: str, content_type: str, body: bytes, request: EndpointReq
     raise _unsupported(_IMAGE_BODIES, content_type, body)
 
 
-def _require_readable(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a body with a content encoding, and a long Content-Type."""
-    encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedMediaType(f"expected a body without a content encoding, got {quoted(encoding)}")
+def _content_coding(headers: Mapping[bytes, bytes]) -> str:
+    """Return the content coding of a body, or ""; refuses one that is not read, and a long Content-Type."""
+    coding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
+    if coding not in ("", "identity", *DECODED):
+        raise UnsupportedMediaType(
+            f"expected a body without a content encoding, or in {', '.join(DECODED)}, got {quoted(coding)}",
+            headers={"Accept-Encoding": ", ".join(DECODED)},
+        )
     if (length := len(headers.get(b"content-type", b""))) > MAX_CONTENT_TYPE_LENGTH:
         raise UnsupportedMediaType(
             f"expected a Content-Type of at most {MAX_CONTENT_TYPE_LENGTH} characters, got {length}"
         )
+    return coding.removeprefix("identity")
+
+
+async def _decompressed(request: EndpointRequest, body: bytes, coding: str) -> bytes:
+    """Decompress a body within the limit of a body; its bytes count among those of all bodies.
+
+    A first try ends where most bodies do, so that small bodies take little of the room of all.
+    """
+    services, most = request.services, request.services.limits.max_body_bytes
+    for limit in (min(most, _USUAL_EXPANSION * len(body) + _USUAL_BYTES), most):
+        services.budget.count_decompressed(request.context, limit)
+        try:
+            content = await request.run_codec(limit, decompress, body, coding, limit)
+        except ContentTooLarge:
+            if limit == most:
+                raise
+        else:
+            break
+    services.budget.count_decompressed(request.context, len(content))
+    return content
 
 
 def _with_curl_hint(error: ServiceError, request: EndpointRequest, body: bytes) -> ServiceError:
@@ -250,9 +277,9 @@ async def read_body(request: EndpointRequest, expected: str) -> bytes:
 
     Raises `BadRequest` for an empty body, unless nothing is `expected`.
     """
-    headers = request.context.headers
+    headers, coding = request.context.headers, ""
     if b"content-encoding" in headers or len(headers.get(b"content-type", b"")) > MAX_CONTENT_TYPE_LENGTH:
-        _require_readable(headers)
+        coding = _content_coding(headers)
     pieces = []
     more = True
     while more:
@@ -262,11 +289,12 @@ async def read_body(request: EndpointRequest, expected: str) -> bytes:
         pieces.append(message.get("body", b""))
         more = message.get("more_body", False)
     size = sum(map(len, pieces))
-    if not size and expected:
+    body = await request.run_codec(size, b"".join, pieces) if size > MAX_INLINE_JOIN else b"".join(pieces)
+    if coding and body:
+        body = await _decompressed(request, body, coding)
+    if not body and expected:
         raise BadRequest(f"the body is empty; expected {expected}")
-    if size > MAX_INLINE_JOIN:
-        return await request.run_codec(size, b"".join, pieces)
-    return b"".join(pieces)
+    return body
 
 
 def _files_of_parts(body: bytes, boundary: bytes, max_items: int) -> list[bytes]:

@@ -41,6 +41,14 @@ class MemoryBudget:
         if self.body_bytes > limit:
             raise Unavailable(f"the bodies of all requests in flight exceed {limit} bytes")
 
+    def count_decompressed(self, context: RequestContext, size: int) -> None:
+        """Count `size` bytes of a decompressed body beside those that arrived, in place of what was counted before.
+
+        Raises what `count_body` raises. The bytes are counted until `release`.
+        """
+        increase, context.decompressed = size - context.decompressed, size
+        self.count_body(increase, size)
+
     def is_scarce(self) -> bool:
         """Whether the bodies of all requests in flight take most of their room."""
         return self.body_bytes > SCARCE_SHARE * MAX_BODIES_IN_FLIGHT * self._limits.max_body_bytes
@@ -62,9 +70,9 @@ class MemoryBudget:
 
     def release(self, context: RequestContext, received: int) -> None:
         """Release what a finished request has used: its reservation, and `received` bytes of its body."""
-        self.body_bytes -= received
+        self.body_bytes -= received + context.decompressed
         self.reserved_bytes -= context.memory
-        context.memory = 0
+        context.memory = context.decompressed = 0
 
 
 def body_too_large(limit: int) -> ContentTooLarge:

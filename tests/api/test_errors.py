@@ -75,9 +75,9 @@ BAD = {
     "a body that is packed": (
         "POST",
         "/encode",
-        {"content": b"x", "headers": {"content-type": "image/png", "content-encoding": "gzip"}},
+        {"content": b"x", "headers": {"content-type": "image/png", "content-encoding": "br"}},
         415,
-        "without a content encoding",
+        "without a content encoding, or in gzip, x-gzip, deflate, zstd, got 'br'",
     ),
     "n of 0": ("GET", "/sample?n=0", {}, 422, "n: expected a number greater than or equal to 1, got '0'"),
     "n of 100000": ("GET", "/sample?n=100000", {}, 413, "100000 images: more than the 4096 items"),
