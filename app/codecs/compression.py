@@ -41,8 +41,13 @@ _LEVEL = 1
 class Decompressor(Protocol):
     """One member or frame of compressed data."""
 
-    eof: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool:
+        """Whether the member is complete."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """The bytes after a complete member."""
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
         """Return at most so many bytes."""
