@@ -71,6 +71,7 @@ def create_app(
     app = DocumentedApplication(
         spec=lambda: services.engine.loaded_model.spec,
         tags={dialect.name: dialect.description for dialect in DIALECTS},
+        schemas=[schema for dialect in DIALECTS for schema in dialect.schemas],
         title="VAE service",
         description=_DESCRIPTION,
         version=version("vae-service"),

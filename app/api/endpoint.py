@@ -130,7 +130,7 @@ class Endpoint:
     `media_types` are those of the response, the default first; without any, the Accept header is ignored. Without a
     `query` the query string is ignored. `documentation` are options of FastAPI's `add_api_route`. An endpoint of a
     dialect says whether it `uses_queue` and `is_public`, as `app.http.targets.Target` has it; its path may have
-    parameters as Starlette writes them.
+    parameters as Starlette writes them. Its `label` in metrics is by default the path.
     """
 
     path: str
@@ -141,6 +141,7 @@ class Endpoint:
     documentation: Mapping[str, Any] = field(default_factory=dict)
     uses_queue: bool = False
     is_public: bool = False
+    label: str = ""
 
     @property
     def name(self) -> str:

@@ -1,12 +1,13 @@
 """OpenAPI document: bodies and responses in every media type, problem details, examples of the served model."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import cleandoc
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp
 
@@ -141,7 +142,7 @@ _RETRY: dict[str, Any] = {
     "Retry-After": {"description": "seconds after which to send the request again", "schema": {"type": "integer"}}
 }
 
-_HEADERS: dict[int, dict[str, Any]] = {
+HEADERS: dict[int, dict[str, Any]] = {
     401: {"WWW-Authenticate": {"description": "the scheme, Bearer", "schema": {"type": "string"}}},
     429: _RETRY,
     503: _RETRY,
@@ -160,7 +161,7 @@ def _problem(error: type[errors.ServiceError]) -> dict[str, Any]:
     detail = (error.__doc__ or "").partition("\n")[0].rstrip(".")
     example = {"title": error.title, "status": error.status, "detail": detail, "error": detail}
     content = {**_ref(Problem), "example": {"type": error.urn(), **example, "request_id": "an-id"}}
-    headers = {"headers": _HEADERS[error.status]} if error.status in _HEADERS else {}
+    headers = {"headers": HEADERS[error.status]} if error.status in HEADERS else {}
     description = f"{error.title}: the `type` of the problem is `{error.urn()}`."
     return {"description": description, **headers, "content": {PROBLEM: content}}
 
@@ -185,10 +186,18 @@ def documentation(endpoints: Iterable[Endpoint], tag: str, *, requires_key: bool
 class DocumentedApplication(FastAPI):
     """FastAPI application with a complete OpenAPI document: all bodies, problems, and examples of the served model.
 
-    `spec` returns the properties of the served model. `tags` describe more groups of endpoints.
+    `spec` returns the properties of the served model. `tags` describe more groups of endpoints, `schemas` are those of
+    their bodies.
     """
 
-    def __init__(self, *, spec: Callable[[], ModelSpec], tags: Mapping[str, str], **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        spec: Callable[[], ModelSpec],
+        tags: Mapping[str, str],
+        schemas: Sequence[type[BaseModel]] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(
             openapi_url=None,
             docs_url=None,
@@ -199,6 +208,7 @@ class DocumentedApplication(FastAPI):
             **options,
         )
         self._spec = spec
+        self._bodies: list[type[BaseModel]] = [Images, LatentsIn, SampleQuery, Problem, *schemas]
         self._example_model = ""
         self._json: dict[str, bytes] = {}
 
@@ -217,7 +227,7 @@ class DocumentedApplication(FastAPI):
         is_complete = self.openapi_schema is not None
         document = super().openapi()
         if not is_complete:
-            _complete(document)
+            _complete(document, self._bodies)
         spec = self._spec()
         if spec.identity != self._example_model:
             _add_examples(document, examples_of(spec))
@@ -251,7 +261,7 @@ def _with_json_class(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "response_class": JSONResponse} if "response_model" in options else dict(options)
 
 
-def _complete(document: dict[str, Any]) -> None:
+def _complete(document: dict[str, Any], bodies: Sequence[type[BaseModel]]) -> None:
     for operation in (operation for methods in document["paths"].values() for operation in methods.values()):
         parameters = operation.setdefault("parameters", [])
         for parameter in parameters:
@@ -260,7 +270,7 @@ def _complete(document: dict[str, Any]) -> None:
             parameters.append(_TIMEOUT)
         for response in operation["responses"].values():
             response.setdefault("headers", {})["X-Request-ID"] = _REQUEST_ID
-    models: Any = [(schema, "validation") for schema in (Images, LatentsIn, SampleQuery, Problem)]
+    models: Any = [(schema, "validation") for schema in bodies]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schemas = document["components"]["schemas"]
     schemas.update(definitions["$defs"])

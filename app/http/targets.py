@@ -1,5 +1,6 @@
 """Targets of requests: the dialect and the endpoint that a path belongs to, known before the request is routed."""
 
+import re
 from collections.abc import Iterable
 from re import Pattern
 from typing import NamedTuple
@@ -48,7 +49,8 @@ class Targets(dict[str, Target]):
         self._patterns: list[tuple[Pattern[str], Target]] = []
         for path, target in routes:
             if "{" in path:
-                self._patterns.append((compile_path(path)[0], target))
+                pattern = re.compile(compile_path(path)[0].pattern, re.DOTALL)  # a path may have a line break
+                self._patterns.append((pattern, target))
             else:
                 self.setdefault(path, target)
 

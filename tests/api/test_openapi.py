@@ -38,6 +38,15 @@ OPERATIONS = {
     "/readyz": "get",
     "/metrics": "get",
 }
+KSERVE = {
+    "/v2/health/live": "get",
+    "/v2/health/ready": "get",
+    "/v2": "get",
+    "/v2/repository/index": "post",
+    "/v2/models/stats": "get",
+    **{f"/v2/models/{name}/infer": "post" for name in ("encode", "decode", "reconstruct", "sample", "score")},
+    **{f"/v2/models/{{name}}{suffix}": "get" for suffix in ("", "/ready", "/config", "/stats")},
+}
 
 
 def no_server_error_except_timeout(context: Any, response: Any, case: Any) -> None:
@@ -92,7 +101,7 @@ def example_of(schema: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_document_lists_exactly_the_operations(document):
     found = [(path, method) for path, methods in document["paths"].items() for method in methods]
-    assert sorted(found) == sorted([*OPERATIONS.items(), ("/sample", "post")])
+    assert sorted(found) == sorted([*OPERATIONS.items(), ("/sample", "post"), *KSERVE.items()])
 
 
 def test_the_document_is_valid_openapi_with_a_schema_in_every_place(api, document):
@@ -110,7 +119,9 @@ def test_every_reference_resolves_and_every_schema_is_used(document):
     }
 
 
-POSITIVE = [(*operation, GenerationMode.POSITIVE) for operation in (*OPERATIONS.items(), ("/sample", "post"))]
+POSITIVE = [
+    (*operation, GenerationMode.POSITIVE) for operation in (*OPERATIONS.items(), ("/sample", "post"), *KSERVE.items())
+]
 NEGATIVE = [(*operation, GenerationMode.NEGATIVE) for operation in (*ENDPOINTS.items(), ("/sample", "post"))]
 
 
@@ -133,15 +144,15 @@ async def test_the_examples_of_the_document_work_when_they_are_sent(make, digits
     async with running(app) as client:
         for path, methods in app.openapi()["paths"].items():
             for media, body in methods.get("post", {}).get("requestBody", {}).get("content", {}).items():
-                if media == "application/json":
+                if media == "application/json" and "example" in body:
                     answer = await client.post(path, json=body["example"])
                     assert answer.status_code == 200, (path, answer.text)
 
 
 @pytest.mark.anyio
 async def test_every_documented_media_type_can_be_requested(client, document):
-    for path, methods in document["paths"].items():
-        method, operation = next(iter(methods.items()))
+    for path, method in OPERATIONS.items():
+        operation = document["paths"][path][method]
         body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
         for media in operation["responses"]["200"]["content"]:
             answer = await client.request(method, path, json=body, headers={"Accept": media})
@@ -149,7 +160,8 @@ async def test_every_documented_media_type_can_be_requested(client, document):
 
 
 def test_the_example_of_a_problem_has_its_status(document):
-    for responses in (method["responses"] for path in document["paths"].values() for method in path.values()):
+    paths = [methods for path, methods in document["paths"].items() if path not in KSERVE]
+    for responses in (method["responses"] for path in paths for method in path.values()):
         for status, response in responses.items():
             example = response.get("content", {}).get("application/problem+json", {}).get("example")
             assert status == "200" or Problem(**example).status == int(status)
@@ -206,14 +218,19 @@ async def test_every_example_is_valid_for_the_served_model(make, digits_model, c
 def test_the_examples_have_no_latents_of_a_large_model(make, tmp_path):
     config = VAEConfig(image_shape=(1, 70, 70), latent_shape=(1, 70, 70), channels=(2,), blocks=(0,))
     document = make(model=write(tmp_path / "large", config)).openapi()
-    assert len(json.dumps(document)) < 120_000
+    assert len(json.dumps(document)) < 180_000
     assert "examples" not in document["components"]["schemas"]["Posterior"]["properties"]["mean"]
     assert "example" not in document["paths"]["/decode"]["post"]["requestBody"]["content"]["application/json"]
 
 
 def test_operation_ids_are_the_names_of_the_endpoints(make):
     paths = make(api_key="key").openapi()["paths"]
-    names = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
+    names = [
+        operation["operationId"]
+        for path, methods in paths.items()
+        for operation in methods.values()
+        if path not in KSERVE
+    ]
     assert sorted(names) == [
         "decode",
         "encode",
@@ -251,12 +268,12 @@ def test_the_document_has_no_constructs_that_break_generated_clients(document):
 
 
 def test_every_problem_has_its_type_and_every_response_its_headers(document):
-    for methods in document["paths"].values():
+    for path, methods in document["paths"].items():
         for responses in (operation["responses"] for operation in methods.values()):
             for status, response in responses.items():
                 assert "X-Request-ID" in response["headers"]
                 assert ("Retry-After" in response["headers"]) == (status in ("429", "503"))
-                if status != "200":
+                if status != "200" and path not in KSERVE:
                     problem = response["content"]["application/problem+json"]["example"]
                     assert f"`{problem['type']}`" in response["description"]
             assert {"431", "500"} <= responses.keys()

@@ -9,14 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.schemas import FailFastList
+from app.codecs.tensors import MAX_DIMENSIONS, MAX_SIDE
 
 MAX_TENSORS = 8
 """Tensors of a request: no model has as many inputs or outputs."""
 
-MAX_DIMENSIONS = 8
-
 Parameters = dict[str, Any]
-Dimension = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
+Dimension = Annotated[int, Field(strict=True, ge=1, le=MAX_SIDE)]
 
 
 class Message(BaseModel):
@@ -136,3 +135,40 @@ class IndexRequest(Message):
     """Selects models of the repository index: all, or those that are ready."""
 
     ready: bool = False
+
+
+class DurationStatistics(Message):
+    """How often something took place, and the sum of its times in nanoseconds."""
+
+    count: int
+    ns: int
+
+
+class Statistics(Message):
+    """Figures of one model since the service was started, of all workers."""
+
+    name: str
+    version: str
+    inference_count: int = Field(description="images or latents that were computed")
+    execution_count: int = Field(description="batches that were computed")
+    inference_stats: dict[str, DurationStatistics]
+    batch_stats: list[Any]
+
+
+class ModelStatistics(Message):
+    """Figures of models."""
+
+    model_stats: list[Statistics]
+
+
+class ModelConfiguration(Message):
+    """Configuration of a model, as Triton has it: shapes without the number of items."""
+
+    name: str
+    platform: str
+    backend: str
+    version_policy: dict[str, Any]
+    max_batch_size: int
+    input: list[dict[str, Any]]
+    output: list[dict[str, Any]]
+    dynamic_batching: dict[str, Any]

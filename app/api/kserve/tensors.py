@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from app.api.kserve.schemas import MAX_DIMENSIONS, RequestInput
+from app.api.kserve.schemas import RequestInput
 from app.codecs import tensors
 from app.codecs.base64_text import decode_base64
 from app.errors import UnprocessableContent
-from app.validation import describe_value
+from app.validation import describe_value, quoted
 
 BYTES = "BYTES"
 
@@ -36,11 +36,11 @@ BINARY_SIZE = "binary_data_size"
 LENGTH = struct.Struct("<I")
 """The length before a byte string."""
 
-_INTEGERS = ("UINT8", "INT64")
+INTEGERS = ("UINT8", "INT64")
 
 
 class Tensor(NamedTuple):
-    """An input tensor before its elements are read: they are binary, or the value of `data` in the JSON.
+    """An input tensor: its binary elements before they are read, or those of JSON.
 
     `where` is the location of the input in the request.
     """
@@ -49,7 +49,12 @@ class Tensor(NamedTuple):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    elements: memoryview | list[Any]
+    elements: memoryview | np.ndarray | Sequence[bytes]
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The type of the numbers that `read_numbers` returns; None for byte strings."""
+        return self.elements.dtype if isinstance(self.elements, np.ndarray) else DTYPES.get(self.datatype)
 
     @property
     def size(self) -> int:
@@ -60,17 +65,15 @@ class Tensor(NamedTuple):
 def input_tensors(inputs: Sequence[RequestInput], binary: memoryview) -> list[Tensor]:
     """Return the input tensors of a request; `binary` are the bytes after the JSON.
 
-    Raises `UnprocessableContent` unless the sizes of the inputs add up to these bytes.
+    Raises `UnprocessableContent` for elements in JSON that do not fit their data type and shape, and unless the sizes
+    of the binary inputs add up to these bytes.
     """
     read, start = [], 0
     for index, sent in enumerate(inputs):
         where = f"inputs[{index}]"
+        _require_datatype(sent.datatype, where)
         size = _binary_size(sent, where)
-        if size is None and not isinstance(sent.data, list):
-            raise UnprocessableContent(
-                f"{where}: expected an array in data, or {BINARY_SIZE} in the parameters, got neither"
-            )
-        elements = sent.data if size is None else binary[start : start + size]
+        elements = _elements_of_json(sent, where) if size is None else binary[start : start + size]
         read.append(Tensor(where, sent.name, sent.datatype, tuple(sent.shape), elements))
         start += size or 0
     if start != len(binary):
@@ -78,6 +81,12 @@ def input_tensors(inputs: Sequence[RequestInput], binary: memoryview) -> list[Te
             f"the body: expected {start} bytes after the JSON, the sum of {BINARY_SIZE}, got {len(binary)}"
         )
     return read
+
+
+def _require_datatype(datatype: str, where: str) -> None:
+    if datatype != BYTES and datatype not in DTYPES:
+        expected = ", ".join(DTYPES)
+        raise UnprocessableContent(f"{where}.datatype: expected {expected} or {BYTES}, got {quoted(datatype)}")
 
 
 def _binary_size(sent: RequestInput, where: str) -> int | None:
@@ -97,12 +106,12 @@ def _binary_size(sent: RequestInput, where: str) -> int | None:
 
 
 def read_numbers(tensor: Tensor) -> np.ndarray:
-    """Read the elements of a tensor of numbers in its shape; floats of JSON become float64.
+    """Return the elements of a tensor of numbers in its shape; floats of JSON are float64.
 
-    Raises `UnprocessableContent` for another number of elements, and for elements of another type or out of range.
+    Raises `UnprocessableContent` for another number of bytes than the shape has.
     """
-    if isinstance(tensor.elements, list):
-        return _numbers_of_json(tensor).reshape(tensor.shape)
+    if not isinstance(tensor.elements, memoryview):
+        return np.asarray(tensor.elements)
     dtype = DTYPES[tensor.datatype]
     expected = tensor.size * dtype.itemsize
     if len(tensor.elements) != expected:
@@ -112,12 +121,10 @@ def read_numbers(tensor: Tensor) -> np.ndarray:
 
 
 def read_byte_strings(tensor: Tensor) -> list[bytes]:
-    """Read the elements of a tensor of byte strings; raises `UnprocessableContent` for another number of them."""
-    if not isinstance(tensor.elements, list):
+    """Return the elements of a tensor of byte strings; raises `UnprocessableContent` for another number of them."""
+    if isinstance(tensor.elements, memoryview):
         return [*_byte_strings(tensor, tensor.elements)]
-    texts = _flat(tensor, tensor.elements)
-    _require_types(tensor, texts, {str}, "base64")
-    return [decode_base64(text, index) for index, text in enumerate(texts)]
+    return [*tensor.elements]
 
 
 def _byte_strings(tensor: Tensor, elements: memoryview) -> Iterator[bytes]:
@@ -126,7 +133,7 @@ def _byte_strings(tensor: Tensor, elements: memoryview) -> Iterator[bytes]:
         left = len(elements) - start
         length = LENGTH.unpack_from(elements, start)[0] if left >= LENGTH.size else None
         if length is None or length > left - LENGTH.size:
-            raise _too_short(tensor, index, left, length)
+            raise _too_short(f"{tensor.where}: element {index}", left, length)
         start += LENGTH.size + length
         yield bytes(elements[start - length : start])
     if start != len(elements):
@@ -136,43 +143,56 @@ def _byte_strings(tensor: Tensor, elements: memoryview) -> Iterator[bytes]:
         )
 
 
-def _too_short(tensor: Tensor, index: int, left: int, length: int | None) -> UnprocessableContent:
+def _too_short(where: str, left: int, length: int | None) -> UnprocessableContent:
     expected = "the 4 bytes of a length" if length is None else f"{length} bytes after the length"
     got = left if length is None else left - LENGTH.size
-    return UnprocessableContent(f"{tensor.where}: element {index}: expected {expected}, got {got}")
+    return UnprocessableContent(f"{where}: expected {expected}, got {got}")
 
 
-def _numbers_of_json(tensor: Tensor) -> np.ndarray:
-    elements = _flat(tensor, tensor.elements)
-    is_integer = tensor.datatype in _INTEGERS
-    _require_types(tensor, elements, {int} if is_integer else {int, float}, "an integer" if is_integer else "a number")
+def _elements_of_json(sent: RequestInput, where: str) -> np.ndarray | list[bytes]:
+    """Convert the `data` of an input: to numbers in its shape, or to byte strings."""
+    if not isinstance(sent.data, list):
+        got = describe_value(sent.data)
+        raise UnprocessableContent(
+            f"{where}: expected an array in data, or {BINARY_SIZE} in the parameters, got {got} and no {BINARY_SIZE}"
+        )
+    elements = _flat(sent.data, sent.shape, f"{where}.data")
+    if sent.datatype == BYTES:
+        _require_types(elements, {str}, "base64", f"{where}.data")
+        return [decode_base64(text, index) for index, text in enumerate(elements)]
+    return _numbers_of_json(elements, sent.datatype, f"{where}.data").reshape(sent.shape)
+
+
+def _numbers_of_json(elements: Sequence[Any], datatype: str, where: str) -> np.ndarray:
+    if datatype not in INTEGERS:
+        _require_types(elements, {int, float}, "a number", where)
+        return np.array(elements, np.float64)
+    _require_types(elements, {int}, "an integer", where)
     try:
-        return np.array(elements, DTYPES[tensor.datatype] if is_integer else np.float64)
+        return np.array(elements, DTYPES[datatype])
     except OverflowError:
-        raise UnprocessableContent(f"{tensor.where}.data: expected numbers in the range of {tensor.datatype}") from None
+        raise UnprocessableContent(f"{where}: expected numbers in the range of {datatype}") from None
 
 
-def _require_types(tensor: Tensor, elements: Sequence[Any], types: set[type], expected: str) -> None:
+def _require_types(elements: Sequence[Any], types: set[type], expected: str, where: str) -> None:
     """Refuse elements of another type; a boolean is no integer."""
     if {*map(type, elements)} <= types:
         return
     index, wrong = next((index, value) for index, value in enumerate(elements) if type(value) not in types)
-    raise UnprocessableContent(
-        f"{tensor.where}.data: element {index}: expected {expected}, got {describe_value(wrong)}"
-    )
+    raise UnprocessableContent(f"{where}: element {index}: expected {expected}, got {describe_value(wrong)}")
 
 
-def _flat(tensor: Tensor, elements: Sequence[Any]) -> Sequence[Any]:
+def _flat(elements: Sequence[Any], shape: Sequence[int], where: str) -> Sequence[Any]:
     """Return the elements of nested arrays, which must have the shape of the tensor, or of a flat one."""
     lengths = [len(elements)]
     while elements and isinstance(elements[0], list):
         inner = {*map(len, elements)} if {*map(type, elements)} == {list} else set()
         if len(inner) != 1:
-            raise UnprocessableContent(f"{tensor.where}.data: expected nested arrays of equal lengths")
+            raise UnprocessableContent(f"{where}: expected nested arrays of equal lengths")
         lengths += inner
         elements = [*chain.from_iterable(elements)]
-    if lengths not in ([tensor.size], [*tensor.shape]):
-        expected = f"{tensor.size} elements, flat or nested as its shape {list(tensor.shape)}"
-        got = lengths[0] if len(lengths) == 1 else lengths[:MAX_DIMENSIONS]
-        raise UnprocessableContent(f"{tensor.where}.data: expected {expected}, got {got}")
+    if lengths not in ([prod(shape)], [*shape]):
+        expected = f"{prod(shape)} elements, flat or nested as the shape {[*shape]}"
+        got = lengths[0] if len(lengths) == 1 else lengths[: tensors.MAX_DIMENSIONS]
+        raise UnprocessableContent(f"{where}: expected {expected}, got {got}")
     return elements
