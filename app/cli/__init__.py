@@ -258,6 +258,27 @@ def inspect(
         typer.echo(table(inspect_model(settings, image, out)))
 
 
+@cli.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="Folder of the pair; it must not exist, or be empty.")],
+    model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",
+) -> None:
+    """Export an autoencoder of diffusers as a pair of ONNX graphs, which is served faster on a CPU. Takes minutes.
+
+    The pair is compared with the model before it is written. Needs the extras diffusers and export.
+    """
+    with report_user_errors():
+        from app.settings import read_settings
+        from model.formats import read_model
+        from model.formats.onnx.conversion import convert
+
+        if out.is_dir() and any(out.iterdir()):
+            raise UserError(f"{out}: expected a new or empty folder")
+        stored = read_model(read_settings({"model": model} if model else {}).model)
+        typer.echo(f"exporting {stored.model.spec.identity}, which takes minutes", err=True)
+        typer.echo(f"{convert(stored.model, out).identity} in {out}")
+
+
 @contextmanager
 def report_user_errors() -> Iterator[None]:
     """Report a `UserError` in one line on stderr, with exit code 2. Any other exception keeps its traceback."""

@@ -121,6 +121,30 @@ class DiffusersModel(nn.Module):
         return DiffusersModel(vae, self.spec)
 
 
+class EncoderModule(nn.Module):
+    """The encoder of a model alone: images in [-1, 1] to (mean, logvar), or to a code without a variance."""
+
+    def __init__(self, model: DiffusersModel) -> None:
+        super().__init__()
+        self._vae, self._encoded = model.vae, CLASSES[type(model.vae).__name__].encoded
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = self._encoded(self._vae.encode(x))
+        return outputs if len(outputs) > 1 else outputs[0]
+
+
+class DecoderModule(nn.Module):
+    """The decoder of a model alone: latents to images in [-1, 1]."""
+
+    def __init__(self, model: DiffusersModel) -> None:
+        super().__init__()
+        self._vae = model.vae
+
+    def forward(self, z: Tensor) -> Tensor:
+        image: Tensor = self._vae.decode(z).sample
+        return image
+
+
 def read(folder: Path, origin: Origin) -> StoredModel:
     """Read an autoencoder in float32. Raises `CheckpointError` for a folder without a usable one."""
     files = find_files(folder)

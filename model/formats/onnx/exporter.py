@@ -34,6 +34,9 @@ LARGE_BYTES = 2**30
 EXAMPLE_ROWS = 3
 """Rows of the batch with which the modules are called and traced."""
 
+EXAMPLE_FACTORS = 8
+"""Sides of the images with which modules of many sizes are called, in multiples of their factor."""
+
 COMPARED_ROWS = (1, 2, 5)
 """Batch sizes in which graphs and modules are compared."""
 
@@ -72,8 +75,9 @@ def export(
     along its channels, or a code without a variance; which of them, is found by calling it. The decoder takes
     [B, *latent] and returns an image in the pixel range, or with `decoder_output="logits"` the parameters of the
     likelihood before their activation. The options are fields of `PairConfig`. With `factor=8` the graphs take images
-    of all sizes that are multiples of 8, by default from 16 to 16,384 pixels a side, and `image_shape` is an example.
-    By default draws from N(0, I) decode to images unless the encoder is deterministic.
+    of all sizes that are multiples of 8, by default from 16 to 16,384 pixels a side, and `image_shape` is an example;
+    the modules are called with smaller images. By default draws from N(0, I) decode to images unless the encoder is
+    deterministic.
 
     Returns the properties of the pair. Only a pair that agrees with its modules replaces files in the folder. Raises
     `ExportError` for modules that do not fit the shapes or that torch cannot export, and for graphs that compute other
@@ -81,7 +85,8 @@ def export(
     an invalid option.
     """
     modules = _Modules(_frozen(encoder), _frozen(decoder))
-    output = _encoder_output(modules.encoder, tuple(image_shape), tuple(latent_shape))
+    image, latent = _example(tuple(image_shape), tuple(latent_shape), factor, minimum)
+    output = _encoder_output(modules.encoder, image, latent)
     config = PairConfig(
         image_shape=tuple(image_shape),
         latent_shape=tuple(latent_shape),
@@ -98,19 +103,30 @@ def export(
         shift_factor=_numbers(shift_factor),
         prior=output != EncoderOutput.CODE if prior is None else prior,
     )
-    _require_images(modules.decoder, config)
+    example = replace(config, image_shape=image, latent_shape=latent)
+    _require_images(modules.decoder, example)
     target = Path(folder)
     with reporting_file(target):
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as written:
-            _write(Path(written), config, modules)
-            _compare(Path(written), modules)
+            _write(Path(written), config, example, modules)
+            _compare(Path(written), modules, image[1:])
             _move(Path(written), target)
     return read_pair(target, Origin.of_folder(target)).spec
 
 
 def _numbers(value: float | Sequence[float]) -> tuple[float, ...]:
     return tuple(value) if isinstance(value, Sequence) else (value,)
+
+
+def _example(
+    image: tuple[int, ...], latent: tuple[int, ...], factor: int, minimum: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of image and latent with which the modules are called: smaller ones if they take many sizes."""
+    if not factor:
+        return image, latent
+    sides = tuple(min(side, max(minimum, EXAMPLE_FACTORS * factor)) for side in image[1:])
+    return (image[0], *sides), (latent[0], *(side // factor for side in sides))
 
 
 def _frozen(module: nn.Module) -> nn.Module:
@@ -166,12 +182,12 @@ def _listed(shapes: Iterable[tuple[int, ...]]) -> str:
     return " and ".join(map(str, shapes)) or "nothing"
 
 
-def _write(folder: Path, config: PairConfig, modules: _Modules) -> None:
+def _write(folder: Path, config: PairConfig, example: PairConfig, modules: _Modules) -> None:
     two = config.encoder_output == EncoderOutput.MEAN_LOGVAR
     encoded = ["mean", "logvar"] if two else [str(config.encoder_output)]
     encoder, decoder = (folder / name for name in PAIR)
-    _write_graph(encoder, modules.encoder, config.image_shape, config.factor, ["image"], encoded)
-    _write_graph(decoder, modules.decoder, config.latent_shape, config.factor, ["latent"], ["image"])
+    _write_graph(encoder, modules.encoder, example.image_shape, config.factor, ["image"], encoded)
+    _write_graph(decoder, modules.decoder, example.latent_shape, config.factor, ["latent"], ["image"])
     digests = {path.name: read_graph(path, folder).digest for path in (encoder, decoder)}
     write_json(folder / CONFIG, replace(config, sha256=digests).as_dict())
 
@@ -225,14 +241,14 @@ def _summary(error: BaseException) -> str:
 
 
 @torch.inference_mode()
-def _compare(folder: Path, modules: _Modules) -> None:
-    """Compare the pair in a folder with its modules on random images and latents."""
+def _compare(folder: Path, modules: _Modules, size: tuple[int, ...]) -> None:
+    """Compare the pair in a folder with its modules on random images of a size, and of another one, and latents."""
     pair = read_pair(folder, Origin.of_folder(folder))
     reference = OpenedPair(pair.spec, pair.config, partial(_called, modules.encoder), partial(_called, modules.decoder))
-    for size in _sizes(pair.spec):
+    for height, width in _sizes(pair.spec, *size):
         for rows in COMPARED_ROWS:
-            x = torch.rand(rows, pair.spec.channels, *size)
-            z = torch.randn(rows, *pair.spec.sizes.latents_of(*size))
+            x = torch.rand(rows, pair.spec.channels, height, width)
+            z = torch.randn(rows, *pair.spec.sizes.latents_of(height, width))
             for name, found, expected in zip(OUTPUTS, _outputs(pair, x, z), _outputs(reference, x, z), strict=True):
                 _require_equal(name, found, expected)
 
@@ -253,12 +269,11 @@ def _require_equal(name: str, found: Tensor, expected: Tensor) -> None:
         raise ExportError(f"{hint}: {name} of {shape} differs by {difference:.2g}, expected at most {TOLERANCE}")
 
 
-def _sizes(spec: ModelSpec) -> list[tuple[int, int]]:
+def _sizes(spec: ModelSpec, height: int, width: int) -> list[tuple[int, int]]:
     """Return the sizes of images in which graphs and modules are compared."""
     if isinstance(spec.sizes, FixedSize):
-        return [spec.sizes.image_size]
-    height, width = spec.sizes.default_size
-    return [(height, width), spec.sizes.fitted(height + spec.sizes.factor, height)]
+        return [(height, width)]
+    return [(height, width), spec.sizes.fitted(height + spec.sizes.factor, width)]
 
 
 def _move(written: Path, folder: Path) -> None:
