@@ -3,7 +3,8 @@
 import copy
 import json
 import logging
-from collections.abc import Iterable
+from base64 import b64encode
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import quote
 
@@ -20,13 +21,14 @@ class Redactor:
     """Replaces keys in the message, the traceback and the extra fields of a log record.
 
     A key is found as it is, and in the spellings in which the text of a client is logged: read as latin-1, escaped as
-    in a Python literal, and percent-encoded.
+    in a Python literal, percent-encoded, and as Basic credentials.
     """
 
-    def __init__(self, keys: Iterable[bytes]) -> None:
+    def __init__(self, keys: Collection[bytes]) -> None:
         texts = {text for key in keys for text in (key.decode(), key.decode("latin-1"))}
         spellings = texts | {repr(text)[1:-1] for text in texts} | {json.dumps(text)[1:-1] for text in texts}
         spellings |= {quote(text, safe=safe) for text in texts for safe in ("", "/")}
+        spellings |= {b64encode(basic).decode() for key in keys for basic in (b":" + key, key + b":")}
         self._ends: dict[str, list[str]] = {}  # of the keys with the same beginning; long beginnings come first
         for spelling in sorted(spellings, key=len, reverse=True):
             self._ends.setdefault(spelling[:MIN_FRAGMENT], []).append(spelling[MIN_FRAGMENT:])
@@ -59,6 +61,6 @@ class Redactor:
 _TRACEBACKS = logging.Formatter()
 
 
-def _overlap(text: str, ends: Iterable[str]) -> int:
+def _overlap(text: str, ends: Collection[str]) -> int:
     """Return how many characters at the beginning of the text belong to a key that ends in one of these ways."""
     return max(length for end in ends for length in range(len(end) + 1) if text.startswith(end[:length]))

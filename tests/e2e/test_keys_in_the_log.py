@@ -1,6 +1,7 @@
 """API keys that clients send in the wrong place: no line of the log holds one, nor text of a refused request."""
 
 import socket
+from base64 import b64encode
 from contextlib import suppress
 from urllib.parse import quote
 
@@ -30,13 +31,17 @@ def misplaced(key: bytes) -> dict[str, bytes]:
         "as a transfer coding": head + b"Transfer-Encoding: " + key + b"\r\n\r\n",
         "as a length": head + b"Content-Length: " + key + b"\r\n\r\n",
         "as the request id": b"GET /model HTTP/1.1\r\nHost: vae\r\nX-Request-ID: " + key + b"\r\n\r\n",
+        "in Basic credentials as the request line": b"Authorization: Basic %b\r\n\r\n" % b64encode(b":" + key),
+        "in Basic credentials as a header": head.replace(field, b"Authorization: Basic " + b64encode(b":" + key))
+        + b"\r\n",
         "cut by the limit of a quotation": b"x" * 85 + field + b"\r\nHost: x\r\n\r\n",
     }
 
 
 def traces(key: str) -> set[str]:
     """The spellings of the beginning of a key in a log."""
-    return {quote(key)[:8], repr(key)[1:9], key.encode().decode("latin-1")[:8], key[:8]}
+    basic = b64encode(b":" + key.encode()).decode()
+    return {quote(key)[:8], repr(key)[1:9], key.encode().decode("latin-1")[:8], key[:8], basic[:8]}
 
 
 @pytest.fixture(scope="module")

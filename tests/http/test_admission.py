@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from base64 import b64encode
 from collections.abc import AsyncIterator
 
 import httpx
@@ -31,6 +32,10 @@ def bearer(key: str) -> dict[str, bytes]:
     return {"Authorization": f"Bearer {key}".encode()}
 
 
+def basic(credentials: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {b64encode(credentials.encode()).decode()}"}
+
+
 @pytest.fixture(scope="module")
 async def protected(serve, tmp_path_factory):
     file = tmp_path_factory.mktemp("keys") / "keys"
@@ -40,7 +45,18 @@ async def protected(serve, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "headers", [{}, bearer("wrong"), bearer(""), bearer("right,"), {"Authorization": "Basic right"}]
+    "headers",
+    [
+        *(
+            {},
+            bearer("wrong"),
+            bearer(""),
+            bearer("right,"),
+            {"Authorization": "Basic right"},
+            {"Authorization": "Basic"},
+        ),
+        *map(basic, ("", ":", "right", "right:wrong", ":right:", "x:righ", "::right")),
+    ],
 )
 async def test_a_request_without_a_valid_key_is_refused(protected, headers):
     for method, path in (*ENDPOINTS, ("GET", "/nowhere"), ("GET", "/docsecret"), ("GET", "/livez2")):
@@ -55,11 +71,19 @@ async def test_each_of_several_keys_is_accepted(protected, key):
     assert (await protected.get("/model", headers={"Authorization": f"bearer  {key}".encode()})).status_code == 200
 
 
+@pytest.mark.parametrize("key", ["right", "other", "from-the-file", "clé-ü", "pà"])
+@pytest.mark.parametrize("form", [":{}", "{}:", "anybody:{}"])
+async def test_basic_credentials_carry_a_key_for_clients_that_know_a_url_alone(protected, key, form):
+    assert (await protected.get("/model", headers=basic(form.format(key)))).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("headers", "problem"),
     [
         ({}, "missing API key"),
         (bearer("wrong"), "unknown API key"),
+        (basic(":wrong"), "unknown API key"),
+        ({"Authorization": "Basic right"}, "malformed Basic credentials in the Authorization header; expected base64"),
         ({"Authorization": "right"}, "missing scheme in the Authorization header; expected 'Bearer KEY'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from base64 import b64encode
 from urllib.parse import quote
 
 import pytest
@@ -15,6 +16,12 @@ KEY = 'a "key"\\ é of the service'
 @pytest.mark.parametrize("spelled", [KEY, repr(KEY)[1:-1], quote(KEY), KEY.encode().decode("latin-1")])
 def test_a_key_is_redacted_in_every_spelling_in_which_text_is_logged(spelled):
     assert Redactor([KEY.encode()]).redact(f"<{spelled}> and <{spelled}>") == "<KEY> and <KEY>"
+
+
+def test_a_key_in_basic_credentials_is_redacted():
+    redactor = Redactor([b"0123456789abcdef"])
+    for credentials in (b":0123456789abcdef", b"0123456789abcdef:"):
+        assert redactor.redact(f"Basic {b64encode(credentials).decode()}.") == "Basic KEY."
 
 
 def test_the_beginning_of_a_truncated_key_is_redacted():
