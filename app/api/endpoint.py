@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.content_negotiation import negotiate
-from app.api.query import Query, parse_query
+from app.api.query import Query, parse_query, without_parameters
 from app.api.services import Services
 from app.codecs.compression import MIN_COMPRESSED_BYTES, accepted_coding, compress
 from app.codecs.media_types import JSON, NPY
@@ -80,12 +80,13 @@ class EndpointRequest:
         *,
         part: str = "images",
         size: tuple[int, int] | None = None,
+        more: int = 0,
     ) -> None:
         """Check that the request may have `count` items with `draws` draws each, and reserve the memory for them.
 
-        `part` is the part of the request that has the items, `size` that of their images if the model has several.
-        Raises `ContentTooLarge` for too many items, or too much memory or time for one request, `Unavailable` for too
-        much memory of all requests together.
+        `part` is the part of the request that has the items, `size` that of their images if the model has several. An
+        item takes so many `more` bytes than in a response of grey levels. Raises `ContentTooLarge` for too many items,
+        or too much memory or time for one request, `Unavailable` for too much memory of all requests together.
         """
         limits = self.services.limits
         if count * (draws or 1) > limits.max_items:
@@ -93,6 +94,8 @@ class EndpointRequest:
             what = f"{count} image{'s' * (count != 1)}{each}"
             raise ContentTooLarge(f"{what}: more than the {limits.max_items} items allowed in one request")
         footprint = model.footprint(operation, size, as_json=self.media_type == JSON)
+        if more:
+            footprint = footprint._replace(item=footprint.item + more)
         memory = count * (footprint.item + draws * footprint.draw)
         if memory > limits.max_memory_bytes:
             raise footprint.excess(count, draws, limits.max_memory_bytes, part)
@@ -214,11 +217,11 @@ class _EndpointApp:
         self._handler = endpoint.handler
         self._media_types = endpoint.media_types
         self._schema = endpoint.query
-        self._no_query = endpoint.query and endpoint.query()
+        self._no_query = endpoint.query and without_parameters(endpoint.query)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         query, query_string = self._no_query, scope["query_string"]
-        if query_string and self._schema is not None:
+        if (query_string or query is None) and self._schema is not None:
             query = parse_query(self._schema, query_string)
         context: RequestContext = scope["state"]["context"]
         media_type, accept = "", context.headers.get(b"accept", b"")

@@ -98,7 +98,7 @@ def latents_of_json(body: bytes, expected: ExpectedLatents) -> np.ndarray:
     def location(index: int) -> str:
         return f"latents[{index}]" + (".mean" if isinstance(sent.latents[index], Posterior) else "")
 
-    latents = _within_range(_array(means, shape, location), location)
+    latents = within_range(_array(means, shape, location), location)
     return _unscaled(latents, spec, location) if scaled or sent.scaled else latents
 
 
@@ -110,7 +110,7 @@ def latents_of_npy(body: bytes, header: Header, expected: ExpectedLatents) -> np
 
 def latents_of_array(array: np.ndarray, expected: ExpectedLatents) -> np.ndarray:
     """Return the latents of an array after `check_header`, float32 in the units of the autoencoder."""
-    latents = _within_range(array)
+    latents = within_range(array)
     return _unscaled(latents, expected.spec) if expected.scaled else latents
 
 
@@ -196,10 +196,10 @@ def _unscaled(
     latents: np.ndarray, spec: ModelSpec, location: Callable[[int], str] = "latents[{}]".format
 ) -> np.ndarray:
     """Return latents of the diffusion model in the units of the autoencoder, within its range as well."""
-    return _within_range(spec.scaling.unscaled(latents), location)
+    return within_range(spec.scaling.unscaled(latents), location)
 
 
-def _within_range(latents: np.ndarray, location: Callable[[int], str] = "latents[{}]".format) -> np.ndarray:
+def within_range(latents: np.ndarray, location: Callable[[int], str] = "latents[{}]".format) -> np.ndarray:
     """Return latents as float32; `UnprocessableContent` names the `location` of the first value out of range."""
     in_range = np.abs(latents) <= MAX_ABS_LATENT
     if not in_range.all():

@@ -33,7 +33,7 @@ _TAGS: list[dict[str, Any]] = [
 _SERVERS: list[dict[str, Any]] = [{"url": "/", "description": "The service that this document comes from."}]
 _LICENSE = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
 
-_BINARY = {"type": "string", "format": "binary"}
+BINARY = {"type": "string", "format": "binary"}
 _PROBLEMS = {
     error.status: error
     for error in (
@@ -41,6 +41,7 @@ _PROBLEMS = {
         errors.BadRequest,
         errors.Unauthorized,
         errors.Forbidden,
+        errors.NotFound,
         errors.NotAcceptable,
         errors.RequestTimeout,
         errors.ReloadFailed,
@@ -53,7 +54,7 @@ _PROBLEMS = {
         errors.DeadlineExceeded,
     )
 }
-_FIELD = {"images": {"type": "array", "items": _BINARY}}
+_FIELD = {"images": {"type": "array", "items": BINARY}}
 
 
 def _ref(schema: type) -> dict[str, Any]:
@@ -67,10 +68,10 @@ IMAGES_BODY: dict[str, Any] = {
         "The first bytes of the body decide the format, not the content type; only multipart needs its own.",
         "content": {
             MULTIPART: {"schema": {"type": "object", "properties": _FIELD, "required": ["images"]}},
-            **{f"image/{kind}": {"schema": _BINARY} for kind in map(str.lower, FORMATS)},
+            **{f"image/{kind}": {"schema": BINARY} for kind in map(str.lower, FORMATS)},
             JSON: _ref(Images),
-            NPY: {"schema": _BINARY},
-            OCTETS: {"schema": _BINARY},
+            NPY: {"schema": BINARY},
+            OCTETS: {"schema": BINARY},
         },
     }
 }
@@ -81,7 +82,7 @@ LATENTS_BODY: dict[str, Any] = {
         "description": "Latents, a response of /encode, or a float32 array [N, ...]. A response of /encode as .npy is "
         "an array [2 + L, N, ...] of means, logvars and L draws. Of a response the means are decoded. "
         "A response of another model, by its `model`, is refused.",
-        "content": {JSON: _ref(LatentsIn), NPY: {"schema": _BINARY}, OCTETS: {"schema": _BINARY}},
+        "content": {JSON: _ref(LatentsIn), NPY: {"schema": BINARY}, OCTETS: {"schema": BINARY}},
     }
 }
 
@@ -93,8 +94,8 @@ ENDS_BODY: dict[str, Any] = {
         "content": {
             MULTIPART: IMAGES_BODY["requestBody"]["content"][MULTIPART],
             JSON: {"schema": {"anyOf": [_ref(Images)["schema"], _ref(LatentsIn)["schema"]]}},
-            NPY: {"schema": _BINARY},
-            OCTETS: {"schema": _BINARY},
+            NPY: {"schema": BINARY},
+            OCTETS: {"schema": BINARY},
         },
     }
 }
@@ -111,7 +112,7 @@ _SEED = {"headers": {"X-Seed": {"description": "the seed of the draws", "schema"
 
 LATENTS_RESPONSE: dict[str, Any] = {
     "description": "JSON, or a float32 array of mean, logvar and the draws: [2 + L, N, ...].",
-    "content": {NPY: {"schema": _BINARY}},
+    "content": {NPY: {"schema": BINARY}},
     **_SEED,
 }
 
@@ -122,7 +123,7 @@ SCORES_RESPONSE: dict[str, Any] = {
 
 IMAGES_RESPONSE: dict[str, Any] = {
     "description": "A PNG file, several images as a grid without padding; or base64; or a uint8 array [N, H, W, C].",
-    "content": {kind: _ref(Images) if kind == JSON else {"schema": _BINARY} for kind in (PNG, JSON, NPY, JPEG, WEBP)},
+    "content": {kind: _ref(Images) if kind == JSON else {"schema": BINARY} for kind in (PNG, JSON, NPY, JPEG, WEBP)},
 }
 
 _TIMEOUT: dict[str, Any] = {

@@ -26,7 +26,7 @@ def _require_digits(text: Any) -> Any:
     return text
 
 
-def _require_decimal(text: Any) -> Any:
+def require_decimal(text: Any) -> Any:
     """Refuse the other spellings of a number that pydantic reads: `1_0`, `inf`, `nan`, and blanks around it."""
     if isinstance(text, str) and not _DECIMAL.fullmatch(text):
         raise ValueError("expected a finite number such as 0.7")
@@ -56,7 +56,7 @@ Samples = Annotated[Integer | None, Field(ge=1, description="draws from the post
 Count = Annotated[Integer, Field(ge=1, description="how many images")]
 Temperature = Annotated[
     float,
-    BeforeValidator(_require_decimal),
+    BeforeValidator(require_decimal),
     Field(ge=0, le=10, allow_inf_nan=False, description="scales the prior's deviation"),
 ]
 Columns = Annotated[
@@ -158,6 +158,12 @@ class SampleQuery(Query):
 
 
 Q = TypeVar("Q", bound=Query)
+
+
+def without_parameters(schema: type[Q]) -> Q | None:
+    """Return the query of a request without parameters; None if the schema requires some."""
+    required = any(field.is_required() for field in schema.model_fields.values())
+    return None if required else schema()
 
 
 def parse_query(schema: type[Q], query_string: bytes) -> Q:
