@@ -77,7 +77,7 @@ class Images(Schema):
     """Image files in base64; requests may use line breaks, no padding, the URL alphabet, or `data:` URLs."""
 
     images: FailFastList[str] = Field(
-        min_length=1, examples=[[EXAMPLE_PNG]], description="base64 of PNG, JPEG, WEBP, GIF or BMP files"
+        min_length=1, examples=[[EXAMPLE_PNG]], description="base64 of PNG, JPEG, WEBP, GIF, TIFF, AVIF or BMP files"
     )
 
 

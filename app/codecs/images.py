@@ -7,26 +7,41 @@ EXIF orientation is applied, alpha is flattened onto white, 16-bit grey is scale
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from ctypes import CDLL, c_void_p
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageOps, JpegImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    _imaging,
+)
 
 from app.codecs.metadata import UPRIGHT, TooManyPieces, Unreadable
 from app.codecs.png import read_png
 from app.codecs.png_reader import SIGNATURE, Png, open_png
 from app.codecs.stripping import Stripped, strip
 from app.errors import ContentTooLarge, DeadlineExceeded, UnprocessableContent
-from model.data.images import QUARTER_TURNS, upright
+from model.data.images import ORIENTATION_TAG, QUARTER_TURNS, upright
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF", "BMP")
 _BY_PILLOW = [
     JpegImagePlugin.JpegImageFile.format,
     WebPImagePlugin.WebPImageFile.format,
     GifImagePlugin.GifImageFile.format,
     BmpImagePlugin.BmpImageFile.format,
 ]
-"""Imported at start-up: if Pillow fails to import a codec later, for lack of memory, it never tries again."""
+"""Imported at start-up: if Pillow fails to import a codec later, for lack of memory, it never tries again.
+
+TIFF and AVIF are opened by their names alone, after they were stripped.
+"""
 
 FORMAT_NAMES = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 Fit = Literal["resize", "pad", "crop", "exact"]
@@ -46,6 +61,12 @@ Photos have 3 to 16, screenshots up to 100, scanned text of one bit up to 200. B
 MAX_SIDE = 2**20
 """Pixels of one side of an image. Each row of a PNG takes 100 ns besides its pixels."""
 
+MAX_EXCESS = 4
+"""Pixels that a decoder may visit for each of an image: the tiles of a TIFF and AVIF, layers of colour and alpha."""
+
+_SMALL_PIXELS = 2**20
+"""Pixels that a decoder may visit besides these."""
+
 _PROBED_PIXELS = 2**24
 
 DECODING_BYTES_PER_PIXEL = 32
@@ -53,22 +74,23 @@ DECODING_BYTES_PER_PIXEL = 32
 
 
 class EncodedImage(NamedTuple):
-    """A stripped image file of which only the header has been read."""
+    """A stripped image file of which only the header has been read; its decoder visits `decoded_pixels` if not 0."""
 
     width: int
     height: int
     orientation: int
     format: str | None
     content: bytes
+    decoded_pixels: int = 0
 
     @property
     def cost(self) -> int:
         """Cost of decoding, in pixels."""
-        return self.width * self.height
+        return max(self.width * self.height, self.decoded_pixels)
 
     def image(self) -> Image.Image:
         """Open the image without decoding it."""
-        return Image.open(io.BytesIO(self.content), formats=_BY_PILLOW)
+        return Image.open(io.BytesIO(self.content), formats=[self.format or ""])
 
 
 def configure_pillow_limits() -> None:
@@ -79,7 +101,18 @@ def configure_pillow_limits() -> None:
     """
     Image.preinit()
     Image.MAX_IMAGE_PIXELS = None
+    TiffImagePlugin.READ_LIBTIFF = True  # also for files without compression, whose strips Pillow reads in Python
+    _silence_libtiff()
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the codec threads are as many as there are cores for them
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing about each damaged file to stderr, past the log; its errors are exceptions as well."""
+    with suppress(AttributeError, OSError):  # libtiff is no library of its own, so it has no name to find it by
+        set_handler = CDLL(_imaging.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [c_void_p], c_void_p
+        set_handler(None)
 
 
 def open_image(content: bytes, index: int, max_pixels: int) -> Png | EncodedImage:
@@ -204,8 +237,12 @@ def write_npy(array: np.ndarray) -> bytes:
 
 
 def _header_of(file: Stripped) -> EncodedImage:
-    with Image.open(io.BytesIO(file.content), formats=_BY_PILLOW) as image:
-        return EncodedImage(image.width, image.height, file.orientation, image.format, file.content)
+    with Image.open(io.BytesIO(file.content), formats=[file.format] if file.format else _BY_PILLOW) as image:
+        width, height = image.width, image.height
+        if file.pixels > MAX_EXCESS * width * height + _SMALL_PIXELS:
+            raise Unreadable(f"the data have {file.pixels} pixels for an image of {width} x {height}")
+        orientation = image.getexif().get(ORIENTATION_TAG, UPRIGHT) if image.format == "AVIF" else file.orientation
+        return EncodedImage(width, height, orientation, image.format, file.content, file.pixels)
 
 
 def _decode(

@@ -2,11 +2,20 @@
 
 import re
 
+from app.codecs.avif import is_avif
+from app.codecs.tiff import SIGNATURES
+
 JSON, MULTIPART, NPY = "application/json", "multipart/form-data", "application/x-npy"
 IMAGE, PNG, JPEG, WEBP = "image/*", "image/png", "image/jpeg", "image/webp"
 
 _NPY_MAGIC = b"\x93NUMPY"
-_IMAGE_MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF87a": "GIF", b"GIF89a": "GIF"}
+_IMAGE_MAGIC = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    **dict.fromkeys(SIGNATURES, "TIFF"),
+}
 _IMAGE_STARTS = tuple(_IMAGE_MAGIC)
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # their sizes in bytes, one for each version of the format
 _JSON = re.compile(rb"[ \t\r\n]{0,1024}[{\[]")
@@ -37,18 +46,21 @@ def kind_of(content_type: str, body: bytes) -> str:
 
 
 def is_image(content: bytes) -> bool:
-    """Return whether the first bytes are those of a PNG, JPEG, GIF, WebP or BMP file."""
+    """Return whether the first bytes are those of a PNG, JPEG, GIF, WebP, TIFF, AVIF or BMP file."""
     if content.startswith(_IMAGE_STARTS):
         return True
     if content.startswith(b"RIFF"):
         return content[8:12] == b"WEBP"
+    if content[4:8] == b"ftyp":
+        return is_avif(content)
     return content.startswith(b"BM") and int.from_bytes(content[14:18], "little") in _BMP_HEADERS
 
 
 def image_format(content: bytes) -> str:
     """Return the name of the format of which `is_image` finds the first bytes, for example PNG."""
+    others = {b"RI": "WEBP", b"BM": "BMP"}
     named = (name for start, name in _IMAGE_MAGIC.items() if content.startswith(start))
-    return next(named, "WEBP" if content.startswith(b"RIFF") else "BMP")
+    return next(named, others.get(content[:2], "AVIF"))
 
 
 def parameters(header: str) -> dict[str, str]:

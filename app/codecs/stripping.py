@@ -1,4 +1,4 @@
-"""Stripping of JPEG, GIF, WebP and BMP files: only the bytes that determine the pixels of the first image remain.
+"""Stripping of image files but PNG: only the bytes that determine the pixels of the first image remain.
 
 The other bytes can keep Pillow busy for long: it visits stray bytes one at a time, and reads and joins profiles,
 comments and thumbnails. They are removed in one pass over the file, before Pillow opens it.
@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from app.codecs.avif import is_avif, strip_avif
 from app.codecs.metadata import MAX_METADATA_BYTES, MAX_PIECES, UPRIGHT, TooManyPieces, Unreadable, orientation
+from app.codecs.tiff import SIGNATURES, strip_tiff
 from app.codecs.windows import search
 
 MAX_JPEG_SCANS = 30
@@ -32,10 +34,16 @@ _BMP_RLE = (1, 2)
 
 
 class Stripped(NamedTuple):
-    """A stripped file with the same pixels, and its orientation as EXIF numbers it."""
+    """A stripped file with the same pixels, and its orientation as EXIF numbers it.
+
+    `pixels` are those that its decoder visits, if they may be more than those of the image. `format` is Pillow's name
+    of the only format that may be decoded, or "" for the common ones.
+    """
 
     content: bytes
     orientation: int = UPRIGHT
+    pixels: int = 0
+    format: str = ""
 
 
 def strip(content: bytes) -> Stripped:
@@ -50,6 +58,11 @@ def strip(content: bytes) -> Stripped:
         return Stripped(_strip_gif(content))
     if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
         return _strip_webp(content)
+    if content.startswith(SIGNATURES):
+        return Stripped(*strip_tiff(content), "TIFF")
+    if is_avif(content):
+        still = strip_avif(content)
+        return Stripped(still.content, pixels=still.pixels, format="AVIF")
     if content.startswith(b"BM"):
         _check_bmp(content)
     return Stripped(content)

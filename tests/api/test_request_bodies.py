@@ -81,7 +81,7 @@ async def test_floats_outside_of_the_unit_interval_are_refused(client, value):
     await refused(client, 422, "images[1]: expected floats in [0, 1], got ", content=write_npy(array))
 
 
-@pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "WEBP"])
+@pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "TIFF", "WEBP"])
 async def test_the_bytes_decide_the_image_format_instead_of_the_image_type(client, images, form):
     stream = io.BytesIO()
     Image.open(io.BytesIO(images[0])).save(stream, form, **({"lossless": True} if form == "WEBP" else {}))

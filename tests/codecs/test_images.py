@@ -46,7 +46,7 @@ def test_an_image_of_the_models_size_is_unchanged_by_every_fit(pixels, fit):
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
-FILES = [stored(Image.fromarray(NOISE), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
+FILES = [stored(Image.fromarray(NOISE), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF", "BMP")]
 
 
 @settings(max_examples=250)

@@ -22,7 +22,19 @@ BMP = stored(DIGIT.convert("P"), "BMP")
 BLANK = stored(Image.new("RGBA", (4096, 4096), (1, 2, 3, 4)), "WEBP", lossless=True)
 PROFILE = chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(MIB)))
 
+TIFF_BLANK = stored(Image.new("L", (4096, 4096)), "TIFF", compression="tiff_adobe_deflate")
+AVIF_BLANK = stored(Image.new("RGB", (4096, 2048)), "AVIF", speed=10)
+
 ATTACKS = {
+    "TIFF, kilobytes for each 16 megapixels": (413, lambda: [TIFF_BLANK] * 40),
+    "TIFF, 30 MiB of tags": (413, lambda: [b"II*\0\x08\0\0\0\xff\xff" + bytes(30 * MIB)]),
+    "TIFF, 30 MiB after the page": (200, lambda: [stored(DIGIT, "TIFF") + bytes(30 * MIB)]),
+    "AVIF, kilobytes for each 8 megapixels": (413, lambda: [AVIF_BLANK] * 40),
+    "AVIF, a frame of 8 megapixels in a small image": (
+        422,
+        lambda: [AVIF_BLANK.replace(struct.pack(">II", 4096, 2048), struct.pack(">II", 8, 8))] * 40,
+    ),
+    "AVIF, 30 MiB of boxes": (413, lambda: [AVIF_BLANK + struct.pack(">I4s", 8, b"free") * (30 * MIB // 8)]),
     "PNG, 9,900 profiles of 1 MiB": (200, lambda: [PNG[:33] + PROFILE * 9900 + PNG[33:]]),
     "PNG, more profiles than chunks may be": (413, lambda: [PNG[:33] + PROFILE * 10_001 + PNG[33:]]),
     "GIF, 30 MiB of junk before the frame": (200, lambda: [GIF[:GIF_START] + bytes(30 * MIB) + GIF[GIF_START:]]),
