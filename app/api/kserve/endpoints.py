@@ -12,7 +12,7 @@ from app.api import health
 from app.api.endpoint import Endpoint, EndpointRequest, Handler, Response
 from app.api.kserve import documentation
 from app.api.kserve.inference import infer
-from app.api.kserve.models import MODELS, Model, find_model, version_of
+from app.api.kserve.models import MODELS, VERSION, Model, find_model
 from app.api.kserve.schemas import (
     IndexedModel,
     IndexRequest,
@@ -38,7 +38,7 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "
 MAX_VALUES = 16
 """Values in the JSON of a request for the index."""
 
-MODEL, VERSION = "/v2/models/{name:path}", "/versions/{version}"
+MODEL, OF_VERSION = "/v2/models/{name:path}", "/versions/{version}"
 
 
 async def server_live(request: EndpointRequest, query: None) -> Response:
@@ -91,8 +91,7 @@ async def all_statistics(request: EndpointRequest, query: Query) -> Response:  #
 async def _statistics(request: EndpointRequest, models: dict[str, Model]) -> Response:
     exposition = await asyncio.shield(request.services.exposition.begin())
     samples = await request.run_codec(len(exposition), samples_of, exposition)
-    served = version_of(request.services.engine.loaded_model.spec)
-    stats = [statistics(name, served, model, samples) for name, model in models.items()]
+    stats = [statistics(name, VERSION, model, samples) for name, model in models.items()]
     return Response(JSON, dump({"model_stats": stats}))
 
 
@@ -101,9 +100,9 @@ async def repository_index(request: EndpointRequest, query: Query) -> Response: 
     body = await read_body(request, "")
     only_ready = body and _index_request(body).ready
     engine = request.services.engine
-    reason, served = "" if engine.ready else engine.unready_reason, version_of(engine.loaded_model.spec)
+    reason = "" if engine.ready else engine.unready_reason
     index = [
-        IndexedModel(name=name, version=served, state="UNAVAILABLE" if reason else "READY", reason=reason)
+        IndexedModel(name=name, version=VERSION, state="UNAVAILABLE" if reason else "READY", reason=reason)
         for name in MODELS
         if not (reason and only_ready)
     ]
@@ -167,7 +166,7 @@ def _infer(name: str, handler: Handler) -> Iterator[Endpoint]:
     """
     first = Endpoint(f"/v2/models/{name}/infer", handler, "POST", media_types=(), uses_queue=True)
     yield replace(first, documentation=documentation.infer(name))
-    others = (f"{name}{VERSION}", f"{{served:path}}/{name}", f"{{served:path}}/{name}{VERSION}")
+    others = (f"{name}{OF_VERSION}", f"{{served:path}}/{name}", f"{{served:path}}/{name}{OF_VERSION}")
     for other in others:
         path = f"/v2/models/{other}/infer"
         yield replace(first, path=path, label=first.path, documentation=documentation.HIDDEN)
@@ -178,7 +177,7 @@ def _about_model(handler: Handler, documented: Mapping[str, Any], suffix: str = 
     last = Endpoint(
         f"{MODEL}{suffix}", handler, media_types=(), documentation=documented, label=f"/v2/models/{{name}}{suffix}"
     )
-    yield replace(last, path=f"{MODEL}{VERSION}{suffix}", documentation=documentation.HIDDEN)
+    yield replace(last, path=f"{MODEL}{OF_VERSION}{suffix}", documentation=documentation.HIDDEN)
     yield last
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from app.api.endpoint import EndpointRequest, Response
-from app.api.kserve.models import Model, find_model, version_of
+from app.api.kserve.models import VERSION, Model, find_model
 from app.api.kserve.operations import Call, Result
 from app.api.kserve.parameters import BINARY_OUTPUT, flag, read_parameters, timeout_seconds
 from app.api.kserve.schemas import Parameters, RequestOutput
@@ -50,7 +50,7 @@ async def infer(request: EndpointRequest, name: str) -> Response:
     result = await model.compute(call, parameters)
     outputs = {output.name: output for output in result.outputs}
     selected = [outputs[name]._replace(is_binary=is_binary) for name, is_binary in binary.items()]
-    return await _response(request, name, served, sent.id, result, selected)
+    return await _response(request, name, sent.id, result, selected)
 
 
 async def _read(request: EndpointRequest) -> _Sent:
@@ -103,12 +103,11 @@ def _input(model: Model, served: LoadedModel, tensors: Sequence[Tensor]) -> Tens
 async def _response(
     request: EndpointRequest,
     name: str,
-    served: LoadedModel,
     request_id: str | None,
     result: Result,
     outputs: list[Output],
 ) -> Response:
-    about: dict[str, Any] = {"model_name": name, "model_version": version_of(served.spec)}
+    about: dict[str, Any] = {"model_name": name, "model_version": VERSION}
     if request_id is not None:
         about["id"] = request_id
     if result.seed is not None:

@@ -1,7 +1,7 @@
 """The models of the protocol: one for each operation of the served model, described by metadata and configuration.
 
-Their names are encode, decode, reconstruct, sample and score, also below the name of the served model: mnist/encode.
-Their version is the beginning of the digest of its weights.
+Their names are encode, decode, reconstruct, sample and score, also below the name or the identity of the served model:
+mnist/encode, mnist:0123456789ab/encode.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,7 +29,11 @@ from app.validation import quoted
 from model.interface import FixedSize, ModelSpec
 
 PLATFORM = "vae"
-DIGEST_LENGTH = 12
+
+VERSION = "1"
+"""The only version of each model: a number, as Triton's clients expect. The identity below which a model
+is named tells its weights."""
+
 VARIABLE = -1
 
 
@@ -72,16 +76,11 @@ class Model:
         """Return the metadata; `name` is the one that the client has asked for."""
         return ModelMetadata(
             name=name,
-            versions=[version_of(served.spec)],
+            versions=[VERSION],
             platform=PLATFORM,
             inputs=[self.input(served.spec)],
             outputs=self.outputs(served, self.parameters()),
         )
-
-
-def version_of(spec: ModelSpec) -> str:
-    """Return the version of the models: the beginning of the digest, as the identity of the served model has it."""
-    return spec.digest[:DIGEST_LENGTH]
 
 
 def find_model(name: str, spec: ModelSpec, version: str | None) -> Model:
@@ -93,8 +92,8 @@ def find_model(name: str, spec: ModelSpec, version: str | None) -> Model:
             f"no model {quoted(name)}; expected {known}, or one of them below the served model: "
             f"{spec.name}/{next(iter(MODELS))}"
         )
-    if version is not None and version != version_of(spec):
-        raise NotFound(f"no version {quoted(version)} of {quoted(name)}; served is {version_of(spec)}")
+    if version not in (None, VERSION):
+        raise NotFound(f"no version {quoted(str(version))} of {quoted(name)}; expected {VERSION}, the only one")
     return MODELS[own]
 
 
