@@ -11,9 +11,11 @@ import json
 import random
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.soak]
 
 CLIENTS = 16
 MULTIPART = "multipart/form-data; boundary=cut"
-QUIET = {"threads": 0, "log_level": "warning"}
+QUIET = {"threads": 0, "log_level": "warning", "warm_sizes": "28x28"}
 MIB = 2**20
 MAX_GROWTH = 4 * MIB
 """Bytes in use that may be added after the first tenth of the requests."""
@@ -74,6 +76,7 @@ def multipart(*files: bytes) -> bytes:
 
 IMAGE = noise("PNG")
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
+TENSOR = np.random.default_rng(0).standard_normal((2, 16, 2, 2), np.float32).tobytes()
 LATENTS = np.random.default_rng(0).standard_normal((2, 32)).round(4)
 IMAGE_BODIES: list[tuple[str, bytes]] = [
     (PNG, IMAGE),
@@ -127,6 +130,33 @@ def mutated_requests() -> Iterator[bytes]:
         number += 1
 
 
+TENSORS: list[tuple[str, dict[str, Any], bytes]] = [
+    ("decode", {"shape": [2, 16, 2, 2], "dtype": "float32", "scaling_factor": 0.3611}, TENSOR),
+    ("decode", {"shape": [2, 1, 64], "dtype": "float32", "height": 16, "width": 16, "output_type": "pt"}, TENSOR),
+    ("decode", {"shape": [4, 16, 2, 2], "dtype": "bfloat16", "output_type": "pt", "do_scaling": True}, TENSOR),
+    ("decode", {"shape": [1, 16, 2, 2], "dtype": "float16", "partial_postprocess": True}, TENSOR[:128]),
+    ("encode", {"shape": [1, 3, 16, 16], "dtype": "uint8", "shift_factor": 0.1159}, bytes(range(256)) * 3),
+    ("encode", {"shape": [1, 3, 16, 16], "dtype": "float16"}, np.linspace(-1, 1, 768).astype(np.float16).tobytes()),
+    ("encode", {}, IMAGE),
+]
+
+
+def mutated_tensors() -> Iterator[bytes]:
+    """Requests of the diffusers dialect with a mutated query, a mutated body, or both, the same ones each time."""
+    number = 0
+    while True:
+        chance = random.Random(number)
+        endpoint, query, body = chance.choice(TENSORS)
+        text = urlencode(query, doseq=True).encode()
+        if text and chance.random() < 0.5:
+            text = mutate(text, chance)
+        if chance.random() < 0.4:
+            body = mutate(body, chance)
+        accept = chance.choice(["tensor/binary", "image/png", "image/jpeg", "text/plain", "*/*"])
+        yield post(f"/diffusers/{endpoint}?{quote(text, safe='=&')}", "tensor/binary", body, Accept=accept)
+        number += 1
+
+
 def valid_requests() -> Iterator[bytes]:
     """Every request in turn."""
     while True:
@@ -144,11 +174,21 @@ async def send_all(service: Service, requests: Iterator[bytes], counts: Counter[
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
 
 
-@pytest.mark.parametrize("kind", [valid_requests, mutated_requests], ids=lambda kind: kind.__name__)
-async def test_memory_in_use_does_not_grow_with_the_number_of_requests(kind, request, figures):
+@pytest.fixture
+def model(kind: Callable[[], Iterator[bytes]], tmp_path: Path) -> Path | None:
+    """The model that the requests are for; None for the shipped one."""
+    if kind is not mutated_tensors:
+        return None
+    models = pytest.importorskip("tests.support.diffusers_models")
+    folder: Path = models.write(tmp_path / "kl16", "kl16")
+    return folder
+
+
+@pytest.mark.parametrize("kind", [valid_requests, mutated_requests, mutated_tensors], ids=lambda kind: kind.__name__)
+async def test_memory_in_use_does_not_grow_with_the_number_of_requests(kind, model, request, figures):
     count: int = request.config.getoption("--requests")
     requests, counts, resident = kind(), Counter[str](), list[float]()
-    async with serving(program=MEASURING, **QUIET) as service:
+    async with serving(model, MEASURING, **QUIET) as service:
         files = await service.count("process_open_fds")
         for number in (count // 10, count - count // 10):
             await send_all(service, islice(requests, number), counts)

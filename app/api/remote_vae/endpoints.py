@@ -87,7 +87,9 @@ def _named_model(request: EndpointRequest) -> LoadedModel:
 def _endpoints() -> tuple[Endpoint, ...]:
     declared = (("decode", diffusers_decode, DecodeQuery, DECODE), ("encode", diffusers_encode, EncodeQuery, ENCODE))
     return tuple(
-        Endpoint(path, handler, "POST", query, (), {**documentation, **options}, uses_queue=True)
+        Endpoint(
+            path, handler, "POST", query, (), {**documentation, **options}, uses_queue=True, label=f"/diffusers/{name}"
+        )
         for name, handler, query, documentation in declared
         for path, options in (
             (f"/diffusers/{name}", {}),
