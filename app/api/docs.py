@@ -4,7 +4,7 @@ from importlib.resources import files
 
 from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -20,17 +20,28 @@ async def openapi_document(request: Request) -> Response:
     return Response(app.openapi_json(request.scope.get("root_path", "").rstrip("/")), media_type=JSON)
 
 
+_STYLE = b"""<style>
+.response:not([data-code^="2"]) .response-col_description > :not(.response-col_description__inner),
+.response:not([data-code^="2"]) .response-col_links > * { display: none }
+.response:not([data-code^="2"]) td { padding-top: 4px !important; padding-bottom: 4px !important }
+.response:not([data-code^="2"]) p { margin: 0 !important }
+</style></head>"""
+"""One line for each error: all have one form, which the schemas show."""
+
+
 async def swagger_ui(request: Request) -> Response:
     """Send the page that shows the OpenAPI document."""
     root = request.scope.get("root_path", "").rstrip("/")
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url=f"{root}/openapi.json",
         title=f"{request.app.title} - Swagger UI",
         oauth2_redirect_url="/docs/oauth2-redirect",
         swagger_js_url=f"{root}{STATIC_URL}/swagger-ui-bundle.js",
         swagger_css_url=f"{root}{STATIC_URL}/swagger-ui.css",
         swagger_favicon_url=f"{root}{STATIC_URL}/favicon.png",
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0, "displayRequestDuration": True},
     )
+    return HTMLResponse(bytes(page.body).replace(b"</head>", _STYLE, 1))
 
 
 async def root(request: Request) -> Response:  # noqa: ARG001  # Starlette's signature

@@ -163,7 +163,7 @@ def _problem(error: type[errors.ServiceError]) -> dict[str, Any]:
     example = {"title": error.title, "status": error.status, "detail": detail, "error": detail}
     content = {**_ref(Problem), "example": {"type": error.urn(), **example, "request_id": "an-id"}}
     headers = {"headers": HEADERS[error.status]} if error.status in HEADERS else {}
-    description = f"{error.title}: the `type` of the problem is `{error.urn()}`."
+    description = f"{error.title}: `{error.urn()}`"
     return {"description": description, **headers, "content": {PROBLEM: content}}
 
 
@@ -268,9 +268,11 @@ def _complete(document: dict[str, Any], bodies: Sequence[type[BaseModel]]) -> No
         for parameter in parameters:
             parameter["schema"] = _query_schema(parameter)
         if "504" in operation["responses"]:
-            parameters.append(_TIMEOUT)
+            parameters.append({"$ref": "#/components/parameters/RequestTimeout"})
         for response in operation["responses"].values():
             response.setdefault("headers", {})["X-Request-ID"] = _REQUEST_ID
+    document["components"]["parameters"] = {"RequestTimeout": _TIMEOUT}
+    _share_problems(document)
     models: Any = [(schema, "validation") for schema in bodies]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schemas = document["components"]["schemas"]
@@ -284,6 +286,18 @@ def _complete(document: dict[str, Any], bodies: Sequence[type[BaseModel]]) -> No
             properties.pop("title", None)  # client generators would name classes by it
             if properties.get("default", ...) is None:
                 del properties["default"]  # an optional property need not be sent as null
+
+
+def _share_problems(document: dict[str, Any]) -> None:
+    """Move the problems, which many operations have, to the components: one for each status and content."""
+    shared: dict[str, dict[str, Any]] = document["components"].setdefault("responses", {})
+    for operation in (operation for methods in document["paths"].values() for operation in methods.values()):
+        for status, response in operation["responses"].items():
+            if PROBLEM not in response.get("content", {}):
+                continue
+            name = _PROBLEMS[int(status)].__name__
+            if shared.setdefault(name, response) == response:
+                operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}
 
 
 _KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}

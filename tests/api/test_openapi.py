@@ -96,6 +96,13 @@ def values(node: Any, name: str) -> Iterator[Any]:
         yield from values(child, name)
 
 
+def resolved(document: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
+    """A response, or the one of the components that it refers to."""
+    if "$ref" in response:
+        return document["components"]["responses"][response["$ref"].removeprefix("#/components/responses/")]
+    return response
+
+
 def example_of(schema: dict[str, Any]) -> dict[str, Any]:
     """What the examples of a schema's properties make together."""
     return {name: about["examples"][0] for name, about in schema["properties"].items() if "examples" in about}
@@ -114,7 +121,7 @@ def test_the_document_is_valid_openapi_with_a_schema_in_every_place(api, documen
 
 def test_every_reference_resolves_and_every_schema_is_used(document):
     references = set(values(document, "$ref"))
-    defined = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    defined = {f"#/components/{kind}/{name}" for kind, named in document["components"].items() for name in named}
     assert references <= defined
     assert {"Latents", "LatentsIn", "Images", "Scores", "Model", "Problem"} <= {
         ref.rpartition("/")[2] for ref in references
@@ -167,7 +174,7 @@ def test_the_example_of_a_problem_has_its_status(document):
     paths = [methods for path, methods in document["paths"].items() if path not in KSERVE]
     for responses in (method["responses"] for path in paths for method in path.values()):
         for status, response in responses.items():
-            example = response.get("content", {}).get("application/problem+json", {}).get("example")
+            example = resolved(document, response).get("content", {}).get("application/problem+json", {}).get("example")
             assert status == "200" or Problem(**example).status == int(status)
 
 
@@ -267,7 +274,8 @@ def test_the_document_has_no_constructs_that_break_generated_clients(document):
     assert None not in values(document, "default")
     for body in values(document["paths"], "multipart/form-data"):
         assert not list(values(body, "minItems"))
-    for parameter in (each for found in values(document["paths"], "parameters") for each in found):
+    found = [each for several in values(document["paths"], "parameters") for each in several]
+    for parameter in (*document["components"]["parameters"].values(), *(each for each in found if "$ref" not in each)):
         assert "anyOf" not in parameter["schema"], parameter["name"]
         assert parameter["schema"].get("maximum", 0) < 2**63
     assert 2**63 not in values(document, "exclusiveMaximum")
@@ -276,7 +284,9 @@ def test_the_document_has_no_constructs_that_break_generated_clients(document):
 def test_every_problem_has_its_type_and_every_response_its_headers(document):
     for path, methods in document["paths"].items():
         for responses in (operation["responses"] for operation in methods.values()):
-            for status, response in responses.items():
+            for status, reference in responses.items():
+                response = resolved(document, reference)
+                assert ("$ref" in reference) == (status >= "400" and "application/problem+json" in response["content"])
                 assert "X-Request-ID" in response["headers"]
                 assert ("Retry-After" in response["headers"]) == (status in ("429", "503"))
                 if status != "200" and path not in KSERVE:
@@ -287,7 +297,7 @@ def test_every_problem_has_its_type_and_every_response_its_headers(document):
 
 def test_the_bounds_of_parameters_are_keywords_of_json_schema(document):
     parameters = [p for path in document["paths"].values() for o in path.values() for p in o.get("parameters", [])]
-    schemas = {parameter["name"]: parameter["schema"] for parameter in parameters}
+    schemas = {parameter["name"]: parameter["schema"] for parameter in parameters if "$ref" not in parameter}
     assert schemas["seed"] == {"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "format": "int64"}
     assert schemas["n"] == {"type": "integer", "minimum": 1, "default": 16}
     assert schemas["temperature"] == {"type": "number", "minimum": 0, "maximum": 10, "default": 1.0}
