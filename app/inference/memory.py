@@ -12,23 +12,31 @@ _MACHINE = Path("/proc/meminfo")
 _PROCESS = Path("/proc/self/status")
 _PEAK_RESET = Path("/proc/self/clear_refs")
 _CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+"""Limit, use and statistics of a control group of version 2, and of version 1."""
 
 
 def available(cgroup: Path = _CGROUP) -> int:
     """Return the bytes that can be allocated without swapping: the minimum of the machine and of its container.
 
-    `cgroup` is the folder of a control group of version 2. The kernel can reclaim its inactive file pages.
+    `cgroup` is the folder of control groups, of version 2 or 1.
     """
-    of_machine = _count(_MACHINE, "MemAvailable", sys.maxsize)
-    try:
-        limit = (cgroup / "memory.max").read_text().strip()
-        used = int((cgroup / "memory.current").read_text())
-        statistics = (cgroup / "memory.stat").read_text()
-    except OSError:
-        return of_machine
-    reclaimable = re.search(r"^inactive_file (\d+)$", statistics, re.MULTILINE)
-    left = sys.maxsize if limit == "max" else int(limit) - used + int(reclaimable[1] if reclaimable else 0)
-    return max(0, min(of_machine, left))
+    found = [_count(_MACHINE, "MemAvailable", sys.maxsize)]
+    for names in _CGROUP_FILES:
+        with suppress(OSError):
+            found.append(_left(*((cgroup / name).read_text() for name in names)))
+    return max(0, min(found))
+
+
+def _left(limit: str, used: str, statistics: str) -> int:
+    """Return the bytes below the limit of a control group. The kernel can reclaim its inactive file pages."""
+    if limit.strip() == "max":
+        return sys.maxsize
+    reclaimable = re.search(r"^(total_)?inactive_file (\d+)$", statistics, re.MULTILINE)
+    return int(limit) - int(used) + int(reclaimable[2] if reclaimable else 0)
 
 
 def resident() -> int:

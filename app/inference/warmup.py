@@ -121,6 +121,8 @@ class WarmUp:
     async def _run_sizes(self, rule: MultipleOfFactor) -> tuple[CompiledModel, Calibration]:
         """Measure a model of many sizes: small images first, by which the time for others is estimated."""
         probe = rule.fitted(*(min(PROBE_SIDE, side) for side in rule.default_size))
+        for operation, rows in examples(self._spec.at(*probe), 1).items():
+            await self._time(Variant(operation, size=probe), rows)  # the first run takes memory that later ones reuse
         await self._measure_size(probe, [1])
         self._policies.clear()
         for size in sorted({rule.fitted(*size) for size in self._image_sizes}, key=math.prod):

@@ -23,6 +23,17 @@ def test_a_container_has_the_memory_below_its_limit_and_what_the_kernel_can_recl
     assert available(container(tmp_path, f"{400 * MIB}", 300 * MIB, 20 * MIB)) == 120 * MIB
 
 
+def test_the_limit_of_a_control_group_of_version_1_is_read(tmp_path):
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    (folder / "memory.limit_in_bytes").write_text(f"{400 * MIB}\n")
+    (folder / "memory.usage_in_bytes").write_text(f"{300 * MIB}\n")
+    (folder / "memory.stat").write_text(f"inactive_file {20 * MIB}\ntotal_inactive_file {20 * MIB}\n")
+    assert available(tmp_path) == 120 * MIB
+    (folder / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert available(tmp_path) == pytest.approx(available(tmp_path / "none"), rel=0.5)
+
+
 def test_a_container_over_its_limit_has_no_memory(tmp_path):
     assert available(container(tmp_path, f"{100 * MIB}", 300 * MIB, 20 * MIB)) == 0
 
