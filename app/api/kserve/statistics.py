@@ -1,7 +1,8 @@
 """Statistics of the models, in the form of Triton's extension, from the metrics of all workers.
 
 A model counts the requests of all dialects. The batches of decode and sample are the same ones. Times of the queue and
-of codecs are not recorded for each operation; they are 0 here, and for all operations together in /metrics.
+of codecs are not recorded for each operation: they are 0 here, and for all operations together in /metrics. All counts
+are those of the requests that succeeded, as perf_analyzer expects.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ NANOSECONDS = 1e9
 
 _FAMILIES = ("requests_total", "request_duration_seconds_sum", "batches_total", "batch_size_sum", "device_seconds_sum")
 _PREFIXES = tuple(f"vae_{name}" for name in _FAMILIES)
-_UNKNOWN = ("queue", "compute_input", "compute_output", "cache_hit", "cache_miss")
+_UNTIMED, _CACHE = ("queue", "compute_input", "compute_output"), ("cache_hit", "cache_miss")
 
 SUCCESS = "200"
 
@@ -40,17 +41,17 @@ def statistics(name: str, version: str, model: Model, samples: Iterable[Sample])
     own = [sample for sample in samples if _is_of(sample.labels, model)]
     succeeded = _sum(own, "requests_total", status=SUCCESS)
     failed = _sum(own, "requests_total") - succeeded
-    batches = _sum(own, "batches_total")
     return {
         "name": name,
         "version": version,
         "inference_count": int(_sum(own, "batch_size_sum")),
-        "execution_count": int(batches),
+        "execution_count": int(_sum(own, "batches_total")),
         "inference_stats": {
             "success": _duration(succeeded, _sum(own, "request_duration_seconds_sum")),
             "fail": _duration(failed, 0),
-            "compute_infer": _duration(batches, _sum(own, "device_seconds_sum")),
-            **{stage: _duration(0, 0) for stage in _UNKNOWN},
+            "compute_infer": _duration(succeeded, _sum(own, "device_seconds_sum")),
+            **{stage: _duration(succeeded, 0) for stage in _UNTIMED},
+            **{stage: _duration(0, 0) for stage in _CACHE},
         },
         "batch_stats": [],
     }
