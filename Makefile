@@ -9,7 +9,7 @@ project = $(pip) --no-build-isolation --editable
 
 AXE := axe-core@4.14.1
 
-.PHONY: help serve test slow browser check bench chaos soak containers cluster format docs lock clean
+.PHONY: help serve test slow browser clients check bench chaos soak containers cluster format docs lock clean
 
 help: ## list the targets
 	@awk -F ':.* ## ' '/^[a-z]+:.* ## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ slow: .venv/developing ## run the tests that wait for real deadlines or exports
 browser: .venv/developing ## test the page in Chromium, which must be installed; axe-core comes by npm
 	[ -d .venv/npm ] || ! command -v npm > /dev/null || npm install --no-save --silent --fetch-retries 1 --fetch-timeout 20000 --prefix .venv/npm $(AXE) || true
 	.venv/bin/python -m pytest -m browser tests/e2e/browser $(ARGS)
+
+clients: .venv/developing .venv/clients/triton .venv/clients/kserve .venv/clients/mlserver ## test clients of others, in environments of their own
+	.venv/bin/python -m pytest -m clients tests/e2e/clients $(ARGS)
 
 check: .venv/developing ## check format, lint, types and imports between packages
 	.venv/bin/ruff format --check .
@@ -78,6 +81,12 @@ benchmarks/.venv/peers: benchmarks/requirements.txt
 	@echo "installing other frameworks into benchmarks/.venv, some minutes"
 	$(PYTHON) -m venv benchmarks/.venv
 	$(subst .venv/bin,benchmarks/.venv/bin,$(subst constraints.txt,$<,$(pip))) --requirement $<
+	touch $@
+
+.venv/clients/%: tests/e2e/clients/%.txt
+	@echo "installing $* into $@"
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
 .venv/clustering: .venv/developing
