@@ -26,6 +26,9 @@ A pixel of a small image, or beside other processes, has been measured to take t
 TILE_SIDES = (512, 256, 128)
 """Pixels of the side of a tile; the largest that fits into the memory is taken."""
 
+TILED_COPIES = 6
+"""Copies of the whole image in float32 that are in memory at once while it is computed in tiles."""
+
 MAX_KEYS = 1024
 """Keys that are kept; clients choose the sizes."""
 
@@ -66,6 +69,7 @@ class SizedBatches:
         self._factor = rule.factor if isinstance(rule, MultipleOfFactor) else 1
         height, width = rule.default_size
         self._unit = height * width
+        self._tiled_pixel = TILED_COPIES * 4 * model.compiled.model.spec.channels
         self.key = lru_cache(MAX_KEYS)(self._key)
         self._tiling = lru_cache(len(TILE_SIDES))(self._tiling_model)
 
@@ -77,13 +81,13 @@ class SizedBatches:
     def require_memory(self, operation: Operation, size: tuple[int, int]) -> None:
         """Raise `ContentTooLarge` for images for which there is not enough memory, not even for a tile."""
         max_pixels = self.max_untiled_pixels(operation)
-        if max_pixels is None or size[0] * size[1] <= max_pixels or self._tile_side(operation) is not None:
-            return
         height, width = size
+        if max_pixels is None or height * width <= max_pixels or self._tile_side(operation, height * width) is not None:
+            return
         needed, limit = self._cost(operation).memory * height * width, self._calibration.memory
         raise ContentTooLarge(
             f"images of {width} x {height} take about {needed / MIB:.0f} MiB to {operation}, more than the "
-            f"{limit / MIB:.0f} MiB of the device for a batch; at most {max_pixels} pixels fit"
+            f"{limit / MIB:.0f} MiB of the device for a batch; at most {self._max_pixels(operation)} pixels fit"
         )
 
     def require_time(self, operation: Operation, size: tuple[int, int], count: int, seconds: float) -> None:
@@ -102,7 +106,7 @@ class SizedBatches:
         height, width = size or (0, 0)
         pixels = height * width
         weight = max(1, ceil(pixels / self._unit))
-        max_pixels, tiles = self.max_untiled_pixels(operation), self._tiles(operation)
+        max_pixels, tiles = self.max_untiled_pixels(operation), self._tiles(operation, pixels)
         if max_pixels is not None and pixels > max_pixels and tiles is not None:
             return ModelBatchKey(tiles, operation, True, weight, size, policy=self._row_policy(operation, pixels))
         one_by_one = deterministic or self._always_deterministic or operation == Operation.SCORE
@@ -130,16 +134,26 @@ class SizedBatches:
     def _row_policy(self, operation: Operation, pixels: int) -> BatchPolicy:
         return BatchPolicy.from_row_timing(self._cost(operation).seconds * pixels, 0.0, MAX_SECONDS)
 
-    def _tile_side(self, operation: Operation) -> int | None:
-        """Return the side of tiles that fit into the memory; None if the model computes none, or no tile fits."""
-        model, max_pixels = self._model.compiled.model, self.max_untiled_pixels(operation)
+    def _tile_sides(self) -> list[int]:
+        """Return the sides of tiles, the largest first; none if the model computes no tiles."""
+        model = self._model.compiled.model
         if not isinstance(model, TileableModel) or not model.spec.can_tile:
-            return None
-        sides = [side for side in TILE_SIDES if side % (4 * self._factor) == 0]
-        return next((side for side in sides if max_pixels is None or side * side <= max_pixels), None)
+            return []
+        return [side for side in TILE_SIDES if side % (4 * self._factor) == 0]
 
-    def _tiles(self, operation: Operation) -> DeviceModel | None:
-        side = self._tile_side(operation)
+    def _tile_side(self, operation: Operation, pixels: int) -> int | None:
+        """Return the largest side of tiles that fit into the memory beside an image; None if there is none."""
+        memory, left = self._cost(operation).memory, self._calibration.memory - self._tiled_pixel * pixels
+        return next((side for side in self._tile_sides() if not memory or side * side * memory <= left), None)
+
+    def _max_pixels(self, operation: Operation) -> int:
+        """Return the most pixels of an image for which there is memory, as a whole or in tiles."""
+        memory, limit = self._cost(operation).memory, self._calibration.memory
+        tiled = [int((limit - side * side * memory) / self._tiled_pixel) for side in self._tile_sides()]
+        return max([self.max_untiled_pixels(operation) or 0, *tiled])
+
+    def _tiles(self, operation: Operation, pixels: int) -> DeviceModel | None:
+        side = self._tile_side(operation, pixels)
         return None if side is None else self._tiling(side)
 
     def _tiling_model(self, side: int) -> DeviceModel | None:

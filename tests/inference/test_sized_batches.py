@@ -91,6 +91,17 @@ def test_images_that_take_far_longer_than_their_request_may_are_refused(model):
         keys.require_time(ENCODE, (1000, 1000), 4, seconds=1)
 
 
+def test_tiles_are_smaller_beside_a_larger_image_until_none_fits(model):
+    keys = batches(model, 2 * 256 * 256 * KIB)
+    for side, tile in ((800, 256), (1200, 128)):
+        vae = keys.key(Variant(ENCODE, size=(side, side))).model.compiled.model.vae
+        assert vae.tile_sample_min_size == tile
+    with pytest.raises(
+        ContentTooLarge, match=r"images of 1600 x 1600 take about 2500 MiB to encode, .*; at most 1631118 pixels fit"
+    ):
+        keys.require_memory(ENCODE, (1600, 1600))
+
+
 def test_an_image_for_which_not_even_a_tile_fits_is_refused(model):
     keys = batches(model, 64 * 64 * KIB)
     keys.require_memory(ENCODE, (64, 64))
