@@ -95,8 +95,8 @@ class VAEConfig:
         return prod(self.image_shape)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
-        return asdict(self)
+        """Return the fields as a JSON object, without the default `posterior`: earlier versions can read the rest."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("posterior", "clamped")}
 
     @classmethod
     def from_dict(cls, values: Any) -> "VAEConfig":

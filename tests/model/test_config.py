@@ -73,6 +73,11 @@ def test_a_config_is_rebuilt_from_its_json(config):
     assert hash(VAEConfig.from_dict(json.loads(written))) == hash(config)
 
 
+def test_a_config_that_earlier_versions_know_is_written_as_they_wrote_it():
+    assert "posterior" not in VAEConfig(**PLAIN).as_dict()
+    assert VAEConfig(**PLAIN, posterior="bounded").as_dict()["posterior"] == "bounded"
+
+
 @pytest.mark.parametrize("field", ["image_shape", "latent_shape"])
 def test_a_missing_field_is_named(field):
     with pytest.raises(ConfigError, match=f"^{field} is missing$"):
