@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.compose import Project, inspect, run, run_in
+from tests.support.compose import ROOT, Project, inspect, run, run_in
 from tests.support.traffic import SHIPPED, Traffic, learn, learn_again
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker, pytest.mark.usefixtures("clean")]
@@ -45,7 +45,8 @@ async def test_every_endpoint_answers_on_the_host(project):
 
 
 def test_the_python_client_works_in_another_container(project):
-    command = ("docker", "run", "--rm", "--network", project.network, "--entrypoint", "python", "vae-service")
+    package = ("--volume", f"{ROOT / 'app/client'}:/client:ro", "--env", "PYTHONPATH=/client")
+    command = ("docker", "run", "--rm", "--network", project.network, *package, "--entrypoint", "python", "vae-service")
     assert run(*command, "-c", CLIENT, check=False) == "(2, 32) (2, 28, 28, 1) (2, 28, 28, 1) 2"
 
 
