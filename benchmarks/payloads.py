@@ -25,7 +25,7 @@ class Payload:
 def singles(config: VAEConfig) -> dict[str, Payload]:
     """A request with one item for each operation."""
     latent = np.random.default_rng(0).standard_normal(config.latent_shape).astype(np.float32)
-    image = _png(_image(config))
+    image = png(_image(config))
     return {
         "encode": Payload("/encode", image, "image/png"),
         "decode": Payload("/decode", json.dumps({"latents": [latent.tolist()]}).encode(), "application/json"),
@@ -49,7 +49,8 @@ def _image(config: VAEConfig) -> np.ndarray:
     return (np.stack(waves, axis=-1) * 255).astype(np.uint8)
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """Return an image, uint8 [H, W, C], as PNG."""
     stream = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(stream, "PNG")
     return stream.getvalue()
