@@ -36,8 +36,7 @@ async def diffusers_decode(request: EndpointRequest, query: DecodeQuery) -> Resp
     claimed = claimed_latents(query, ExpectedLatents(model.spec, limits.max_items, limits.max_image_pixels))
     body = await read_body(request, f"{claimed.kind.size} bytes of a tensor")
     size = claimed.image_size(model.spec.sizes)
-    values = model.spec.channels * size[0] * size[1]
-    more = values * form.memory(query.dtype)
+    more = images.RGB * size[0] * size[1] * form.memory(query.dtype)
     request.reserve(model, Operation.DECODE, claimed.count, part="latents", size=size, more=more)
     latents = await request.run_codec(len(body), claimed.read, body)
     pixels = await model.decode(latents, request.context)
