@@ -35,9 +35,6 @@ _MEDIA_TYPES = {"png": PNG, "jpeg": JPEG, "webp": WEBP}
 
 FLOAT = np.dtype(np.float32)
 
-HALF = 2
-"""Bytes of a float of 16 bits."""
-
 
 class Call(NamedTuple):
     """A request with its input tensor, which only `sample` does without, and the served model that computes it."""
@@ -161,7 +158,9 @@ async def _latents(call: Call, *, scaled: bool) -> np.ndarray:
 
     def read() -> np.ndarray:
         array = read_numbers(tensor)
-        return latents_of_array(array.astype(np.float32) if array.dtype.itemsize == HALF else array, expected)
+        if array.dtype != np.float64:
+            array = np.require(array, np.float32, "CW")  # torch warns of arrays of read-only bytes
+        return latents_of_array(array, expected)
 
     return await call.request.run_codec(tensor.size * FLOAT.itemsize, read)
 

@@ -194,6 +194,15 @@ async def test_latents_in_json_are_decoded(client):
     np.testing.assert_array_equal(flat["images"], nested["images"])
 
 
+async def test_binary_tensors_are_computed_by_torch_without_a_warning(serve, digits):
+    latents = np.zeros((1, 4), np.float32)
+    async with serve(runtime="torch") as client:
+        answers = [await infer_images(client, name, digits[:1]) for name in ("encode", "reconstruct", "score")]
+        sent = tensor("latents", "FP32", (1, 4), size=16)
+        answers.append(await infer(client, "decode", sent, after=latents.tobytes()))
+    assert [answer.status for answer in answers] == [200] * 4, [answer.json for answer in answers]
+
+
 @pytest.mark.parametrize(("form", "kind"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
 @pytest.mark.parametrize("binary", [False, True])
 async def test_images_are_answered_as_files_if_a_format_asks_for_them(client, digits, form, kind, binary):
