@@ -157,6 +157,56 @@ def mutated_tensors() -> Iterator[bytes]:
         number += 1
 
 
+def tensor(name: str, datatype: str, shape: list[int], elements: bytes | list[Any]) -> tuple[dict[str, Any], bytes]:
+    """An input of the Open Inference Protocol, and its binary elements."""
+    about = {"name": name, "datatype": datatype, "shape": shape}
+    if isinstance(elements, list):
+        return {**about, "data": elements}, b""
+    return {**about, "parameters": {"binary_data_size": len(elements)}}, elements
+
+
+FILES = b"".join(len(file).to_bytes(4, "little") + file for file in (IMAGE, noise("JPEG", 33)))
+TEXTS = [base64.b64encode(IMAGE).decode()] * 2
+CODES = LATENTS.astype(np.float32)
+IMAGE_TENSORS = [
+    tensor("images", "UINT8", [3, 28, 28, 1], PIXELS.tobytes()),
+    tensor("images", "UINT8", [1, 28, 28], PIXELS[0].ravel().tolist()),
+    tensor("images", "UINT8", [1, 28, 28], [PIXELS[0].tolist()]),
+    tensor("images", "FP16", [3, 28, 28], (PIXELS / 255).astype(np.float16).tobytes()),
+    tensor("images", "BYTES", [2], FILES),
+    tensor("images", "BYTES", [2, 1], [*TEXTS]),
+]
+INFERENCES: list[tuple[str, tuple[dict[str, Any], bytes], dict[str, Any]]] = [
+    *((name, sent, {}) for name in ("encode", "reconstruct", "score") for sent in IMAGE_TENSORS),
+    ("encode", IMAGE_TENSORS[0], {"samples": 2, "seed": 7, "datatype": "BF16", "binary_data_output": True}),
+    ("reconstruct", IMAGE_TENSORS[0], {"format": "png", "binary_data_output": True}),
+    ("decode", tensor("latents", "FP32", [2, 32], CODES.tobytes()), {"binary_data_output": True}),
+    ("decode", tensor("latents", "BF16", [4, 32], CODES.tobytes()), {"scaled": True}),
+    ("decode", tensor("latents", "FP64", [2, 32], LATENTS.tolist()), {"format": "jpeg", "quality": 50}),
+    ("sample", tensor("n", "INT64", [1], [4]), {"temperature": 0.5, "timeout": 10_000_000}),
+]
+
+
+def mutated_inferences() -> Iterator[bytes]:
+    """Requests of the Open Inference Protocol with mutated JSON, elements or length, the same ones each time."""
+    number = 0
+    while True:
+        chance = random.Random(number)
+        name, (sent, elements), parameters = chance.choice(INFERENCES)
+        text = json.dumps({"id": "a", "inputs": [sent], "parameters": parameters}).encode()
+        part = chance.random()
+        if part < 0.5:
+            text = mutate(text, chance)
+        elif part < 0.8 and elements:
+            elements = mutate(elements, chance)
+        length = (
+            len(text) if chance.random() < 0.8 else chance.choice([0, len(text) - 1, 2**31, chance.randrange(9999)])
+        )
+        headers = {"Inference-Header-Content-Length": str(length)} if elements or length != len(text) else {}
+        yield post(f"/v2/models/{name}/infer", "application/octet-stream", text + elements, **headers)
+        number += 1
+
+
 def valid_requests() -> Iterator[bytes]:
     """Every request in turn."""
     while True:
@@ -184,7 +234,10 @@ def model(kind: Callable[[], Iterator[bytes]], tmp_path: Path) -> Path | None:
     return folder
 
 
-@pytest.mark.parametrize("kind", [valid_requests, mutated_requests, mutated_tensors], ids=lambda kind: kind.__name__)
+KINDS = [valid_requests, mutated_requests, mutated_tensors, mutated_inferences]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 async def test_memory_in_use_does_not_grow_with_the_number_of_requests(kind, model, request, figures):
     count: int = request.config.getoption("--requests")
     requests, counts, resident = kind(), Counter[str](), list[float]()
