@@ -33,6 +33,7 @@ def closed_loop(base: str, payload: Payload, connections: int, seconds: float) -
         words = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"]
         words += ["--timeout", "30s", "--script", str(SCRIPT), base + payload.path]
         words += ["--", body.name, payload.media, payload.accept]
+        words += [f"{name}: {value}" for name, value in payload.headers.items()]
         printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout  # noqa: S603
     found = json.loads(printed.strip().rpartition("\n")[2])
     return Measured(rate(found, connections), found["p50_ms"], found["p99_ms"], found["errors"])

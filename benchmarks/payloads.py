@@ -2,7 +2,8 @@
 
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -14,12 +15,13 @@ BULK = 256
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """The body of a POST to an endpoint, and its content type."""
+    """The body of a POST to an endpoint, its content type, and more headers."""
 
     path: str
     body: bytes
     media: str
     accept: str = "*/*"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def singles(config: VAEConfig) -> dict[str, Payload]:
@@ -33,12 +35,21 @@ def singles(config: VAEConfig) -> dict[str, Payload]:
     }
 
 
-def bulk(config: VAEConfig) -> Payload:
-    """A request with `BULK` images as an array; the response is an array too."""
-    images = np.repeat(_image(config)[None], BULK, axis=0)
+def bulk(config: VAEConfig, operation: str = "encode", count: int = BULK) -> Payload:
+    """A request with so many images as an array; the response is an array too."""
     stream = io.BytesIO()
-    np.save(stream, images)
-    return Payload("/encode", stream.getvalue(), "application/x-npy", "application/x-npy")
+    np.save(stream, np.repeat(_image(config)[None], count, axis=0))
+    return Payload(f"/{operation}", stream.getvalue(), "application/x-npy", "application/x-npy")
+
+
+def bulk_inference(config: VAEConfig, operation: str = "encode", count: int = BULK) -> Payload:
+    """The same request in the Open Inference Protocol, with binary tensors in and out."""
+    images = np.repeat(_image(config)[None], count, axis=0)
+    tensor = {"name": "images", "datatype": "UINT8", "shape": images.shape}
+    sent = {**tensor, "parameters": {"binary_data_size": images.nbytes}}
+    text = json.dumps({"inputs": [sent], "parameters": {"binary_data_output": True}}).encode()
+    length = {"Inference-Header-Content-Length": str(len(text))}
+    return Payload(f"/v2/models/{operation}/infer", text + images.tobytes(), "application/octet-stream", headers=length)
 
 
 def _image(config: VAEConfig) -> np.ndarray:

@@ -83,7 +83,7 @@ def _wait_for_workers(base: str, workers: int) -> None:
 
 def ask(base: str, payload: Payload) -> httpx.Response:
     """Send one request."""
-    headers = {"content-type": payload.media, "accept": payload.accept}
+    headers = {"content-type": payload.media, "accept": payload.accept, **payload.headers}
     return httpx.post(base + payload.path, content=payload.body, headers=headers, timeout=30)
 
 

@@ -4,6 +4,10 @@ function init(args)
   wrk.method, wrk.body = "POST", file:read("*a")
   file:close()
   wrk.headers["Content-Type"], wrk.headers["Accept"] = args[2], args[3]
+  for index = 4, #args do
+    local name, value = args[index]:match("^(.-): (.*)$")
+    wrk.headers[name] = value
+  end
 end
 
 function done(summary, latency, requests)
