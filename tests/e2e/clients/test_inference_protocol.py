@@ -28,13 +28,18 @@ async def service(digits_model) -> AsyncIterator[Service]:
 
 
 async def calls_of(client: str, service: Service) -> dict[str, Any]:
-    """What came back from each call of a script, which runs in the environment of a client."""
+    """What came back from each call of the script of a client."""
+    png = write_png(PIXELS[0].transpose(2, 0, 1)).hex()
+    return await lines_of(client, f"{client}_calls.py", f"127.0.0.1:{service.port}", png)
+
+
+async def lines_of(client: str, script: str, *arguments: str) -> dict[str, Any]:
+    """What a script prints, which runs in the environment of a client."""
     python = ROOT / ".venv" / "clients" / client / "bin" / "python"
     if not python.exists():
         pytest.skip(f"{client} is not installed; make clients does that")
-    png = write_png(PIXELS[0].transpose(2, 0, 1)).hex()
-    command = [str(python), str(SCRIPTS / f"{client}_calls.py"), f"127.0.0.1:{service.port}", png]
     pipe = asyncio.subprocess.PIPE
+    command = [str(python), str(SCRIPTS / script), *arguments]
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
     out, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
@@ -110,3 +115,8 @@ async def test_requests_of_mlserver_get_what_the_native_api_answers(service):
     np.testing.assert_array_equal(found["decode FP64"]["images"], await decoded(service))
     for batch in (1, 3):
         np.testing.assert_allclose(np.squeeze(found[f"mlserver infer, {batch} at once"]), mean, atol=1e-5)
+
+
+async def test_the_manifests_have_only_fields_that_kserve_and_kubernetes_know():
+    found = await lines_of("kserve", "kserve_manifests.py", str(ROOT / "deploy" / "kserve"))
+    assert found == {"inferenceservice.yml": [], "runtime.yml": []}
