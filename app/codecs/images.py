@@ -211,7 +211,9 @@ def fit_array(
     images = levels[..., None] if levels.ndim == 3 else levels
     channels, height, width = shape
     if images.shape[1:] == (height, width, channels):
-        return np.require(images.transpose(0, 3, 1, 2), requirements="CW")  # torch warns of arrays of read-only bytes
+        return np.require(
+            images.transpose(0, 3, 1, 2), requirements=("C", "W")
+        )  # torch warns of arrays of read-only bytes
     fitted = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
     return decode_images(fitted, shape, fit, expired, resampling=resampling)
 

@@ -159,7 +159,7 @@ async def _latents(call: Call, *, scaled: bool) -> np.ndarray:
     def read() -> np.ndarray:
         array = read_numbers(tensor)
         if array.dtype != np.float64:
-            array = np.require(array, np.float32, "CW")  # torch warns of arrays of read-only bytes
+            array = np.require(array, np.float32, ("C", "W"))  # torch warns of arrays of read-only bytes
         return latents_of_array(array, expected)
 
     return await call.request.run_codec(tensor.size * FLOAT.itemsize, read)
