@@ -8,6 +8,8 @@ pip = .venv/bin/python -m pip install --quiet --constraint constraints.txt $(if 
 project = $(pip) --no-build-isolation --editable
 
 AXE := axe-core@4.14.1
+TYPESCRIPT := openapi-typescript@7.13.0 openapi-fetch@0.17.0 typescript@5.9.3 @types/node@20.19.25
+npm := npm install --no-save --silent --fetch-retries 1 --fetch-timeout 20000 --prefix
 
 .PHONY: help serve test slow browser clients check bench chaos soak containers cluster format docs lock clean
 
@@ -24,10 +26,11 @@ slow: .venv/developing ## run the tests that wait for real deadlines or exports
 	.venv/bin/python -m pytest --numprocesses 2 -m slow $(ARGS)
 
 browser: .venv/developing ## test the page in Chromium, which must be installed; axe-core comes by npm
-	[ -d .venv/npm ] || ! command -v npm > /dev/null || npm install --no-save --silent --fetch-retries 1 --fetch-timeout 20000 --prefix .venv/npm $(AXE) || true
+	[ -d .venv/npm ] || ! command -v npm > /dev/null || $(npm) .venv/npm $(AXE) || true
 	.venv/bin/python -m pytest -m browser tests/e2e/browser $(ARGS)
 
-clients: .venv/developing .venv/clients/triton .venv/clients/kserve .venv/clients/mlserver ## test clients of others, in environments of their own
+clients: .venv/developing .venv/clients/triton .venv/clients/kserve .venv/clients/mlserver .venv/clients/openapi ## test clients of others, in environments of their own
+	[ -d .venv/clients/npm ] || ! command -v npm > /dev/null || $(npm) .venv/clients/npm $(TYPESCRIPT) || true
 	.venv/bin/python -m pytest -m clients tests/e2e/clients $(ARGS)
 
 check: .venv/developing ## check format, lint, types and imports between packages

@@ -16,13 +16,15 @@ _MAX_VALUES = 64
 async def read_parameters(request: EndpointRequest, query: Q) -> Q:
     """Return the parameters of the query and of the body; without a body those of the query.
 
+    A parameter may be in both with one value, or with the default in the query, where generated clients always send it.
     Raises `BadRequest` for a body that is not JSON, `UnprocessableContent` for other fields or values than those of the
-    query, and for a parameter that is in both.
+    query, and for a parameter with two values.
     """
     body = await read_body(request, "")
     if not body:
         return query
     sent = parse_json(type(query), body, max_values=_MAX_VALUES, max_names=_MAX_VALUES, max_arrays=_MAX_VALUES)
-    if both := sorted(sent.model_fields_set & query.model_fields_set):
-        raise UnprocessableContent(f"{both[0]}: expected each parameter once, got {quoted(both[0])} in query and body")
+    for name in sorted(sent.model_fields_set & query.model_fields_set):
+        if getattr(query, name) not in (getattr(sent, name), type(query).model_fields[name].default):
+            raise UnprocessableContent(f"{name}: expected one value, got {quoted(name)} in query and body with two")
     return query.model_copy(update={name: getattr(sent, name) for name in sent.model_fields_set})

@@ -277,10 +277,8 @@ def _complete(document: dict[str, Any], bodies: Sequence[type[BaseModel]]) -> No
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schemas = document["components"]["schemas"]
     schemas.update(definitions["$defs"])
-    parameters = schemas[SampleQuery.__name__]["properties"]
-    for name, schema in parameters.items():
-        described = {"description": schema["description"]} if "description" in schema else {}
-        parameters[name] = {**_query_schema({"schema": schema}), **described}
+    for name, schema in schemas[SampleQuery.__name__]["properties"].items():
+        schemas[SampleQuery.__name__]["properties"][name] = _optional(schema)
     for schema in schemas.values():
         for properties in schema.get("properties", {}).values():
             properties.pop("title", None)  # client generators would name classes by it
@@ -302,6 +300,14 @@ def _share_problems(document: dict[str, Any]) -> None:
 
 _KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 """Keywords of JSON Schema for bounds that pydantic does not translate, because a function validates before them."""
+
+
+def _optional(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a parameter in a body, with its default as text: generators require or send defaults."""
+    plain = _query_schema({"schema": schema})
+    default = plain.pop("default", None)
+    described = [schema.get("description"), None if default is None else f"by default {str(default).lower()}"]
+    return {**plain, "description": "; ".join(filter(None, described))}
 
 
 def _query_schema(parameter: dict[str, Any]) -> dict[str, Any]:
