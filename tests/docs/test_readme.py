@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.api.dialects import DIALECTS
 from app.main import create_app
 from app.settings import Settings
 
@@ -50,9 +51,13 @@ def test_every_setting_is_documented(name: str) -> None:
 
 
 def test_every_endpoint_is_documented(digits_model: Path) -> None:
+    dialects = tuple(dialect.prefix for dialect in DIALECTS)
     for path in create_app(Settings(model=digits_model, api_key="key")).openapi()["paths"]:
-        assert f"{path}`" in text_of("docs/api.md"), path
-        assert f"{path}`" in text_of("README.md"), path
+        if not path.startswith(dialects):
+            assert f"{path}`" in text_of("docs/api.md"), path
+            assert f"{path}`" in text_of("README.md"), path
+    for prefix in dialects:
+        assert f"{prefix}/" in text_of("docs/dialects.md"), prefix
 
 
 @pytest.mark.parametrize("document", documents_with(METRIC, "CHANGELOG.md"), ids=str)  # it has earlier names as well
