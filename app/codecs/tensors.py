@@ -1,6 +1,6 @@
-"""Raw tensors: little-endian numbers in row-major order, whose data type and shape are told beside the bytes.
+"""Raw tensors: little-endian numbers in row-major order, with data type and shape beside the bytes.
 
-A client's claim about a tensor is checked before the bytes are looked at. No step takes more than linear time, and
+The stated type of a tensor is checked before the bytes are looked at. No step takes more than linear time, and
 reading makes no copy.
 """
 

@@ -221,7 +221,7 @@ async def test_sizes_that_a_request_cannot_have_are_refused(kl, path, sizes, sta
     assert (response.status_code, response.json()["detail"][: len(sentence)]) == (status, sentence)
 
 
-async def test_units_that_a_body_and_a_query_tell_differently_are_refused(kl):
+async def test_a_body_and_a_query_with_different_units_are_refused(kl):
     _, client = kl
     encoded = (await client.post("/encode?scaled=true", content=write_npy(images(1, 32, 32)))).json()
     for body, query in ((encoded, "false"), ({**encoded, "scaled": False}, "true")):

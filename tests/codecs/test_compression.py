@@ -71,9 +71,9 @@ def test_damaged_bodies_are_refused(coding, data):
     body = bytearray(WRITERS[coding](b"an image" * 20))
     at = data.draw(st.integers(0, len(body) - 1))
     body[at] ^= data.draw(st.integers(1, 255))
-    cut = data.draw(st.integers(1, len(body)))
+    length = data.draw(st.integers(1, len(body)))
     with suppress(BadRequest, ContentTooLarge):
-        decompress(bytes(body[:cut]), coding, 500)
+        decompress(bytes(body[:length]), coding, 500)
 
 
 @CODINGS

@@ -42,7 +42,7 @@ def test_integers_are_read_and_written_as_they_are(dtype, shape, data):
 
 
 @given(dtype=st.sampled_from([*DTYPES, "float64", "", "x" * 1000]), shape=ANY_SHAPE, data=st.binary(max_size=64))
-def test_any_claim_and_any_bytes_give_a_tensor_or_a_short_sentence(dtype, shape, data):
+def test_any_type_and_any_bytes_give_a_tensor_or_a_short_error(dtype, shape, data):
     try:
         tensor = read_tensor(data, tensor_type(dtype, shape))
     except (BadRequest, UnprocessableContent) as error:
@@ -65,7 +65,7 @@ def test_any_claim_and_any_bytes_give_a_tensor_or_a_short_sentence(dtype, shape,
         ("float32", [10**4000], "shape: expected dimensions from 1 to 2147483647, got a number far beyond"),
     ],
 )
-def test_a_wrong_claim_is_refused_by_name(dtype, shape, sentence):
+def test_an_invalid_type_is_refused_by_name(dtype, shape, sentence):
     with pytest.raises(UnprocessableContent) as refused:
         tensor_type(dtype, shape)
     assert refused.value.detail == sentence

@@ -31,8 +31,8 @@ from model.interface import FixedSize, ModelSpec
 PLATFORM = "vae"
 
 VERSION = "1"
-"""The only version of each model: a number, as Triton's clients expect. The identity below which a model
-is named tells its weights."""
+"""The only version of each model: a number, as Triton's clients expect. Its weights are known by the
+identity of the served model, by which a name may be qualified."""
 
 VARIABLE = -1
 

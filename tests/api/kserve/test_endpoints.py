@@ -66,7 +66,7 @@ async def test_a_model_is_described_under_each_of_its_names(client):
 
 
 @pytest.mark.parametrize("suffix", ["", "/ready", "/config", "/stats"])
-async def test_nothing_is_told_about_other_models(client, suffix):
+async def test_other_models_are_not_found(client, suffix):
     for name in ("else", "encode/versions/7", "else/encode"):
         response = await client.get(f"/v2/models/{name}{suffix}")
         assert response.status_code == 404

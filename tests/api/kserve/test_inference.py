@@ -137,7 +137,7 @@ async def test_images_in_every_form_are_encoded_as_by_the_native_endpoint(client
     np.testing.assert_allclose(answer["logvar"], logvar, **near)
 
 
-async def test_a_response_has_json_by_default_and_binary_elements_where_asked_for(client, digits, posteriors):
+async def test_a_response_has_json_by_default_and_binary_elements_on_request(client, digits, posteriors):
     in_json = await infer_images(client, "encode", digits[:3])
     assert in_json.headers["content-type"] == "application/json"
     assert LENGTH not in in_json.headers
@@ -248,7 +248,7 @@ async def test_scores_are_those_of_the_native_endpoint(client, digits):
         np.testing.assert_allclose(column, [score[name] for score in scores], rtol=1e-5)
 
 
-async def test_latents_are_answered_in_16_bits_if_asked_for(client, digits, posteriors):
+async def test_latents_are_answered_in_16_bits_on_request(client, digits, posteriors):
     for datatype, tolerance in (("FP16", 1e-3), ("BF16", 1e-2)):
         parameters = {"datatype": datatype, "binary_data_output": True}
         answer = await infer_images(client, "encode", digits[:3], parameters=parameters)

@@ -102,11 +102,11 @@ async def test_the_scaling_of_the_model_is_that_of_the_native_api(tmp_path, name
         packed = np.ascontiguousarray(squares).reshape(count, -1, 4 * channels)
         query = {"dtype": "float32", "do_scaling": "True", "output_type": "pt", "partial_postprocess": "True"}
         sides = {"height": 8 * height, "width": 8 * width}
-        whole = tensor_of(await post(client, DECODE, {**query, "shape": mean.shape}, mean))
+        unpacked = tensor_of(await post(client, DECODE, {**query, "shape": mean.shape}, mean))
         of_packed = tensor_of(await post(client, DECODE, {**query, **sides, "shape": packed.shape}, packed))
     assert (z == mean).all()
-    assert (whole == np.load(io.BytesIO(native.content))).all()
-    assert (of_packed == whole).all()
+    assert (unpacked == np.load(io.BytesIO(native.content))).all()
+    assert (of_packed == unpacked).all()
 
 
 async def test_latents_of_uint8_are_answered_in_float32(kl16):

@@ -93,7 +93,7 @@ def with_nan(model: ModelProto) -> None:
     weights.CopyFrom(numpy_helper.from_array(values, weights.name))
 
 
-def with_cut_weights(model: ModelProto) -> None:
+def with_truncated_weights(model: ModelProto) -> None:
     model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-4]
 
 
@@ -163,7 +163,7 @@ def test_a_missing_file_with_weights_is_named(tmp_path):
         (with_dropout(True), "Dropout computes as in training; export the module in evaluation mode"),
         (with_batch_statistics, "BatchNormalization computes as in training"),
         (with_nan, r"encoder.onnx: .*: expected numbers, got NaN"),
-        (with_cut_weights, "encoder.onnx: .*: not the weights of"),
+        (with_truncated_weights, "encoder.onnx: .*: not the weights of"),
         (lambda model: model.functions.add(name="f", domain="local"), "a graph without local functions, got f"),
         (lambda model: model.graph.input.add(name="noise").CopyFrom(_named(model, "noise")), "one input, got x, noise"),
         (lambda model: model.graph.output.pop(), r"expected 2 outputs, got mean float32 \(\?, 3\)"),
