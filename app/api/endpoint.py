@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.api.content_negotiation import negotiate
 from app.api.query import Query, parse_query, without_parameters
 from app.api.services import Services
-from app.codecs.compression import MIN_COMPRESSED_BYTES, accepted_coding, compress
+from app.codecs.compression import ENCODED, MIN_COMPRESSED_BYTES, accepted_coding, compress
 from app.codecs.media_types import JSON, NPY
 from app.context import Operation, RequestContext
 from app.errors import ContentTooLarge, DeadlineExceeded, NotAcceptable, Unavailable
@@ -41,12 +41,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a handler returns: a body of a media type, with more headers."""
+    """What a handler returns: a body of a media type, with more headers, and the codings that it may get."""
 
     media_type: str
     body: bytes
     headers: Sequence[tuple[bytes, bytes]] = ()
     status: int = 200
+    codings: tuple[str, ...] = ENCODED
 
 
 @dataclass(slots=True)
@@ -167,7 +168,7 @@ def _route(services: Services, path: str, endpoints: Sequence[Endpoint]) -> Rout
 
 async def _compressed(request: EndpointRequest, response: Response) -> Response:
     """Return a response of JSON or an array in the coding that the client accepts, if that makes it much smaller."""
-    coding = accepted_coding(request.context.headers[b"accept-encoding"])
+    coding = accepted_coding(request.context.headers[b"accept-encoding"], response.codings)
     if not coding or response.media_type not in (JSON, NPY):
         return response
     body = await request.run_codec(len(response.body), compress, response.body, coding)

@@ -18,6 +18,9 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+ENCODED = ("zstd", "gzip")
+"""Codings of responses."""
+
 DECODED = ("gzip", "x-gzip", "deflate", "zstd")
 """Content codings of requests. Deflate is zlib's format, as RFC 9110 has it."""
 
@@ -97,10 +100,10 @@ def _damaged(coding: str, why: str) -> BadRequest:
 
 
 @lru_cache(maxsize=64)  # most clients send one of a few headers
-def accepted_coding(accept: bytes) -> str:
-    """Return zstd or gzip, whichever an Accept-Encoding header prefers, zstd if both alike; or ""."""
+def accepted_coding(accept: bytes, offered: tuple[str, ...] = ENCODED) -> str:
+    """Return the offered coding that an Accept-Encoding header prefers, the first of those alike; or ""."""
     weights = dict(map(_weighted, accept.decode("latin-1").lower().split(",")[:32]))
-    best = max(("zstd", "gzip"), key=lambda name: weights.get(name, 0.0))
+    best = max(offered, key=lambda name: weights.get(name, 0.0))
     return best if weights.get(best, 0.0) > 0 else ""
 
 

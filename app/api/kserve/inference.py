@@ -116,5 +116,5 @@ async def _response(
     cost = sum(output.binary_size for output in outputs)
     body, length = await request.run_codec(cost, write_response, about, outputs, checked)
     if length is None:
-        return Response(JSON, body)
+        return Response(JSON, body, codings=("gzip",))  # Triton's client asks for zstd too, but reads gzip alone
     return Response(OCTETS, body, ((JSON_LENGTH.encode(), b"%d" % length),))

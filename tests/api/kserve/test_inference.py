@@ -178,6 +178,14 @@ async def test_another_model_or_version_is_not_found(client, path):
     assert answer.error.startswith("no model" if "encode/v" not in f"{path}/" or "else" in path else "no version")
 
 
+async def test_large_json_is_compressed_by_gzip_alone(client):
+    content = json.dumps({"inputs": [], "parameters": {"n": 200}}).encode()
+    headers = {"Accept-Encoding": "gzip, deflate, zstd"}
+    answer = await client.post("/v2/models/sample/infer", content=content, headers=headers)
+    assert answer.headers["content-encoding"] == "gzip"
+    assert len(Answer(answer)["images"]) == 200
+
+
 @pytest.mark.parametrize("datatype", ["FP32", "FP16", "BF16", "FP64"])
 async def test_latents_in_every_data_type_are_decoded_as_by_the_native_endpoint(client, datatype):
     latents = np.array([[0.5, -1, 2, 0.25], [1, 0, 0, -0.5]], np.float32)  # the same in all types
