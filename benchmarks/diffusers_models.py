@@ -1,6 +1,6 @@
 """An autoencoder of diffusers through the service, beside its raw forward pass and a plain FastAPI server.
 
-`python -m benchmarks.diffusers_models` writes a table of images per second. The model has random weights: AutoencoderKL
+`python -m benchmarks.diffusers_models` writes images per second and ratios. The model has random weights: AutoencoderKL
 with few channels, or with those of Stable Diffusion. The raw forward pass has as many processes of one thread as the
 service has workers, each with an equal part of the callers as its batch.
 """
@@ -9,7 +9,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Annotated, Any, cast
 
 import diffusers
@@ -70,49 +74,50 @@ def main(
     model: Annotated[str, typer.Option(help="small or sd.")] = "small",
     size: Annotated[int, typer.Option(help="Pixels of a side of the images.")] = 128,
     callers: Annotated[str, typer.Option(help="Numbers of callers, comma-separated.")] = "1,4,16",
-    seconds: Annotated[float, typer.Option(help="Seconds of each measurement.")] = 5,
-    port: Annotated[int, typer.Option(help="Port of the servers, of which one runs at a time.")] = 8710,
+    rounds: Annotated[int, typer.Option(help="Number of rounds, over which medians are taken.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Seconds of each measurement.")] = 3,
+    port: Annotated[int, typer.Option(help="The first port; each server has one.")] = 8710,
     raw: Annotated[Path | None, typer.Option(help="Measure the forward pass of this model alone.")] = None,
 ) -> None:
-    """Measure the service, the raw forward pass and the plain server, in turn."""
+    """Measure the service in turn with the raw forward pass and the plain server, which run at the same time."""
     if raw:
         typer.echo(forward(raw, size, int(callers), seconds))
         return
-    counts = [*map(int, callers.split(","))]
     pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
     payload = Payload("/encode", png(pixels), "image/png", "application/x-npy")
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = write_model(model, Path(scratch) / model)
         ours = {"VAE_WARM_SIZES": f"{size}x{size}", "VAE_LOG_LEVEL": "warning"}
-        rows = {"service": _measured(service(), folder, port, payload, ours, counts, seconds)}
-        rows["raw forward"] = [raw_forward(folder, size, count, seconds) for count in counts]
-        for setting in (PROCESS_PER_CORE, SINGLE_PROCESS):
-            values = setting.environment()
-            name = f"{PLAIN}, {setting.processes} x {setting.threads} threads"
-            rows[name] = _measured(_plain(setting), folder, port, payload, values, counts, seconds)
-    typer.echo(f"| {model}, {size} x {size}, images/s | {' | '.join(f'{n} callers' for n in counts)} |")
-    typer.echo(f"|---|{'---|' * len(counts)}")
-    for name, rates in rows.items():
-        typer.echo(f"| {name} | {' | '.join(f'{rate:.2f}' for rate in rates)} |")
+        systems = {"service": (service(), ours)} | {
+            f"{PLAIN}, {setting.processes} x {setting.threads} threads": (_plain(setting), setting.environment())
+            for setting in (PROCESS_PER_CORE, SINGLE_PROCESS)
+        }
+        servers = {
+            name: stack.enter_context(serving(system, folder, port + number, payload, {**os.environ, **values}))
+            for number, (name, (system, values)) in enumerate(systems.items())
+        }
+        for count in map(int, callers.split(",")):
+            rates: defaultdict[str, list[float]] = defaultdict(list)
+            for _ in range(rounds):
+                for name, server in servers.items():
+                    rates[name].append(closed_loop(server.base, payload, count, seconds).per_second)
+                rates["raw forward"].append(raw_forward(folder, size, count, seconds))
+            typer.echo(f"{model}, {size} x {size}, {count} callers: {_line(rates)}")
+
+
+def _line(rates: Mapping[str, Sequence[float]]) -> str:
+    """The images per second of the service, and its ratio to the others: medians and quartiles over the rounds."""
+    ours, parts = rates["service"], [f"{median(rates['service']):.2f}/s"]
+    for name, theirs in rates.items():
+        if name != "service":
+            low, middle, high = quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
+            parts.append(f"{middle:.2f} ({low:.2f} to {high:.2f}) x {name}")
+    return "; ".join(parts)
 
 
 def _plain(setting: Setting) -> System:
     command = [sys.executable, "-m", "benchmarks.peers.diffusers_plain"]
     return System(PLAIN, command, "fastapi", str(setting), root=ROOT)
-
-
-def _measured(
-    system: System,
-    folder: Path,
-    port: int,
-    payload: Payload,
-    environment: dict[str, str],
-    counts: list[int],
-    seconds: float,
-) -> list[float]:
-    """Return the requests per second for each number of callers."""
-    with serving(system, folder, port, payload, {**os.environ, **environment}) as server:
-        return [closed_loop(server.base, payload, count, seconds).per_second for count in counts]
 
 
 if __name__ == "__main__":
