@@ -135,6 +135,18 @@ def test_the_table_has_the_posterior_of_the_api(visit, api):
     assert figures(panel)["KL to the prior"] == pytest.approx(kl.sum(), abs=0.01)
 
 
+def test_units_are_sorted_by_their_kl_and_back_again(visit):
+    panel = visit.open("Encode")
+    switch = panel.get_by_role("switch", name="Sort units by KL")
+    labels = panel.locator("svg.chart .tick")
+    before = labels.all_text_contents()
+    switch.check()
+    assert labels.all_text_contents() != before
+    switch.uncheck()
+    assert labels.all_text_contents() == before
+    assert switch.is_visible()
+
+
 def test_a_click_on_a_unit_explores_it(visit):
     panel = visit.open("Encode")
     chart = panel.locator("svg.chart")

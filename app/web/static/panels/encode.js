@@ -74,11 +74,14 @@ export class EncodePanel extends Panel {
     if (!this.#posterior) return;
     const { kl, mean } = this.#posterior;
     const order = kl && (this.#byKl.box.checked || mean.length > MOST_UNITS) ? descending(kl) : [...mean.keys()];
-    const head = el("div", { class: "chart-head" }, el("h3", {}, kl ? "Posterior mean ± sd" : "Code"), kl && this.#byKl.element);
-    if (!this.#latents.firstChild) this.#latents.append(head, this.#readout, this.#chart.element, this.#table);
+    if (!this.#latents.firstChild) this.#latents.append(this.#head(kl), this.#readout, this.#chart.element, this.#table);
     this.#chart.show({ ...this.#posterior, order: order.slice(0, MOST_UNITS) });
     this.#read(null);
     this.#fillTable();
+  }
+
+  #head(kl) {
+    return el("div", { class: "chart-head" }, el("h3", {}, kl ? "Posterior mean ± sd" : "Code"), kl && this.#byKl.element);
   }
 
   #read(unit) {
