@@ -39,6 +39,9 @@ MAX_BODY_PAUSE = 5.0
 CLIENT_CLOSED_REQUEST = 499
 """Status in metrics and log of a request if the client disconnected before the response."""
 
+_LISTS = (b"accept", b"content-encoding")
+"""Header fields with a list as their value, which may be divided among several fields."""
+
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _NO_STORE = (b"cache-control", b"no-store")
 _CLOSE = (b"connection", b"close")
@@ -297,10 +300,10 @@ class RequestLifecycle:
 
 
 def _combine(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return repeated header fields as one: the values of Accept joined (RFC 9110, 5.3), of others the first."""
+    """Return repeated header fields as one: the values of lists joined (RFC 9110, 5.3), of others the first."""
     headers: dict[bytes, bytes] = {}
     for name, value in fields:
-        if name == b"accept" and name in headers:
+        if name in _LISTS and name in headers:
             headers[name] += b"," + value
         else:
             headers.setdefault(name, value)

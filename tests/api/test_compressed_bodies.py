@@ -67,6 +67,13 @@ async def test_other_compressed_bodies_are_refused(client, coding, body, status,
     assert ("accept-encoding" in answer.headers) == (sentence.startswith("expected a body") or "gzip, gzip" in sentence)
 
 
+async def test_repeated_codings_are_the_list_of_them(client, digits):
+    twice = [("Content-Encoding", "gzip"), ("Content-Encoding", "gzip")]
+    answer = await client.post("/encode", content=gzip.compress(write_png(digits[0])), headers=twice)
+    assert answer.status_code == 415
+    assert "got 'gzip,gzip'" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(("accept", "coding"), [("gzip, deflate", "gzip"), ("gzip, zstd", "zstd")])
 async def test_json_is_compressed_on_request(client, digits, accept, coding):
     body = write_npy(digits[:300, 0])
