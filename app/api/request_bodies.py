@@ -15,6 +15,7 @@ from app.codecs.base64_text import decode_base64
 from app.codecs.compression import DECODED, decompress
 from app.codecs.images import (
     FORMAT_NAMES,
+    MAX_SIDE,
     EncodedImage,
     decode_images,
     fit_array,
@@ -339,6 +340,8 @@ def _checked_images(header: Header, limits: Limits) -> Header:
             f"1, C of 1 or 3, got {header}"
         )
     require_items(shape[0], limits.max_items)
+    if max(shape[1:3]) > MAX_SIDE:
+        raise ContentTooLarge(f"images of {shape[2]} x {shape[1]}: a side of more than {MAX_SIDE} pixels")
     if shape[1] * shape[2] > (limit := limits.max_image_pixels):
         raise ContentTooLarge(f"images of {shape[2]} x {shape[1]}: more than the {limit} pixels allowed")
     return header._replace(shape=shape)

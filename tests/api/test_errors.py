@@ -48,6 +48,7 @@ BAD = {
     "not an image": ("POST", "/encode", image(b"hello"), 422, "images[0]: expected PNG"),
     "half a PNG": ("POST", "/reconstruct", image(PICTURE[:50]), 422, "truncated or damaged"),
     "a PNG of 20000 x 20000": ("POST", "/score", image(header_of_png(20_000, 20_000)), 413, "pixels allowed"),
+    "a PNG of 65537 x 1": ("POST", "/score", image(header_of_png(65_537, 1)), 413, "a side of more than 65536 pixels"),
     "an empty body": ("POST", "/encode", image(b""), 400, "the body is empty; expected PNG, JPEG, WEBP"),
     "no latents at all": (
         "POST",
