@@ -15,12 +15,16 @@ from app.validation import quoted, unprocessable
 MAX_NAMES_LISTED = 8
 """Unknown parameters that an error lists."""
 
-_INTEGER = re.compile(r"-?[0-9]+")
-_DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+MAX_NUMBER_LENGTH = 128
+"""Characters of a number, so that none takes long to read."""
+
+_INTEGER = re.compile(r"-?[0-9]++")
+_DECIMAL = re.compile(r"-?(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?")  # no digit is read twice
 
 
 def _require_digits(text: Any) -> Any:
     """Refuse the other spellings of an integer that pydantic reads: `1.0`, `+3`, `1_0`, blanks around it, booleans."""
+    _require_short(text)
     if isinstance(text, bool) or (isinstance(text, str) and not _INTEGER.fullmatch(text)):
         raise ValueError("expected a valid integer of digits alone")
     return text
@@ -28,9 +32,15 @@ def _require_digits(text: Any) -> Any:
 
 def require_decimal(text: Any) -> Any:
     """Refuse the other spellings of a number that pydantic reads: `1_0`, `inf`, `nan`, and blanks around it."""
+    _require_short(text)
     if isinstance(text, str) and not _DECIMAL.fullmatch(text):
         raise ValueError("expected a finite number such as 0.7")
     return text
+
+
+def _require_short(text: Any) -> None:
+    if isinstance(text, str) and len(text) > MAX_NUMBER_LENGTH:
+        raise ValueError(f"expected a number of at most {MAX_NUMBER_LENGTH} characters")
 
 
 def _require_boolean(text: Any) -> Any:

@@ -21,6 +21,7 @@ from app.codecs.images import (
     fit_array,
     open_image,
     probe_images,
+    table_cost,
     upright_size,
 )
 from app.codecs.media_types import IMAGE, JSON, MULTIPART, NPY, image_format, is_image, kind_of
@@ -162,7 +163,8 @@ class ImageReader:
         """Read image files; of a model of many sizes the first one decides on the size of all."""
         own = self._model.image_shape[1:]
         if self._model.has_many_sizes and None in (self._query.height, self._query.width):
-            first = await self._request.run_codec(len(files[0]), open_image, files[0], 0, self._max_pixels)
+            cost = len(files[0]) + table_cost(files[:1])
+            first = await self._request.run_codec(cost, open_image, files[0], 0, self._max_pixels)
             own = upright_size(first)
         return await self.decode(files, self._reserve(len(files), own))
 
@@ -171,7 +173,9 @@ class ImageReader:
         context, run = self._request.context, self._request.run_codec
         per_image = max(PER_IMAGE_COST, shape[1] * shape[2] // 4)  # plain PNG files are decoded in the first step
         costs = [len(file) + per_image for file in files]
-        images = await run(sum(costs), probe_images, files, shape, self._max_pixels, context.expired)
+        images = await run(
+            sum(costs) + table_cost(files), probe_images, files, shape, self._max_pixels, context.expired
+        )
         self._require_one_size(images, shape)
         costs = [
             cost + (0 if isinstance(image, np.ndarray) else image.cost)

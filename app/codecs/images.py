@@ -24,6 +24,8 @@ from PIL import (
     _imaging,
 )
 
+from app.codecs import tiff
+from app.codecs.avif import is_avif
 from app.codecs.metadata import UPRIGHT, TooManyPieces, Unreadable
 from app.codecs.png import read_png
 from app.codecs.png_reader import SIGNATURE, Png, open_png
@@ -66,6 +68,12 @@ Pillow holds the interpreter's lock while it computes the coefficients of a resi
 
 MAX_EXCESS = 4
 """Pixels that a decoder may visit for each of an image: the tiles of a TIFF and AVIF, layers of colour and alpha."""
+
+TABLE_COST = 64
+"""How many times as long as pixels the tables of TIFF and AVIF take, byte for byte: they are read in Python."""
+
+MAX_TABLE_COST = 2**20
+"""What the tables of one file count for at most: their number of entries is limited."""
 
 _SMALL_PIXELS = 2**20
 """Pixels that a decoder may visit besides these."""
@@ -116,6 +124,12 @@ def _silence_libtiff() -> None:
         set_handler = CDLL(_imaging.__file__).TIFFSetErrorHandler
         set_handler.argtypes, set_handler.restype = [c_void_p], c_void_p
         set_handler(None)
+
+
+def table_cost(contents: Sequence[bytes]) -> int:
+    """Return how many bytes the tables of TIFF and AVIF files count for besides their own: they are read in Python."""
+    slow = [content for content in contents if content.startswith(tiff.SIGNATURES) or is_avif(content)]
+    return sum(min(TABLE_COST * len(content), MAX_TABLE_COST) for content in slow)
 
 
 def open_image(content: bytes, index: int, max_pixels: int) -> Png | EncodedImage:

@@ -73,7 +73,10 @@ def _read_tags(content: bytes, order: str) -> dict[int, tuple[int, ...]]:
         if count > _MAX_TAGS:
             raise TooManyPieces(f"more than {_MAX_TAGS} tags in a TIFF directory")
         entries = struct.iter_unpack(f"{order}HHI4s", content[start + 2 : start + 2 + 12 * count])
-        return {tag: _values(content, order, *entry) for tag, *entry in entries if tag in _MOST_VALUES}
+        known = [entry for entry in entries if entry[0] in _MOST_VALUES]
+        if len({tag for tag, *_ in known}) < len(known):  # else many tags could share many values
+            raise Unreadable("a tag is repeated in the directory of the TIFF")
+        return {tag: _values(content, order, *entry) for tag, *entry in known}
     except struct.error:
         raise Unreadable("the directory of the TIFF is damaged") from None
 

@@ -52,6 +52,13 @@ def grey(data: bytes, width: int = 11, height: int = 9, **changed: Any) -> bytes
     return file({tag: value for tag, value in tags.items() if value}, data)
 
 
+def test_a_repeated_tag_is_refused_since_many_could_share_many_values():
+    entry = struct.pack("<HHII", tiff.STRIPS, 4, 100, 8)
+    content = b"II*\0" + struct.pack("<IH", 8, 2) + entry * 2 + bytes(4) + bytes(400)
+    with pytest.raises(UnprocessableContent, match="a tag is repeated in the directory of the TIFF"):
+        load(content)
+
+
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits"])
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
 def test_all_modes_and_compressions_have_the_pixels_of_pillow(mode, compression):

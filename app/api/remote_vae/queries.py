@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from app.api.query import Integer, Query, require_decimal
+from app.codecs.tensors import MAX_DIMENSIONS
 from model.interface import LatentScaling
 
 MAX_FACTOR = 1e6
@@ -21,6 +22,8 @@ def _python_boolean(text: Any) -> Any:
 
 
 def _separate(text: Any) -> Any:
+    if isinstance(text, str) and text.count(",") >= MAX_DIMENSIONS:
+        raise ValueError(f"expected 1 to {MAX_DIMENSIONS} dimensions, got {text.count(',') + 1}")
     return tuple(text.split(",")) if isinstance(text, str) else text
 
 
