@@ -2,7 +2,7 @@
 
 import { count, el, number, responsive, svg } from "./dom.js";
 
-const LEFT = 44;
+const LEFT = 52;
 const line = (kind, x1, y1, x2, y2) => svg("line", { class: kind, x1, y1, x2, y2 });
 const text = (kind, x, y, content, anchor = "middle") => svg("text", { class: kind, x, y, "text-anchor": anchor }, content);
 const rectangle = (kind, x, y, width, height) => svg("rect", { class: kind, x, y, width, height: Math.max(0, height) });
@@ -26,7 +26,11 @@ export function ticks(from, to, about = 4) {
   return Array.from({ length: Math.floor(to / step + 1e-9) - first + 1 }, (_, i) => (first + i) * step);
 }
 
-const tickText = (value) => number(value, Math.abs(value) >= 10 || Number.isInteger(value) ? 0 : Math.abs(value) < 0.1 ? 2 : 1);
+/** Return a tick as a text that fits beside the chart: 0.05, 250, −5,000, 20K. */
+function tickText(value) {
+  if (Math.abs(value) >= 1e4) return value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 2 }).replace("-", "−");
+  return number(value, Math.abs(value) >= 10 || Number.isInteger(value) ? 0 : Math.abs(value) < 0.1 ? 2 : 1);
+}
 
 const MEAN = { top: 10, height: 150 };
 const KL = { top: 188, height: 76 };

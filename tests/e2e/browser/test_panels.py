@@ -147,12 +147,34 @@ def test_units_are_sorted_by_their_kl_and_back_again(visit):
     assert switch.is_visible()
 
 
+def test_large_latents_have_whole_axis_labels_and_bounded_sliders(visit, api):
+    image = answered_images(api.get("/sample?n=1&seed=5", headers={"Accept": NPY}))[0]
+    panel = visit.open("Encode")
+    visit.choose(sent_as_png(255 - image))
+    mean, logvar = (np.array(encode(api, 255 - image)[name]) for name in ("mean", "logvar"))
+    assert (abs(mean) + np.exp(logvar / 2)).max() > 10_000
+    labels = panel.locator("svg.chart .tick")
+    assert f"{MINUS}20K" in labels.all_text_contents()
+    assert min(labels.evaluate_all("(ticks) => ticks.map((tick) => tick.getBBox().x)")) >= 0
+    explore = visit.open("Explore")
+    explore.get_by_text("Sliders end at ±10").wait_for()
+    slider = explore.get_by_role("slider").first
+    assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("-10", "10")
+    shown = [
+        float(text.replace(MINUS, "-").replace(",", "")) for text in explore.locator(".slider .value").all_inner_texts()
+    ]
+    units = [
+        int(name) for name in explore.get_by_role("slider").evaluate_all("(all) => all.map((one) => one.dataset.unit)")
+    ]
+    assert np.allclose(shown, mean[units], atol=0.51)
+
+
 def test_a_click_on_a_unit_explores_it(visit):
     panel = visit.open("Encode")
     chart = panel.locator("svg.chart")
     box = chart.bounding_box()
     assert box
-    chart.click(position={"x": 44 + (box["width"] - 48) * 5.5 / 32, "y": 60})
+    chart.click(position={"x": 52 + (box["width"] - 56) * 5.5 / 32, "y": 60})
     assert visit.page.url.endswith("#explore")
     assert "z5" in visit.page.locator(".slider.chosen").inner_text()
 

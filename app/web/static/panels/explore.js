@@ -10,6 +10,7 @@ import { fillStrip, needsImage, Panel, picture } from "./panel.js";
 
 const FIRST_UNITS = 10;
 const REACH = 3;
+const MOST_REACH = 10;
 const STRIP = 11;
 const USAGE_SAMPLES = 64;
 const SLOW_MS = 250;
@@ -78,7 +79,7 @@ export class Explorer extends Panel {
     const output = el("output", { class: "value" });
     input.addEventListener("input", () => {
       set(input.valueAsNumber);
-      output.textContent = number(input.valueAsNumber);
+      output.textContent = valueText(input.valueAsNumber);
       this.decode();
     });
     this.sliders.set(unit, { input, output });
@@ -89,7 +90,7 @@ export class Explorer extends Panel {
   placeSlider(unit, value) {
     const { input, output } = this.sliders.get(unit);
     input.value = String(value);
-    output.textContent = number(value);
+    output.textContent = valueText(value);
   }
 
   #stage() {
@@ -125,6 +126,9 @@ export class Explorer extends Panel {
   }
 }
 
+/** Return a value as a text that fits beside its slider. */
+const valueText = (value) => number(value, Math.abs(value) >= 100 ? 0 : 2);
+
 /** Explores a latent of single units: a slider for each, the most used first, and a traversal of the selected one. */
 export class ExplorePanel extends Explorer {
   #usage = null;
@@ -132,11 +136,13 @@ export class ExplorePanel extends Explorer {
   #selected = null;
   #all = false;
   #more = el("button", { type: "button", class: "quiet", onclick: () => ((this.#all = !this.#all), this.build()) });
+  #far = el("p", { class: "hint", hidden: true }, `The image is far from those of the model. Sliders end at ±${MOST_REACH}; a value outside stays until its slider is moved.`);
   #title = el("h3");
   #strip = el("div", { class: "strip", role: "group", "aria-label": "Traversal" });
 
   constructor(context) {
     super(context, "Each slider is one unit of the latent, the most used first. The image follows while you drag.");
+    this.rowList.before(this.#far);
     this.rowList.after(this.#more);
     this.below.prepend(this.#title, this.#strip);
   }
@@ -169,6 +175,7 @@ export class ExplorePanel extends Explorer {
     if (!this.#usage || !this.#order) this.#order = descending(this.#usage ?? kl ?? mean.map(Math.abs));
     this.#selected ??= this.#order[0];
     this.#all ||= this.#order.indexOf(this.#selected) >= FIRST_UNITS;
+    this.#far.hidden = !mean.some((_, unit) => this.#extentOf(unit) > this.#reachOf(unit));
     this.#more.hidden = this.#order.length <= FIRST_UNITS;
     this.#more.textContent = this.#all ? `Show the first ${FIRST_UNITS}` : `Show all ${this.#order.length}`;
     return (this.#all ? this.#order : this.#order.slice(0, FIRST_UNITS)).map((unit) => this.#row(unit));
@@ -187,9 +194,15 @@ export class ExplorePanel extends Explorer {
     return row;
   }
 
+  /** Return the limit of a slider: wider than the prior if the posterior is, up to a limit for models with a prior. */
   #reachOf(unit) {
+    const reach = Math.max(REACH, Math.ceil(this.#extentOf(unit)));
+    return this.posterior.sd ? Math.min(reach, MOST_REACH) : reach;
+  }
+
+  #extentOf(unit) {
     const { mean, sd } = this.posterior;
-    return Math.max(REACH, Math.ceil(Math.abs(mean[unit]) + (sd?.[unit] ?? 0)));
+    return Math.abs(mean[unit]) + (sd?.[unit] ?? 0);
   }
 
   /** Show how much the unit is used, beside the most used one. */
@@ -206,8 +219,10 @@ export class ExplorePanel extends Explorer {
     const { mean, sd } = this.posterior;
     const spread = sd?.[unit] ?? 0;
     const band = el("span", { class: "band" });
-    band.style.setProperty("--from", (mean[unit] - spread + reach) / (2 * reach));
-    band.style.setProperty("--span", spread / reach);
+    const place = (value) => Math.min(Math.max((value + reach) / (2 * reach), 0), 1);
+    const from = place(mean[unit] - spread);
+    band.style.setProperty("--from", from);
+    band.style.setProperty("--span", place(mean[unit] + spread) - from);
     return band;
   }
 
