@@ -64,7 +64,7 @@ async def _read(request: EndpointRequest) -> _Sent:
 
 def _parse(body: bytes, length: int, max_items: int) -> _Sent:
     sent = parse_request(body[:length], max_items)
-    tensors = input_tensors(sent.inputs, memoryview(body)[length:])
+    tensors = input_tensors(sent.inputs, memoryview(body)[length:], max_items)
     return _Sent(sent.id, sent.parameters or {}, tensors, sent.outputs or ())
 
 

@@ -16,7 +16,7 @@ from app.api.kserve.schemas import RequestInput
 from app.codecs import tensors
 from app.codecs.base64_text import decode_base64
 from app.errors import UnprocessableContent
-from app.validation import describe_value, quoted
+from app.validation import describe_value, quoted, require_items
 
 BYTES = "BYTES"
 
@@ -62,18 +62,18 @@ class Tensor(NamedTuple):
         return prod(self.shape)
 
 
-def input_tensors(inputs: Sequence[RequestInput], binary: memoryview) -> list[Tensor]:
+def input_tensors(inputs: Sequence[RequestInput], binary: memoryview, max_items: int) -> list[Tensor]:
     """Return the input tensors of a request; `binary` are the bytes after the JSON.
 
     Raises `UnprocessableContent` for elements in JSON that do not fit their data type and shape, and unless the sizes
-    of the binary inputs add up to these bytes.
+    of the binary inputs add up to these bytes, `ContentTooLarge` for more byte strings of JSON than items.
     """
     read, start = [], 0
     for index, sent in enumerate(inputs):
         where = f"inputs[{index}]"
         _require_datatype(sent.datatype, where)
         size = _binary_size(sent, where)
-        elements = _elements_of_json(sent, where) if size is None else binary[start : start + size]
+        elements = _elements_of_json(sent, where, max_items) if size is None else binary[start : start + size]
         read.append(Tensor(where, sent.name, sent.datatype, tuple(sent.shape), elements))
         start += size or 0
     if start != len(binary):
@@ -149,13 +149,15 @@ def _too_short(where: str, left: int, length: int | None) -> UnprocessableConten
     return UnprocessableContent(f"{where}: expected {expected}, got {got}")
 
 
-def _elements_of_json(sent: RequestInput, where: str) -> np.ndarray | list[bytes]:
+def _elements_of_json(sent: RequestInput, where: str, max_items: int) -> np.ndarray | list[bytes]:
     """Convert the `data` of an input: to numbers in its shape, or to byte strings."""
     if not isinstance(sent.data, list):
         got = describe_value(sent.data)
         raise UnprocessableContent(
             f"{where}: expected an array in data, or {BINARY_SIZE} in the parameters, got {got} and no {BINARY_SIZE}"
         )
+    if sent.datatype == BYTES:
+        require_items(prod(sent.shape), max_items)  # before any is decoded
     elements = _flat(sent.data, sent.shape, f"{where}.data")
     if sent.datatype == BYTES:
         _require_types(elements, {str}, "base64", f"{where}.data")

@@ -49,7 +49,7 @@ def binary(datatype: str, shape: Any, size: Any) -> dict[str, Any]:
 
 def tensors(*inputs: dict[str, Any], after: bytes = b"") -> list[Any]:
     """The tensors of a request with these inputs, and these bytes after the JSON."""
-    return input_tensors(parse_request(json.dumps({"inputs": inputs}).encode(), 64).inputs, memoryview(after))
+    return input_tensors(parse_request(json.dumps({"inputs": inputs}).encode(), 64).inputs, memoryview(after), 64)
 
 
 @given(NUMBERS)
