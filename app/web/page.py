@@ -9,6 +9,7 @@ All addresses in the page are relative, so it works below any path prefix of a p
 """
 
 import gzip
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -51,6 +52,8 @@ _PAGE_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
 }
+_NO_WEIGHT = re.compile(r"q=0(\.0*)?")
+
 _IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
@@ -67,7 +70,7 @@ class StaticFile:
         """Return the file in an encoding that the client accepts; 304 without a body if the client has it."""
         if self.headers["ETag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=self.headers)
-        if "gzip" not in request.headers.get("accept-encoding", ""):
+        if not _accepts_gzip(request.headers.get("accept-encoding", "")):
             return Response(self.body, media_type=self.media_type, headers=self.headers)
         headers = {**self.headers, "Content-Encoding": "gzip"}
         return Response(self.compressed, media_type=self.media_type, headers=headers)
@@ -87,6 +90,15 @@ def routes() -> list[BaseRoute]:
         return file.response(request)
 
     return [Route("/", index), Route(f"/web/{version}/{{name:path}}", static_file)]
+
+
+def _accepts_gzip(accept_encoding: str) -> bool:
+    """Whether a header names gzip, or else *, with a weight above 0 (RFC 9110, section 12.5.3)."""
+    accepted: dict[str, bool] = {}
+    for coding in accept_encoding.lower().split(","):
+        name, _, weight = coding.partition(";")
+        accepted[name.strip()] = not _NO_WEIGHT.fullmatch(weight.strip())
+    return accepted.get("gzip", accepted.get("*", False))
 
 
 @cache

@@ -48,6 +48,24 @@ async def test_files_are_sent_without_compression_to_a_client_that_reads_none(cl
         assert plain.content == packed.content
 
 
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip;q=0", None),
+        ("gzip; q=0.000, br", None),
+        ("*, gzip;q=0", None),
+        ("identity;q=1, *;q=0", None),
+        ("gzipped", None),
+        ("br, GZIP;q=0.001", "gzip"),
+        ("*", "gzip"),
+    ],
+)
+async def test_the_encoding_follows_the_weights_of_the_header(client, accepted, encoding):
+    answer = await client.get("/", headers={"accept-encoding": accepted})
+    assert answer.headers.get("content-encoding") == encoding
+    assert "<!doctype html>" in answer.text
+
+
 async def test_the_page_is_revalidated_and_its_files_are_immutable(client):
     page = await client.get("/")
     assert page.headers["cache-control"] == "no-cache"
