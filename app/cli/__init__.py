@@ -237,7 +237,9 @@ def evaluate(
 
 @cli.command()
 def inspect(
-    image: Annotated[Path | None, typer.Argument(help="An image file that is encoded and decoded.")] = None,
+    image: Annotated[
+        Path | None, typer.Argument(help="An image file that is encoded and decoded, or the folder of the model.")
+    ] = None,
     model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",
     out: Annotated[
         Path | None, typer.Option(help="PNG of original, reconstruction and error; IMAGE.inspection.png by default.")
@@ -250,9 +252,10 @@ def inspect(
     The variables of serve apply, so that the result is that of the service.
     """
     with report_user_errors():
-        from app.cli.inspect import inspect_model, table
+        from app.cli.inspect import image_and_model, inspect_model, table
         from app.settings import read_settings
 
+        image, model = image_and_model(image, model)
         options = {"model": model, "device": device, "precision": precision}
         settings = read_settings({name: value for name, value in options.items() if value})
         typer.echo(table(inspect_model(settings, image, out)))

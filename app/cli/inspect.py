@@ -39,7 +39,7 @@ TRANSPOSED = 5
 ENDPOINTS = {
     SAMPLES: "/encode?samples=, /reconstruct?seed=",
     SAMPLE: "/sample",
-    ELBO: "/score",
+    ELBO: "ELBO of /score",
     TILES: "images larger than memory",
 }
 
@@ -63,6 +63,18 @@ class Reconstruction:
         """The original, the reconstruction and the error side by side, uint8 [C, H, 3 * W]."""
         error = ERROR_GAIN * np.abs(self.original.astype(np.int64) - self.image)
         return np.concatenate([self.original, self.image, np.minimum(error, 255).astype(np.uint8)], axis=2)
+
+
+def image_and_model(argument: Path | None, model: str) -> tuple[Path | None, str]:
+    """Return the image and the model of the command line, whose argument may be a folder: that of the model.
+
+    Raises `UserError` for another folder than the one of `--model`.
+    """
+    if argument is None or not argument.is_dir():
+        return argument, model
+    if model and Path(model) != argument:
+        raise UserError(f"{argument}: expected an image file beside --model {model}, got a folder")
+    return None, str(argument)
 
 
 def inspect_model(settings: Settings, image: Path | None, out: Path | None) -> dict[str, str]:

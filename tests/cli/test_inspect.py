@@ -30,8 +30,14 @@ def test_a_checkpoint_is_described_and_tried_without_an_image(digits_model: Path
     assert found["images"] == "1 channel, 8 x 8"
     assert found["latents"] == "4; Gaussian"
     assert found["operations"].endswith("to decode an image of 8 x 8")
-    assert {found["/sample"], found["/score"], found["/encode, /decode, /reconstruct"]} == {"yes"}
+    assert {found["/sample"], found["ELBO of /score"], found["/encode, /decode, /reconstruct"]} == {"yes"}
     assert found["device"] == "cpu, float32, onnxruntime"
+
+
+def test_a_folder_in_place_of_an_image_is_the_model(digits_model: Path) -> None:
+    result = vae("inspect --device cpu", digits_model)
+    assert result.exit_code == 0, result.output
+    assert rows(result.stdout)["format"] == "native"
 
 
 def test_an_image_is_fitted_reconstructed_and_written_with_its_error(tmp_path: Path, photo: Path) -> None:
@@ -55,6 +61,7 @@ def test_a_model_or_an_image_that_cannot_be_used_is_refused(tmp_path: Path, phot
     assert "not a model folder" in refusal(vae("inspect --model", tmp_path))
     assert "precision: expected float32" in refusal(vae("inspect --precision bfloat16 --device cpu --model", model))
     assert "device: expected" in refusal(vae("inspect --device tpu --model", model))
+    assert "expected an image file beside --model" in refusal(vae("inspect --model", model, tmp_path))
     text = tmp_path / "notes.txt"
     text.write_text("not an image")
     assert f"{text}: expected PNG" in refusal(vae("inspect --device cpu --model", model, text))
