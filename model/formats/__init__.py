@@ -4,7 +4,7 @@ The format is recognised by what the folder holds. A further format is a module 
 `FORMATS`. This module imports neither torch nor the module of a format, so that a folder can be checked at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -74,13 +74,17 @@ def _origin(source: Path, snapshot: Snapshot | None) -> "Origin":
 
 def format_of(source: Path) -> str:
     """Return the name of the format of a folder. Raises `CheckpointError` for a folder that has none of them."""
+    if source.is_file():
+        raise CheckpointError(f"{source}: expected the folder of a model, got a file{_hint([source])}")
     require_folder(source)
     for name, candidate in FORMATS.items():
         if candidate.recognises(source):
             return name
     needs = "; ".join(f"{name}: {candidate.needs}" for name, candidate in FORMATS.items())
     found = f"not a model folder, it holds {_content(source)}"
-    raise CheckpointError(f"{source}: {found}; expected {needs}; docs/models.md describes them{_hint(source)}")
+    raise CheckpointError(
+        f"{source}: {found}; expected {needs}; docs/models.md describes them{_hint(sorted(source.iterdir()))}"
+    )
 
 
 def _content(folder: Path) -> str:
@@ -90,15 +94,16 @@ def _content(folder: Path) -> str:
     return (", ".join(names[:MAX_NAMES_LISTED]) + more) or "no files"
 
 
-def _hint(folder: Path) -> str:
-    """Return how a file that can run code is converted to one that cannot, if the folder has such a file."""
-    for path in sorted(folder.iterdir()):
+def _hint(paths: Iterable[Path]) -> str:
+    """Return how the first file that can run code is converted to one that cannot, if there is such a file."""
+    for path in paths:
         if path.suffix == ".pt2":
             return (
                 f"; loading {path.name} can run code that it carries: export the model with model.formats.onnx.export"
             )
         if path.suffix in PICKLES:
-            return f"; {path.name} is a pickle, which can run code: for one of Stable Diffusion, {conversion(path)}"
+            pickle = f"{path.name} is a pickle, which can run code and is not loaded"
+            return f"; {pickle}: for one of Stable Diffusion, {conversion(path)}"
     return ""
 
 

@@ -34,6 +34,14 @@ def test_a_checkpoint_is_described_and_tried_without_an_image(digits_model: Path
     assert found["device"] == "cpu, float32, onnxruntime"
 
 
+def test_a_file_in_place_of_a_model_is_refused_as_a_pickle_that_is_not_loaded(tmp_path: Path) -> None:
+    pickle = tmp_path / "vae.pt"
+    pickle.write_bytes(bytes(8))
+    message = refusal(vae("inspect --model", pickle))
+    assert message.startswith(f"{pickle}: expected the folder of a model, got a file; vae.pt is a pickle")
+    assert "is not loaded" in message
+
+
 def test_a_folder_in_place_of_an_image_is_the_model(digits_model: Path) -> None:
     result = vae("inspect --device cpu", digits_model)
     assert result.exit_code == 0, result.output
