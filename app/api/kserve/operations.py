@@ -18,7 +18,7 @@ from app.api.kserve.parameters import (
 )
 from app.api.kserve.tensors import BYTES, INTEGERS, Tensor, read_byte_strings, read_numbers
 from app.api.kserve.wire import Output
-from app.api.latents import ExpectedLatents, check_header, latents_of_array
+from app.api.latents import ExpectedLatents, latents_of_array
 from app.api.query import ImagesQuery
 from app.api.request_bodies import PER_IMAGE_COST, ImageReader
 from app.api.responses import reconstruction_columns, score_columns, until_deadline, write_images
@@ -151,10 +151,7 @@ async def _latents(call: Call, *, scaled: bool) -> np.ndarray:
     if tensor.dtype is None or tensor.datatype in INTEGERS:
         raise UnprocessableContent(f"{tensor.where}.datatype: expected FP32, FP16, BF16 or FP64, got {tensor.datatype}")
     expected = ExpectedLatents(call.model.spec, limits.max_items, limits.max_image_pixels, scaled)
-    header = Header(FLOAT, tensor.shape, is_fortran=False, offset=0)
-    if expected.has_encode_response(header):
-        raise UnprocessableContent(f"{tensor.where}.shape: expected that of latents, got {[*tensor.shape]}")
-    check_header(header, expected)
+    _require_latents(tensor, expected)
 
     def read() -> np.ndarray:
         array = read_numbers(tensor)
@@ -163,6 +160,16 @@ async def _latents(call: Call, *, scaled: bool) -> np.ndarray:
         return latents_of_array(array, expected)
 
     return await call.request.run_codec(tensor.size * FLOAT.itemsize, read)
+
+
+def _require_latents(tensor: Tensor, expected: ExpectedLatents) -> None:
+    """Refuse a tensor of another shape than latents [N, *latent]; raises `ContentTooLarge` for too many."""
+    dimensions = tensor.shape[1:]
+    shape = expected.shape_for(dimensions, f"{tensor.where}.shape[1:]")
+    if dimensions != shape or not tensor.size:
+        latents = ", ".join(["N", *map(str, shape)])
+        raise UnprocessableContent(f"{tensor.where}.shape: expected [{latents}], got {[*tensor.shape]}")
+    require_items(tensor.shape[0], expected.max_items)
 
 
 def _count(tensor: Tensor | None, count: int) -> int:
