@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import product
 from typing import Any
 
 from pydantic import BaseModel
@@ -29,6 +30,8 @@ from app.api.query import Query
 from app.api.request_bodies import read_body
 from app.codecs.json_bytes import dump
 from app.codecs.media_types import JSON
+from app.context import OTHER
+from app.errors import MethodNotAllowed, NotFound
 from app.validation import parse_json
 
 NAME = "vae"
@@ -149,6 +152,11 @@ async def infer_unknown(request: EndpointRequest, query: Query) -> Response:  # 
     return await infer(request, request.path_parameters["name"])
 
 
+async def infer_by_get(request: EndpointRequest, query: None) -> Response:  # noqa: ARG001
+    """Refuse inference by GET; raises `MethodNotAllowed`."""
+    raise MethodNotAllowed("this path takes POST, got GET or HEAD", headers={"Allow": "POST"})
+
+
 def _name(request: EndpointRequest, own: str) -> str:
     """Return the name of a model as the client has sent it, with that of the served model."""
     served = request.path_parameters.get("served")
@@ -185,6 +193,21 @@ def _about_server(path: str, handler: Handler, documented: Mapping[str, Any], me
     return Endpoint(path, handler, method, media_types=(), documentation=documented)
 
 
+def _unsupported(what: str, *paths: str) -> Iterator[Endpoint]:
+    """Yield the endpoints of an extension of the protocol that the service does not have: they raise `NotFound`."""
+
+    async def unsupported(request: EndpointRequest, query: None) -> Response:  # noqa: ARG001
+        raise NotFound(f"{what} not supported; GET /v2 lists the extensions that are")
+
+    for path, method in product(paths, ("GET", "POST")):
+        yield _hidden(path, unsupported, method)
+
+
+def _hidden(path: str, handler: Handler, method: str) -> Endpoint:
+    """Return an endpoint that only refuses requests."""
+    return Endpoint(path, handler, method, query=None, media_types=(), documentation=documentation.HIDDEN, label=OTHER)
+
+
 def _probe(path: str, handler: Handler, schema: type[BaseModel]) -> Endpoint:
     options = documentation.about_server(schema, 503)
     return Endpoint(path, handler, query=None, media_types=(), documentation=options, is_public=True)
@@ -210,6 +233,11 @@ ENDPOINTS: Sequence[Endpoint] = (
     *_infer("sample", infer_sample),
     *_infer("score", infer_score),
     Endpoint("/v2/models/{name:path}/infer", infer_unknown, "POST", media_types=(), documentation=documentation.HIDDEN),
+    _hidden("/v2/models/{name:path}/infer", infer_by_get, "GET"),
+    *_unsupported("loading and unloading of models are", "/v2/repository/models/{name:path}"),
+    *_unsupported("trace settings are", "/v2/trace/setting", f"{MODEL}/trace/setting"),
+    *_unsupported("log settings are", "/v2/logging"),
+    *_unsupported("shared memory is", "/v2/systemsharedmemory/{region:path}", "/v2/cudasharedmemory/{region:path}"),
     *_about_model(model_ready, documentation.about_model(ModelReady), "/ready"),
     *_about_model(model_configuration, documentation.about_model(ModelConfiguration), "/config"),
     *_about_model(model_statistics, documentation.about_model(ModelStatistics), "/stats"),

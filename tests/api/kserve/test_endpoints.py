@@ -148,7 +148,8 @@ async def test_a_service_that_is_not_ready_says_so(serve):
     ("method", "path", "status"),
     [
         ("GET", "/v2/else", 404),
-        ("GET", "/v2/models/encode/infer", 404),
+        ("GET", "/v2/models/encode/infer", 405),
+        ("GET", "/v2/models/encode/versions/1/infer", 405),
         ("POST", "/v2/models/encode", 405),
         ("POST", "/v2/repository/index?x=1", 422),
     ],
@@ -158,3 +159,20 @@ async def test_errors_of_paths_and_methods_have_the_form_of_the_protocol(client,
     assert response.status_code == status
     assert response.headers["content-type"] == "application/json"
     assert [*json.loads(response.content)] == ["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "what"),
+    [
+        ("POST", "/v2/repository/models/encode/load", "loading and unloading of models are"),
+        ("GET", "/v2/trace/setting", "trace settings are"),
+        ("POST", "/v2/models/encode/trace/setting", "trace settings are"),
+        ("GET", "/v2/logging", "log settings are"),
+        ("GET", "/v2/systemsharedmemory/status", "shared memory is"),
+        ("POST", "/v2/cudasharedmemory/region/a/register", "shared memory is"),
+    ],
+)
+async def test_extensions_that_the_service_lacks_are_not_supported(client, method, path, what):
+    response = await client.request(method, path)
+    assert response.status_code == 404
+    assert response.json() == {"error": f"{what} not supported; GET /v2 lists the extensions that are"}
