@@ -24,7 +24,7 @@ from app.codecs.images import (
     table_cost,
     upright_size,
 )
-from app.codecs.media_types import IMAGE, JSON, MULTIPART, NPY, image_format, is_image, kind_of
+from app.codecs.media_types import IMAGE, JSON, MULTIPART, NPY, image_format, is_heic, is_image, kind_of
 from app.codecs.multipart import Part, boundary_of, read_parts
 from app.codecs.npy import Header, read_array, read_header
 from app.codecs.png import read_png
@@ -273,6 +273,8 @@ def _with_curl_hint(error: ServiceError, request: EndpointRequest, body: bytes) 
 def _unsupported(expected: str, content_type: str, body: bytes) -> UnsupportedMediaType:
     if is_image(body):
         return UnsupportedMediaType(f"expected {expected}, got an image ({image_format(body)})")
+    if is_heic(body):
+        return UnsupportedMediaType(f"expected {expected}, got HEIC, which is not read")
     got = f"the Content-Type {quoted(content_type)}" if content_type else "no Content-Type"
     return UnsupportedMediaType(f"expected {expected}; got {got} and a body that begins like none of these")
 
@@ -311,9 +313,10 @@ def _files_of_parts(body: bytes, boundary: bytes, max_items: int) -> list[bytes]
 
 def _file(part: Part, number: int) -> bytes:
     if part.name.removesuffix("[]") not in _PART_NAMES:
+        hint = "" if part.is_file else "; a parameter goes into the query, as ?NAME=VALUE"
         raise UnprocessableContent(
             f"part {number}: unknown name {quoted(part.name)}; expected every part to be named images, image, files or "
-            "file"
+            f"file{hint}"
         )
     if not (part.is_file or is_image(part.content)):
         raise UnprocessableContent(f"part {number}: expected a file, got text; curl -F sends a file as images=@a.png")

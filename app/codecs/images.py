@@ -26,6 +26,7 @@ from PIL import (
 
 from app.codecs import tiff
 from app.codecs.avif import is_avif
+from app.codecs.media_types import is_heic
 from app.codecs.metadata import UPRIGHT, TooManyPieces, Unreadable
 from app.codecs.png import read_png
 from app.codecs.png_reader import SIGNATURE, Png, open_png
@@ -148,9 +149,7 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Png | EncodedImag
         raise UnprocessableContent(f"images[{index}]: {error}") from None
     except Exception:  # noqa: BLE001  # Pillow's parsers raise any exception for a damaged header
         _require_memory(min(max_pixels, _PROBED_PIXELS))
-        raise UnprocessableContent(
-            f"images[{index}]: expected {FORMAT_NAMES}, got {len(content)} bytes of another format"
-        ) from None
+        raise UnprocessableContent(f"images[{index}]: expected {FORMAT_NAMES}, got {_described(content)}") from None
     if max(image.width, image.height) > MAX_SIDE:
         raise ContentTooLarge(
             f"images[{index}]: {image.width} x {image.height} has a side of more than {MAX_SIDE} pixels"
@@ -160,6 +159,13 @@ def open_image(content: bytes, index: int, max_pixels: int) -> Png | EncodedImag
             f"images[{index}]: {image.width} x {image.height} is more than the {max_pixels} pixels allowed"
         )
     return image
+
+
+def _described(content: bytes) -> str:
+    """Describe a file that is no image of a known format."""
+    if is_heic(content):
+        return "HEIC, which is not read"
+    return f"{len(content)} bytes of another format" if content else "an empty file"
 
 
 def probe_images(

@@ -17,6 +17,7 @@ _IMAGE_MAGIC = {
     **dict.fromkeys(SIGNATURES, "TIFF"),
 }
 _IMAGE_STARTS = tuple(_IMAGE_MAGIC)
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # their sizes in bytes, one for each version of the format
 _JSON = re.compile(rb"[ \t\r\n]{0,1024}[{\[]")
 
@@ -61,6 +62,11 @@ def image_format(content: bytes) -> str:
     others = {b"RI": "WEBP", b"BM": "BMP"}
     named = (name for start, name in _IMAGE_MAGIC.items() if content.startswith(start))
     return next(named, others.get(content[:2], "AVIF"))
+
+
+def is_heic(content: bytes) -> bool:
+    """Return whether the first bytes are those of an image in HEIC, the format of many phones, which is not read."""
+    return content[4:8] == b"ftyp" and any(content[at : at + 4] in _HEIC_BRANDS for at in range(8, 64, 4))
 
 
 def parameters(header: str) -> dict[str, str]:

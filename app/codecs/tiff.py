@@ -32,6 +32,13 @@ _TYPES = {1: ("B", 1), 3: ("H", 2), 4: ("I", 4)}
 """Types of whole numbers: their format and size."""
 
 _COMPRESSIONS = (1, 5, 8, 32_946, 32_773)  # none, LZW, Deflate (twice), PackBits
+_OTHER_COMPRESSIONS = {
+    **{2: "fax (modified Huffman)", 3: "fax (group 3)", 4: "fax (group 4)", 6: "JPEG (the old form)", 7: "JPEG"},
+    **{32_809: "ThunderScan", 34_676: "SGI LogLuv", 34_677: "SGI LogLuv", 34_712: "JPEG 2000", 34_887: "LERC"},
+    **{34_925: "LZMA", 50_000: "Zstandard", 50_001: "WebP", 50_002: "JPEG XL"},
+}
+"""Names of compressions that are not read, for errors."""
+
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INDEXED, _CMYK = 0, 1, 2, 3, 5
 _DEPTHS = {
     (_WHITE_IS_ZERO, 1): (1, 2, 4, 8),
@@ -106,8 +113,11 @@ def _require_supported(tags: Tags) -> None:
             "expected a TIFF of grey, RGB, palette or CMYK with 8 or 16 bits, unsigned, got photometric interpretation "
             f"{photometric} with {samples} samples of {bits[0]} bits"
         )
-    if compression not in _COMPRESSIONS or _first(tags, PREDICTOR, 1) not in (1, 2):
-        raise Unreadable(f"expected a TIFF without compression or with LZW, Deflate or PackBits, got {compression}")
+    if compression not in _COMPRESSIONS:
+        got = _OTHER_COMPRESSIONS.get(compression, f"the compression {compression}")
+        raise Unreadable(f"expected a TIFF without compression or with LZW, Deflate or PackBits, got {got}")
+    if (predictor := _first(tags, PREDICTOR, 1)) not in (1, 2):
+        raise Unreadable(f"expected a TIFF without predictor or with differences, got the predictor {predictor}")
 
 
 def _require_consistent(tags: Tags, size: int) -> int:

@@ -234,6 +234,25 @@ async def test_a_part_with_another_name_or_without_a_file_is_refused(client, ima
     await refused(client, 422, "images[1]: expected PNG", files=parts(images[0], b"hunter2"))
 
 
+async def test_a_parameter_as_a_part_is_answered_by_its_place_in_the_query(client, images):
+    sentence = "part 1: unknown name 'samples'; expected every part to be named images"
+    for part in (sentence, "a parameter goes into the query, as ?NAME=VALUE"):
+        await refused(client, 422, part, files=parts(images[0]), data={"samples": "3"})
+
+
+async def test_an_empty_file_is_named(client, images):
+    await refused(client, 422, "images[1]: expected PNG", files=parts(images[0], b""))
+    await refused(client, 422, "got an empty file", files=parts(images[0], b""))
+
+
+@pytest.mark.parametrize(("kind", "status"), [("image/heic", 422), ("application/octet-stream", 415)])
+async def test_heic_is_named_beside_the_formats_that_are_read(client, kind, status):
+    heic = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(40)
+    sentence = "expected PNG, JPEG, WEBP, GIF, TIFF, AVIF or BMP"
+    for part in (sentence, "got HEIC, which is not read"):
+        await refused(client, status, part, content=heic, headers={"content-type": kind})
+
+
 async def test_a_part_without_a_file_name_is_accepted_if_it_is_an_image(client, images):
     answer = await client.post("/encode", files=[("images", (None, image)) for image in images])
     assert len(answer.json()["latents"]) == 3

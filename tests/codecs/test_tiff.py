@@ -139,7 +139,10 @@ def test_the_orientation_is_applied():
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (stored(COLOUR, "TIFF", compression="jpeg"), "without compression or with LZW, Deflate or PackBits, got 7"),
+        (stored(COLOUR, "TIFF", compression="jpeg"), "without compression or with LZW, Deflate or PackBits, got JPEG"),
+        (grey(bytes(99), COMPRESSION=(4,)), "got fax (group 4)"),
+        (grey(bytes(99), COMPRESSION=(777,)), "got the compression 777"),
+        (grey(bytes(99), COMPRESSION=(5,), PREDICTOR=(3,)), "got the predictor 3"),
         (stored(Image.new("F", (9, 9)), "TIFF"), "expected a TIFF of grey, RGB, palette or CMYK"),
         (stored(Image.new("I", (9, 9)), "TIFF"), "got photometric interpretation 1 with 1 samples of 32 bits"),
         (stored(COLOUR, "TIFF", big_tiff=True), "expected PNG, "),
