@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,21 @@ def test_a_value_that_is_no_image_is_named_by_its_type(vae: Client, images: Any,
     for send in (vae.encode, vae.reconstruct, vae.score):
         with pytest.raises(TypeError, match=re.escape(reason)):
             send(images)
+
+
+def test_a_count_or_a_seed_that_is_no_integer_is_named(vae: Client) -> None:
+    text: Any = "abc"
+    calls: list[tuple[str, Callable[[], Any]]] = [
+        ("n", lambda: vae.sample(text)),
+        ("seed", lambda: vae.sample(1, seed=text)),
+        ("samples", lambda: vae.encode(GREY, samples=text)),
+        ("samples", lambda: vae.score(GREY, samples=text)),
+    ]
+    for name, call in calls:
+        with pytest.raises(TypeError, match=f"^{name}: expected an integer, got str$"):
+            call()
+    two: Any = np.int64(2)
+    assert len(vae.sample(two, seed=two).images) == 2
 
 
 def test_any_iterable_of_files_is_a_list_of_them(vae: Client, digits: np.ndarray, tmp_path: Path) -> None:

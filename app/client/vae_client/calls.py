@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from secrets import randbits
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -158,7 +159,7 @@ def encode(
         join_encoded,
         params=params,
         items=image_items(images),
-        draws=samples or 1,
+        draws=_integer("samples", samples or 1),
         seed=drawn,
     )
 
@@ -205,13 +206,16 @@ def _is_float(ends: Any) -> bool:
 def sample(n: int, seed: int | None, temperature: float | None, size: Size | None, force: bool) -> Call[Sampled]:
     """GET /sample."""
     params = {"temperature": temperature, **_sides(size), **_flag("force", force)}
-    return Call("GET", "/sample", _sampled, join_sampled, params=params, items=Draws(n), seed=_seed(seed))
+    return Call(
+        "GET", "/sample", _sampled, join_sampled, params=params, items=Draws(_integer("n", n)), seed=_seed(seed)
+    )
 
 
 def score(images: Images, samples: int | None, seed: int | None, fit: str | None, size: Size | None) -> Call[Scored]:
     """POST /score."""
     params = {"samples": samples, "fit": fit, **_sides(size)}
-    return Call("POST", "/score", _scored, join_scored, _JSON, params, image_items(images), samples or 1, _seed(seed))
+    draws = _integer("samples", samples or 1)
+    return Call("POST", "/score", _scored, join_scored, _JSON, params, image_items(images), draws, _seed(seed))
 
 
 def model() -> Call[dict[str, Any]]:
@@ -226,7 +230,14 @@ def history() -> Call[dict[str, Any]]:
 
 def _seed(seed: int | None) -> int:
     """Return the seed of a call that draws: the one of the caller, or a new one, from which parts have theirs."""
-    return randbits(63) if seed is None else seed
+    return randbits(63) if seed is None else _integer("seed", seed)
+
+
+def _integer(name: str, value: int) -> int:
+    """Return an argument that is an integer, of Python or NumPy; raises `TypeError` for any other value."""
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    return value
 
 
 def _sides(size: Size | None) -> dict[str, int]:
