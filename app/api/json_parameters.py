@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from app.api.endpoint import EndpointRequest
 from app.api.query import Query
-from app.api.request_bodies import read_body
+from app.api.request_bodies import MAX_PARAMETERS_BYTES, read_body
 from app.errors import UnprocessableContent
 from app.validation import parse_json, quoted
 
@@ -18,9 +18,9 @@ async def read_parameters(request: EndpointRequest, query: Q) -> Q:
 
     A parameter may be in both with one value, or with the default in the query, where generated clients always send it.
     Raises `BadRequest` for a body that is not JSON, `UnprocessableContent` for other fields or values than those of the
-    query, and for a parameter with two values.
+    query, and for a parameter with two values, `ContentTooLarge` for a body of more than `MAX_PARAMETERS_BYTES`.
     """
-    body = await read_body(request, "")
+    body = await read_body(request, "", MAX_PARAMETERS_BYTES)
     if not body:
         return query
     sent = parse_json(type(query), body, max_values=_MAX_VALUES, max_names=_MAX_VALUES, max_arrays=_MAX_VALUES)

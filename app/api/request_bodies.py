@@ -1,5 +1,6 @@
 """Request bodies: images and latents in any of their formats become one array."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -32,6 +33,7 @@ from app.codecs.png_reader import SIGNATURE, Png
 from app.codecs.threads import LARGE, divide_into_jobs
 from app.context import Operation
 from app.errors import BadRequest, ContentTooLarge, ServiceError, UnprocessableContent, UnsupportedMediaType
+from app.http.budget import body_too_large
 from app.inference.loaded_model import LoadedModel
 from app.settings import Limits
 from app.validation import parse_json, quoted, require_items
@@ -44,6 +46,9 @@ SMALL_PARTS_COST = 4
 
 MAX_INLINE_JOIN = 2**20
 """Bytes of a body up to which its pieces are joined on the event loop."""
+
+MAX_PARAMETERS_BYTES = 2**16
+"""Bytes of a body that has parameters alone, which is parsed on the event loop. Valid ones have some 100."""
 
 JSON_OVERHEAD = 12
 """Bytes of memory for each byte of parsed JSON at most: `0.5,` takes 16 in the parser, 8 in a list, 24 as an object."""
@@ -239,12 +244,12 @@ def _content_coding(headers: Mapping[bytes, bytes]) -> str:
     return coding.removeprefix("identity")
 
 
-async def _decompressed(request: EndpointRequest, body: bytes, coding: str) -> bytes:
-    """Decompress a body within the limit of a body; its bytes count among those of all bodies.
+async def _decompressed(request: EndpointRequest, body: bytes, coding: str, max_bytes: int) -> bytes:
+    """Decompress a body within its limit and that of every body; its bytes count among those of all bodies.
 
     A first try ends where most bodies do, so that small bodies take little of the room of all.
     """
-    services, most = request.services, request.services.limits.max_body_bytes
+    services, most = request.services, min(request.services.limits.max_body_bytes, max_bytes)
     for limit in (min(most, _USUAL_EXPANSION * len(body) + _USUAL_BYTES), most):
         services.budget.count_decompressed(request.context, limit)
         try:
@@ -279,26 +284,28 @@ def _unsupported(expected: str, content_type: str, body: bytes) -> UnsupportedMe
     return UnsupportedMediaType(f"expected {expected}; got {got} and a body that begins like none of these")
 
 
-async def read_body(request: EndpointRequest, expected: str) -> bytes:
+async def read_body(request: EndpointRequest, expected: str, max_bytes: int = sys.maxsize) -> bytes:
     """Read the body of a request, `expected` for its error; raises `ClientDisconnect` if the client disconnects.
 
-    Raises `BadRequest` for an empty body, unless nothing is `expected`.
+    Raises `BadRequest` for an empty body, unless nothing is `expected`, and `ContentTooLarge` for a body of more than
+    `max_bytes`, also when it is decompressed.
     """
     headers, coding = request.context.headers, ""
     if b"content-encoding" in headers or len(headers.get(b"content-type", b"")) > MAX_CONTENT_TYPE_LENGTH:
         coding = _content_coding(headers)
-    pieces = []
-    more = True
+    pieces, size, more = [], 0, True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        pieces.append(message.get("body", b""))
+        pieces.append(piece := message.get("body", b""))
+        size += len(piece)
+        if size > max_bytes:
+            raise body_too_large(max_bytes)
         more = message.get("more_body", False)
-    size = sum(map(len, pieces))
     body = await request.run_codec(size, b"".join, pieces) if size > MAX_INLINE_JOIN else b"".join(pieces)
     if coding and body:
-        body = await _decompressed(request, body, coding)
+        body = await _decompressed(request, body, coding, max_bytes)
     if not body and expected:
         raise BadRequest(f"the body is empty; expected {expected}")
     return body

@@ -74,6 +74,17 @@ async def test_repeated_codings_are_the_list_of_them(client, digits):
     assert "got 'gzip,gzip'" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("path", ["/sample?n=1", "/v2/repository/index"])
+async def test_a_body_of_parameters_has_at_most_64_kib_also_when_it_is_decompressed(client, path):
+    limit = 65_536
+    fits, over = (b"{" + b" " * (size - 2) + b"}" for size in (limit, limit + 1))
+    for write, headers in ((bytes, {}), (gzip.compress, {"Content-Encoding": "gzip"})):
+        assert (await post(client, path, write(fits), **headers)).status_code == 200
+        answer = await post(client, path, write(over), **headers)
+        assert answer.status_code == 413
+        assert "the 65536 bytes allowed" in answer.text
+
+
 @pytest.mark.parametrize(("accept", "coding"), [("gzip, deflate", "gzip"), ("gzip, zstd", "zstd")])
 async def test_json_is_compressed_on_request(client, digits, accept, coding):
     body = write_npy(digits[:300, 0])

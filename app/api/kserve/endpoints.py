@@ -27,7 +27,7 @@ from app.api.kserve.schemas import (
 )
 from app.api.kserve.statistics import samples_of, statistics
 from app.api.query import Query
-from app.api.request_bodies import read_body
+from app.api.request_bodies import MAX_PARAMETERS_BYTES, read_body
 from app.codecs.json_bytes import dump
 from app.codecs.media_types import JSON
 from app.context import OTHER
@@ -100,7 +100,7 @@ async def _statistics(request: EndpointRequest, models: dict[str, Model]) -> Res
 
 async def repository_index(request: EndpointRequest, query: Query) -> Response:  # noqa: ARG001
     """The models, or with `ready` in the body those that are ready."""
-    body = await read_body(request, "")
+    body = await read_body(request, "", MAX_PARAMETERS_BYTES)
     only_ready = body and _index_request(body).ready
     engine = request.services.engine
     reason = "" if engine.ready else engine.unready_reason
