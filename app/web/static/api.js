@@ -16,7 +16,8 @@ export class Problem extends Error {
  * The service under the address of the page.
  *
  * `askForKey(detail)` returns a promise of a key, or of null, when a request gets 401. The event `change` follows each
- * change of `underWay`, the number of requests under way; `answered` has the method, path, status and times of a response.
+ * change of `underWay`, the number of requests under way; `answered` has the method, path, status, times and model of a
+ * response.
  */
 export class Api extends EventTarget {
   #askForKey;
@@ -90,7 +91,8 @@ export class Api extends EventTarget {
 
   #tell(method, url, response, milliseconds) {
     const timing = response.headers.get("Server-Timing") ?? "";
-    const detail = { method, target: url.pathname + url.search, status: response.status, milliseconds, timing };
+    const model = decodeURIComponent(response.headers.get("X-Model") ?? "");
+    const detail = { method, target: url.pathname + url.search, status: response.status, milliseconds, timing, model };
     this.dispatchEvent(new CustomEvent("answered", { detail }));
   }
 

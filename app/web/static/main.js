@@ -31,6 +31,7 @@ async function start() {
   if (!model) return;
   const spec = specOf(model);
   showModel(spec);
+  api.addEventListener("answered", ({ detail }) => compareModel(spec, detail.model));
   const subject = new Subject(client);
   const picker = new Picker({ spec, client, subject });
   const context = { client, curl: new Curl(api), picker, spec, subject };
@@ -88,6 +89,11 @@ function showModel({ identity, model }) {
   find("where").textContent = [model.device, model.runtime].filter(Boolean).join(", ");
 }
 
+/** Report that responses come from another model than the one that the page was built for. */
+function compareModel({ identity }, model) {
+  if (model) find("changed").hidden = model === identity;
+}
+
 /** Show the last response: its request, its status, and the times that the service reports. */
 function showLast({ method, target, status, milliseconds, timing }) {
   const stages = [...timing.matchAll(/(\w+);dur=([\d.]+)/g)].filter(([, , time]) => Number(time) > 0);
@@ -113,4 +119,5 @@ function askForKey(detail) {
   });
 }
 
+find("load-again").addEventListener("click", () => location.reload());
 find("key-cancel").addEventListener("click", () => find("key-dialog").close());

@@ -1,5 +1,7 @@
 """The page of a service that needs a key, is behind a prefix, drains, or has a full queue; and other states."""
 
+import os
+import signal
 import threading
 import time
 from urllib.parse import urlsplit
@@ -9,8 +11,10 @@ import pytest
 
 from app.main import create_app
 from app.settings import DEFAULT_MODEL, Settings
+from model.checkpoint import write_checkpoint
 from tests.support.browser import PANELS, below
 from tests.support.in_thread_server import on_a_socket
+from tests.support.models import COLOUR, DIGITS, build, write
 from tests.support.raw_http import server_process
 
 pytestmark = pytest.mark.browser
@@ -98,6 +102,27 @@ def test_a_service_that_has_gone_is_reported(open_page, digits_model):
     visit.page.get_by_role("button", name="New seed").click()
     visit.page.get_by_text(f"{urlsplit(url).netloc} does not respond").wait_for()
     visit.complaints = [said for said in visit.complaints if "ERR_CONNECTION_REFUSED" not in said]
+
+
+def test_a_page_reports_that_another_model_is_served_and_loads_it(open_page, tmp_path):
+    folder = write(tmp_path / "model", DIGITS)
+    with server_process(folder) as server:
+        visit = open_page(f"http://127.0.0.1:{server.port}/")
+        panel = visit.open("Sample")
+        first = httpx.get(f"{visit.url}model").json()["model"]
+        notice = visit.page.get_by_role("alert")
+        assert visit.page.locator("#identity").inner_text() == first
+        assert not notice.is_visible()
+        write_checkpoint(folder, COLOUR, build(COLOUR).state_dict())
+        os.kill(server.pid, signal.SIGHUP)
+        while (second := httpx.get(f"{visit.url}model").json()["model"]) == first:
+            time.sleep(0.02)
+        panel.get_by_role("button", name="New seed").click()
+        notice.get_by_text("The service has another model than this page").wait_for()
+        notice.get_by_role("button", name="Load the page again").click()
+        visit.page.locator("#identity", has_text=second).wait_for()
+        visit.open("Encode")
+        assert not notice.is_visible()
 
 
 def test_the_last_response_is_shown_with_its_times(visit):
