@@ -22,11 +22,23 @@ class Variant(NamedTuple):
 
 
 class PixelCost(NamedTuple):
-    """Seconds and bytes of memory that a batch takes for each pixel of its images, as measured for `pixels` of them."""
+    """Seconds and bytes of memory that a batch takes for each pixel of its images, as measured for `pixels` of them.
+
+    An image of n pixels takes `seconds` * n * (1 + `growth` * n): attention takes time for each pair of pixels.
+    """
 
     seconds: float = 0.0
     memory: float = 0.0
     pixels: int = 0
+    growth: float = 0.0
+
+    def of_attention(self, pixels: int) -> float:
+        """Return the seconds that the attention over all pixels of one image takes."""
+        return self.seconds * pixels * self.growth * pixels
+
+    def of_image(self, pixels: int) -> float:
+        """Return the seconds that one image takes."""
+        return self.seconds * pixels + self.of_attention(pixels)
 
 
 SCORE = Variant(Operation.SCORE, deterministic=True)

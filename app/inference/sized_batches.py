@@ -80,9 +80,9 @@ class SizedBatches:
 
     def require_memory(self, operation: Operation, size: tuple[int, int]) -> None:
         """Raise `ContentTooLarge` for images for which there is not enough memory, not even for a tile."""
-        max_pixels = self.max_untiled_pixels(operation)
         height, width = size
-        if max_pixels is None or height * width <= max_pixels or self._tile_side(operation, height * width) is not None:
+        pixels = height * width
+        if not self._needs_tiles(operation, pixels) or self._tile_side(operation, pixels) is not None:
             return
         needed, limit = self._cost(operation).memory * height * width, self._calibration.memory
         raise ContentTooLarge(
@@ -91,10 +91,15 @@ class SizedBatches:
         )
 
     def require_time(self, operation: Operation, size: tuple[int, int], count: int, seconds: float) -> None:
-        """Raise `ContentTooLarge` for images that take far longer than the `seconds` left for their request."""
+        """Raise `ContentTooLarge` for images that take far longer than the `seconds` left for their request.
+
+        Attention over all pixels is one layer, which cannot be interrupted: it must end in that time.
+        """
         height, width = size
-        needed = self._cost(operation).seconds * height * width * count
-        if needed > CERTAIN_OVERRUN * seconds:
+        pixels = height * width
+        cost = self._time(operation, pixels)
+        needed = cost.of_image(pixels) * count
+        if needed > CERTAIN_OVERRUN * seconds or cost.of_attention(pixels) > seconds:
             images = f"{count} image{'s' * (count != 1)} of {width} x {height}"
             raise ContentTooLarge(
                 f"{images} take about {needed:.0f} s to {operation}, more than the {seconds:.3g} s until the deadline"
@@ -106,8 +111,8 @@ class SizedBatches:
         height, width = size or (0, 0)
         pixels = height * width
         weight = max(1, ceil(pixels / self._unit))
-        max_pixels, tiles = self.max_untiled_pixels(operation), self._tiles(operation, pixels)
-        if max_pixels is not None and pixels > max_pixels and tiles is not None:
+        tiles = self._tiles(operation, pixels)
+        if self._needs_tiles(operation, pixels) and tiles is not None:
             return ModelBatchKey(tiles, operation, True, weight, size, policy=self._row_policy(operation, pixels))
         one_by_one = deterministic or self._always_deterministic or operation == Operation.SCORE
         if one_by_one:
@@ -124,15 +129,26 @@ class SizedBatches:
         like = Operation.RECONSTRUCT if operation == Operation.SCORE else operation
         return self._calibration.pixel_costs.get(like, PixelCost())
 
+    def _time(self, operation: Operation, pixels: int) -> PixelCost:
+        """Return the cost by which images of so many pixels take time: in tiles there is none of attention over all."""
+        cost = self._cost(operation)
+        in_tiles = self._needs_tiles(operation, pixels) and self._tile_side(operation, pixels) is not None
+        return cost._replace(growth=0.0) if in_tiles else cost
+
+    def _needs_tiles(self, operation: Operation, pixels: int) -> bool:
+        """Whether there is too little memory for an image of so many pixels as a whole."""
+        max_pixels = self.max_untiled_pixels(operation)
+        return max_pixels is not None and pixels > max_pixels
+
     def _rows(self, operation: Operation, pixels: int) -> int:
         """Return how many images of so many pixels a batch has, by its time and memory."""
-        cost, most = self._cost(operation), max(self._calibration.sizes)
-        by_time = MAX_SECONDS / (cost.seconds * pixels) if cost.seconds else most
+        cost, most = self._time(operation, pixels), max(self._calibration.sizes)
+        by_time = MAX_SECONDS / cost.of_image(pixels) if cost.seconds else most
         by_memory = self._calibration.memory / (cost.memory * pixels) if cost.memory else most
         return max(1, int(min(most, by_time, by_memory)))
 
     def _row_policy(self, operation: Operation, pixels: int) -> BatchPolicy:
-        return BatchPolicy.from_row_timing(self._cost(operation).seconds * pixels, 0.0, MAX_SECONDS)
+        return BatchPolicy.from_row_timing(self._time(operation, pixels).of_image(pixels), 0.0, MAX_SECONDS)
 
     def _tile_sides(self) -> list[int]:
         """Return the sides of tiles, the largest first; none if the model computes no tiles."""

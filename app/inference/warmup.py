@@ -23,6 +23,7 @@ from app.inference.memory import GpuMemory, ProcessMemory, trim
 from app.inference.sized_batches import MAX_SECONDS, MIB
 from app.inference.threads import run_in_own_thread
 from app.runtimes.base import CompiledModel
+from app.runtimes.flops import growth_of
 from app.runtimes.operations import batch_sizes, examples
 from model.files import CheckpointError
 from model.interface import ModelSpec, MultipleOfFactor
@@ -91,6 +92,7 @@ class WarmUp:
         self._spent = 0.0  # on the clock of the timer: other processes on the same cores make no model look slow
         many = isinstance(spec.sizes, MultipleOfFactor)
         self._image_sizes, self._pixel_costs = sizes, dict[Operation, PixelCost]()
+        self._growths: Mapping[Operation, float] = {}
         self._meter = GpuMemory(self._device.target.device) if many and self._device.is_gpu else ProcessMemory()
         self._memory_before = self._meter.held()
         self._memory = int(self._meter.available() * MEMORY_SHARE / max(1, workers))
@@ -120,13 +122,16 @@ class WarmUp:
 
     async def _run_sizes(self, rule: MultipleOfFactor) -> tuple[CompiledModel, Calibration]:
         """Measure a model of many sizes: small images first, by which the time for others is estimated."""
+        growths = await self._batcher.run_on_device(partial(growth_of, self._model.compiled.model))
+        operations = (Operation.ENCODE, Operation.DECODE, Operation.RECONSTRUCT)
+        self._growths = dict(zip(operations, growths, strict=True))
         probe = rule.fitted(*(min(PROBE_SIDE, side) for side in rule.default_size))
         for operation, rows in examples(self._spec.at(*probe), 1).items():
             await self._time(Variant(operation, size=probe), rows)  # the first run takes memory that later ones reuse
         await self._measure_size(probe, [1])
         self._policies.clear()
         for size in sorted({rule.fitted(*size) for size in self._image_sizes}, key=math.prod):
-            expected = 2 * sum(cost.seconds for cost in self._pixel_costs.values()) * math.prod(size)
+            expected = 2 * sum(cost.of_image(math.prod(size)) for cost in self._pixel_costs.values())
             if expected > self._left:
                 text = "warm-up of %d x %d pixels is left out: it would take about %.0f s of the %.0f left"
                 log.info(text, size[1], size[0], expected, self._left)
@@ -240,8 +245,10 @@ class WarmUp:
         """Keep the time of a pixel in the largest batch, and the most memory that a pixel has taken in any."""
         pixels, known = rows * math.prod(variant.size or ()), self._pixel_costs.get(variant.operation, PixelCost())
         memory = max(known.memory, taken / pixels)
-        per_pixel = seconds / pixels if pixels >= known.pixels else known.seconds
-        self._pixel_costs[variant.operation] = PixelCost(per_pixel, memory, max(pixels, known.pixels))
+        growth = self._growths.get(variant.operation, 0.0)
+        linear = seconds / pixels / (1 + growth * pixels / rows)
+        per_pixel = linear if pixels >= known.pixels else known.seconds
+        self._pixel_costs[variant.operation] = PixelCost(per_pixel, memory, max(pixels, known.pixels), growth)
 
     def _reason_to_stop(self, seconds: Mapping[int, float], taken: int, size: int) -> str:
         """Return why a batch of `size` is left out, after smaller ones of which the last took `taken` bytes."""

@@ -10,12 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.formats.native import NativeModel
 from model.formats.onnx.pair import OnnxPair
-from model.interface import ImageModel
+from model.interface import ImageModel, ModelSpec, MultipleOfFactor
 from model.networks.blocks import Residual
 from model.vae import VAE
 
 COMPUTE_BOUND_FLOPS = 4e8
 """Operations of one image, encoded and decoded, above which further copies of the weights pay off."""
+
+GROWTH_SIDE = 1024
+"""Pixels of the side of an image that is compared with one four times as long; no values are computed."""
 
 
 def is_compute_bound(vae: VAE) -> bool:
@@ -34,13 +37,41 @@ def flops_of(model: ImageModel) -> tuple[int, int] | None:
         return _vae_flops(model.vae)
     if isinstance(model, OnnxPair):
         return model.flops()
-    return _module_flops(model) if isinstance(model, nn.Module) else None
+    return _module_flops(model, model.spec) if isinstance(model, nn.Module) else None
 
 
-def _module_flops(model: nn.Module) -> tuple[int, int]:
-    """Count by torch, for a copy without memory for its weights."""
-    empty = cast("ImageModel", copy.deepcopy(model).to("meta"))
-    shapes = (1, *empty.spec.image_shape), (1, *empty.spec.latent_shape)
+def growth_of(model: ImageModel) -> tuple[float, float, float]:
+    """Return the growth g of the operations for an image of n pixels, c * n * (1 + g * n), by its attention.
+
+    There is one to encode, one to decode, and one for both; 0 for a graph, whose operations take seconds to count.
+    """
+    rule = model.spec.sizes
+    if not isinstance(model, nn.Module) or not isinstance(rule, MultipleOfFactor):
+        return 0.0, 0.0, 0.0
+    small = rule.fitted(GROWTH_SIDE, GROWTH_SIDE)
+    large = rule.fitted(4 * small[0], 4 * small[1])
+    (encode, decode), (more_encode, more_decode) = (
+        _module_flops(model, model.spec.at(*size)) for size in (small, large)
+    )
+    pairs = (encode, more_encode), (decode, more_decode), (encode + decode, more_encode + more_decode)
+    to_encode, to_decode, both = (_growth(pair, (prod(small), prod(large))) for pair in pairs)
+    return to_encode, to_decode, both
+
+
+def _growth(flops: tuple[int, int], pixels: tuple[int, int]) -> float:
+    """Return g of c * n * (1 + g * n) from the operations of images of two numbers n of pixels."""
+    small, large = (count / n for count, n in zip(flops, pixels, strict=True))
+    if large <= small or pixels[1] <= pixels[0]:
+        return 0.0
+    slope = (large - small) / (pixels[1] - pixels[0])
+    return slope / max(1.0, small - slope * pixels[0])
+
+
+def _module_flops(model: nn.Module, spec: ModelSpec) -> tuple[int, int]:
+    """Count by torch for an image of the default size of `spec`, for a copy without memory for its weights."""
+    weights = {id(tensor): tensor.to("meta") for tensor in (*model.parameters(), *model.buffers())}
+    empty = cast("ImageModel", copy.deepcopy(model, weights))
+    shapes = (1, *spec.image_shape), (1, *spec.latent_shape)
     image, latent = (torch.empty(shape, device="meta") for shape in shapes)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         empty.posterior(image)

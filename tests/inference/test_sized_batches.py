@@ -1,5 +1,7 @@
 """Batches of a model of many sizes: they keep to the time and memory of a pixel, and large images become tiles."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -91,6 +93,27 @@ def test_images_that_take_far_longer_than_their_request_may_are_refused(model):
         keys.require_time(ENCODE, (1000, 1000), 4, seconds=1)
 
 
+def test_the_time_of_attention_grows_with_the_square_of_the_pixels(model):
+    cost = COST._replace(growth=1e-6)
+    calibration = Calibration((1, 2, 4), pixel_costs={ENCODE: cost}, memory=2**40)
+    keys = SizedBatches(model, calibration, always_deterministic=False, on_tiled=lambda operation: None)
+    assert cost.of_image(10**6) == pytest.approx(2)
+    assert keys.key(Variant(ENCODE, size=(512, 512))).policy.max_rows == 3
+    assert keys.key(Variant(ENCODE, size=(640, 640))).policy.max_rows == 1
+    keys.require_time(ENCODE, (2000, 2000), 1, seconds=16)
+    with pytest.raises(ContentTooLarge, match="1 image of 2000 x 2000 take about 20 s to encode, more than the 15 s"):
+        keys.require_time(ENCODE, (2000, 2000), 1, seconds=15)
+
+
+def test_an_image_in_tiles_takes_no_time_for_attention_over_all_of_it(model):
+    cost = COST._replace(growth=1.0)
+    calibration = Calibration((1,), pixel_costs={ENCODE: cost}, memory=2 * 256 * 256 * KIB)
+    keys = SizedBatches(model, calibration, always_deterministic=False, on_tiled=lambda operation: None)
+    keys.require_time(ENCODE, (512, 512), 1, seconds=1)
+    with pytest.raises(ContentTooLarge):
+        keys.require_time(ENCODE, (256, 256), 1, seconds=1)
+
+
 def test_tiles_are_smaller_beside_a_larger_image_until_none_fits(model):
     keys = batches(model, 2 * 256 * 256 * KIB)
     for side, tile in ((800, 256), (1200, 128)):
@@ -125,3 +148,16 @@ async def test_an_image_for_which_the_memory_runs_out_is_computed_in_tiles(folde
         mean, _ = await engine.loaded_model.encode(pixels, context())
         assert mean.shape == (2, 4, 8, 24)
         assert metrics.registry.get_sample_value("vae_tiled_images_total", {"operation": "encode"}) == 2
+
+
+async def test_after_the_warm_up_an_image_is_refused_whose_attention_would_outlast_its_deadline(folder):
+    async with running_engine(folder, "cpu", max_batch_size=1) as engine:
+        loaded = engine.loaded_model
+    plenty = replace(loaded.calibration, memory=2**60)  # else it is computed in tiles
+    keys = SizedBatches(loaded.device_model, plenty, always_deterministic=False, on_tiled=lambda operation: None)
+    for operation in (ENCODE, Operation.DECODE, Operation.RECONSTRUCT, Operation.SCORE):
+        keys.require_time(operation, (256, 256), 1, seconds=30)
+        with pytest.raises(ContentTooLarge, match="1 image of 16384 x 4096 take about"):
+            keys.require_time(operation, (4096, 16384), 1, seconds=30)
+    linear = {each: cost._replace(growth=0.0) for each, cost in plenty.pixel_costs.items()}
+    assert plenty.pixel_costs[ENCODE].of_image(4096**2) > 10 * linear[ENCODE].of_image(4096**2)

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from onnx import helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.runtimes.flops import count_flops, flops_of, is_compute_bound
+from app.runtimes.flops import count_flops, flops_of, growth_of, is_compute_bound
 from model.formats import read_model
 from model.vae import VAE
 from tests.support.configs import configs
+from tests.support.diffusers_models import build
+from tests.support.diffusers_models import write as write_diffusers
 from tests.support.models import COLOUR, COMPUTE_BOUND, DIGITS
 from tests.support.onnx_pairs import (
     SPATIAL_DECODER,
@@ -60,3 +62,16 @@ def test_values_that_no_output_needs_are_not_computed_to_count_operations(tmp_pa
     graph.graph.node.append(helper.make_node("ConstantOfShape", ["size"], ["unused"], value=value))
     (folder / "encoder.onnx").write_bytes(graph.SerializeToString())
     assert flops_of(read_model(folder).model) == expected
+
+
+@pytest.mark.parametrize(("name", "has_attention"), [("kl", True), ("flux2", True), ("tiny", False), ("dc", False)])
+def test_the_operations_of_a_model_with_attention_over_all_pixels_grow_with_their_square(tmp_path, name, has_attention):
+    model = read_model(write_diffusers(tmp_path, name)).model
+    growths = growth_of(model)
+    if not has_attention:
+        assert growths == pytest.approx((0, 0, 0), abs=1e-12)
+        return
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:  # on a CPU it leaves attention out
+        build(name).encode(torch.zeros(1, 3, 64, 64))
+    tokens, channels = 1 / 8**2, 16  # for each pixel
+    assert growths[0] * counter.get_total_flops() / 64**2 == pytest.approx(4 * tokens**2 * channels, rel=0.01)
