@@ -56,21 +56,23 @@ function buildTabs(panels) {
   const byId = Object.fromEntries(panels.map((panel) => [panel.id, panel]));
   const tabs = panels.map(({ id, title }) =>
     el("a", { id: `tab-${id}`, href: `#${id}`, role: "tab", "aria-controls": `panel-${id}` }, title.split(" ")[0]));
+  const reveal = () => tabs.find((tab) => !tab.tabIndex)?.scrollIntoView({ block: "nearest", inline: "center" });
   const follow = () => {
     const shown = byId[location.hash.slice(1)] ?? panels[0];
     document.body.dataset.panel = shown.id;
     panels.forEach((panel, i) => {
       tabs[i].setAttribute("aria-selected", String(panel === shown));
       tabs[i].tabIndex = panel === shown ? 0 : -1;
-      if (panel === shown) tabs[i].scrollIntoView({ block: "nearest", inline: "center" });
       if (panel !== shown) panel.hide();
     });
+    reveal();
     shown.show();
     return shown;
   };
   find("tabs").append(...tabs);
   find("tabs").addEventListener("keydown", (event) => moveFocus(event, tabs));
   addEventListener("hashchange", follow);
+  new ResizeObserver(reveal).observe(find("tabs"));
   return { panels: byId, elements: panels.map((panel) => panel.element), follow };
 }
 
@@ -102,11 +104,11 @@ function showLast({ method, target, status, milliseconds, timing }) {
   find("last").textContent = text;
 }
 
-/** Ask for an API key; returns null if the dialog is closed. */
-function askForKey(detail) {
+/** Ask for an API key, or for another one than was refused; returns null if the dialog is closed. */
+function askForKey(isRefused) {
   const dialog = find("key-dialog");
   const input = find("key");
-  find("key-detail").textContent = detail;
+  find("key-detail").textContent = isRefused ? "The service does not know this key." : "The service asks for a key.";
   input.value = "";
   dialog.returnValue = "";
   dialog.showModal();

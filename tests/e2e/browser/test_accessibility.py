@@ -36,6 +36,14 @@ def test_no_panel_is_wider_than_the_window(open_page, request, model, width):
         assert visit.overflow() <= 0, name
 
 
+def test_the_selected_tab_is_in_view_in_a_window_that_was_made_narrow(visit):
+    visit.open("Model")
+    visit.page.set_viewport_size({"width": 390, "height": 844})
+    visit.page.wait_for_function(
+        "document.querySelector('[aria-selected=true]').getBoundingClientRect().right <= innerWidth"
+    )
+
+
 def test_everything_on_the_way_to_an_explored_sample_works_by_keyboard(visit):
     page = visit.page
     visit.open("Sample")
