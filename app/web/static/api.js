@@ -15,7 +15,7 @@ export class Problem extends Error {
 /**
  * The service under the address of the page.
  *
- * `askForKey(detail)` returns a promise of a key, or of null, when a request gets 401. The event `change` follows each
+ * `askForKey(isRefused)` returns a promise of a key, or of null, when a request gets 401. The event `change` follows each
  * change of `underWay`, the number of requests under way; `answered` has the method, path, status, times and model of a
  * response.
  */
@@ -57,7 +57,7 @@ export class Api extends EventTarget {
       const response = await this.#send(this.url(path, query), { body, type, accept, signal });
       if (response.ok) return response;
       const problem = await problemOf(response);
-      if (response.status === 401 && (await this.#keyAfter(used, problem))) continue;
+      if (response.status === 401 && (await this.#keyAfter(used))) continue;
       if (!RETRIED.has(response.status) || attempt === MAX_RETRIES) throw problem;
       const seconds = Number(response.headers.get("Retry-After")) || 1;
       waiting(problem, seconds, attempt + 1, MAX_RETRIES);
@@ -97,9 +97,9 @@ export class Api extends EventTarget {
   }
 
   /** Ask once for all requests that were refused with the same key; returns whether there is another key. */
-  async #keyAfter(used, problem) {
+  async #keyAfter(used) {
     if (this.key !== used) return true;
-    this.#asking ??= this.#askForKey(problem.detail).finally(() => (this.#asking = null));
+    this.#asking ??= this.#askForKey(Boolean(used)).finally(() => (this.#asking = null));
     const key = await this.#asking;
     if (key) this.key = key;
     return Boolean(key);

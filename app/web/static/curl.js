@@ -25,6 +25,13 @@ export class Curl {
     return this.#line(` -d '${text}'`, path, query, output);
   }
 
+  /** Return a command that sends latents, which are flat arrays, to a path. */
+  latents(latents, path, query, output) {
+    const rows = latents.map((latent) => [...latent].map((value) => Number(value.toFixed(3))));
+    const text = JSON.stringify(rows).replaceAll(",", ", ");
+    return this.json(`{"latents": ${text}}`, path, query, output);
+  }
+
   #line(body, path, query, output) {
     const key = this.#api.key ? ' -H "Authorization: Bearer $VAE_API_KEY"' : "";
     const target = output ? ` -o ${output}` : "";

@@ -147,7 +147,8 @@ export class Picker {
     this.#caption.textContent = `${name}: ${image.width} × ${image.height} ${image.channels === 1 ? "grey" : "colour"}${from}`;
     this.fitField.hidden = !this.#bitmap || Boolean(this.#spec.sizes);
     this.#hint.hidden = !looksInverted;
-    this.#hint.textContent = "The model draws on a dark background, and this image has a bright one: try Invert.";
+    const advice = this.#invert.box.checked ? "turn Invert off" : "try Invert";
+    this.#hint.textContent = `The model draws on a dark background, and this image has a bright one: ${advice}.`;
     if (this.#spec.drawable) this.#caption.append(". Draw on it: strokes are white.");
     else this.#canvas.setAttribute("aria-label", `Current image, ${name}`);
   }

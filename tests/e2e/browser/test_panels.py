@@ -214,6 +214,8 @@ def test_a_bright_image_is_noticed_and_can_be_inverted(visit, api):
     visit.settle()
     assert np.array_equal(visit.current(), image)
     assert not visit.page.get_by_text("try Invert").is_visible()
+    visit.choose(sent_as_png(image))
+    visit.page.get_by_text("turn Invert off").wait_for()
 
 
 def test_a_file_that_is_no_image_is_reported_by_its_name(visit):
@@ -304,6 +306,11 @@ def test_interpolation_goes_from_one_image_to_the_other_and_moves(visit, api):
         assert tiles.count() == 5
         assert np.array_equal(pixels(tiles.first.locator("canvas")), reconstruct(api, ends[0]))
         assert np.array_equal(pixels(tiles.last.locator("canvas")), reconstruct(api, ends[1]))
+        line = panel.locator(".command code").inner_text()
+        body, path = re.fullmatch(r"curl -s -d '(.*)' 'http://[^/]*(/.*)' -o interpolation.png", line).groups()
+        answer = answered_images(api.post(path, content=body, headers={"Accept": NPY}))
+        shown = np.array([pixels(tiles.nth(i).locator("canvas")) for i in range(5)])
+        assert np.abs(shown.astype(int) - answer).max() <= 3
     film = panel.get_by_role("img", name="Animation of the interpolation")
     first = pixels(film)
     visit.page.wait_for_timeout(1000)
@@ -364,10 +371,11 @@ def test_the_model_panel_has_digest_figures_and_samples(visit, api):
     for part in ("1.55 million weights", f"{MINUS}82.88 ± 0.21", "29 of 32", "MNIST", "letters", "vae train --data"):
         assert part in text
     assert panel.locator(".curve").count() == 2
+    assert {"vae", "--precision"} <= set(panel.locator(".wrapped span").all_inner_texts())
     first = answered_images(api.get("/sample?n=1&seed=0", headers={"Accept": NPY}))[0]
     assert np.array_equal(pixels(panel.locator(".card-images canvas").first), first)
 
 
 def test_every_panel_shows_a_curl_line(visit):
     for name in ("Sample", "Encode", "Explore", "Interpolate", "Score", "Model"):
-        assert visit.open(name).locator(".command code").inner_text().startswith("curl -s ")
+        expect(visit.open(name).locator(".command code")).to_have_text(re.compile("^curl -s "))

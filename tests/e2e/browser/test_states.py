@@ -26,10 +26,10 @@ def test_a_missing_key_is_requested_and_stored_for_the_tab_only(open_page, digit
     with server_process(digits_model, api_key=KEY) as server:
         visit = open_page(f"http://127.0.0.1:{server.port}/")
         dialog = visit.page.get_by_role("dialog", name="API key")
-        dialog.get_by_text("missing API key").wait_for()
+        dialog.get_by_text("The service asks for a key").wait_for()
         dialog.get_by_label("Key", exact=True).fill("another-key-of-16")
         dialog.get_by_role("button", name="Use key").click()
-        dialog.get_by_text("unknown API key").wait_for()
+        dialog.get_by_text("The service does not know this key").wait_for()
         dialog.get_by_label("Key", exact=True).fill(KEY)
         dialog.get_by_label("Key", exact=True).press("Enter")
         panel = visit.open("Encode")
@@ -40,7 +40,7 @@ def test_a_missing_key_is_requested_and_stored_for_the_tab_only(open_page, digit
         assert not dialog.is_visible()
         assert visit.page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
         other = open_page(visit.url)
-        other.page.get_by_role("dialog", name="API key").get_by_text("missing API key").wait_for()
+        other.page.get_by_role("dialog", name="API key").get_by_text("The service asks for a key").wait_for()
         other.page.get_by_role("button", name="Cancel").click()
         other.page.locator(".notice.problem").get_by_text("missing API key: send").wait_for()
 
@@ -89,9 +89,11 @@ def test_a_request_refused_by_a_full_queue_is_sent_again(open_page):
 
 def test_an_invalid_value_shows_the_detail_of_the_problem(visit):
     panel = visit.open("Sample")
+    line = panel.locator(".command code").inner_text()
     panel.get_by_label("Seed", exact=True).fill("x")
     panel.get_by_label("Seed", exact=True).press("Enter")
     panel.locator(".notice.problem").get_by_text("seed: expected a valid integer of digits alone").wait_for()
+    assert panel.locator(".command code").inner_text() == line
 
 
 def test_a_service_that_has_gone_is_reported(open_page, digits_model):

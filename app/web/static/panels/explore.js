@@ -257,7 +257,6 @@ export class ExplorePanel extends Explorer {
   }
 
   commands(curl, z) {
-    const values = [...z].map((value) => Number(value.toFixed(3))).join(", ");
-    return [curl.json(`{"latents": [[${values}]]}`, "decode", {}, "image.png")];
+    return [curl.latents([z], "decode", {}, "image.png")];
   }
 }

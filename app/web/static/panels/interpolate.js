@@ -89,7 +89,7 @@ export class InterpolatePanel extends Panel {
   }
 
   async update() {
-    const { client, curl } = this.#context;
+    const { client } = this.#context;
     const steps = this.#steps.valueAsNumber;
     this.#count.textContent = String(steps);
     const frames = await this.task.run("Interpolating", async (task) => {
@@ -103,10 +103,19 @@ export class InterpolatePanel extends Panel {
     });
     if (!frames?.length) return;
     this.#frames = frames;
-    this.#command.show(curl.send("latents.json", "decode", { columns: steps }, "interpolation.png"));
+    this.#command.show(this.#line(steps));
     fillStrip(this.#strip, frames, frames.map((_, i) => number(i / (steps - 1))), (i) => () => this.#stop(i));
     this.#frame = Math.min(this.#frame, frames.length - 1);
     this.#advance();
+  }
+
+  /** Return the command: from the latents of both ends, or where these are long from the file of "Save latents". */
+  #line(steps) {
+    const { curl, spec } = this.#context;
+    if (spec.isSpatial) return curl.send("latents.json", "decode", { columns: steps }, "interpolation.png");
+    const ends = [this.#ends.a, this.#ends.b].map(({ posterior }) => posterior.mean);
+    const mode = this.#way.value === "linear" ? "linear" : "slerp";
+    return curl.latents(ends, "interpolate", { steps, mode }, "interpolation.png");
   }
 
   /** Show the next frame after a while: forwards and backwards, with a rest at both ends. */

@@ -113,9 +113,15 @@ function trained(metrics) {
     ["Batch size", options.batch_size],
     ["Time", seconds && `${number(seconds / 60, 0)} minutes on ${training.device}`],
   ]);
-  const cards = [card("Training", about, training.command && el("pre", { class: "wrapped", tabindex: "0" }, training.command))];
+  const cards = [card("Training", about, training.command && wrapped(training.command))];
   if (epochs.length > 1) cards.push(learning(epochs));
   return cards;
+}
+
+/** Show a command that breaks between its words alone: a browser would break a line behind any hyphen. */
+function wrapped(command) {
+  const words = command.split(" ").flatMap((word) => [" ", el("span", {}, word)]);
+  return el("pre", { class: "wrapped", tabindex: "0" }, words.slice(1));
 }
 
 function samples(images) {

@@ -45,19 +45,19 @@ export class SamplePanel extends Panel {
     const { client, curl, subject, picker } = this.#context;
     const query = { n: this.#count.value, seed: this.#seed.value, temperature: this.#temperature.value };
     this.#level.textContent = number(this.#temperature.valueAsNumber);
-    this.#command.show(curl.get("sample", query, "samples.png"));
     const images = await this.task.run("Sampling", (task) => client.sample(query, task));
     if (!images) return;
-    this.#show(images);
+    this.#command.show(curl.get("sample", query, "samples.png"));
+    this.#show(images, query.seed);
     subject.learn(images);
     if (!subject.image) picker.take(images[0], `sample 1, seed ${query.seed}`);
   }
 
-  #show(images) {
+  #show(images, seed) {
     const tiles = images.map((image, i) => {
       const tile = this.#tileAt(i);
       paint(tile.firstChild, image);
-      tile.onclick = () => this.#choose(tile, image, `sample ${i + 1}, seed ${this.#seed.value}`);
+      tile.onclick = () => this.#choose(tile, image, `sample ${i + 1}, seed ${seed}`);
       tile.classList.remove("chosen");
       return tile;
     });
