@@ -38,6 +38,9 @@ _RESERVED = (
 
 _RESERVED_PREFIX = "triton_"
 
+MAX_TEXT_LENGTH = 1024
+"""Characters of a text in the parameters of a model, which is validated on the event loop."""
+
 FloatType = Annotated[Literal["FP32", "FP16", "BF16"], Field(description="data type of the outputs")]
 ImageFormat = Annotated[
     Literal["array", "png", "jpeg", "webp"],
@@ -94,6 +97,10 @@ def read_parameters(schema: type[Q], sent: Parameters) -> Q:
     if unknown is not None:
         known = ", ".join(schema.model_fields)
         raise UnprocessableContent(f"parameters: unknown parameter {quoted(unknown)}; known are {known}")
+    for name, value in own.items():
+        if isinstance(value, str) and len(value) > MAX_TEXT_LENGTH:
+            expected = f"expected at most {MAX_TEXT_LENGTH} characters, got {len(value)}"
+            raise UnprocessableContent(f"parameters.{name}: {expected}")
     try:
         return schema.model_validate(own)
     except ValidationError as error:

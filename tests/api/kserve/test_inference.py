@@ -313,6 +313,13 @@ IMAGE = tensor("images", "UINT8", (1, 8, 8, 1), size=64)
             {"parameters": {"samples": "x"}},
             "parameters.samples: expected a valid integer",
         ),
+        (
+            "encode",
+            [IMAGE],
+            bytes(64),
+            {"parameters": {"datatype": "x" * 1025}},
+            "parameters.datatype: expected at most 1024 characters, got 1025",
+        ),
         ("encode", [IMAGE], bytes(64), {"parameters": {"seed": -1}}, "parameters.seed: expected a number greater"),
         ("encode", [IMAGE], bytes(64), {"parameters": {"timeout": -1}}, "parameters.timeout: expected microseconds"),
         ("encode", [IMAGE], bytes(64), {"parameters": {"binary_data_output": 1}}, "expected true or false, got 1"),
