@@ -34,7 +34,7 @@ _SERVERS: list[dict[str, Any]] = [{"url": "/", "description": "The service that 
 _LICENSE = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
 
 BINARY = {"type": "string", "format": "binary"}
-_PROBLEMS = {
+PROBLEMS = {
     error.status: error
     for error in (
         errors.ServiceError,
@@ -54,6 +54,8 @@ _PROBLEMS = {
         errors.DeadlineExceeded,
     )
 }
+"""The errors that the document describes, by status."""
+
 _FIELD = {"images": {"type": "array", "items": BINARY}}
 
 
@@ -155,7 +157,7 @@ SEEDED_IMAGES_RESPONSE: dict[str, Any] = {**IMAGES_RESPONSE, **_SEED}
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the problems of these statuses and those of every endpoint, as FastAPI's `responses`."""
     everywhere = (errors.RequestHeaderFieldsTooLarge.status, errors.ServiceError.status)
-    return {status: _problem(_PROBLEMS[status]) for status in sorted({*statuses, *everywhere})}
+    return {status: _problem(PROBLEMS[status]) for status in sorted({*statuses, *everywhere})}
 
 
 def _problem(error: type[errors.ServiceError]) -> dict[str, Any]:
@@ -293,7 +295,7 @@ def _share_problems(document: dict[str, Any]) -> None:
         for status, response in operation["responses"].items():
             if PROBLEM not in response.get("content", {}):
                 continue
-            name = _PROBLEMS[int(status)].__name__
+            name = PROBLEMS[int(status)].__name__
             if shared.setdefault(name, response) == response:
                 operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}
 

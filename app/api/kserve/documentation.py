@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from app import errors
 from app.api.kserve.schemas import InferenceError, InferenceResponse
 from app.api.kserve.wire import JSON_LENGTH
-from app.api.openapi import HEADERS, OCTETS
+from app.api.openapi import HEADERS, OCTETS, PROBLEMS
 from app.api.schemas import EXAMPLE_PNG
 from app.codecs.media_types import JSON
 
@@ -16,24 +16,6 @@ HIDDEN: Mapping[str, Any] = {"include_in_schema": False}
 """Options of other paths of an endpoint, which the document has once."""
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-
-_ERRORS = {
-    error.status: error.title
-    for error in (
-        errors.ServiceError,
-        errors.BadRequest,
-        errors.Unauthorized,
-        errors.NotFound,
-        errors.RequestTimeout,
-        errors.ContentTooLarge,
-        errors.UnsupportedMediaType,
-        errors.UnprocessableContent,
-        errors.QueueFull,
-        errors.RequestHeaderFieldsTooLarge,
-        errors.Unavailable,
-        errors.DeadlineExceeded,
-    )
-}
 
 _LENGTH = {
     "description": "bytes of the JSON, if the elements of tensors follow it as binary data",
@@ -48,19 +30,23 @@ def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the responses to failures with these statuses and those of every endpoint, as FastAPI's `responses`."""
     everywhere = (errors.RequestHeaderFieldsTooLarge.status, errors.ServiceError.status)
     return {
-        status: {"model": InferenceError, "description": f"{_ERRORS[status]}.", "headers": {**HEADERS.get(status, {})}}
+        status: {
+            "model": InferenceError,
+            "description": f"{PROBLEMS[status].title}.",
+            "headers": {**HEADERS.get(status, {})},
+        }
         for status in sorted({*statuses, *everywhere})
     }
 
 
 def about_model(schema: type[BaseModel] | None, *statuses: int) -> dict[str, Any]:
-    """Return the options of an endpoint that tells something about the model in its path."""
+    """Return the options of an endpoint that describes the model in its path."""
     responses = failures(401, 404, 413, 422, 503, *statuses)
     return {"response_model": schema, "responses": responses, "openapi_extra": {"parameters": [NAME]}}
 
 
 def about_server(schema: Any, *statuses: int) -> dict[str, Any]:
-    """Return the options of an endpoint that tells something about the server."""
+    """Return the options of an endpoint that describes the server."""
     return {"response_model": schema, "responses": failures(*statuses)}
 
 

@@ -181,7 +181,7 @@ def _infer(name: str, handler: Handler) -> Iterator[Endpoint]:
 
 
 def _about_model(handler: Handler, documented: Mapping[str, Any], suffix: str = "") -> Iterator[Endpoint]:
-    """Yield the endpoints that tell something about a model: of a version, and without one."""
+    """Yield the endpoints that describe a model: with a version in the path, and without one."""
     last = Endpoint(
         f"{MODEL}{suffix}", handler, media_types=(), documentation=documented, label=f"/v2/models/{{name}}{suffix}"
     )

@@ -23,11 +23,11 @@ from app.inference.loaded_model import LoadedModel
 from app.validation import quoted
 
 _UNSUPPORTED = {"classification": "classification", "shared_memory_region": "shared memory"}
-"""Parameters of outputs whose effect a client would miss."""
+"""Parameters of outputs that are refused, because a client relies on their effect."""
 
 
 class _Sent(NamedTuple):
-    """A request whose elements of JSON were read."""
+    """A request, with the tensors that its JSON or its binary part has."""
 
     id: str | None
     parameters: Parameters
@@ -45,7 +45,7 @@ async def infer(request: EndpointRequest, name: str) -> Response:
     parameters = read_parameters(model.parameters, sent.parameters)
     binary = _requested(model, served, sent, parameters)
     tensor = _input(model, served, sent.tensors)
-    in_json = not all(binary.values()) or model.name == "score"  # whose footprint is that of JSON
+    in_json = not all(binary.values()) or model.name == "score"  # scores take the memory of JSON
     call = Call(replace(request, media_type=JSON if in_json else OCTETS), served, tensor)
     result = await model.compute(call, parameters)
     outputs = {output.name: output for output in result.outputs}

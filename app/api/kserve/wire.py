@@ -23,7 +23,7 @@ MAX_ARRAYS = 2**16
 """Arrays in the JSON of a request; those of nested elements take some 1 us each."""
 
 MAX_NAMES = 2**8
-"""Names in the JSON of a request besides those of its items, whose text may have a colon each."""
+"""Names in the JSON of a request besides those of its items. A colon in the text of an item counts as one."""
 
 HALVES = ("FP16", "BF16")
 """Floats of 16 bits."""
