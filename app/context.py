@@ -27,10 +27,11 @@ class EndpointPath(StrEnum):
 
 
 class Operation(StrEnum):
-    """Operations of a model that batches compute."""
+    """Operations of a model that batches compute; DECODE_FLOATS decodes without rounding to grey levels."""
 
     ENCODE = "encode"
     DECODE = "decode"
+    DECODE_FLOATS = "decode_floats"
     RECONSTRUCT = "reconstruct"
     SCORE = "score"
 

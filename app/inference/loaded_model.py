@@ -180,12 +180,22 @@ class LoadedModel:
         return DiagonalGaussian(torch.from_numpy(mean), torch.from_numpy(logvar))
 
     async def decode(
-        self, latents: np.ndarray | Tensor, context: RequestContext, *, deterministic: bool = False
+        self,
+        latents: np.ndarray | Tensor,
+        context: RequestContext,
+        *,
+        deterministic: bool = False,
+        as_floats: bool = False,
     ) -> np.ndarray:
-        """Return the mean image of p(x|z) for float32 latents [N, *latent]: uint8 [N, C, H, W]."""
+        """Return the mean image of p(x|z) for float32 latents [N, *latent]: uint8 [N, C, H, W].
+
+        With `as_floats` it is float32 in [0, 1], as the decoder computes it.
+        """
         key = self.keys[Variant(Operation.DECODE, deterministic)]
         if self.sized:
             key = self.sized.key(Variant(Operation.DECODE, deterministic, self.size_of(latents)))
+        if as_floats:
+            key = replace(key, operation=Operation.DECODE_FLOATS)
         (pixels,) = (await self._submit(key, context, latents)).columns
         return pixels
 

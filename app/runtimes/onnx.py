@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from app.batching.rows import RowBatch
+from app.context import Operation
 from app.runtimes.base import CompiledModel, Target
 from app.runtimes.batch_invariance import graph_is_batch_invariant, model_is_batch_invariant
 from app.runtimes.flops import is_compute_bound
@@ -75,6 +76,8 @@ class OnnxModel:
     def run(self, operation: str, rows: RowBatch, *, deterministic: bool = True, single: bool = False) -> RowBatch:  # noqa: ARG002  # all batches are deterministic
         if graph := self.operations.get(operation):
             return graph.run(rows)
+        if operation == Operation.DECODE_FLOATS and (graph := self.operations.get(Operation.DECODE)):
+            return RowBatch(graph.run_unrounded(rows).columns[-1:])
         return (self._single_row if single else self._batched).run(operation, rows)
 
     def prepare(self, operation: str, rows: RowBatch) -> None:

@@ -29,6 +29,10 @@ def _decode(model: ImageModel, latents: Tensor) -> tuple[Tensor, ...]:
     return (to_grey_levels(model.likelihood(latents).mean),)
 
 
+def _decode_floats(model: ImageModel, latents: Tensor) -> tuple[Tensor, ...]:
+    return (model.likelihood(latents).mean.float(),)
+
+
 def _reconstruct(model: ImageModel, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
     return _decode(model, model.posterior(to_unit_interval(pixels)).reparameterize(noise))
 
@@ -54,6 +58,7 @@ def _score(model: ImageModel, pixels: Tensor, noise: Tensor | None = None) -> tu
 OPERATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     Operation.ENCODE: _encode,
     Operation.DECODE: _decode,
+    Operation.DECODE_FLOATS: _decode_floats,
     Operation.RECONSTRUCT: _reconstruct,
     Operation.SCORE: _score,
 }

@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 from dataclasses import replace
+from itertools import product
 
 import httpx
 import numpy as np
@@ -109,6 +110,23 @@ async def test_all_runtimes_serve_the_same_results_and_are_named_by_the_model_en
             means.append(await mean(client, body))
     for other in means[1:]:
         np.testing.assert_allclose(other, means[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [DIGITS, COMPUTE_BOUND], ids=["small", "large"])
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(("runtime", "precision"), [*product(RUNTIMES, ["float32"]), ("torch", "bfloat16")])
+def test_every_runtime_decodes_to_floats_that_round_to_the_grey_levels(runtime, precision, deterministic, config):
+    model, settings = model_of(build(config)), Settings(runtime=runtime, precision=precision)
+    compiled = compile_model(model, settings, Target(CPU.device, precision))
+    rows = RowBatch((np.random.default_rng(0).standard_normal((3, *model.spec.latent_shape), np.float32),))
+    ((levels,), (floats,)) = (
+        compiled.run(operation, rows, deterministic=deterministic).columns for operation in ("decode", "decode_floats")
+    )
+    with torch.inference_mode():
+        expected = model.likelihood(torch.from_numpy(rows.columns[0])).mean.numpy()
+    assert floats.dtype == np.float32
+    assert (np.rint(floats * 255) == levels).mean() > (0.999 if precision == "float32" else 0.5)
+    np.testing.assert_allclose(floats, expected, atol=1e-5 if precision == "float32" else 2e-2)
 
 
 @pytest.mark.parametrize(("runtime", "query"), [("onnxruntime", ""), ("auto", "?samples=1&seed=1")])

@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.api.kserve.models import Model
+from app.context import Operation
 
 NANOSECONDS = 1e9
 
 _FAMILIES = ("requests_total", "request_duration_seconds_sum", "batches_total", "batch_size_sum", "device_seconds_sum")
 _PREFIXES = tuple(f"vae_{name}" for name in _FAMILIES)
 _UNTIMED, _CACHE = ("queue", "compute_input", "compute_output"), ("cache_hit", "cache_miss")
+
+_ALSO = {Operation.DECODE: Operation.DECODE_FLOATS}
+"""Operations whose batches a model counts besides those of its own."""
 
 SUCCESS = "200"
 
@@ -61,7 +65,7 @@ def _is_of(labels: Mapping[str, str], model: Model) -> bool:
     """Whether a sample is of the requests to a model, or of its batches."""
     if "endpoint" in labels:
         return labels["endpoint"].removesuffix("/infer").rpartition("/")[2] == model.name
-    return labels["operation"] == model.operation
+    return labels["operation"] in (model.operation, _ALSO.get(model.operation))
 
 
 def _sum(samples: Iterable[Sample], name: str, **labels: str) -> float:

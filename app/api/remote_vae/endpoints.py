@@ -39,7 +39,7 @@ async def diffusers_decode(request: EndpointRequest, query: DecodeQuery) -> Resp
     more = images.RGB * size[0] * size[1] * form.memory(query.dtype)
     request.reserve(model, Operation.DECODE, claimed.count, part="latents", size=size, more=more)
     latents = await request.run_codec(len(body), claimed.read, body)
-    pixels = await model.decode(latents, request.context)
+    pixels = await model.decode(latents, request.context, as_floats=form.is_float)
     return await images.respond(request, pixels, form, query.dtype)
 
 

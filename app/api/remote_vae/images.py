@@ -45,15 +45,21 @@ class Form(StrEnum):
     UNIT = "unit"
     LEVELS = "levels"
 
+    @property
+    def is_float(self) -> bool:
+        """Whether it is a tensor of floats, which have all digits that the decoder computes."""
+        return self in (Form.SIGNED, Form.UNIT)
+
     def type_name(self, dtype: str) -> str:
         """Return the data type of the response to a tensor of a data type."""
-        return "uint8" if self == Form.LEVELS else float_type(dtype)
+        return float_type(dtype) if self.is_float else "uint8"
 
     def memory(self, dtype: str) -> int:
         """Return the bytes of each pixel value that the response takes while it is written."""
         if self in (Form.PNG, Form.JPEG):
             return 2  # the pixels of Pillow, and the file
-        return FLOAT + DTYPES[self.type_name(dtype)].itemsize
+        computed = 2 * FLOAT if self.is_float else 1  # joined from the parts of several batches
+        return computed + DTYPES[self.type_name(dtype)].itemsize
 
 
 def float_type(dtype: str | None) -> str:
@@ -78,7 +84,10 @@ def form_of(query: DecodeQuery, accept: bytes) -> Form:
 
 
 async def respond(request: EndpointRequest, pixels: np.ndarray, form: Form, dtype: str) -> Response:
-    """Respond with pixels, uint8 [N, C, H, W], in a form; floats have the data type `dtype`."""
+    """Respond with pixels [N, C, H, W] in a form: uint8, or for a form of floats float32 in [0, 1].
+
+    Floats in the response have the data type `dtype`.
+    """
     context, cost = request.context, pixels.size * form.memory(dtype)
     if form in (Form.PNG, Form.JPEG):
         body = await request.run_codec(cost, write_images, context, form.value, pixels, None, QUALITY)
@@ -112,14 +121,10 @@ def _write_each(context: RequestContext, images: Iterable[np.ndarray], write: Ca
 
 
 def _signed(image: np.ndarray, dtype: str) -> bytes:
-    return write_tensor(image * np.float32(2 / 255) - np.float32(1), dtype)
+    return write_tensor(image * np.float32(2) - np.float32(1), dtype)
 
 
-def _unit(image: np.ndarray, dtype: str) -> bytes:
-    return write_tensor(image / np.float32(255), dtype)
-
-
-_VALUES: dict[Form, Callable[..., bytes]] = {Form.SIGNED: _signed, Form.UNIT: _unit, Form.LEVELS: write_tensor}
+_VALUES: dict[Form, Callable[..., bytes]] = {Form.SIGNED: _signed, Form.UNIT: write_tensor, Form.LEVELS: write_tensor}
 
 
 def header_of(kind: TensorType) -> Header:
