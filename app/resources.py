@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from app.settings import Settings, SettingsError
@@ -9,14 +10,23 @@ from app.settings import Settings, SettingsError
 MAX_DEFAULT_WORKERS = 4
 """Workers that are started at most where the settings give no number."""
 
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP = Path("/sys/fs/cgroup")
+_QUOTA_FILES = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+"""Microseconds of CPU time in each period, and the period: of a control group of version 2, and of version 1."""
 
 
-def available_cpus() -> int:
-    """The CPU cores that this process may use, by its affinity and by the quota of its container."""
-    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    quota, period = _QUOTA.read_text().split() if _QUOTA.exists() else ("max", "")
-    return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+def available_cpus(cgroup: Path = _CGROUP) -> int:
+    """The CPU cores that this process may use, by its affinity and by the quota of its container.
+
+    `cgroup` is the folder of control groups, of version 2 or 1.
+    """
+    found = [len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1]
+    for names in _QUOTA_FILES:
+        with suppress(OSError):
+            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
+            if quota not in ("max", "-1"):  # without a quota
+                found.append(int(quota) // int(period))
+    return max(1, min(found))
 
 
 def with_worker_count(settings: Settings) -> Settings:

@@ -40,3 +40,24 @@ def test_a_given_number_of_threads_is_used(workers):
 @pytest.mark.parametrize("workers", [0, 1, 2, 64])
 def test_codec_threads_are_a_share_of_the_cores_and_one_that_large_images_leave_free(workers):
     assert codec_threads(Settings(workers=workers)) == max(1, available_cpus() // (workers or 1)) + 1
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "6400000", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+)
+def test_the_cpu_quota_of_a_container_is_read_in_both_versions_of_control_groups(tmp_path, files, cpus):
+    without_quota = available_cpus(tmp_path / "none")
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    assert available_cpus(tmp_path) == (cpus or without_quota)
