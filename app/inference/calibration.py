@@ -22,7 +22,7 @@ class Variant(NamedTuple):
 
 
 class PixelCost(NamedTuple):
-    """Seconds and bytes of memory that a batch takes for each pixel of its images, as measured for `pixels` of them.
+    """Seconds and bytes of memory that a batch takes for each pixel of its images, measured with up to `pixels` in one.
 
     An image of n pixels takes `seconds` * n * (1 + `growth` * n): attention takes time for each pair of pixels.
     """

@@ -57,8 +57,11 @@ MIN_MEMORY = 2**26
 PROGRESS_SECONDS = 2.0
 """Seconds between two log lines about the progress."""
 
-PROBE_SIDE = 128
-"""Pixels of the side of the first images of a model of many sizes: by them the time for others is estimated."""
+PROBE_SIDES = (128, 256, 512)
+"""Pixels of the sides of the first images of a model of many sizes: by them the time for others is estimated.
+
+A pixel of a small image takes several times as long as one of a large image, as each layer takes some time for any.
+"""
 
 DETERMINISTIC_GPU_BATCH = 16
 """Size of deterministic batches on a GPU. One size is used, since other sizes may select other kernels."""
@@ -125,18 +128,16 @@ class WarmUp:
         growths = await self._batcher.run_on_device(partial(growth_of, self._model.compiled.model))
         operations = (Operation.ENCODE, Operation.DECODE, Operation.RECONSTRUCT)
         self._growths = dict(zip(operations, growths, strict=True))
-        probe = rule.fitted(*(min(PROBE_SIDE, side) for side in rule.default_size))
-        for operation, rows in examples(self._spec.at(*probe), 1).items():
-            await self._time(Variant(operation, size=probe), rows)  # the first run takes memory that later ones reuse
-        await self._measure_size(probe, [1])
+        first = rule.fitted(*(min(PROBE_SIDES[0], side) for side in rule.default_size))
+        for operation, rows in examples(self._spec.at(*first), 1).items():
+            await self._time(Variant(operation, size=first), rows)  # the first run takes memory that later ones reuse
+        await self._measure_size(first, [1])
+        for size in sorted({rule.fitted(side, side) for side in PROBE_SIDES} - {first}, key=math.prod):
+            if self._expected(size) <= MAX_SECONDS:
+                await self._measure_size_if_possible(size, [1])
         self._policies.clear()
         for size in sorted({rule.fitted(*size) for size in self._image_sizes}, key=math.prod):
-            expected = 2 * sum(cost.of_image(math.prod(size)) for cost in self._pixel_costs.values())
-            if expected > self._left:
-                text = "warm-up of %d x %d pixels is left out: it would take about %.0f s of the %.0f left"
-                log.info(text, size[1], size[0], expected, self._left)
-                continue
-            await self._measure_size(size, self._sizes)
+            await self._measure_size_if_possible(size, self._sizes)
         await self._batcher.run_on_device(trim)
         self._log_end(())
         return self._model.compiled, Calibration(
@@ -146,6 +147,30 @@ class WarmUp:
             pixel_costs=self._pixel_costs,
             memory=self._memory,
         )
+
+    def _expected(self, size: tuple[int, int]) -> float:
+        """Return the seconds that one image of a size is expected to take in all operations together."""
+        return sum(cost.of_image(math.prod(size)) for cost in self._pixel_costs.values())
+
+    async def _measure_size_if_possible(self, size: tuple[int, int], sizes: Sequence[int]) -> None:
+        """Measure batches of images of one size, unless one image takes too much time or memory."""
+        reason = self._reason_to_leave_out(size)
+        if not reason:
+            try:
+                await self._measure_size(size, sizes)
+            except OutOfMemory:
+                reason = "more memory than there is"
+        if reason:
+            log.info("warm-up of %d x %d pixels is left out: it would take %s", size[1], size[0], reason)
+
+    def _reason_to_leave_out(self, size: tuple[int, int]) -> str:
+        """Return what images of a size would take and how much of that there is, if it is too little."""
+        if (seconds := 2 * self._expected(size)) > self._left:
+            return f"about {seconds:.0f} s of the {self._left:.0f} left"
+        memory = max((cost.memory for cost in self._pixel_costs.values()), default=0) * math.prod(size)
+        if memory > self._memory:
+            return f"about {memory / MIB:.0f} MiB of the {self._memory / MIB:.0f} MiB for batches"
+        return ""
 
     async def _measure_size(self, size: tuple[int, int], sizes: Sequence[int]) -> None:
         """Measure batches of images of one size."""
@@ -242,11 +267,11 @@ class WarmUp:
         return seconds
 
     def _record_cost(self, variant: Variant, rows: int, seconds: float, taken: int) -> None:
-        """Keep the time of a pixel in the largest batch, and the most memory that a pixel has taken in any."""
-        pixels, known = rows * math.prod(variant.size or ()), self._pixel_costs.get(variant.operation, PixelCost())
-        memory = max(known.memory, taken / pixels)
+        """Keep the time of a pixel in the largest batch of the largest image, and the most memory of one in any."""
+        pixels, known = math.prod(variant.size or ()), self._pixel_costs.get(variant.operation, PixelCost())
+        memory = max(known.memory, taken / (rows * pixels))
         growth = self._growths.get(variant.operation, 0.0)
-        linear = seconds / pixels / (1 + growth * pixels / rows)
+        linear = seconds / (rows * pixels) / (1 + growth * pixels)
         per_pixel = linear if pixels >= known.pixels else known.seconds
         self._pixel_costs[variant.operation] = PixelCost(per_pixel, memory, max(pixels, known.pixels), growth)
 

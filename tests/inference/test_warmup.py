@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.context import RequestContext
+from app.context import Operation, RequestContext
 from app.errors import Unavailable
 from app.inference.calibration import SCORE, Variant
 from app.inference.engine import Engine
@@ -21,6 +21,7 @@ from model.checkpoint import write_checkpoint
 from model.config import VAEConfig
 from model.formats import read_model
 from model.interface import StoredModel
+from tests.support.diffusers_models import write as write_diffusers
 from tests.support.models import build, write
 from tests.support.runtimes import intercepted
 
@@ -31,6 +32,9 @@ SLOW = VAEConfig(image_shape=(1, 96, 96), latent_shape=(1, 24, 24), channels=(64
 
 WIDE = VAEConfig(image_shape=(3, 256, 256), latent_shape=(1, 256, 256), channels=(16,), blocks=(0,))
 """Few operations, and many megabytes of feature maps for each image."""
+
+FIXED_SECONDS = 0.02
+"""Time that each call of a model takes besides that of its pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +133,28 @@ async def test_concurrent_reloads_run_one_after_the_other(digits_model, colour_m
         await asyncio.gather(*map(engine.replace, models))
         assert engine.ready
         assert engine.loaded_model.identity == models[-1].model.spec.identity
+
+
+async def test_the_fixed_time_of_a_call_does_not_count_for_each_pixel_of_a_large_image(tmp_path):
+    rows: list[int] = []
+
+    def before(operation, batch, single) -> None:
+        rows.append(len(batch))
+        until = time.thread_time() + FIXED_SECONDS
+        while time.thread_time() < until:
+            pass
+
+    stored = read_model(write_diffusers(tmp_path / "kl", "kl"))
+    async with started(stored, compile_model=intercepted(before), max_batch_size=2, warm_sizes="64x64") as engine:
+        assert await engine.wait_until_warm()
+        loaded = engine.loaded_model
+    assert loaded.calibration.pixel_costs[Operation.ENCODE].seconds * 64 * 64 < FIXED_SECONDS / 2
+    assert max(rows) == loaded.sized.key(Variant(Operation.ENCODE, size=(128, 128))).policy.max_rows == 2
+
+
+async def test_a_size_for_which_there_is_too_little_memory_is_not_warmed_up(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "app.inference.warmup")
+    stored = read_model(write_diffusers(tmp_path / "kl", "kl"))
+    async with started(stored, workers=64, warm_sizes="64x64,1024x1024") as engine:
+        assert await engine.wait_until_warm()
+    assert re.search("warm-up of 1024 x 1024 pixels is left out: it would take about [0-9]+ MiB of the", caplog.text)
