@@ -1,7 +1,7 @@
 """Application factory: builds the services bottom-up, and the FastAPI application around them."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
+from starlette.routing import BaseRoute
 
 from app.api import admin, docs, health
 from app.api import routes as model_api
@@ -22,6 +23,7 @@ from app.http.auth import ApiKeys
 from app.http.budget import MemoryBudget
 from app.http.cors import CorsMiddleware
 from app.http.lifecycle import LifecycleMiddleware
+from app.http.root_path import route_path
 from app.http.state import ServiceState
 from app.http.targets import Targets
 from app.inference.core_sharing import CoreUsage
@@ -31,7 +33,7 @@ from app.observability.metrics import Metrics
 from app.observability.request_log import RequestLog
 from app.observability.tracing import Tracing
 from app.resources import codec_threads
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 from app.web import page
 from model.formats import read_model
 
@@ -67,7 +69,7 @@ def create_app(
     `UserError` for a device that does not exist.
     """
     services = build_services(settings or Settings(), state or ServiceState(), group or ProcessGroup())
-    tracing = Tracing(tracer_provider)
+    tracing, root_path = Tracing(tracer_provider), services.settings.root_path
     app = DocumentedApplication(
         spec=lambda: services.engine.loaded_model.spec,
         tags={dialect.name: dialect.description for dialect in DIALECTS},
@@ -79,7 +81,7 @@ def create_app(
         routes=[
             *routes(services, [*model_api.ENDPOINTS, *admin.ENDPOINTS, *health.ENDPOINTS]),
             *(route for dialect in DIALECTS for route in routes(services, dialect.endpoints)),
-            *(page.routes() if services.settings.page else ()),
+            *(page.routes(root_path) if services.settings.page else ()),
             *docs.routes(),
         ],
         redirect_slashes=False,
@@ -87,12 +89,13 @@ def create_app(
             "auto_configure": tracer_provider is None,
             "tracer_provider": tracer_provider,
             "tracing": tracing.enabled,
-            "exclude": lambda scope: services.targets[scope["path"]].is_public,
+            "exclude": lambda scope: services.targets[route_path(scope["path"], root_path)].is_public,
             "operation_spans": False,
             "metrics": False,  # Prometheus has them
             "logs": False,
         },
     )
+    _require_no_own_path(root_path, app.routes)
     app.state.services = services
     requires_key = bool(services.api_keys)
     app.include_router(documentation(model_api.ENDPOINTS, "model", requires_key=requires_key))
@@ -110,6 +113,7 @@ def create_app(
         budget=services.budget,
         request_log=services.request_log,
         tracing=tracing,
+        root_path=root_path,
     )
     if services.settings.cors_origins:
         app.add_middleware(
@@ -120,6 +124,15 @@ def create_app(
             expose_headers=["X-Request-ID", "X-Model", "X-Seed", "Server-Timing", "Retry-After"],
         )
     return app
+
+
+def _require_no_own_path(root_path: str, routes: Iterable[BaseRoute]) -> None:
+    """Refuse a root path with paths of the service below it: those of a proxy that removes it would be ambiguous."""
+    for route in routes:
+        path = getattr(route, "path", "")
+        if root_path and f"{path}/".startswith(f"{root_path}/"):
+            expected = "expected a prefix below which the service has no path of its own"
+            raise SettingsError(f"root_path: {expected}, got {root_path!r} of {path}")
 
 
 def build_services(settings: Settings, state: ServiceState, group: ProcessGroup) -> Services:

@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     workers: int = Field(0, ge=0, le=64, description="serving processes; 0: one for each core, at most 4")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0: a free port")
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$",
+        description="path prefix below which a proxy has the service, such as /models/vae: a slash at its start, "
+        "none at its end",
+    )
     page: bool = Field(True, description="serve the web page at /; otherwise / redirects to /docs")
 
     max_batch_size: int = Field(

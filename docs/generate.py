@@ -21,7 +21,7 @@ from app.settings import PREFIX, Settings  # noqa: E402
 
 GROUPS = {
     "Model and computation": ("model", "device", "threads", "precision", "runtime"),
-    "Processes and sockets": ("workers", "host", "port", "page"),
+    "Processes and sockets": ("workers", "host", "port", "root_path", "page"),
     "Batching": ("max_batch_size", "max_batch_delay_ms", "warm_sizes", "batch_invariant", "max_queue_items"),
     "Limits and timeouts": (
         "max_items",
@@ -81,7 +81,7 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, Path):
         return f"`{value.relative_to(ROOT)}`"
-    if value in (None, (), PydanticUndefined):
+    if value in (None, "", (), PydanticUndefined):
         return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

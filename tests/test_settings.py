@@ -33,6 +33,7 @@ def test_without_any_setting_the_defaults_apply():
         ("cors_origins", "", ()),
         ("log_format", "text", "text"),
         ("log_level", "INFO", "info"),
+        ("root_path", "/models/vae-1.0", "/models/vae-1.0"),
     ],
 )
 def test_a_prefixed_variable_sets_the_setting_of_its_name(monkeypatch, name, text, value):
@@ -65,6 +66,13 @@ def test_a_prefixed_variable_sets_the_setting_of_its_name(monkeypatch, name, tex
         ("log_level", "loud"),
         ("cors_origins", "https://a.example/"),
         ("log_format", "xml"),
+        ("root_path", "vae"),
+        ("root_path", "/"),
+        ("root_path", "//vae"),
+        ("root_path", "/../vae"),
+        ("root_path", "/a b"),
+        ("root_path", '/"'),
+        ("root_path", "/vae\n"),
     ],
 )
 def test_an_invalid_setting_is_reported_in_one_line_with_its_name(monkeypatch, name, text):
@@ -88,6 +96,12 @@ def test_an_invalid_setting_is_reported_in_one_line_with_its_name(monkeypatch, n
             "max_batch_size: expected a number greater than or equal to 0, got '-1' from VAE_MAX_BATCH_SIZE",
         ),
         ("log_format", "xml", "log_format: expected 'auto', 'json' or 'text', got 'xml' from VAE_LOG_FORMAT"),
+        (
+            "root_path",
+            "/vae/",
+            "root_path: expected path prefix below which a proxy has the service, such as /models/vae: a slash at its "
+            "start, none at its end, got '/vae/' from VAE_ROOT_PATH",
+        ),
         (
             "api_key_file",
             "/no/such",

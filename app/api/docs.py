@@ -11,13 +11,11 @@ from starlette.staticfiles import StaticFiles
 from app.api.openapi import DocumentedApplication
 from app.codecs.media_types import JSON
 
-STATIC_URL = "/docs/static"
-
 
 async def openapi_document(request: Request) -> Response:
     """Send the OpenAPI document."""
     app: DocumentedApplication = request.app
-    return Response(app.openapi_json(request.scope.get("root_path", "").rstrip("/")), media_type=JSON)
+    return Response(app.openapi_json(request.scope.get("app_root_path", "")), media_type=JSON)
 
 
 _STYLE = b"""<style>
@@ -30,23 +28,23 @@ _STYLE = b"""<style>
 
 
 async def swagger_ui(request: Request) -> Response:
-    """Send the page that shows the OpenAPI document."""
-    root = request.scope.get("root_path", "").rstrip("/")
+    """Send the page that shows the OpenAPI document; its addresses are relative, below whatever prefix a proxy has."""
     page = get_swagger_ui_html(
-        openapi_url=f"{root}/openapi.json",
+        openapi_url="openapi.json",
         title=f"{request.app.title} - Swagger UI",
         oauth2_redirect_url="/docs/oauth2-redirect",
-        swagger_js_url=f"{root}{STATIC_URL}/swagger-ui-bundle.js",
-        swagger_css_url=f"{root}{STATIC_URL}/swagger-ui.css",
-        swagger_favicon_url=f"{root}{STATIC_URL}/favicon.png",
+        swagger_js_url="docs/static/swagger-ui-bundle.js",
+        swagger_css_url="docs/static/swagger-ui.css",
+        swagger_favicon_url="docs/static/favicon.png",
         swagger_ui_parameters={"defaultModelsExpandDepth": 0, "displayRequestDuration": True},
     )
     return HTMLResponse(bytes(page.body).replace(b"</head>", _STYLE, 1))
 
 
-async def root(request: Request) -> Response:  # noqa: ARG001  # Starlette's signature
-    """Redirect to the documentation."""
-    return RedirectResponse("docs")
+async def root(request: Request) -> Response:
+    """Redirect to the documentation, relative to the address of the request unless the root path is known."""
+    root_path = request.scope.get("app_root_path")
+    return RedirectResponse(f"{root_path}/docs" if root_path else "docs")
 
 
 async def oauth2_redirect(request: Request) -> Response:  # noqa: ARG001  # Starlette's signature
@@ -61,5 +59,5 @@ def routes() -> list[BaseRoute]:
         Route("/openapi.json", openapi_document),
         Route("/docs", swagger_ui),
         Route("/docs/oauth2-redirect", oauth2_redirect),
-        Mount(STATIC_URL, StaticFiles(directory=str(files("fastapi_offline") / "static"))),
+        Mount("/docs/static", StaticFiles(directory=str(files("fastapi_offline") / "static"))),
     ]

@@ -181,7 +181,7 @@ async def _compressed(request: EndpointRequest, response: Response) -> Response:
 class EndpointRouter:
     """ASGI application that finds an endpoint by its exact method and path; all other requests go to a `router`.
 
-    Among these are paths below the root path of a proxy, and traced requests: the router names their spans.
+    Among these are traced requests: the router names their spans.
     """
 
     def __init__(self, router: ASGIApp, routes: Sequence[BaseRoute]) -> None:
@@ -195,7 +195,7 @@ class EndpointRouter:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         app = self._router
-        if scope["type"] == "http" and not scope.get("root_path") and "fastapi.telemetry" not in scope:
+        if scope["type"] == "http" and "fastapi.telemetry" not in scope:
             app = self._apps.get((scope["method"], scope["path"]), app)
         return app(scope, receive, send)
 

@@ -239,11 +239,11 @@ class DocumentedApplication(FastAPI):
         return document
 
     def openapi_json(self, root_path: str) -> bytes:
-        """Return the document as JSON; `root_path` is the prefix that a proxy removes from paths."""
+        """Return the document as JSON; `root_path` is the path prefix below which clients find the service."""
         document = self.openapi()
         if root_path not in self._json:
-            prefix = [{"url": root_path}] if root_path else []
-            self._json[root_path] = dump({**document, "servers": [*prefix, *document["servers"]]})
+            servers = [{**server, "url": root_path or server["url"]} for server in document["servers"]]
+            self._json[root_path] = dump({**document, "servers": servers})
         return self._json[root_path]
 
 

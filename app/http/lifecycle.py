@@ -23,6 +23,7 @@ from app.http.admission import AdmissionController
 from app.http.budget import MemoryBudget
 from app.http.problems import problem, routing_error
 from app.http.protocol.head_rules import require_few_parameters
+from app.http.root_path import without_root_path
 from app.http.state import ServiceState
 from app.http.targets import Targets
 from app.observability.request_log import FinishedRequest, RequestLog
@@ -61,6 +62,7 @@ class LifecycleMiddleware:
         budget: MemoryBudget,
         request_log: RequestLog,
         tracing: Tracing,
+        root_path: str = "",
     ) -> None:
         self.app = app
         self.request_timeout = request_timeout
@@ -70,11 +72,14 @@ class LifecycleMiddleware:
         self.budget = budget
         self.request_log = request_log
         self.tracing = tracing
+        self.root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if root_path := self.root_path or scope.get("root_path"):
+            scope = without_root_path(scope, root_path)
         request = RequestLifecycle(self, scope, receive, send)
         if request.target.is_public:
             await request.run_public()

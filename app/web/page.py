@@ -5,7 +5,8 @@ All files but the page itself are below a path with a digest of their contents, 
 /                        the page, revalidated by its ETag at each visit
 /web/<digest>/<name>     styles, scripts and the icon, immutable
 
-All addresses in the page are relative, so it works below any path prefix of a proxy.
+The addresses in the page are relative, so that it works below any path prefix of a proxy; with a root path, which is
+that prefix, they begin with it, so that the address of the page needs no slash at its end.
 """
 
 import gzip
@@ -76,9 +77,9 @@ class StaticFile:
         return Response(self.compressed, media_type=self.media_type, headers=headers)
 
 
-def routes() -> list[BaseRoute]:
+def routes(root_path: str = "") -> list[BaseRoute]:
     """Return the routes of the page and its files."""
-    version, page, static = _load()
+    version, page, static = _load(root_path)
 
     async def index(request: Request) -> Response:
         return page.response(request)
@@ -102,20 +103,24 @@ def _accepts_gzip(accept_encoding: str) -> bool:
 
 
 @cache
-def _load() -> tuple[str, StaticFile, Mapping[str, StaticFile]]:
+def _load(root_path: str) -> tuple[str, StaticFile, Mapping[str, StaticFile]]:
     """Read the files; returns their digest, the page, and the others by name."""
     contents = _read(files(__package__) / "static")
     digest = sha256(b"\0".join(part for name in sorted(contents) for part in (name.encode(), contents[name])))
     version = digest.hexdigest()[:16]
-    page = _page(contents.pop(PAGE).decode(), version, sorted(contents))
+    page = _page(contents.pop(PAGE).decode(), root_path and f"{root_path}/", version, sorted(contents))
     static = {name: _static_file(name, content, _IMMUTABLE) for name, content in contents.items()}
     return version, page, static
 
 
-def _page(template: str, version: str, names: Iterable[str]) -> StaticFile:
+def _page(template: str, base: str, version: str, names: Iterable[str]) -> StaticFile:
     """Return the page, which has the browser fetch all modules at once instead of one import after another."""
-    modules = (f'<link rel="modulepreload" href="web/{version}/{name}">' for name in names if name.endswith(".js"))
-    text = template.replace("{preload}", "\n".join(modules)).replace("{version}", version)
+    modules = (f'<link rel="modulepreload" href="{{files}}/{name}">' for name in names if name.endswith(".js"))
+    text = (
+        template.replace("{preload}", "\n".join(modules))
+        .replace("{files}", f"{base}web/{version}")
+        .replace("{base}", base)
+    )
     return _static_file(PAGE, text.encode(), _PAGE_HEADERS)
 
 

@@ -33,7 +33,7 @@ def test_the_help_has_each_setting_with_its_description_variable_and_default(sho
     entry = shown[shown.index(f" {option_of(name)} ") :]
     switches = {True: option_of(name)[2:], False: f"no-{option_of(name)[2:]}"}
     default = switches[field.default] if isinstance(field.default, bool) else field.default
-    tail = f"env var: {variable_of(name)}" + (f"; default: {default}]" if default not in (None, ()) else "]")
+    tail = f"env var: {variable_of(name)}" + (f"; default: {default}]" if default not in (None, "", ()) else "]")
     bare = entry.replace(" ", "")
     assert bare.index(str(field.description).replace(" ", "")) < bare.index(f"[{tail}".replace(" ", ""))
 

@@ -97,10 +97,10 @@ async def test_probes_and_documentation_require_no_key(protected, path):
 
 
 async def test_the_files_of_the_documentation_page_exist(protected):
-    links = re.findall(r'(?:src|href)="(/[^"]+)"', (await protected.get("/docs")).text)
-    assert links
+    links = re.findall(r'(?:src|href)="(docs/[^"]+)"', (await protected.get("/docs")).text)
+    assert len(links) == 3
     for link in links:
-        assert (await protected.get(link)).status_code == 200
+        assert (await protected.get(f"/{link}")).status_code == 200
 
 
 async def test_the_body_limit_is_exact_with_and_without_a_content_length(serve, png):

@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import numpy as np
 from playwright.sync_api import Browser, BrowserContext, Locator, sync_playwright
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = (
@@ -120,16 +119,3 @@ def colours(images: np.ndarray) -> np.ndarray:
 def answered_images(response: httpx.Response) -> np.ndarray:
     """The images of a response in the format .npy, as colours [N, H, W, 3]."""
     return colours(np.load(io.BytesIO(response.raise_for_status().content)))
-
-
-def below(prefix: str, app: ASGIApp) -> ASGIApp:
-    """An application behind a proxy that removes a prefix from paths; other paths get no response."""
-
-    async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            assert scope["path"].startswith(f"{prefix}/"), scope["path"]
-            path = scope["path"].removeprefix(prefix)
-            scope = {**scope, "path": path, "raw_path": path.encode()}
-        await app(scope, receive, send)
-
-    return proxy

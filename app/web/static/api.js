@@ -3,6 +3,8 @@
 const MAX_RETRIES = 5;
 const RETRIED = new Set([429, 503]);
 const KEY = "vae-key";
+/** The address of the service, perhaps with a prefix of a proxy: this file is in /web/<digest>/. */
+const SERVICE = new URL("../../", import.meta.url);
 
 /** An error that the service or the network reports: `title`, `detail`, `status` (0 without a response). */
 export class Problem extends Error {
@@ -13,7 +15,7 @@ export class Problem extends Error {
 }
 
 /**
- * The service under the address of the page.
+ * The service that the page comes from.
  *
  * `askForKey(isRefused)` returns a promise of a key, or of null, when a request gets 401. The event `change` follows each
  * change of `underWay`, the number of requests under way; `answered` has the method, path, status, times and model of a
@@ -39,10 +41,9 @@ export class Api extends EventTarget {
     else sessionStorage.removeItem(KEY);
   }
 
-  /** Return the address of a path; paths are relative to the page, so that a prefix of a proxy stays. */
+  /** Return the address of a path. */
   url(path, query = {}) {
-    const url = new URL(path, document.baseURI);
-    url.hash = "";
+    const url = new URL(path, SERVICE);
     for (const [name, value] of Object.entries(query)) if (value != null) url.searchParams.set(name, value);
     return url;
   }

@@ -12,14 +12,16 @@ import pytest
 from app.main import create_app
 from app.settings import DEFAULT_MODEL, Settings
 from model.checkpoint import write_checkpoint
-from tests.support.browser import PANELS, below
+from tests.support.browser import PANELS, Visit
 from tests.support.in_thread_server import on_a_socket
 from tests.support.models import COLOUR, DIGITS, build, write
+from tests.support.proxies import proxy
 from tests.support.raw_http import server_process
 
 pytestmark = pytest.mark.browser
 
 KEY = "a-key-of-16-char"
+PREFIX = "/models/vae"
 
 
 def test_a_missing_key_is_requested_and_stored_for_the_tab_only(open_page, digits_model):
@@ -45,12 +47,37 @@ def test_a_missing_key_is_requested_and_stored_for_the_tab_only(open_page, digit
         other.page.locator(".notice.problem").get_by_text("missing API key: send").wait_for()
 
 
-def test_the_page_works_below_a_prefix(open_page, digits_model):
-    app = create_app(Settings(model=digits_model, device="cpu", threads=1))
-    with on_a_socket(below("/models/vae", app)) as url:
-        visit = open_page(f"{url}/models/vae/")
-        for name in PANELS:
-            assert f"'{url}/models/vae/" in visit.open(name).locator(".command code").inner_text()
+@pytest.mark.parametrize("root_path", ["", PREFIX])
+def test_the_page_works_below_a_prefix_that_a_proxy_removes(open_page, digits_model, root_path):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1, root_path=root_path))
+    with on_a_socket(app) as service, proxy(service, PREFIX, removes_prefix=True) as url:
+        check_all_panels(open_page(f"{url}/"), url)
+
+
+@pytest.mark.parametrize("removes_prefix", [True, False])
+def test_the_page_needs_no_slash_behind_the_root_path(open_page, digits_model, removes_prefix):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1, root_path=PREFIX))
+    with on_a_socket(app) as service, proxy(service, PREFIX, removes_prefix=removes_prefix) as url:
+        check_all_panels(open_page(url), url)
+
+
+def test_the_documentation_sends_requests_below_the_root_path(open_page, digits_model):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1, root_path=PREFIX))
+    with on_a_socket(app) as service, proxy(service, PREFIX, removes_prefix=True) as url:
+        visit = open_page(url)
+        visit.page.get_by_role("link", name="API").click()
+        block = visit.page.locator("#operations-model-model")
+        block.get_by_role("button").first.click()
+        block.get_by_role("button", name="Try it out").click()
+        block.get_by_role("button", name="Execute").click()
+        block.locator(".request-url").get_by_text(f"{url}/model").wait_for()
+        block.locator(".live-responses-table .response-col_status", has_text="200").wait_for()
+
+
+def check_all_panels(visit: Visit, url: str) -> None:
+    """Check that all panels work, with requests below an address alone."""
+    for name in PANELS:
+        assert f"'{url}/" in visit.open(name).locator(".command code").inner_text()
 
 
 def test_the_page_of_a_draining_service_shows_the_problem_and_the_retry(open_page, digits_model):
