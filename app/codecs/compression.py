@@ -4,9 +4,10 @@ A body is decompressed in steps, up to a number of bytes: a bomb costs no more t
 left out where a sample of the body hardly shrinks, as numbers of latents do.
 """
 
+import io
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Protocol
 
@@ -29,6 +30,9 @@ MIN_COMPRESSED_BYTES = 2**14
 
 STEP = 2**16
 """Compressed bytes of one decompression step."""
+
+PIECE = 2**18
+"""Decompressed bytes of one step: what is in memory besides the decompressed body."""
 
 _SAMPLE = 2**16
 _MAX_SHARE = 0.7
@@ -73,8 +77,8 @@ def decompress(body: bytes, coding: str, limit: int) -> bytes:
 
     Raises `BadRequest` for damaged data, `ContentTooLarge` for more than `limit` bytes or `MAX_PIECES` members.
     """
-    new, pieces = _DECOMPRESSORS[coding], list[bytes]()
-    member, members, missing = new(), 1, limit + 1
+    new, content = _DECOMPRESSORS[coding], io.BytesIO()
+    member, members = new(), 1
     for at in range(0, len(body), STEP):
         data = body[at : at + STEP]
         while data:
@@ -82,17 +86,28 @@ def decompress(body: bytes, coding: str, limit: int) -> bytes:
                 member, members = new(), members + 1
             if members > MAX_PIECES:
                 raise ContentTooLarge(f"the body has more than {MAX_PIECES} members of {coding}")
-            try:
-                pieces.append(member.decompress(data, missing))
-            except (zlib.error, zstd.ZstdError) as error:
-                raise _damaged(coding, str(error)) from None
-            missing -= len(pieces[-1])
-            if missing <= 0:
-                raise ContentTooLarge(f"the body has more than the {limit} bytes allowed when it is decompressed")
+            for piece in _pieces(member, data, coding):
+                content.write(piece)
+                if content.tell() > limit:
+                    raise ContentTooLarge(f"the body has more than the {limit} bytes allowed when it is decompressed")
             data = member.unused_data if member.eof else b""
     if not member.eof:
         raise _damaged(coding, "it ends before its data do")
-    return b"".join(pieces)
+    return content.getvalue()
+
+
+def _pieces(member: Decompressor, data: bytes, coding: str) -> Iterator[bytes]:
+    """Decompress bytes up to the end of a member, in pieces of a limited size."""
+    piece = b""
+    while data or len(piece) == PIECE:
+        try:
+            piece = member.decompress(data, PIECE)
+        except (zlib.error, zstd.ZstdError) as error:
+            raise _damaged(coding, str(error)) from None
+        yield piece
+        if member.eof:
+            return
+        data = getattr(member, "unconsumed_tail", b"")  # zlib returns what it has not read, zstd keeps it
 
 
 def _damaged(coding: str, why: str) -> BadRequest:

@@ -80,6 +80,10 @@ class CodecThreads:
             return await result
         finally:
             job.work.clear()
+            del (
+                job,
+                result,
+            )  # an error has this frame in its traceback, and so all bodies in it until garbage collection
 
     def _start_jobs(self) -> None:
         while (large := self._next_class()) is not None:

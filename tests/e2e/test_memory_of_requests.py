@@ -1,6 +1,7 @@
-"""The memory of a real server under requests for more pixels than the limit allows."""
+"""The memory of a real server under requests for more pixels than the limit allows, and under compressed bodies."""
 
 import asyncio
+import gzip
 import re
 from pathlib import Path
 
@@ -8,15 +9,18 @@ import numpy as np
 import pytest
 
 from app.codecs.png import write_png
+from app.http.budget import MAX_BODIES_IN_FLIGHT
 from app.inference.footprint import of_decode, of_encode
 from model.formats.native import model_of
 from model.vae import VAE
-from tests.support.live_server import serving
-from tests.support.models import LARGE, write
+from tests.support.live_server import SERVE, serving
+from tests.support.models import DIGITS, LARGE, write
 
 pytestmark = pytest.mark.anyio
 
 LIMIT = 2**24
+
+BODY = 2**23
 
 
 def reset_peak(process: int) -> None:
@@ -46,3 +50,23 @@ async def test_a_server_takes_no_more_memory_for_requests_than_the_limit(tmp_pat
         assert {answer.status_code for answer in answers} <= {200, 503}
         assert 200 in {answer.status_code for answer in answers}
         assert mebibytes(process, "VmHWM") - before < 100  # two of them, and what a batch takes; 4096 images take 800
+
+
+@pytest.mark.parametrize(
+    "path", ["/encode", "/decode", "/diffusers/encode?shape=2048&shape=1&shape=64&shape=64&dtype=uint8"]
+)
+async def test_a_server_holds_decompressed_bodies_no_longer_than_their_requests(tmp_path, path):
+    bodies = MAX_BODIES_IN_FLIGHT * BODY
+    bomb = gzip.compress(bytes(BODY))
+    without_collection = SERVE.replace("serve(settings)", "import gc; gc.disable(); serve(settings)")
+    async with serving(write(tmp_path / "digits", DIGITS), without_collection, max_body_bytes=BODY) as service:
+        process = service.process.pid
+        reset_peak(process)
+        before = mebibytes(process, "VmRSS")
+        for _ in range(3):
+            requests = (
+                service.client.post(path, content=bomb, headers={"Content-Encoding": "gzip"}) for _ in range(20)
+            )
+            assert {answer.status_code for answer in await asyncio.gather(*requests)} <= {200, 415, 503}
+        assert mebibytes(process, "VmHWM") - before < 1.75 * bodies // 2**20  # 3.5 times if errors keep them
+        assert mebibytes(process, "VmRSS") - before < 0.75 * bodies // 2**20
