@@ -176,6 +176,12 @@ async def test_a_file_that_curl_changed_is_answered_by_the_option_that_sends_it_
         assert HINT not in answer.text
 
 
+async def test_a_line_end_is_searched_in_the_first_bytes_alone(client):
+    for size, is_named in ((2**15, False), (2**17, True)):
+        answer = await client.post("/encode", content=b"a" * size + b"\n", headers=FORM)
+        assert (HINT in answer.text) is is_named
+
+
 async def test_the_option_is_not_named_for_json_and_other_sizes(client):
     for body in ('{"latents": [[1]]}', "{", "[" * 9):
         answer = await client.post("/decode", content=body, headers=FORM)

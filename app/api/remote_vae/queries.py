@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from app.api.query import Integer, Query, require_decimal
+from app.codecs.images import MAX_SIDE
 from app.codecs.tensors import MAX_DIMENSIONS
 from model.interface import LatentScaling
 
@@ -38,7 +39,7 @@ Shape = Annotated[tuple[Integer, ...], BeforeValidator(_separate), Field(descrip
 DataType = Literal["float16", "bfloat16", "float32", "uint8"]
 Finite = Annotated[float | None, BeforeValidator(require_decimal), Field(ge=-MAX_FACTOR, le=MAX_FACTOR)]
 Side = Annotated[
-    Integer | None, Field(ge=1, le=2**20, description="pixels of the images of packed latents [B, N, 4 * C]")
+    Integer | None, Field(ge=1, le=MAX_SIDE, description="pixels of the images of packed latents [B, N, 4 * C]")
 ]
 Binary = Annotated[Literal["binary"], Field(description="raw bytes, the only way that is left in diffusers")]
 
