@@ -11,6 +11,9 @@ AXE := axe-core@4.14.1
 TYPESCRIPT := openapi-typescript@7.13.0 openapi-fetch@0.17.0 typescript@5.9.3 @types/node@20.19.25
 npm := npm install --no-save --silent --fetch-retries 1 --fetch-timeout 20000 --prefix
 
+# The tests start hundreds of processes; without files of bytecode each compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help serve test slow browser clients check bench chaos soak containers cluster format docs lock clean
 
 help: ## list the targets
