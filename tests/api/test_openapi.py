@@ -20,6 +20,7 @@ from app.main import create_app
 from app.settings import Settings
 from model.config import VAEConfig
 from tests.support.apps import running
+from tests.support.in_thread_server import on_a_socket
 from tests.support.models import write
 
 ENDPOINTS = {
@@ -78,14 +79,14 @@ def document(make) -> dict[str, Any]:
     return make().openapi()
 
 
-@pytest.fixture
-def api(make) -> Any:
-    """The document, and behind it the real application; schemathesis starts it here, and ends it with the test."""
+@pytest.fixture(scope="module")
+def api(make) -> Iterator[Any]:
+    """The document as a service has it, and behind it the service."""
     app = make()
-    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
-    while not app.state.services.engine.ready:
-        time.sleep(0.002)
-    return schema
+    with on_a_socket(app) as url:
+        while not app.state.services.engine.ready:
+            time.sleep(0.002)
+        yield schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 
 def values(node: Any, name: str) -> Iterator[Any]:

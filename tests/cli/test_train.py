@@ -231,10 +231,10 @@ def test_bernoulli_is_refused_for_colour_images(shapes: Path, tmp_path: Path) ->
 
 
 def test_a_budget_of_time_determines_the_epochs(data: Path, tmp_path: Path) -> None:
-    line = f"train {SMALL.replace('--kl-warmup 1 ', '')} --minutes 0.02"
+    line = f"train {SMALL.replace('--kl-warmup 1 ', '')} --minutes 0.01"
     result = vae(line, "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    assert ": 0.02 minutes with " in result.stderr
+    assert ": 0.01 minutes with " in result.stderr
     assert (
         len(_epochs(tmp_path / "run"))
         == json.loads((tmp_path / "run" / METRICS).read_text())["training"]["options"]["epochs"]

@@ -107,6 +107,7 @@ def test_connections_with_a_request_in_flight_are_kept_and_a_new_one_is_rejected
         assert [status(client, LATENT) for client in busy] == [200] * allowed
 
 
+@pytest.mark.slow
 def test_connections_whose_bodies_make_no_progress_are_closed_for_a_new_client(service):
     server, allowed = service
     head = (

@@ -6,8 +6,6 @@ import socket
 import time
 from contextlib import ExitStack
 
-import pytest
-
 from tests.support.raw_http import ServerProcess, read_response, server_process
 
 LARGE = b"GET /sample?n=4000&seed=1 HTTP/1.1\r\nHost: vae\r\nAccept: application/x-npy\r\n\r\n"
@@ -25,36 +23,40 @@ def connect(server: ServerProcess) -> socket.socket:
     return client
 
 
-@pytest.mark.parametrize("request_bytes", [LARGE, STATIC], ids=["images", "a file of the documentation"])
-def test_a_drain_waits_until_a_response_is_read(digits_model, request_bytes):
-    with server_process(digits_model) as server, connect(server) as client, client.makefile("rb") as stream:
-        client.sendall(request_bytes)
-        client.recv(1, socket.MSG_PEEK)
+def begin(server: ServerProcess, request: bytes) -> socket.socket:
+    """A connection on which a response has begun that is left to read."""
+    client = connect(server)
+    client.sendall(request)
+    client.recv(1, socket.MSG_PEEK)
+    return client
+
+
+def test_a_drain_waits_until_responses_are_read_of_images_and_of_files(digits_model):
+    with server_process(digits_model) as server, ExitStack() as stack:
+        clients = [stack.enter_context(begin(server, request)) for request in (LARGE, STATIC)]
         os.kill(server.pid, signal.SIGTERM)
-        time.sleep(1.5)  # the service could have exited
-        response = read_response(stream)
-        assert response is not None
-        assert len(response.body) == int(response.headers["content-length"]) > 200_000
+        for client in clients:  # the service waits for the second one also without the first
+            time.sleep(1.5)  # the service could have exited
+            response = read_response(stack.enter_context(client.makefile("rb")))
+            assert response is not None
+            assert len(response.body) == int(response.headers["content-length"]) > 200_000
+            client.close()
     assert server.log.complaints() == []
 
 
-@pytest.mark.parametrize("request_bytes", [LARGE, STATIC], ids=["images", "a file of the documentation"])
-def test_a_response_that_is_not_read_until_the_graceful_timeout_is_aborted_without_an_error(
-    digits_model, request_bytes
-):
+def test_responses_that_are_not_read_until_the_graceful_timeout_are_aborted_without_an_error(digits_model):
     with server_process(digits_model, exit_code=1, graceful_timeout_s=0.5) as server:
-        client = connect(server)
-        client.sendall(request_bytes)
-        client.recv(1, socket.MSG_PEEK)
-    client.close()
-    assert all(complaint.startswith("WARNING: ") for complaint in server.log.complaints())
+        clients = [begin(server, request) for request in (LARGE, STATIC)]
+    for client in clients:
+        client.close()
+    complaints = server.log.complaints()
+    assert complaints
+    assert all(complaint.startswith("WARNING: ") for complaint in complaints)
 
 
 def test_a_client_that_still_reads_its_response_is_not_closed_for_a_new_connection(digits_model):
     with server_process(digits_model, max_connections=MAX_CONNECTIONS) as server, ExitStack() as stack:
-        client = stack.enter_context(connect(server))
-        client.sendall(LARGE)
-        client.recv(1, socket.MSG_PEEK)
+        client = stack.enter_context(begin(server, LARGE))
         time.sleep(0.5)  # the response is complete for the application, and most of it unsent
         for _ in range(2 * MAX_CONNECTIONS):
             stack.enter_context(connect(server))

@@ -56,10 +56,11 @@ async def test_both_workers_return_the_same_bytes_for_a_seed_and_expose_the_coun
     assert len({response.content for response in responses}) == 1
     await service.wait_for_count("vae_requests_total", before + 40, endpoint="/sample", status="200")
     for _ in range(4):
-        assert await service.count("vae_requests_total", endpoint="/sample", status="200") == before + 40
-        assert await service.count("vae_request_duration_seconds_count", endpoint="/sample") == before + 40
-        assert await service.count("vae_queue_items") == 0
-        assert (await service.count("vae_ready"), await service.count("vae_model_info")) == (1, 1)
+        scrape = await service.scrape()
+        assert scrape.count("vae_requests_total", endpoint="/sample", status="200") == before + 40
+        assert scrape.count("vae_request_duration_seconds_count", endpoint="/sample") == before + 40
+        assert scrape.count("vae_queue_items") == 0
+        assert (scrape.count("vae_ready"), scrape.count("vae_model_info")) == (1, 1)
 
 
 async def test_process_metrics_include_all_processes(service):

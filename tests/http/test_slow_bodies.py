@@ -47,6 +47,7 @@ async def test_a_small_body_is_accepted_when_large_bodies_use_all_of_their_memor
         assert (await answer_to(app, LATENT)).status == 200
 
 
+@pytest.mark.slow
 async def test_bodies_without_progress_are_dropped_when_memory_for_bodies_is_scarce(digits_model):
     app = create_app(Settings(model=digits_model, device="cpu", threads=1, max_body_bytes=MAX_BODY_BYTES))
     async with running(app), stalled_bodies(app, MAX_BODIES_IN_FLIGHT) as callers:
@@ -58,6 +59,7 @@ async def test_bodies_without_progress_are_dropped_when_memory_for_bodies_is_sca
         assert (await answer_to(app, bytes(MAX_BODY_BYTES - 1))).status == 400
 
 
+@pytest.mark.slow
 async def test_a_slow_body_may_pause_until_its_deadline_when_memory_is_not_scarce(digits_model):
     options = {"max_body_bytes": MAX_BODY_BYTES, "request_timeout_s": 7}
     app = create_app(Settings(model=digits_model, device="cpu", threads=1, **options))

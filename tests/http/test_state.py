@@ -29,9 +29,8 @@ async def test_a_probe_uses_up_no_connection_to_shed(digits_model):
 
 async def test_requests_over_the_connection_limit_are_refused(digits_model):
     state = ServiceState(connections=range(3))
-    async with running(
-        create_app(Settings(model=digits_model, device="cpu", max_connections=2), state=state)
-    ) as client:
+    settings = Settings(model=digits_model, device="cpu", threads=1, max_connections=2)
+    async with running(create_app(settings, state=state)) as client:
         answer = await client.get("/model")
         assert (answer.status_code, answer.headers["connection"]) == (503, "close")
         assert (await client.get("/readyz")).status_code == 200

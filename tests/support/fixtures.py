@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 from sklearn.datasets import load_digits
 
+from app import single_flight
 from app.codecs.images import configure_pillow_limits
 from app.codecs.png import write_png
 from app.inference.device import configure_torch
@@ -31,6 +32,7 @@ settings.register_profile("tests", deadline=None)  # also on a busy machine
 settings.load_profile("tests")
 
 configure_torch(Settings(device="cpu", threads=1))  # with small models more threads only wait for one another
+single_flight.MAX_REST_SECONDS = 0.05  # tests read /metrics several times in a row
 
 
 @pytest.fixture(scope="session")
@@ -61,19 +63,32 @@ def png(digits: np.ndarray) -> bytes:
     return write_png(digits[0])
 
 
+def write_data(folder: Path, digits: np.ndarray) -> Path:
+    """Write digits as `vae train` is given them: 600 to train on, 100 to test."""
+    np.savez(folder / "digits.npz", train=digits[:600, 0], test=digits[600:700, 0])
+    return folder / "digits.npz"
+
+
 @pytest.fixture
 def data(tmp_path: Path, digits: np.ndarray) -> Path:
-    """The digits as `vae train` is given them: 600 to train on, 100 to test."""
-    np.savez(tmp_path / "digits.npz", train=digits[:600, 0], test=digits[600:700, 0])
-    return tmp_path / "digits.npz"
+    """The file of `write_data`."""
+    return write_data(tmp_path, digits)
+
+
+@pytest.fixture(scope="session")
+def training(tmp_path_factory: pytest.TempPathFactory, digits: np.ndarray) -> Path:
+    """The folder of a small model that `vae train --keep-state` left; `trained` is a copy that a test may change."""
+    folder = tmp_path_factory.mktemp("training")
+    line = f"train {SMALL} --epochs 1 --keep-state"
+    result = vae(line, "--data", write_data(folder, digits), "--out", folder / "run")
+    assert result.exit_code == 0, result.output
+    return folder / "run"
 
 
 @pytest.fixture
-def trained(data: Path, tmp_path: Path) -> Path:
-    """The folder of a small model that `vae train --keep-state` left."""
-    result = vae(f"train {SMALL} --epochs 1 --keep-state", "--data", data, "--out", tmp_path / "run")
-    assert result.exit_code == 0, result.output
-    return tmp_path / "run"
+def trained(training: Path, tmp_path: Path) -> Path:
+    """A copy of the folder of a small model that `vae train --keep-state` left."""
+    return Path(shutil.copytree(training, tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")

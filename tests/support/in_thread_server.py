@@ -30,4 +30,4 @@ def on_a_socket(app: ASGIApp) -> Iterator[str]:
 
 def listening(**settings: Any) -> AbstractContextManager[str]:
     """The service on a real socket; gives its URL."""
-    return on_a_socket(create_app(Settings(**settings)))
+    return on_a_socket(create_app(Settings(**{"threads": 1, **settings})))

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,19 @@ POLL_SECONDS = 0.05
 ROOT = Path(__file__).parents[2]
 SERVE = """
 import json, sys
+from app import single_flight
 from app.observability.logs import configure_logging
 from app.server.supervisor import SupervisionPolicy, serve
 from app.settings import Settings
+single_flight.MAX_REST_SECONDS = 0.05
 settings = Settings(**json.loads(sys.argv[1]))
 configure_logging(settings)
 serve(settings)
 """
-"""The program of the process; tests replace its last line to change the service."""
+"""The program of the process; tests replace its last line to change the service.
+
+Tests read /metrics several times in a row, so a single process rests less between two of them.
+"""
 
 LATENT = json.dumps({"latents": [[0, 0, 0, 0]]}).encode()
 HEAD = b"""\
@@ -57,6 +63,19 @@ async def python(*arguments: str) -> asyncio.subprocess.Process:
     """Start Python with these arguments, with its stderr in a pipe."""
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stderr=pipe)
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """The text of /metrics."""
+
+    text: str
+
+    def count(self, name: str, **labels: str) -> float:
+        """The sum of the series of a metric that have these labels."""
+        lines = "\n".join(line for line in self.text.splitlines() if line.startswith(name))
+        samples = [sample for family in text_string_to_metric_families(lines) for sample in family.samples]
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
 
 class Service:
@@ -104,11 +123,13 @@ class Service:
         except ConnectionError:
             return None
 
+    async def scrape(self) -> "Scrape":
+        """The metrics at this moment."""
+        return Scrape((await self.request("/metrics")).text)
+
     async def count(self, name: str, **labels: str) -> float:
         """The sum of the series of a metric that have these labels."""
-        lines = [line for line in (await self.request("/metrics")).text.splitlines() if line.startswith(name)]
-        samples = [sample for family in text_string_to_metric_families("\n".join(lines)) for sample in family.samples]
-        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+        return (await self.scrape()).count(name, **labels)
 
     async def settled_count(self, name: str, **labels: str) -> float:
         """The sum of these series once all workers have written what they counted before."""

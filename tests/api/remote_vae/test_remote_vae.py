@@ -80,7 +80,7 @@ async def test_floats_round_to_the_grey_levels_and_have_more_digits(kl16):
 
 
 async def test_floats_count_as_more_memory_than_grey_levels(tmp_path):
-    settings = {"device": "cpu", "threads": 1, "warm_sizes": "64x64", "max_memory_bytes": 250_000}
+    settings = {"device": "cpu", "threads": 1, "warm_sizes": "64x64", "max_batch_size": 4, "max_memory_bytes": 250_000}
     query = {**WHOLE, "output_type": "pt"}
     async with running(create_app(Settings(model=write(tmp_path / "kl16", "kl16"), **settings))) as client:
         levels = await post(client, DECODE, {**query, "partial_postprocess": "True"}, LATENTS)
