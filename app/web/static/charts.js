@@ -35,7 +35,7 @@ function tickText(value) {
 const MEAN = { top: 10, height: 150 };
 const KL = { top: 188, height: 76 };
 const HEIGHT = 286;
-const MIN_PITCH = 9;
+const MIN_PITCH = 8;
 
 /**
  * Bars of the posterior means with their standard deviations, above bars of the KL.
@@ -45,7 +45,7 @@ const MIN_PITCH = 9;
  */
 export function posteriorChart({ point, pick }) {
   const root = svg("svg", { class: "chart", role: "img" });
-  const element = el("div", { class: "chart-scroll" }, root);
+  const element = el("div", { class: "chart-scroll", role: "group", "aria-label": "Posterior of each unit", tabindex: "0" }, root);
   let data = null;
   let columns = null;
   const redraw = responsive(element, (width) => data && (columns = drawPosterior(root, data, width)));

@@ -66,6 +66,7 @@ function buildTabs(panels) {
       if (panel !== shown) panel.hide();
     });
     reveal();
+    scrollTo(0, 0);
     shown.show();
     return shown;
   };

@@ -55,7 +55,10 @@ export class Picker {
 
   #controls() {
     const file = el("input", { type: "file", accept: "image/*", class: "visually-hidden", id: "image-file" });
-    file.addEventListener("change", () => file.files.length && this.#load(file.files[0]));
+    file.addEventListener("change", () => {
+      if (file.files.length) this.#load(file.files[0]);
+      file.value = ""; // so that the same file can be chosen again
+    });
     for (const [value, text] of Object.entries(FITS)) this.#fit.append(el("option", { value }, text));
     this.fitField = field("Fit to the model", this.#fit);
     this.fitField.hidden = true;
@@ -75,14 +78,19 @@ export class Picker {
 
   /** Start with an empty pad. */
   clear() {
+    this.take(this.#blank(), "empty");
+  }
+
+  #blank() {
     const { channels, height, width } = this.#spec;
-    this.take({ data: new Uint8Array(channels * height * width), channels, height, width }, "empty");
+    return { data: new Uint8Array(channels * height * width), channels, height, width };
   }
 
   #makePad() {
     this.#canvas.setAttribute("aria-label", "Drawing pad. Arrow keys move the pen, with Shift they draw.");
+    paint(this.#canvas, this.#blank());
     new Pad(this.#canvas, {
-      read: () => this.#subject.image,
+      read: () => this.#subject.image ?? this.#blank(),
       draw: (image) => {
         this.#bitmap = null;
         this.#source = this.#invert.box.checked ? inverted(image) : image;
@@ -92,7 +100,10 @@ export class Picker {
   }
 
   #acceptFiles() {
-    const first = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
+    const first = (transfer) => {
+      const files = [...(transfer?.files ?? [])];
+      return files.find((file) => file.type.startsWith("image/")) ?? files[0];
+    };
     addEventListener("dragover", (event) => event.preventDefault());
     addEventListener("drop", (event) => {
       event.preventDefault();
@@ -105,15 +116,17 @@ export class Picker {
     });
   }
 
-  #load(file) {
-    return this.#task.run("Reading", async () => {
+  async #load(file) {
+    const bitmap = await this.#task.run("Reading", async () => {
       try {
-        this.#bitmap = await createImageBitmap(file);
+        return await createImageBitmap(file);
       } catch {
         throw new Error(`${file.name}: this browser cannot read it; expected PNG, JPEG, WebP, GIF, BMP or AVIF`);
       }
-      this.#refit(file.name);
     });
+    if (!bitmap) return;
+    this.#bitmap = bitmap;
+    this.#refit(file.name);
   }
 
   #refit(name) {

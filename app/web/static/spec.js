@@ -19,14 +19,15 @@ export function specOf(model) {
     sizes: model.image_sizes ?? null,
     isSpatial: latentShape.length > 1,
     likelihood: model.likelihood ?? null,
-    /** Whether images are too large to decode many at once. */
-    isLarge: Math.max(height, width) > LARGE_SIDE,
     /** Return why the model lacks a capability (sample, samples, elbo), or "" if it has it. */
     refusal: (capability) => refusalOf(model.capabilities?.[capability]),
   };
   spec.drawable = channels === 1 && !spec.sizes && Math.max(height, width) <= LARGEST_PAD;
   return spec;
 }
+
+/** Whether an image, or that of a model, is too large to decode many at once. */
+export const isLarge = ({ height, width }) => Math.max(height, width) > LARGE_SIDE;
 
 /** Return the size at which the model takes a bitmap: its own, or that of the bitmap in multiples of the factor. */
 export function sizeFor({ sizes, height, width }, bitmap) {

@@ -33,9 +33,9 @@ export class Subject extends EventTarget {
     this.#samplesAreDark = samples.every((image) => borderLevel(image) < BRIGHT);
   }
 
-  /** Whether the image is likely to be the inverse of what the model was trained on: dark on a bright background. */
+  /** Whether a grey image is likely to be the inverse of what the model was trained on: dark on a bright background. */
   get looksInverted() {
-    return this.#samplesAreDark && this.image !== null && borderLevel(this.image) >= BRIGHT;
+    return this.#samplesAreDark && this.image?.channels === 1 && borderLevel(this.image) >= BRIGHT;
   }
 }
 

@@ -48,7 +48,7 @@ def spatial(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="session")
 def many_sizes(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a service of a pair of ONNX graphs for many sizes, without a prior and a density."""
-    folder = write_spatial_pair(tmp_path_factory.mktemp("models") / "pair", prior=False)
+    folder = write_spatial_pair(tmp_path_factory.mktemp("models") / "pair", prior=False, maximum=128)
     with server_process(folder) as server:
         yield f"http://127.0.0.1:{server.port}/"
 

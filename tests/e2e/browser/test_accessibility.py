@@ -14,12 +14,12 @@ RUN_AXE = "() => axe.run(document, { resultTypes: ['violations'] })"
 FOCUS = "(element => element.id || element.ariaLabel || element.textContent)(document.activeElement)"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (320, "dark")])
 @pytest.mark.parametrize("model", ["shipped", "spatial"])
-def test_axe_finds_no_violation(open_page, request, model, scheme):
+def test_axe_finds_no_violation(open_page, request, model, width, scheme):
     if not AXE.exists():
         pytest.skip("axe-core is not installed; `make browser` installs it where npm is")
-    visit = open_page(request.getfixturevalue(model), color_scheme=scheme, bypass_csp=True)
+    visit = open_page(request.getfixturevalue(model), width, color_scheme=scheme, bypass_csp=True)
     visit.page.add_script_tag(path=AXE)
     for name in PANELS:
         visit.open(name)
@@ -27,7 +27,7 @@ def test_axe_finds_no_violation(open_page, request, model, scheme):
         assert [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found] == [], name
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [320, 360, 1280])
 @pytest.mark.parametrize("model", ["shipped", "spatial"])
 def test_no_panel_is_wider_than_the_window(open_page, request, model, width):
     visit = open_page(request.getfixturevalue(model), width)
@@ -42,6 +42,14 @@ def test_the_selected_tab_is_in_view_in_a_window_that_was_made_narrow(visit):
     visit.page.wait_for_function(
         "document.querySelector('[aria-selected=true]').getBoundingClientRect().right <= innerWidth"
     )
+
+
+def test_a_panel_opens_at_its_top(open_page, shipped):
+    visit = open_page(shipped, 360)
+    visit.open("Model")
+    visit.page.evaluate("scrollTo(0, 1e6)")
+    visit.open("Explore")
+    assert visit.page.evaluate("scrollY") == 0
 
 
 def test_everything_on_the_way_to_an_explored_sample_works_by_keyboard(visit):

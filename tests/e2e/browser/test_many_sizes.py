@@ -47,6 +47,20 @@ def test_the_score_is_the_error_of_the_reconstruction(visit, many_sizes):
     assert "Squared error" in panel.inner_text()
 
 
+def test_an_interpolation_requests_two_images(visit):
+    visit.page.get_by_role("tab", name="Interpolate").click()
+    visit.page.get_by_text("Two images are needed.").wait_for()
+    assert not visit.page.get_by_role("button", name="Save GIF").is_visible()
+
+
+def test_large_images_are_explored_with_the_strip_of_one_channel(visit):
+    visit.choose(write_png(PICTURE), "small.png")
+    panel = visit.open("Explore")
+    assert panel.locator(".strip:has(.tile)").count() == 2
+    visit.choose(write_png(np.zeros((3, 100, 120), np.uint8)), "large.png")
+    assert panel.locator(".strip:has(.tile)").count() == 1
+
+
 def test_an_interpolation_needs_images_of_one_size(visit):
     visit.choose(write_png(PICTURE), "first.png")
     panel = visit.page.get_by_role("tabpanel", name="Interpolate")

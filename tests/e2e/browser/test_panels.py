@@ -198,6 +198,37 @@ def test_an_image_can_be_dropped_and_pasted(visit, digits, way):
     assert visit.current().max() > 200
 
 
+def test_a_dropped_file_that_is_no_image_is_reported(visit):
+    visit.open("Encode")
+    visit.page.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.items.add(new File(["no image"], "notes.txt", { type: "text/plain" }));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }"""
+    )
+    visit.page.get_by_text("notes.txt: this browser cannot read it").wait_for()
+    visit.complaints = [said for said in visit.complaints if "notes.txt" not in said]
+
+
+def test_the_image_chosen_last_is_the_current_one(visit, digits):
+    visit.open("Encode")
+    large = io.BytesIO()
+    Image.new("L", (6000, 6000), 90).save(large, "PNG")
+    for name, content in (("large.png", large.getvalue()), ("small.png", write_png(digits[0]))):
+        file = {"name": name, "mimeType": "image/png", "buffer": content}
+        visit.page.locator("input[type=file]").set_input_files(file)
+    visit.page.locator(".hint", has_text="small.png: 28").wait_for()
+    visit.page.wait_for_timeout(700)
+    assert visit.page.locator(".hint", has_text="small.png: 28").is_visible()
+
+
+def test_the_same_file_can_be_chosen_again(visit, digits):
+    visit.open("Encode")
+    visit.choose(write_png(digits[0]), "zero.png")
+    expect(visit.page.locator("input[type=file]")).to_have_value("")
+
+
 def test_an_image_of_the_models_size_is_sent_unchanged(visit, api):
     image = answered_images(api.get("/sample?n=1&seed=5", headers={"Accept": NPY}))[0]
     visit.open("Encode")

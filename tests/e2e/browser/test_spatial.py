@@ -52,6 +52,12 @@ def test_each_channel_has_a_strip_that_moves_all_its_values(visit, spatial):
     assert np.array_equal(pixels(strips[0].nth(3).locator("canvas")), visit.image("Decoded image"))
 
 
+def test_a_bright_colour_image_is_not_taken_for_an_inverted_one(visit):
+    visit.open("Sample")
+    visit.choose(write_png(np.full((3, 32, 32), 255, np.uint8)), "white.png")
+    assert not visit.page.get_by_text("try Invert").is_visible()
+
+
 def test_an_interpolation_in_colour_is_saved_as_gif(visit):
     panel = visit.open("Interpolate")
     tiles = panel.get_by_role("group", name="Interpolation").locator("canvas")

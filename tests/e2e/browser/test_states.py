@@ -15,6 +15,7 @@ from model.checkpoint import write_checkpoint
 from tests.support.browser import PANELS, Visit
 from tests.support.in_thread_server import on_a_socket
 from tests.support.models import COLOUR, DIGITS, build, write
+from tests.support.onnx_pairs import write_vector_pair
 from tests.support.proxies import proxy
 from tests.support.raw_http import server_process
 
@@ -94,6 +95,29 @@ def test_the_page_of_a_draining_service_shows_the_problem_and_the_retry(open_pag
         assert panel.locator(".notice").count() == 0
         panel.get_by_role("button", name="New seed").click()
         panel.get_by_text("attempt 2 of 5").wait_for()
+
+
+def test_a_panel_without_its_first_result_has_no_controls_that_need_it(open_page, digits_model):
+    app = create_app(Settings(model=digits_model, device="cpu", threads=1))
+    with on_a_socket(app) as url:
+        visit = open_page(f"{url}/")
+        visit.open("Sample")
+        app.state.services.state.drain()
+        for name, button in (("Explore", "Reset to mean"), ("Interpolate", "Save PNG")):
+            visit.page.get_by_role("tab", name=name).click()
+            panel = visit.page.get_by_role("tabpanel", name=name)
+            panel.get_by_text("the service is draining").wait_for()
+            assert not panel.get_by_role("button", name=button).is_visible()
+
+
+def test_an_image_is_drawn_where_there_are_no_samples(open_page, tmp_path):
+    with server_process(write_vector_pair(tmp_path / "pair", prior=False)) as server:
+        visit = open_page(f"http://127.0.0.1:{server.port}/")
+        visit.page.get_by_text("No image yet. Choose, drop, paste or draw one.").wait_for()
+        visit.page.locator(".pad").click(position={"x": 120, "y": 120})
+        panel = visit.open("Encode")
+        assert visit.image("Input", panel).shape == (8, 8, 3)
+        assert visit.current().any()
 
 
 def test_a_request_refused_by_a_full_queue_is_sent_again(open_page):

@@ -41,7 +41,7 @@ export class EncodePanel extends Panel {
   async update() {
     const { client, subject, curl, spec } = this.#context;
     const { image } = subject;
-    this.body.replaceChildren(image ? this.content : needsImage());
+    this.body.replaceChildren(image ? this.content : needsImage(spec));
     if (!image) return;
     this.#command.show(curl.send("input.png", "encode"), curl.send("input.png", "reconstruct", {}, "reconstruction.png"));
     const result = await this.task.run("Encoding", (task) =>
@@ -109,7 +109,7 @@ export class EncodePanel extends Panel {
     const row = (values, title, lowest, highest) =>
       Array.from({ length: shape[0] }, (_, c) => mapOf(channel(values, shape, c), shape, { title: `${title}, channel ${c}`, lowest, highest }));
     const reach = Math.max(...extent(mean).map(Math.abs));
-    const rows = [el("h3", {}, "Posterior mean"), el("div", { class: "maps" }, row(mean, "Mean", -reach, reach))];
+    const rows = [el("h3", {}, sd ? "Posterior mean" : "Code"), el("div", { class: "maps" }, row(mean, "Mean", -reach, reach))];
     if (sd) rows.push(el("h3", {}, "Standard deviation"), el("div", { class: "maps" }, row(sd, "Standard deviation", 0, extent(sd)[1])));
     if (kl) rows.push(el("h3", {}, "KL, nats"), el("div", { class: "maps" }, row(kl, "KL", 0, extent(kl)[1])));
     this.#latents.replaceChildren(el("p", { class: "hint" }, `A latent has the shape ${sizes(shape)}; each map is one channel.`), ...rows);

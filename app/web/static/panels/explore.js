@@ -4,6 +4,7 @@ import { commandBlock } from "../curl.js";
 import { el, number } from "../dom.js";
 import { descending, drawn, extent, klOf, total } from "../latents.js";
 import { paint } from "../pixels.js";
+import { isLarge } from "../spec.js";
 import { latest } from "../task.js";
 import { withFigures } from "./encode.js";
 import { fillStrip, needsImage, Panel, picture } from "./panel.js";
@@ -36,20 +37,22 @@ export class Explorer extends Panel {
     super("explore", "Explore", lead);
     this.context = context;
     this.content = el("div", { class: "explore" }, this.#stage(), el("div", {}, this.rowList), this.below);
+    this.content.hidden = true;
     this.below.append(this.#command.element);
     this.decode = latest(() => this.#decode());
     context.subject.addEventListener("change", () => this.invalidate());
   }
 
   async update() {
-    const { subject } = this.context;
-    this.body.replaceChildren(subject.image ? this.content : needsImage());
+    const { spec, subject } = this.context;
+    this.body.replaceChildren(subject.image ? this.content : needsImage(spec));
     if (!subject.image) return;
     const posterior = await this.task.run("Encoding", (task) => this.load(task));
     if (!posterior) return;
     this.posterior = withFigures(posterior);
     this.z = this.posterior.mean.slice();
     this.build();
+    this.content.hidden = false;
     await this.decode();
   }
 
@@ -103,12 +106,17 @@ export class Explorer extends Panel {
     return el("div", { class: "stage" }, this.#live.element, el("div", { class: "row" }, buttons));
   }
 
+  /** Whether the current image is too large to decode many of its size at once. */
+  get isLarge() {
+    return isLarge(this.context.subject.image);
+  }
+
   /** Decode the latent and those of the strips: in one request, or where that takes long the strips once it rests. */
   async #decode() {
     this.#command.show(...this.commands(this.context.curl, this.z));
     const z = this.z.slice();
     const start = performance.now();
-    const images = await this.#decodeAll(this.#isSlow ? [z] : [z, ...this.strips()]);
+    const images = await this.#decodeAll(this.#isSlow || this.isLarge ? [z] : [z, ...this.strips()]);
     if (!images) return;
     paint(this.#live.canvas, images[0]);
     if (images.length > 1) this.showStrips(images.slice(1));

@@ -28,7 +28,7 @@ export class ExploreChannelsPanel extends Explorer {
 
   /** Channels that have a strip: all, or the selected one alone where images are large. */
   get #withStrip() {
-    return !this.context.spec.isLarge ? Array.from({ length: this.#channels }, (_, c) => c) : [this.#selected];
+    return !this.isLarge ? Array.from({ length: this.#channels }, (_, c) => c) : [this.#selected];
   }
 
   rows() {

@@ -23,6 +23,8 @@ export class InterpolatePanel extends Panel {
   #film = picture("", "Animation of the interpolation");
   #play = el("button", { type: "button", onclick: () => this.#toggle() }, "Pause");
   #command = commandBlock();
+  #missing = el("p", { class: "empty", hidden: true }, "Two images are needed. Make an image the current one and use it here, then another.");
+  #result = el("div", { class: "flow", hidden: true });
   #frames = [];
   #latents = [];
   #frame = 0;
@@ -39,8 +41,8 @@ export class InterpolatePanel extends Panel {
     const saves = [save("Save PNG", () => this.#savePng()), save("Save GIF", () => this.#saveGif()), save("Save latents", () => this.#saveLatents())];
     const controls = el("div", { class: "controls" }, field("Way", this.#way), field("Steps", this.#steps), this.#count);
     const film = el("div", { class: "film" }, this.#film.element, el("div", { class: "row" }, this.#play, saves));
-    this.content = el("div", { class: "flow" }, el("div", { class: "ends" }, ends), controls, this.#strip, film, this.#command.element);
-    this.body.append(this.content);
+    this.#result.append(controls, this.#strip, film, this.#command.element);
+    this.body.append(el("div", { class: "ends" }, ends), this.#missing, this.#result);
   }
 
   hide() {
@@ -101,7 +103,10 @@ export class InterpolatePanel extends Panel {
       this.#latents = Array.from({ length: steps }, (_, i) => between(a.posterior.mean, b.posterior.mean, i / (steps - 1)));
       return client.decode(this.#latents, a.posterior.shape, task);
     });
-    if (!frames?.length) return;
+    if (!frames) return;
+    this.#result.hidden = !frames.length;
+    this.#missing.hidden = !this.#result.hidden;
+    if (!frames.length) return;
     this.#frames = frames;
     this.#command.show(this.#line(steps));
     fillStrip(this.#strip, frames, frames.map((_, i) => number(i / (steps - 1))), (i) => () => this.#stop(i));

@@ -4,6 +4,7 @@ import { curveChart } from "../charts.js";
 import { commandBlock } from "../curl.js";
 import { count, el, number, rounded, sizes } from "../dom.js";
 import { paint } from "../pixels.js";
+import { isLarge } from "../spec.js";
 import { figures, Panel } from "./panel.js";
 
 const SAMPLES = 16;
@@ -29,7 +30,7 @@ export class ModelPanel extends Panel {
     const metrics = await this.task.run("Reading the records", (task) => client.history(task));
     this.#command.show(curl.get("model"), curl.get("model/history"));
     const parts = [served(spec), ...evaluated(metrics), ...separated(metrics), ...trained(metrics)];
-    if (!spec.refusal("sample")) parts.push(samples(await this.task.run("Sampling", (task) => client.sample({ n: spec.isLarge ? SAMPLES / 4 : SAMPLES, seed: 0 }, task))));
+    if (!spec.refusal("sample")) parts.push(samples(await this.task.run("Sampling", (task) => client.sample({ n: isLarge(spec) ? SAMPLES / 4 : SAMPLES, seed: 0 }, task))));
     this.body.replaceChildren(el("div", { class: "cards" }, parts), this.#command.element);
   }
 }

@@ -81,4 +81,4 @@ export function fillStrip(strip, images, texts, onclick) {
 const emptyTile = () => el("button", { type: "button", class: "tile" }, el("canvas", { "aria-hidden": "true" }), el("small"));
 
 /** Text for a panel that needs an image while there is none. */
-export const needsImage = () => el("p", { class: "empty" }, "No image yet. Choose, drop or paste one.");
+export const needsImage = ({ drawable }) => el("p", { class: "empty" }, `No image yet. Choose, drop${drawable ? ", paste or draw" : " or paste"} one.`);

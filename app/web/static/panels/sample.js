@@ -3,6 +3,7 @@
 import { commandBlock } from "../curl.js";
 import { el, field, number } from "../dom.js";
 import { paint } from "../pixels.js";
+import { isLarge } from "../spec.js";
 import { Panel } from "./panel.js";
 
 const MOST = 144;
@@ -21,8 +22,8 @@ export class SamplePanel extends Panel {
     super("sample", "Sample", "New images: the means of p(x|z) for draws z from the prior N(0, I), scaled by the temperature.");
     this.#context = context;
     this.#newSeed();
-    this.#count.value = String(context.spec.isLarge ? 8 : 48);
-    this.#grid.classList.toggle("large", context.spec.isLarge);
+    this.#count.value = String(isLarge(context.spec) ? 8 : 48);
+    this.#grid.classList.toggle("large", isLarge(context.spec));
     const controls = el(
       "form",
       { class: "controls", onsubmit: (event) => (event.preventDefault(), this.refresh()) },

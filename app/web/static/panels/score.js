@@ -56,7 +56,7 @@ export class ScorePanel extends Panel {
   async update() {
     const { client, curl, subject, spec } = this.#context;
     const { image } = subject;
-    this.body.replaceChildren(image ? this.content : needsImage());
+    this.body.replaceChildren(image ? this.content : needsImage(spec));
     if (!image) return;
     const query = spec.refusal("elbo") ? {} : { samples: this.#samples.value, seed: this.#seed.value };
     this.#command.show(curl.send("input.png", "score", query));
