@@ -22,12 +22,17 @@ def negotiate(offered: tuple[str, ...], accept: bytes) -> str:
         return offered[0]
     if len(accept) > MAX_ACCEPT_LENGTH:
         return ""
+    best = _best(offered, accept)
+    if not best and accept.partition(b";")[0].strip().lower() == PROBLEM.encode():
+        return offered[0]
+    if best in (JPEG, WEBP) and PNG in offered and _best((PNG,), accept):
+        return PNG
+    return best
+
+
+def _best(offered: tuple[str, ...], accept: bytes) -> str:
     try:  # on a tie the library returns the last
         best: str = mimeparse.best_match(list(reversed(offered)), accept.decode("latin-1").lower())
     except mimeparse.MimeTypeParseException:
-        best = ""
-    if not best and accept.partition(b";")[0].strip().lower() == PROBLEM.encode():
-        return offered[0]
-    if best in (JPEG, WEBP) and PNG in offered and mimeparse.quality(PNG, accept.decode("latin-1").lower()):
-        return PNG
+        return ""
     return best

@@ -45,6 +45,8 @@ pytestmark = pytest.mark.anyio
         (("image/webp;q=0.5, image/jpeg;q=0.4",), WEBP),
         (("image/avif,image/webp,image/*,*/*;q=0.8",), PNG),
         (("image/webp, image/png;q=0",), WEBP),
+        (("image/webp;q=0.5, ",), WEBP),
+        (("image/*, , image/webp",), PNG),
         (("application/problem+json",), PNG),
         (("Application/Problem+JSON; charset=utf-8",), PNG),
     ],

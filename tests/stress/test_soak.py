@@ -6,10 +6,12 @@ memory stays with the allocator, which needs more of it the more large requests 
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import random
 import signal
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -21,6 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.codecs.compression import zstd  # type: ignore[attr-defined]  # its module depends on the version of Python
 from tests.support.image_files import stored
 from tests.support.live_server import SERVE, Service, serving
 from tests.support.load import JSON, NPY, PNG, Connection, format_counts, get, post
@@ -119,15 +122,67 @@ def mutate(body: bytes, chance: random.Random) -> bytes:
     return bytes(mutated)
 
 
+MORE_IMAGE_BODIES: list[tuple[str, bytes]] = [
+    *((f"image/{form.lower()}", noise(form, 40, "RGB")) for form in ("TIFF", "AVIF", "WEBP", "GIF", "BMP")),
+    ("image/tiff", stored(Image.fromarray(PIXELS[0]), "TIFF", compression="tiff_lzw")),
+    (NPY, npy_file((PIXELS / 255).astype(np.float16))),
+    (NPY, npy_file(PIXELS[0])),
+]
+ENDS: list[tuple[str, bytes]] = [
+    IMAGE_BODIES[3],
+    IMAGE_BODIES[5],
+    (NPY, npy_file(PIXELS[:2])),
+    *LATENT_BODIES,
+]
+CALLS: list[tuple[str, dict[str, Any], list[tuple[str, bytes]]]] = [
+    ("/encode", {"samples": 2, "seed": 7, "fit": "crop", "encoding": "base64"}, IMAGE_BODIES),
+    ("/encode", {"scaled": "true"}, MORE_IMAGE_BODIES),
+    ("/reconstruct", {"seed": 3, "columns": 2, "quality": 50}, IMAGE_BODIES),
+    ("/reconstruct", {}, MORE_IMAGE_BODIES),
+    ("/score", {"samples": 3, "seed": 3}, IMAGE_BODIES),
+    ("/decode", {"scaled": "false", "columns": 1}, LATENT_BODIES),
+    ("/interpolate", {"steps": 5, "mode": "slerp", "columns": 3}, ENDS),
+    ("/sample", {}, [(JSON, json.dumps({"n": 4, "seed": 1, "temperature": 0.5}).encode())]),
+    ("/sample", {"n": 4, "seed": 1, "temperature": 0.5, "force": "true"}, []),
+]
+HEADERS: list[tuple[str, str]] = [
+    ("Accept", "image/png, application/json;q=0.9"),
+    ("Accept", "application/x-npy"),
+    ("Accept", "image/webp;q=0.5, image/jpeg"),
+    ("Accept-Encoding", "zstd, gzip;q=0.5"),
+    ("X-Request-Timeout", "9.5"),
+    ("X-Request-ID", "a-request"),
+    ("Content-Type", MULTIPART),
+]
+CODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "zstd": zstd.compress,
+}
+
+
 def mutated_requests() -> Iterator[bytes]:
-    """Requests with a mutated body, the same ones each time."""
+    """Requests with a mutated query, body or header, or several of them, the same ones each time."""
     number = 0
     while True:
         chance = random.Random(number)
-        path = chance.choice(["/encode", "/encode", "/reconstruct", "/score", "/decode"])
-        kind, body = chance.choice(LATENT_BODIES if path == "/decode" else IMAGE_BODIES)
-        yield post(path, kind, mutate(body, chance))
+        path, parameters, bodies = chance.choice(CALLS)
+        query, headers = urlencode(parameters).encode(), dict(chance.sample(HEADERS, 2))
+        if query and chance.random() < 0.3:
+            query = mutate(query, chance)
+        if chance.random() < 0.3:
+            name = chance.choice(sorted(headers))
+            headers[name] = "".join(filter(str.isprintable, mutate(headers[name].encode(), chance).decode("latin-1")))
+        path = f"{path}?{quote(query, safe='=&')}" if query else path
         number += 1
+        if not bodies:
+            yield get(path, **headers)
+            continue
+        kind, body = chance.choice(bodies)
+        if is_packed := chance.random() < 0.2:
+            headers["Content-Encoding"] = coding = chance.choice(sorted(CODINGS))
+            body = CODINGS[coding](mutate(body, chance) if chance.random() < 0.5 else body)
+        yield post(path, kind, mutate(body, chance) if not is_packed or chance.random() < 0.5 else body, **headers)
 
 
 TENSORS: list[tuple[str, dict[str, Any], bytes]] = [
