@@ -1,5 +1,6 @@
 """The calibration of a model: what the warm-up has found about its batches on this device."""
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,13 +25,15 @@ class Variant(NamedTuple):
 class PixelCost(NamedTuple):
     """Seconds and bytes of memory that a batch takes for each pixel of its images, measured with up to `pixels` in one.
 
-    An image of n pixels takes `seconds` * n * (1 + `growth` * n): attention takes time for each pair of pixels.
+    An image of n pixels takes `seconds` * n * (1 + `growth` * n): attention takes time for each pair of pixels. Where
+    it takes memory for each pair as well, that is `pair_memory` bytes.
     """
 
     seconds: float = 0.0
     memory: float = 0.0
     pixels: int = 0
     growth: float = 0.0
+    pair_memory: float = 0.0
 
     def of_attention(self, pixels: int) -> float:
         """Return the seconds that the attention over all pixels of one image takes."""
@@ -39,6 +42,17 @@ class PixelCost(NamedTuple):
     def of_image(self, pixels: int) -> float:
         """Return the seconds that one image takes."""
         return self.seconds * pixels + self.of_attention(pixels)
+
+    def bytes_of(self, pixels: int) -> float:
+        """Return the bytes of memory that one image takes."""
+        return self.memory * pixels + self.pair_memory * pixels**2
+
+    def pixels_in(self, memory: float) -> int | None:
+        """Return the most pixels of an image that takes so many bytes; None if its memory is not known."""
+        if not self.pair_memory:
+            return int(memory / self.memory) if self.memory else None
+        half = self.memory / self.pair_memory / 2
+        return int(math.sqrt(half**2 + memory / self.pair_memory) - half)
 
 
 SCORE = Variant(Operation.SCORE, deterministic=True)

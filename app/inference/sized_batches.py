@@ -75,8 +75,7 @@ class SizedBatches:
 
     def max_untiled_pixels(self, operation: Operation) -> int | None:
         """Return the most pixels of an image that is computed without tiles; None if it is not known."""
-        memory = self._cost(operation).memory
-        return int(self._calibration.memory / memory) if memory else None
+        return self._cost(operation).pixels_in(self._calibration.memory)
 
     def require_memory(self, operation: Operation, size: tuple[int, int]) -> None:
         """Raise `ContentTooLarge` for images for which there is not enough memory, not even for a tile."""
@@ -84,7 +83,7 @@ class SizedBatches:
         pixels = height * width
         if not self._needs_tiles(operation, pixels) or self._tile_side(operation, pixels) is not None:
             return
-        needed, limit = self._cost(operation).memory * height * width, self._calibration.memory
+        needed, limit = self._cost(operation).bytes_of(pixels), self._calibration.memory
         raise ContentTooLarge(
             f"images of {width} x {height} take about {needed / MIB:.0f} MiB to {operation}, more than the "
             f"{limit / MIB:.0f} MiB of the device for a batch; at most {self._max_pixels(operation)} pixels fit"
@@ -144,7 +143,8 @@ class SizedBatches:
         """Return how many images of so many pixels a batch has, by its time and memory."""
         cost, most = self._time(operation, pixels), max(self._calibration.sizes)
         by_time = MAX_SECONDS / cost.of_image(pixels) if cost.seconds else most
-        by_memory = self._calibration.memory / (cost.memory * pixels) if cost.memory else most
+        memory = cost.bytes_of(pixels)
+        by_memory = self._calibration.memory / memory if memory else most
         return max(1, int(min(most, by_time, by_memory)))
 
     def _row_policy(self, operation: Operation, pixels: int) -> BatchPolicy:

@@ -7,7 +7,7 @@ more memory than there is, or if the last one gained no throughput. Later batche
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -23,7 +23,7 @@ from app.inference.memory import GpuMemory, ProcessMemory, trim
 from app.inference.sized_batches import MAX_SECONDS, MIB
 from app.inference.threads import run_in_own_thread
 from app.runtimes.base import CompiledModel
-from app.runtimes.flops import growth_of
+from app.runtimes.flops import Growth, growth_of
 from app.runtimes.operations import batch_sizes, examples
 from model.files import CheckpointError
 from model.interface import ModelSpec, MultipleOfFactor
@@ -95,7 +95,7 @@ class WarmUp:
         self._spent = 0.0  # on the clock of the timer: other processes on the same cores make no model look slow
         many = isinstance(spec.sizes, MultipleOfFactor)
         self._image_sizes, self._pixel_costs = sizes, dict[Operation, PixelCost]()
-        self._growths: Mapping[Operation, float] = {}
+        self._growths: Mapping[Operation, Growth] = {}
         self._meter = GpuMemory(self._device.target.device) if many and self._device.is_gpu else ProcessMemory()
         self._memory_before = self._meter.held()
         self._memory = int(self._meter.available() * MEMORY_SHARE / max(1, workers))
@@ -131,13 +131,12 @@ class WarmUp:
         first = rule.fitted(*(min(PROBE_SIDES[0], side) for side in rule.default_size))
         for operation, rows in examples(self._spec.at(*first), 1).items():
             await self._time(Variant(operation, size=first), rows)  # the first run takes memory that later ones reuse
-        await self._measure_size(first, [1])
-        for size in sorted({rule.fitted(side, side) for side in PROBE_SIDES} - {first}, key=math.prod):
+        larger = {rule.fitted(side, side) for side in PROBE_SIDES} - {first}
+        for size in [first, *sorted(larger, key=math.prod)]:
             if self._expected(size) <= MAX_SECONDS:
-                await self._measure_size_if_possible(size, [1])
-        self._policies.clear()
+                await self._unless_too_large(size, self._probe)
         for size in sorted({rule.fitted(*size) for size in self._image_sizes}, key=math.prod):
-            await self._measure_size_if_possible(size, self._sizes)
+            await self._unless_too_large(size, self._measure_size)
         await self._batcher.run_on_device(trim)
         self._log_end(())
         return self._model.compiled, Calibration(
@@ -152,12 +151,14 @@ class WarmUp:
         """Return the seconds that one image of a size is expected to take in all operations together."""
         return sum(cost.of_image(math.prod(size)) for cost in self._pixel_costs.values())
 
-    async def _measure_size_if_possible(self, size: tuple[int, int], sizes: Sequence[int]) -> None:
-        """Measure batches of images of one size, unless one image takes too much time or memory."""
+    async def _unless_too_large(
+        self, size: tuple[int, int], measure: Callable[[tuple[int, int]], Awaitable[None]]
+    ) -> None:
+        """Measure images of a size, unless one takes too much time or memory."""
         reason = self._reason_to_leave_out(size)
         if not reason:
             try:
-                await self._measure_size(size, sizes)
+                await measure(size)
             except OutOfMemory:
                 reason = "more memory than there is"
         if reason:
@@ -167,17 +168,25 @@ class WarmUp:
         """Return what images of a size would take and how much of that there is, if it is too little."""
         if (seconds := 2 * self._expected(size)) > self._left:
             return f"about {seconds:.0f} s of the {self._left:.0f} left"
-        memory = max((cost.memory for cost in self._pixel_costs.values()), default=0) * math.prod(size)
+        memory = max((cost.bytes_of(math.prod(size)) for cost in self._pixel_costs.values()), default=0)
         if memory > self._memory:
             return f"about {memory / MIB:.0f} MiB of the {self._memory / MIB:.0f} MiB for batches"
         return ""
 
-    async def _measure_size(self, size: tuple[int, int], sizes: Sequence[int]) -> None:
-        """Measure batches of images of one size."""
-        self._rows = examples(self._spec.at(*size), max(sizes))
-        for operation in self._rows:
+    async def _probe(self, size: tuple[int, int]) -> None:
+        """Measure what one image of a size takes."""
+        for operation, rows in examples(self._spec.at(*size), 1).items():
             await self._batcher.run_on_device(trim)  # else a batch would take memory that one before has left
-            await self._measure(Variant(operation, size=size), sizes)
+            before, variant = self._meter.held(), Variant(operation, size=size)
+            self._meter.reset_peak()
+            self._record_cost(variant, 1, await self._time(variant, rows), self._meter.peak() - before)
+
+    async def _measure_size(self, size: tuple[int, int]) -> None:
+        """Measure batches of images of one size."""
+        self._rows = examples(self._spec.at(*size), max(self._sizes))
+        for operation in self._rows:
+            await self._batcher.run_on_device(trim)
+            await self._measure(Variant(operation, size=size), self._sizes)
 
     async def _find_deterministic_sizes(self) -> tuple[int, ...]:
         """Find the sizes of batches in which a row always has the same bits."""
@@ -269,11 +278,14 @@ class WarmUp:
     def _record_cost(self, variant: Variant, rows: int, seconds: float, taken: int) -> None:
         """Keep the time of a pixel in the largest batch of the largest image, and the most memory of one in any."""
         pixels, known = math.prod(variant.size or ()), self._pixel_costs.get(variant.operation, PixelCost())
-        memory = max(known.memory, taken / (rows * pixels))
-        growth = self._growths.get(variant.operation, 0.0)
-        linear = seconds / (rows * pixels) / (1 + growth * pixels)
+        flops, pair_memory = self._growths.get(variant.operation, Growth())
+        # The operation that does both others may use memory that a runtime keeps of them, and seem to take none.
+        parts = [*self._pixel_costs.values()] if variant.operation == Operation.RECONSTRUCT else [known]
+        memory = max(taken / (rows * pixels) - pair_memory * pixels, *(part.memory for part in parts), 0.0)
+        linear = seconds / (rows * pixels) / (1 + flops * pixels)
         per_pixel = linear if pixels >= known.pixels else known.seconds
-        self._pixel_costs[variant.operation] = PixelCost(per_pixel, memory, max(pixels, known.pixels), growth)
+        cost = PixelCost(per_pixel, memory, max(pixels, known.pixels), flops, pair_memory)
+        self._pixel_costs[variant.operation] = cost
 
     def _reason_to_stop(self, seconds: Mapping[int, float], taken: int, size: int) -> str:
         """Return why a batch of `size` is left out, after smaller ones of which the last took `taken` bytes."""

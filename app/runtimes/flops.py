@@ -2,13 +2,14 @@
 
 import copy
 from math import prod
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.formats.native import NativeModel
+from model.formats.onnx.flops import Work
 from model.formats.onnx.pair import OnnxPair
 from model.interface import ImageModel, ModelSpec, MultipleOfFactor
 from model.networks.blocks import Residual
@@ -17,8 +18,21 @@ from model.vae import VAE
 COMPUTE_BOUND_FLOPS = 4e8
 """Operations of one image, encoded and decoded, above which further copies of the weights pay off."""
 
-GROWTH_SIDE = 1024
-"""Pixels of the side of an image that is compared with one four times as long; no values are computed."""
+GROWTH_SIDE = 4096
+"""Pixels of the side of an image that is compared with one a quarter as long; no values are computed."""
+
+VALUE_BYTES = 4
+"""Bytes of a value in a graph, a float32; those of float16 take less."""
+
+
+class Growth(NamedTuple):
+    """What attention adds to an image of n pixels: it works on each pair of them.
+
+    The operations are c * n * (1 + `flops` * n). `memory` is the number of bytes for each pair.
+    """
+
+    flops: float = 0.0
+    memory: float = 0.0
 
 
 def is_compute_bound(vae: VAE) -> bool:
@@ -35,36 +49,53 @@ def flops_of(model: ImageModel) -> tuple[int, int] | None:
     """Count the operations to encode and to decode one image of the default size; None if they are unknown."""
     if isinstance(model, NativeModel):
         return _vae_flops(model.vae)
-    if isinstance(model, OnnxPair):
-        return model.flops()
-    return _module_flops(model, model.spec) if isinstance(model, nn.Module) else None
+    work = _work(model, model.spec)
+    return None if work is None else (work[0].flops, work[1].flops)
 
 
-def growth_of(model: ImageModel) -> tuple[float, float, float]:
-    """Return the growth g of the operations for an image of n pixels, c * n * (1 + g * n), by its attention.
+def growth_of(model: ImageModel) -> tuple[Growth, Growth, Growth]:
+    """Return what attention adds to encode, to decode, and to do both; nothing where it cannot be counted.
 
-    There is one to encode, one to decode, and one for both; 0 for a graph, whose operations take seconds to count.
+    Torch computes attention without the memory for each pair of pixels, a graph may compute it with that.
     """
     rule = model.spec.sizes
-    if not isinstance(model, nn.Module) or not isinstance(rule, MultipleOfFactor):
-        return 0.0, 0.0, 0.0
-    small = rule.fitted(GROWTH_SIDE, GROWTH_SIDE)
-    large = rule.fitted(4 * small[0], 4 * small[1])
-    (encode, decode), (more_encode, more_decode) = (
-        _module_flops(model, model.spec.at(*size)) for size in (small, large)
+    unknown = (Growth(),) * 3
+    if not isinstance(rule, MultipleOfFactor):
+        return unknown
+    large = rule.fitted(GROWTH_SIDE, GROWTH_SIDE)
+    small = rule.fitted(large[0] // 4, large[1] // 4)
+    less, more = (_work(model, model.spec.at(*size)) for size in (small, large))
+    if less is None or more is None or small == large:
+        return unknown
+    pixels = prod(small), prod(large)
+    encode, decode = (_growth(*pair, pixels) for pair in zip(less, more, strict=True))
+    return encode, decode, _growth(_both(*less), _both(*more), pixels)
+
+
+def _work(model: ImageModel, spec: ModelSpec) -> tuple[Work, Work] | None:
+    """Count the work to encode and to decode an image of the default size of `spec`."""
+    if isinstance(model, OnnxPair):
+        return model.work(spec)
+    if not isinstance(model, nn.Module):
+        return None
+    encode, decode = _module_flops(model, spec)
+    return Work(encode, 0), Work(decode, 0)
+
+
+def _both(encode: Work, decode: Work) -> Work:
+    """Return the work of one after the other."""
+    return Work(encode.flops + decode.flops, max(encode.values, decode.values))
+
+
+def _growth(small: Work, large: Work, pixels: tuple[int, int]) -> Growth:
+    """Return the growth from the work for images of two numbers of pixels."""
+    (flops, more_flops), (values, more_values) = (
+        [count / n for count, n in zip(counts, pixels, strict=True)] for counts in zip(small, large, strict=True)
     )
-    pairs = (encode, more_encode), (decode, more_decode), (encode + decode, more_encode + more_decode)
-    to_encode, to_decode, both = (_growth(pair, (prod(small), prod(large))) for pair in pairs)
-    return to_encode, to_decode, both
-
-
-def _growth(flops: tuple[int, int], pixels: tuple[int, int]) -> float:
-    """Return g of c * n * (1 + g * n) from the operations of images of two numbers n of pixels."""
-    small, large = (count / n for count, n in zip(flops, pixels, strict=True))
-    if large <= small or pixels[1] <= pixels[0]:
-        return 0.0
-    slope = (large - small) / (pixels[1] - pixels[0])
-    return slope / max(1.0, small - slope * pixels[0])
+    distance = pixels[1] - pixels[0]
+    slope = max(0.0, more_flops - flops) / distance
+    pairs = max(0.0, more_values - values) / distance
+    return Growth(slope / max(1.0, flops - slope * pixels[0]), VALUE_BYTES * pairs)
 
 
 def _module_flops(model: nn.Module, spec: ModelSpec) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from app.runtimes.onnx_session import has_cuda, open_on_gpu, open_on_threads
 from app.runtimes.torch_eager import TorchModel
 from app.settings import Settings, SettingsError
 from model.formats.onnx.pair import OnnxPair
+from model.interface import FixedSize
 
 CPU = torch.device("cpu")
 
@@ -36,9 +37,11 @@ def compile_pair(model: OnnxPair, target: Target) -> OnnxModel:
     if target.device.type == "cuda":
         batched = TorchModel(model.open(partial(open_on_gpu, device=target.device)), around)
         return OnnxModel(batched, batched, {})
-    batched = single = TorchModel(model.open(partial(open_on_threads, threads=target.threads)), around)
+    # Memory that is kept fits batches of the same size again; beside images of many sizes it is out of use.
+    open_session = partial(open_on_threads, keep_memory=isinstance(model.spec.sizes, FixedSize))
+    batched = single = TorchModel(model.open(partial(open_session, threads=target.threads)), around)
     if target.max_threads > target.threads and _weight_bytes(model) <= MAX_COPIED_BYTES:
-        single = TorchModel(model.open(partial(open_on_threads, threads=target.max_threads)), around)
+        single = TorchModel(model.open(partial(open_session, threads=target.max_threads)), around)
     return OnnxModel(batched, single, {})
 
 

@@ -24,9 +24,14 @@ def create_session(model: ModelProto, threads: int) -> Any:
     return _started(start, model.SerializeToString(), threads)
 
 
-def open_on_threads(graph: Graph, threads: int) -> Session:
-    """Open the graph of an ONNX pair on so many threads of the CPU. Raises `CheckpointError`."""
-    start = partial(open_session, graph, _options(threads), [CPU])
+def open_on_threads(graph: Graph, threads: int, *, keep_memory: bool) -> Session:
+    """Open the graph of an ONNX pair on so many threads of the CPU. Raises `CheckpointError`.
+
+    With `keep_memory` the session keeps the memory of its largest batch for the next one.
+    """
+    options = _options(threads)
+    options.enable_cpu_mem_arena = keep_memory
+    start = partial(open_session, graph, options, [CPU])
     session: Session = _started(start, graph.content, threads)
     return session
 

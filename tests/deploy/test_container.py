@@ -1,17 +1,23 @@
 """One container: health, restrictions, clients outside and inside, a stop under load, other models, and keys."""
 
 import asyncio
+import io
 import json
+import math
 import time
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.support.compose import ROOT, Project, inspect, run, run_in
+from tests.support.onnx_pairs import write_attention_pair
 from tests.support.traffic import SHIPPED, Traffic, learn, learn_again
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker, pytest.mark.usefixtures("clean")]
+
+NPY = {"accept": "application/x-npy"}
 
 CLIENT = """
 from vae_client import Client
@@ -119,3 +125,33 @@ def test_keys_of_a_secret_file_are_required_and_do_not_appear_in_the_environment
         assert httpx.get(f"{project.url}/model", headers=headers).status_code == status
     (container,) = project.containers()
     assert "two" not in json.dumps(inspect(container)["Config"]["Env"])
+
+
+@pytest.mark.parametrize(("kind", "beyond"), [("diffusers", 200), ("pair", 413)])
+def test_an_image_too_large_for_the_memory_of_the_container_is_computed_in_tiles_or_refused(
+    port, scratch, kind, beyond
+):
+    folder = scratch / kind
+    if kind == "diffusers":
+        pytest.importorskip("tests.support.diffusers_models").write(folder, "kl")
+    else:
+        write_attention_pair(folder, maximum=4096)
+    project = Project(port=port, VAE_MODEL_FOLDER=str(folder), VAE_MEMORY="900m", VAE_WORKERS="1")
+    project.up("--force-recreate")
+    (container,) = project.containers()
+    model = httpx.get(f"{project.url}/model").json()
+    assert model["format"] == ("diffusers" if kind == "diffusers" else "onnx")
+    whole = math.isqrt(min(model["image_sizes"]["largest_whole"].values())) // 8 * 8
+    for side, expected in ((whole, 200), (2 * whole, beyond), (3200, 413)):
+        for path in ("/encode", "/reconstruct"):
+            answer = httpx.post(project.url + path, content=black(side), headers=NPY, timeout=60)
+            assert answer.status_code == expected, (side, path, answer.text)
+    state = inspect(container)
+    assert (state["State"]["Status"], state["State"]["OOMKilled"], state["RestartCount"]) == ("running", False, 0)
+
+
+def black(side: int) -> bytes:
+    """A black square of so many pixels a side, as PNG."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "PNG")
+    return file.getvalue()

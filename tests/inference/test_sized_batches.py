@@ -114,6 +114,16 @@ def test_an_image_in_tiles_takes_no_time_for_attention_over_all_of_it(model):
         keys.require_time(ENCODE, (256, 256), 1, seconds=1)
 
 
+def test_attention_that_takes_memory_for_each_pair_of_pixels_limits_the_size_of_an_image(model):
+    cost = COST._replace(pair_memory=KIB / 2**12)  # as much as that of a single pixel in an image of 64 x 64
+    assert cost.bytes_of(2**14) == 5 * 2**14 * KIB
+    assert cost.pixels_in(5 * 2**14 * KIB) == 2**14
+    calibration = Calibration((1, 2, 4), pixel_costs={ENCODE: cost}, memory=10 * 2**14 * KIB)
+    keys = SizedBatches(model, calibration, always_deterministic=False, on_tiled=lambda operation: None)
+    assert keys.key(Variant(ENCODE, size=(128, 128))).policy.max_rows == 2
+    assert 2**14 < keys.max_untiled_pixels(ENCODE) < 2**15
+
+
 def test_tiles_are_smaller_beside_a_larger_image_until_none_fits(model):
     keys = batches(model, 2 * 256 * 256 * KIB)
     for side, tile in ((800, 256), (1200, 128)):

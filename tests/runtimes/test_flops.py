@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from onnx import helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.runtimes.flops import count_flops, flops_of, growth_of, is_compute_bound
+from app.runtimes.flops import Growth, count_flops, flops_of, growth_of, is_compute_bound
 from model.formats import read_model
 from model.vae import VAE
 from tests.support.configs import configs
@@ -20,6 +20,7 @@ from tests.support.onnx_pairs import (
     SPATIAL_ENCODER,
     VECTOR_DECODER,
     VECTOR_ENCODER,
+    write_attention_pair,
     write_spatial_pair,
     write_vector_pair,
 )
@@ -68,10 +69,27 @@ def test_values_that_no_output_needs_are_not_computed_to_count_operations(tmp_pa
 def test_the_operations_of_a_model_with_attention_over_all_pixels_grow_with_their_square(tmp_path, name, has_attention):
     model = read_model(write_diffusers(tmp_path, name)).model
     growths = growth_of(model)
+    assert all(growth.memory == 0 for growth in growths)
     if not has_attention:
-        assert growths == pytest.approx((0, 0, 0), abs=1e-12)
+        assert [growth.flops for growth in growths] == pytest.approx([0, 0, 0], abs=1e-12)
         return
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:  # on a CPU it leaves attention out
         build(name).encode(torch.zeros(1, 3, 64, 64))
     tokens, channels = 1 / 8**2, 16  # for each pixel
-    assert growths[0] * counter.get_total_flops() / 64**2 == pytest.approx(4 * tokens**2 * channels, rel=0.01)
+    assert growths[0].flops * counter.get_total_flops() / 64**2 == pytest.approx(4 * tokens**2 * channels, rel=0.01)
+
+
+def test_the_operations_and_memory_of_a_graph_with_attention_grow_with_the_square_of_the_pixels(tmp_path):
+    model = read_model(write_attention_pair(tmp_path, maximum=4096)).model
+    encode, decode, both = growth_of(model)
+    tokens, channels = 1 / 4**2, 4  # for each pixel
+    linear = sum(flops_of(read_model(write_spatial_pair(tmp_path / "linear")).model)[:1]) / 16**2
+    assert encode.flops * linear == pytest.approx(4 * tokens**2 * channels)
+    assert encode.memory == pytest.approx(4 * 2 * tokens**2, rel=0.1)  # the products before and after their softmax
+    assert (decode.flops, decode.memory) == pytest.approx((0, 0), abs=1e-12)
+    assert 0 < both.flops < encode.flops
+    assert both.memory == encode.memory
+
+
+def test_nothing_grows_in_a_pair_of_one_size(tmp_path):
+    assert growth_of(read_model(write_vector_pair(tmp_path)).model) == (Growth(),) * 3

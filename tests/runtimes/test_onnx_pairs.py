@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.inference.memory import peak, reset_peak, resident
 from app.main import create_app
 from app.runtimes.base import Target
 from app.runtimes.onnx_session import has_cuda
@@ -15,7 +16,14 @@ from app.settings import Settings, SettingsError
 from model.files import CheckpointError
 from model.formats import read_model
 from tests.support.apps import running
-from tests.support.onnx_pairs import VECTOR_DECODER, VECTOR_ENCODER, write_spatial_pair, write_vector_pair
+from tests.support.engines import context, running_engine
+from tests.support.onnx_pairs import (
+    VECTOR_DECODER,
+    VECTOR_ENCODER,
+    write_attention_pair,
+    write_spatial_pair,
+    write_vector_pair,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -102,3 +110,27 @@ async def test_a_pair_of_many_sizes_is_served_at_each_of_them(tmp_path):
                 f"/sample?n=2&height={height}&width={width}", headers={"accept": "application/x-npy"}
             )
             assert np.load(io.BytesIO(sampled.content)).shape == pixels.shape
+
+
+async def test_the_memory_of_attention_over_a_large_image_is_returned_after_it(tmp_path):
+    folder = write_attention_pair(tmp_path / "mine", maximum=512)
+    async with running_engine(folder, "cpu", max_batch_size=1) as engine:
+        model = engine.loaded_model
+        before = resident()
+        reset_peak()
+        await model.encode(np.zeros((1, 3, 320, 320), np.uint8), context())
+        assert peak() - before > 2**27
+        assert resident() - before < 2**26
+
+
+async def test_a_pair_refuses_an_image_whose_attention_takes_more_memory_than_there_is(tmp_path):
+    folder = write_attention_pair(tmp_path / "mine", maximum=8192)
+    async with running(create_app(Settings(model=folder, device="cpu", threads=1, max_batch_size=1))) as client:
+        sizes = (await client.get("/model")).json()["image_sizes"]["largest_whole"]
+        assert sizes["reconstruct"] <= sizes["encode"] < 4096**2
+        for path in ("/encode", "/reconstruct"):
+            response = await client.post(
+                f"{path}?height=4096&width=4096", content=npy(np.zeros((1, 16, 16, 3), np.uint8))
+            )
+            assert response.status_code == 413
+            assert "images of 4096 x 4096 take about" in response.json()["detail"]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import ModelProto, TensorProto, shape_inference
@@ -85,6 +86,20 @@ def write_spatial_pair(folder: Path, **config: Any) -> Path:
     """A pair of images of sizes that are multiples of 4, and latents of 2 channels."""
     encoder, decoder = graph_of(SPATIAL_ENCODER, (3, "H", "W")), graph_of(SPATIAL_DECODER, (2, "h", "w"))
     return write_graphs(folder, encoder, decoder, **(SPATIAL | config))
+
+
+def write_attention_pair(folder: Path, **config: Any) -> Path:
+    """The spatial pair, of which the encoder ends in attention over all latents, as products and a softmax."""
+    graph = Graph()
+    y = graph.network(SPATIAL_ENCODER, "x")
+    shape, lengths = graph.node("Shape", y), graph.weight(np.array([0, 4, -1]))
+    keys = graph.node("Reshape", y, lengths)
+    values = graph.node("Transpose", keys, perm=(0, 2, 1))
+    weights = graph.node("Softmax", graph.node("MatMul", values, keys), axis=-1)
+    mixed = graph.node("Transpose", graph.node("MatMul", weights, values), perm=(0, 2, 1))
+    outputs = {"y": graph.node("Reshape", mixed, shape)}
+    encoder = declared(graph.model({"x": (TensorProto.FLOAT, (3, "H", "W"))}, outputs))
+    return write_graphs(folder, encoder, graph_of(SPATIAL_DECODER, (2, "h", "w")), **(SPATIAL | config))
 
 
 def write_optimum_pair(folder: Path, **config: Any) -> Path:

@@ -1,7 +1,8 @@
-"""The number of floating-point operations of a graph, counted from the shapes of its products."""
+"""The work of a graph, counted from the shapes of its values without computing them."""
 
 from collections.abc import Mapping
 from math import prod
+from typing import NamedTuple
 
 from onnx import GraphProto, ModelProto, NodeProto
 
@@ -11,22 +12,30 @@ from model.formats.onnx.operators import nodes_of
 Shape = tuple[int, ...]
 
 
-def count_flops(graph: Graph, shape: Shape) -> int | None:
-    """Count the operations for an input of one row, [1, *shape] in the layout of the graph.
+class Work(NamedTuple):
+    """The number of floating-point operations, and of values in the inputs and outputs of the largest operator."""
+
+    flops: int
+    values: int
+
+
+def count_work(graph: Graph, shape: Shape) -> Work | None:
+    """Count the work for an input of one row, [1, *shape] in the layout of the graph.
 
     A product and a sum for each weight wherever it is applied, as `torch.utils.flop_counter` counts. None if the shapes
     inside of the graph cannot be inferred.
     """
     model = ModelProto.FromString(graph.content)
     shapes = _shapes(model, graph.input.name, (1, *shape))
-    total = 0
+    flops, values = 0, 0
     for node in model.graph.node:
         if count := _COUNTS.get(node.op_type):
             operands = [shapes.get(name) for name in (*node.input[:2], node.output[0])]
             if None in operands:
                 return None
-            total += count(node, *operands)  # type: ignore[arg-type]  # none of them is None
-    return total
+            flops += count(node, *operands)  # type: ignore[arg-type]  # none of them is None
+        values = max(values, sum(prod(shapes.get(name, (0,))) for name in (*node.input, *node.output)))
+    return Work(flops, values)
 
 
 def _shapes(model: ModelProto, name: str, shape: Shape) -> Mapping[str, Shape]:

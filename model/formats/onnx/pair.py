@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.files import CheckpointError
 from model.formats.onnx.config import ChannelOrder, DecoderOutput, EncoderOutput, Layout, PairConfig
-from model.formats.onnx.flops import count_flops
+from model.formats.onnx.flops import Work, count_work
 from model.formats.onnx.graph import Graph
 from model.formats.onnx.sessions import OpenSession, Session, open_on_cpu, reason
 from model.formats.onnx.signature import batch_of, in_layout
@@ -128,10 +128,10 @@ class OnnxPair:
         self._check_outputs(opened)
         return opened
 
-    def flops(self) -> tuple[int, int] | None:
-        """Return the operations to encode and to decode one image of the default size, None if they are unknown."""
-        shapes = ((self.encoder, self.spec.image_shape), (self.decoder, self.spec.latent_shape))
-        encode, decode = (count_flops(graph, in_layout(self.config, shape)) for graph, shape in shapes)
+    def work(self, spec: ModelSpec) -> tuple[Work, Work] | None:
+        """Return the work to encode and to decode one image of the default size of `spec`, None if it is unknown."""
+        shapes = ((self.encoder, spec.image_shape), (self.decoder, spec.latent_shape))
+        encode, decode = (count_work(graph, in_layout(self.config, shape)) for graph, shape in shapes)
         return None if encode is None or decode is None else (encode, decode)
 
     def posterior(self, x: Tensor) -> DiagonalGaussian | DeterministicCode:
