@@ -69,7 +69,10 @@ class StaticFile:
 
     def response(self, request: Request) -> Response:
         """Return the file in an encoding that the client accepts; 304 without a body if the client has it."""
-        if self.headers["ETag"] in request.headers.get("if-none-match", ""):
+        known = request.headers.get("if-none-match", "")
+        if (
+            known.strip() == "*" or self.headers["ETag"].removeprefix("W/") in known
+        ):  # RFC 9110, 8.8.3.2: weak comparison
             return Response(status_code=304, headers=self.headers)
         if not _accepts_gzip(request.headers.get("accept-encoding", "")):
             return Response(self.body, media_type=self.media_type, headers=self.headers)
