@@ -26,7 +26,7 @@ start();
 
 async function start() {
   const task = new Task();
-  find("main").append(task.element);
+  find("main").replaceChildren(task.element);
   const model = await task.run("Reading the model", (running) => client.model(running));
   if (!model) return;
   const spec = specOf(model);

@@ -1,5 +1,6 @@
 /** The side of the page where the current image is chosen, dropped, pasted, drawn or sampled. */
 
+import { Problem } from "./api.js";
 import { download, el, field, toggle } from "./dom.js";
 import { Pad } from "./pad.js";
 import { fitted, inverted, paint, pngOf } from "./pixels.js";
@@ -121,7 +122,8 @@ export class Picker {
       try {
         return await createImageBitmap(file);
       } catch {
-        throw new Error(`${file.name}: this browser cannot read it; expected PNG, JPEG, WebP, GIF, BMP or AVIF`);
+        const detail = `${file.name}: this browser cannot read it; expected PNG, JPEG, WebP, GIF, BMP or AVIF`;
+        throw new Problem({ title: "Unusable file", detail });
       }
     });
     if (!bitmap) return;

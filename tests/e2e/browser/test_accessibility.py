@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.codecs.png import write_png
 from tests.support.browser import PANELS, pixels
 
 pytestmark = pytest.mark.browser
@@ -34,6 +35,15 @@ def test_no_panel_is_wider_than_the_window(open_page, request, model, width):
     for name in PANELS:
         visit.open(name)
         assert visit.overflow() <= 0, name
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_long_names_are_no_wider_than_the_window(open_page, shipped, width):
+    visit = open_page(shipped, width)
+    visit.open("Encode")
+    visit.page.locator("details.subject").evaluate("(details) => (details.open = true)")
+    visit.choose(write_png(np.zeros((1, 28, 28), np.uint8)), f"{'x' * 200}.png")
+    assert visit.overflow() <= 0
 
 
 def test_the_selected_tab_is_in_view_in_a_window_that_was_made_narrow(visit):

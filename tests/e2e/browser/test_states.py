@@ -147,6 +147,11 @@ def test_an_invalid_value_shows_the_detail_of_the_problem(visit):
     assert panel.locator(".command code").inner_text() == line
 
 
+def test_a_page_without_its_scripts_says_what_it_needs(open_page, shipped):
+    visit = open_page(shipped, java_script_enabled=False)
+    visit.page.get_by_text("This page needs JavaScript").wait_for()
+
+
 def test_a_service_that_has_gone_is_reported(open_page, digits_model):
     app = create_app(Settings(model=digits_model, device="cpu", threads=1))
     with on_a_socket(app) as url:

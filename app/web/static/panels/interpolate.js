@@ -1,5 +1,6 @@
 /** Interpolate: the way from one image to another through the latents, as a strip and as an animation. */
 
+import { Problem } from "../api.js";
 import { commandBlock } from "../curl.js";
 import { download, el, field, number } from "../dom.js";
 import { gifOf } from "../gif.js";
@@ -98,7 +99,7 @@ export class InterpolatePanel extends Panel {
       await this.#fillEnds(task);
       const { a, b } = this.#ends;
       if (!a.posterior || !b.posterior) return [];
-      if (String(a.posterior.shape) !== String(b.posterior.shape)) throw new Error("the two images have different sizes; choose images of one size");
+      if (String(a.posterior.shape) !== String(b.posterior.shape)) throw new Problem({ title: "Different sizes", detail: "the two images have different sizes; choose images of one size" });
       const between = this.#way.value === "linear" ? lerp : slerp;
       this.#latents = Array.from({ length: steps }, (_, i) => between(a.posterior.mean, b.posterior.mean, i / (steps - 1)));
       return client.decode(this.#latents, a.posterior.shape, task);

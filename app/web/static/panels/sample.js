@@ -44,6 +44,8 @@ export class SamplePanel extends Panel {
 
   async update() {
     const { client, curl, subject, picker } = this.#context;
+    this.#seed.value = this.#seed.value.trim();
+    if (!this.#seed.value) this.#newSeed();
     const query = { n: this.#count.value, seed: this.#seed.value, temperature: this.#temperature.value };
     this.#level.textContent = number(this.#temperature.valueAsNumber);
     const images = await this.task.run("Sampling", (task) => client.sample(query, task));

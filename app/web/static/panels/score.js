@@ -58,7 +58,7 @@ export class ScorePanel extends Panel {
     const { image } = subject;
     this.body.replaceChildren(image ? this.content : needsImage(spec));
     if (!image) return;
-    const query = spec.refusal("elbo") ? {} : { samples: this.#samples.value, seed: this.#seed.value };
+    const query = spec.refusal("elbo") ? {} : { samples: this.#samples.value, seed: this.#seed.value.trim() };
     this.#command.show(curl.send("input.png", "score", query));
     const result = await this.task.run("Scoring", async (task) => {
       this.#reference ??= (await client.history(task)).reference ?? null;
