@@ -45,5 +45,6 @@ def update_gauges(metrics: Metrics, request_log: RequestLog, engine: Engine, sta
     ready = engine.ready and not state.draining
     metrics.ready.set(ready)
     metrics.workers.set(ready)
+    metrics.queue_items.set(engine.queued_items)
     metrics.device_memory.set(engine.device.memory())
     metrics.count_dropped_log_lines()

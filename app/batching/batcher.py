@@ -32,6 +32,9 @@ requests, so that large ones cannot keep them out."""
 SMALL_REQUEST_SHARE = 1 / 64
 """Part of the queue up to which a request counts as small."""
 
+EXPIRY_INTERVAL = 0.01
+"""Least number of seconds between two searches for expired requests; each looks at all requests in flight."""
+
 
 class Batcher:
     """Queues requests, forms batches, and runs them on one device.
@@ -54,6 +57,8 @@ class Batcher:
         self._tasks: deque[DeviceTask] = deque()
         self._handed_over: Batch | None = None
         self._in_flight: set[QueuedRequest | DeviceTask] = set()
+        self._next_expiry = math.inf
+        self._expiry: asyncio.TimerHandle | None = None
         self._busy = True  # until the device thread is started
         self._started = self._closing = self._dispatch_scheduled = False
         self._failure: BaseException | None = None
@@ -76,6 +81,11 @@ class Batcher:
         if self._failure:
             return "the device has stopped"
         return "the service is shutting down" if self._closing else "the model is warming up"
+
+    @property
+    def queued_items(self) -> int:
+        """The number of items in the queue."""
+        return self._queue.depth
 
     @property
     def idle(self) -> bool:
@@ -114,7 +124,8 @@ class Batcher:
         if not self._dispatch_scheduled:  # after all callbacks that are ready now: what arrives together shares a batch
             self._dispatch_scheduled = True
             self._loop.call_soon(self._dispatch)
-        timer = self._loop.call_later(context.deadline - time.monotonic(), _expire, request)
+        if context.deadline < self._next_expiry:
+            self._expire_by(context.deadline)
         try:
             return await request.future
         except (DeadlineExceeded, asyncio.CancelledError) as end:
@@ -122,7 +133,6 @@ class Batcher:
             self._metrics.dropped[DropReason.TIMED_OUT if expired else DropReason.CANCELLED].inc()
             raise
         finally:
-            timer.cancel()
             self._in_flight.discard(request)
             self._small_items -= small_items
             if request.remaining:
@@ -193,7 +203,6 @@ class Batcher:
                 if not (self._busy or self._tasks or self._failure):
                     batch = queue.take(flush=self._closing)
                 self._busy = self._busy or batch is not None
-                self._metrics.set_queue_items(queue.depth)
                 # With a backlog the batch runs on the thread, so that the event loop stays responsive.
                 if batch is None or not batch.key.policy.inline or queue.depth > batch.rows * batch.key.weight:
                     self._handed_over = batch or self._handed_over
@@ -206,12 +215,28 @@ class Batcher:
         if queue.depth or self._closing:
             self._loop.call_soon(self._dispatch_later)  # one turn later: the loop first reads what has arrived
 
+    def _expire_by(self, deadline: float) -> None:
+        """Look for expired requests at this time, which is before the one planned so far."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._next_expiry = deadline
+        self._expiry = self._loop.call_later(deadline - time.monotonic(), self._expire)
+
+    def _expire(self) -> None:
+        """Fail the requests past their deadlines. One timer serves all: few requests reach theirs."""
+        now, self._next_expiry = time.monotonic(), math.inf
+        requests = [request for request in self._in_flight if isinstance(request, QueuedRequest)]
+        expired = [request for request in requests if request.context.deadline <= now]
+        settle(expired, DeadlineExceeded("the answer was not ready within the request's deadline"))
+        later = [request.context.deadline for request in requests if request.context.deadline > now]
+        if later:
+            self._expire_by(max(min(later), now + EXPIRY_INTERVAL))
+
     def _discard(self, request: QueuedRequest) -> None:
         """Remove a request from the queue that was cancelled, has expired or has failed."""
         request.end_wait(time.monotonic())
         with self._lock:
             self._queue.remove(request)
-            self._metrics.set_queue_items(self._queue.depth)
 
     # The methods below run on the device thread; `_complete` and `_stop` run on the event loop as well.
 
@@ -221,7 +246,6 @@ class Batcher:
             while not self._failure:
                 if (work := self._take_work()) is not None:
                     self._busy = True
-                    self._metrics.set_queue_items(self._queue.depth)
                     return work
                 if self._closing and not self._busy and not self._queue:
                     return None
@@ -261,7 +285,3 @@ class Batcher:
     def _fail_in_flight(self) -> None:
         settle([*self._in_flight], Unavailable("the device has stopped"))
         self._ended.set()
-
-
-def _expire(request: QueuedRequest) -> None:
-    settle([request], DeadlineExceeded("the answer was not ready within the request's deadline"))

@@ -12,7 +12,6 @@ from functools import lru_cache
 from string import punctuation
 from urllib.parse import quote
 
-from opentelemetry.trace import get_current_span
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,8 +30,9 @@ from app.observability.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
-DISCONNECT_CHECK_DELAY = 0.05
-"""Seconds until disconnect detection starts. Most requests finish sooner, and detection needs a task."""
+CHECK_INTERVAL = 0.05
+"""Seconds between two checks of the requests in flight; one that began since the last check is left out, unless its
+deadline has passed. Most requests finish before their first check, and disconnect detection needs a task."""
 
 MAX_BODY_PAUSE = 5.0
 """Seconds without progress after which a body is dropped while connections or room for bodies are scarce."""
@@ -73,6 +73,7 @@ class LifecycleMiddleware:
         self.request_log = request_log
         self.tracing = tracing
         self.root_path = root_path
+        self._checks_progress = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -86,10 +87,10 @@ class LifecycleMiddleware:
             return
         in_flight = self.state.in_flight
         in_flight.add(request)
+        if not self._checks_progress:
+            self._check_progress_later()
         try:
             self.admission.admit(scope, request.context, request.target)
-            if request.body_complete:
-                request.schedule_check()
             await self.app(scope, request.receive, request.send)
         except BaseException as failure:
             if not await request.handle(failure):
@@ -102,6 +103,18 @@ class LifecycleMiddleware:
         """Whether other requests need the connection or the room of a request that makes no progress."""
         return self.budget.is_scarce() or self.admission.is_full()
 
+    def _check_progress_later(self) -> None:
+        self._checks_progress = True
+        asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check_progress)
+
+    def _check_progress(self) -> None:
+        """Check all requests in flight. One timer serves all: most requests finish before their first check."""
+        self._checks_progress, now = False, time.monotonic()
+        for request in [*self.state.in_flight]:
+            request.check_progress(now)
+        if self.state.in_flight:
+            self._check_progress_later()
+
 
 class RequestLifecycle:
     """One request from its head to the end of its response."""
@@ -111,6 +124,7 @@ class RequestLifecycle:
         "_cancelled",
         "_client_disconnected",
         "_disconnect_task",
+        "_is_ending",
         "_middleware",
         "_receive",
         "_received",
@@ -120,7 +134,6 @@ class RequestLifecycle:
         "_status",
         "_task",
         "_timeout",
-        "_timer",
         "body_complete",
         "context",
         "target",
@@ -133,16 +146,15 @@ class RequestLifecycle:
             headers = _combine(scope["headers"])
         self._started = time.monotonic()
         self._status = self._received = 0
-        self._client_disconnected = self._cancelled = False
+        self._client_disconnected = self._cancelled = self._is_ending = False
         self._timeout: ServiceError | None = None
         self._body_awaited_since = math.inf
         self.body_complete = scope["method"] in ("GET", "HEAD")
         self._task = asyncio.current_task()
-        self._timer: asyncio.TimerHandle | None = None
         self._disconnect_task: asyncio.Task[None] | None = None
         claimed = headers.get(b"x-request-id")
         request_id = new_id() if claimed is None else accepted_id(claimed.decode("latin-1"))
-        spans: list[StageSpan] | None = [] if get_current_span().is_recording() else None
+        spans: list[StageSpan] | None = [] if middleware.tracing.follows() else None
         self.target = middleware.targets[scope["path"]]
         self.context = RequestContext(
             request_id, self._started + middleware.request_timeout, spans=spans, headers=headers
@@ -159,8 +171,6 @@ class RequestLifecycle:
 
     async def receive(self) -> Message:
         """Receive the next piece of the body, and count its bytes."""
-        if self._timer is None:
-            self.schedule_check()
         self._body_awaited_since = time.monotonic()
         message = await self._receive()
         self._body_awaited_since = math.inf
@@ -239,23 +249,19 @@ class RequestLifecycle:
         if not self._status:
             await problem(error, self.context.request_id, self.target.error_form)(self._scope, self._receive, self.send)
 
-    def schedule_check(self) -> None:
-        """Check the progress of the request soon, and at its deadline at the latest."""
-        delay = min(DISCONNECT_CHECK_DELAY, self.context.deadline - time.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(delay, self._check)
-
-    def _check(self) -> None:
+    def check_progress(self, now: float) -> None:
         """Watch for a disconnect once the body is complete; until then enforce the time limits of the body."""
-        now = time.monotonic()
-        if self.body_complete:
-            self._disconnect_task = asyncio.create_task(self._wait_for_disconnect())
-        elif self.context.deadline <= now:
+        if self._is_ending or self._disconnect_task is not None:
+            return
+        if not self.body_complete and self.context.deadline <= now:
             self._time_out(DeadlineExceeded("the body did not arrive within the request's deadline"))
+        elif now - self._started < CHECK_INTERVAL:
+            return
+        elif self.body_complete:
+            self._disconnect_task = asyncio.create_task(self._wait_for_disconnect())
         elif now - self._body_awaited_since > MAX_BODY_PAUSE and self._middleware.is_room_scarce():
             text = f"the body made no progress for {MAX_BODY_PAUSE:g} s while others needed its room"
             self._time_out(RequestTimeout(text))
-        else:
-            self.schedule_check()
 
     def _time_out(self, error: ServiceError) -> None:
         """Stop waiting for the body, and answer with the error."""
@@ -274,9 +280,8 @@ class RequestLifecycle:
             self._task.cancel()
 
     def _stop_watching(self) -> None:
-        """End the deadline check and disconnect detection."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """End the checks of the progress and disconnect detection."""
+        self._is_ending = True
         if self._disconnect_task is not None:
             self._disconnect_task.cancel()
 

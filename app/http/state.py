@@ -10,6 +10,9 @@ class InFlightRequest(Protocol):
     def cancel(self) -> None:
         """Answer 503 at once, because the service shuts down."""
 
+    def check_progress(self, now: float) -> None:
+        """Check deadline and connection of the request, at `now` on the clock of `time.monotonic`."""
+
 
 class ServiceState:
     """Mutable state that the server, admission control, the request lifecycle and the probes share.

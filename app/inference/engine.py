@@ -75,6 +75,11 @@ class Engine:
         """Why the engine is not ready."""
         return self._batcher.unready_reason
 
+    @property
+    def queued_items(self) -> int:
+        """The number of items in the queue."""
+        return self._batcher.queued_items
+
     def check_capacity(self, items: int = 1) -> None:
         """Raise `QueueFull` if the queue has no room for so many items."""
         self._batcher.check_capacity(items)

@@ -100,7 +100,6 @@ class Metrics(Collector):
         self._batches: deque[FinishedBatch] = deque()  # the device thread appends
         self._counts: defaultdict[Counter, int] = defaultdict(int)
         self._observed: defaultdict[Histogram, list[float]] = defaultdict(list)
-        self._queued = 0
         text = "Requests by endpoint and status of the response."
         requests = self._counter("requests", text, "dialect", "endpoint", "status")
         endpoints = tuple(endpoints)
@@ -170,12 +169,6 @@ class Metrics(Collector):
     def count_batch(self, batch: FinishedBatch) -> None:
         """Count a batch. Safe in any thread."""
         self._batches.append(batch)
-
-    def set_queue_items(self, items: int) -> None:
-        """Set the number of items in the queue."""
-        if items != self._queued:
-            self._queued = items
-            self.queue_items.set(items)
 
     def write_counts(self) -> None:
         """Write what was counted since the last call; only the event loop does."""

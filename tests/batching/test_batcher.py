@@ -56,7 +56,7 @@ async def test_short_requests_that_arrive_together_share_inline_batches():
         assert answers == [[10 * n] for n in range(16)]
         assert [len(batch) for batch in harness.device.batches] == [8, 8]
         assert set(harness.device.threads) == {"MainThread"}
-        assert harness.metric("queue_items") == 0
+        assert harness.batcher.queued_items == 0
 
 
 async def test_short_batches_run_on_the_thread_while_a_backlog_exists():

@@ -66,7 +66,7 @@ async def test_a_cancelled_request_is_not_computed():
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
-        assert harness.metric("queue_items") == 1
+        assert harness.batcher.queued_items == 1
         assert harness.metric("dropped_requests_total", reason="cancelled") == 1
         harness.device.unblocked.set()
         assert [await first, await other] == [[0], [20]]
@@ -201,7 +201,7 @@ async def test_an_invalid_result_fails_its_own_request_only(row, inline_rows):
         assert answers == [[10], [20, 30]]
         assert await asyncio.gather(*harness.tasks([4], range(9))) == [[40], [10 * n for n in range(9)]]
         assert harness.batcher.ready
-        assert harness.metric("queue_items") == 0
+        assert harness.batcher.queued_items == 0
 
 
 @pytest.mark.parametrize("row", [-2, *(row for row in FAULTS if row < -20)])
@@ -268,7 +268,7 @@ async def test_thousands_of_cancelled_requests_leave_the_queue_at_once():
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        assert harness.metric("queue_items") == 0
+        assert harness.batcher.queued_items == 0
         harness.device.unblocked.set()
         assert await first == [0]
         assert harness.device.batches == [[0]]

@@ -30,7 +30,7 @@ async def test_bisection_isolates_the_failing_item_and_answers_all_others(caplog
         assert answers[19].detail == "the model failed on item 1 of this request"
         assert len(harness.device.batches) <= 1 + 1 + 2 * 6  # a halving for each power of two in 42
         assert await first == [0]
-        assert harness.metric("queue_items") == 0
+        assert harness.batcher.queued_items == 0
     assert "hunter2" not in str(answers[19])
     assert [record.exc_info is not None for record in caplog.records if record.getMessage().startswith("1 ")] == [True]
 
@@ -51,7 +51,7 @@ async def test_failing_rows_and_lack_of_memory_affect_no_other_request(requests,
                 assert answer.detail == f"the model failed on item {rows.index(-1)} of this request"
             else:
                 assert answer == [10 * row for row in rows]
-        assert harness.metric("queue_items") == 0
+        assert harness.batcher.queued_items == 0
 
 
 async def test_the_rest_of_a_failed_request_is_not_computed():

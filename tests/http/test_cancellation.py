@@ -87,11 +87,11 @@ async def drive(app: Any, chance: random.Random) -> tuple[Caller, bool]:
 @given(st.randoms(use_true_random=False))
 async def test_disconnects_at_random_times_leave_other_requests_and_no_state_behind(app, chance):
     def count(name: str, **labels: str) -> float:
-        app.state.services.request_log.flush()
+        app.state.services.update_gauges()
         return metric(app.state.services.metrics, name, **labels) or 0
 
     def answered() -> float:
-        app.state.services.request_log.flush()
+        app.state.services.update_gauges()
         (family,) = [f for f in app.state.services.metrics.registry.collect() if f.name == "vae_requests"]
         return sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
 

@@ -33,7 +33,7 @@ async def service(model, **settings: Any) -> AsyncIterator[FastAPI]:
 
 
 def count(app: FastAPI, name: str, **labels: str) -> float | None:
-    app.state.services.request_log.flush()
+    app.state.services.update_gauges()
     return metric(app.state.services.metrics, name, **labels)
 
 

@@ -143,7 +143,7 @@ class BatcherHarness(NamedTuple):
         return metric(self.metrics, name, **labels)
 
     async def queue_holds(self, items: int) -> None:
-        await until(lambda: self.metric("queue_items") == items)
+        await until(lambda: self.batcher.queued_items == items)
 
     async def block_device(self) -> asyncio.Task[list[int]]:
         """Give the device one row, and block the device in that batch."""

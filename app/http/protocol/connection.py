@@ -64,6 +64,7 @@ class HttpConnection(HttpToolsProtocol):
         self._buffer = bytearray()
         self._is_discarding = self._scheduled = False
         self._unsent = 0
+        self._idle_since = 0.0  # on the clock of the loop, since the last response
         self._probe: DisconnectProbe | None = None  # once the client has closed its half of the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -99,8 +100,6 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse as much as possible now, and buffer the rest."""
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
         if self._buffer:
             self._buffer += data
             if not self._scheduled:
@@ -241,10 +240,22 @@ class HttpConnection(HttpToolsProtocol):
             elif self._probe is not None:
                 self.transport.close()
             else:
-                handler = self.timeout_keep_alive_handler
-                self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
+                self._idle_since = self.loop.time()
+                if self.timeout_keep_alive_task is None:
+                    self._check_idle()
 
     # Closing
+
+    def _check_idle(self) -> None:
+        """Close the connection if it is idle for too long. One timer serves all its requests."""
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        self.timeout_keep_alive_task = None
+        if self not in self._idle or self._buffer:
+            return  # a request is under way
+        if left <= 0:
+            self.transport.close()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self._check_idle)
 
     def evict(self) -> None:
         """Close the connection between two requests."""
