@@ -17,7 +17,8 @@ from typing import Annotated
 import typer
 
 from benchmarks.answers import require_equal
-from benchmarks.closed_loop import Measured, closed_loop
+from benchmarks.closed_loop import Measured
+from benchmarks.cpu_time import closed_loop_with_cpu_time
 from benchmarks.models import folders
 from benchmarks.payloads import Payload, singles
 from benchmarks.schedule import scratch
@@ -41,19 +42,22 @@ def in_turn(
     """Yield the measurements of each round; the order of the servers alternates."""
     for number in range(-1, rounds):
         order = range(len(servers))[:: 1 if number % 2 else -1]
-        found = {index: closed_loop(servers[index].base, payload, load, seconds) for index in order}
+        found = {index: closed_loop_with_cpu_time(servers[index], payload, load, seconds) for index in order}
         if number >= 0:  # the first one is a warm-up
             yield [found[index] for index in range(len(servers))]
 
 
 def line(names: Sequence[str], rounds: Sequence[Sequence[Measured]]) -> str:
-    """The throughput of the service and its ratio to each peer: medians and quartiles over the rounds."""
-    parts = [f"{median(ours.per_second for ours, *_ in rounds):.0f}/s"]
+    """Throughput and CPU time of the service, and their ratios to each peer: medians and quartiles."""
+    spent = median(1000 * ours.cpu_ms for ours, *_ in rounds)
+    parts = [f"{median(ours.per_second for ours, *_ in rounds):.0f}/s, {spent:.0f} us CPU"]
     for index, name in enumerate(names, 1):
         rates = [found[0].per_second / found[index].per_second for found in rounds]
         tails = [found[0].p99_ms / found[index].p99_ms for found in rounds]
+        work = [found[0].cpu_ms / found[index].cpu_ms for found in rounds]
         low, middle, high = quantiles(rates, n=4)
-        parts.append(f"{middle:.2f} ({low:.2f} to {high:.2f}) x {name}, p99 {median(tails):.2f} x")
+        rate = f"{middle:.2f} ({low:.2f} to {high:.2f}) x {name}"
+        parts.append(f"{rate}, p99 {median(tails):.2f} x, CPU {median(work):.2f} x")
     errors = sum(measured.errors for found in rounds for measured in found)
     return "; ".join([*parts, *([f"{errors} errors"] if errors else [])])
 

@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 
 from benchmarks.payloads import Payload
@@ -22,7 +23,7 @@ class Measured:
     p50_ms: float
     p99_ms: float
     errors: int
-    cpu_ms: float | None = None
+    cpu_ms: float = nan
 
 
 def closed_loop(base: str, payload: Payload, connections: int, seconds: float) -> Measured:

@@ -1,6 +1,7 @@
 """Report of the measurements, as a Markdown table of medians and as JSON."""
 
 from collections.abc import Iterator, Sequence
+from math import isfinite, isnan, nan
 from statistics import median
 from typing import Any
 
@@ -24,8 +25,8 @@ def medians(rows: Sequence[Row]) -> dict[Key, Measured]:
 def _median(group: Sequence[Measured]) -> Measured:
     middle = [median(values) for values in zip(*((m.per_second, m.p50_ms, m.p99_ms) for m in group), strict=True)]
     per_second, p50_ms, p99_ms = middle
-    processor = [m.cpu_ms for m in group if m.cpu_ms is not None]
-    return Measured(per_second, p50_ms, p99_ms, sum(m.errors for m in group), median(processor) if processor else None)
+    processor = [m.cpu_ms for m in group if isfinite(m.cpu_ms)]
+    return Measured(per_second, p50_ms, p99_ms, sum(m.errors for m in group), median(processor) if processor else nan)
 
 
 def markdown(facts: dict[str, str], systems: Sequence[System], rows: Sequence[Row], limits: Limits) -> str:
@@ -58,7 +59,7 @@ def _cell(measured: Measured | None) -> str:
     if measured is None:
         return ""
     wrong = f", **{measured.errors} errors**" if measured.errors else ""
-    spent = "" if measured.cpu_ms is None else f", {_ms(measured.cpu_ms)} ms CPU"
+    spent = "" if isnan(measured.cpu_ms) else f", {_ms(measured.cpu_ms)} ms CPU"
     return f"{measured.per_second:.0f}/s, {_ms(measured.p50_ms)}, {_ms(measured.p99_ms)} ms{spent}{wrong}"
 
 
@@ -114,7 +115,7 @@ def as_json(facts: dict[str, str], rows: Sequence[Row], limits: Limits) -> dict[
             "p50_ms": row.measured.p50_ms,
             "p99_ms": row.measured.p99_ms,
             "errors": row.measured.errors,
-            "cpu_ms": row.measured.cpu_ms,
+            "cpu_ms": row.measured.cpu_ms if isfinite(row.measured.cpu_ms) else None,
         }
         for row in rows
     ]

@@ -1,13 +1,13 @@
 """Schedule of the measurements: in each round every system takes its turn, so that a slow minute affects all."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.answers import require_equal
 from benchmarks.closed_loop import Measured, closed_loop
-from benchmarks.cpu_time import cpu_seconds
+from benchmarks.cpu_time import closed_loop_with_cpu_time
 from benchmarks.forward import raw_forward
 from benchmarks.open_loop import open_loop
 from benchmarks.payloads import BULK, Payload, bulk, singles
@@ -74,25 +74,19 @@ class Schedule:
                 for load, measured in self._loads(server, payload, connections, with_open_loop=operation == "encode"):
                     yield Row(self.name, system.name, operation, load, measured)
             if system.name == OURS:
-                found = self._closed(server, self.bulk, 4, max(3, self.seconds, 3 * 4 * BULK / self._raw))
+                found = closed_loop_with_cpu_time(server, self.bulk, 4, max(3, self.seconds, 3 * 4 * BULK / self._raw))
                 yield Row(self.name, OURS, f"encode {BULK} as npy", "4 connections", found)
 
     def _loads(
         self, server: Server, payload: Payload, connections: Sequence[int], *, with_open_loop: bool
     ) -> Iterator[tuple[str, Measured]]:
         for count in connections:
-            measured = self._closed(server, payload, count, self.seconds)
+            measured = closed_loop_with_cpu_time(server, payload, count, self.seconds)
             yield _connections(count), measured
             if with_open_loop and count == CONNECTIONS[-1] and measured.per_second:
                 for share in SHARES:
                     rate = share * measured.per_second
                     yield f"open, {share:.0%}", open_loop(server.base, payload, rate, self.seconds)
-
-    def _closed(self, server: Server, payload: Payload, connections: int, seconds: float) -> Measured:
-        before = cpu_seconds(server.session)
-        measured = closed_loop(server.base, payload, connections, seconds)
-        spent = cpu_seconds(server.session) - before
-        return replace(measured, cpu_ms=1000 * spent / max(1, measured.per_second * seconds))
 
     def _check(self, system: System, operation: str, base: str, payload: Payload) -> None:
         answer, file = ask(base, payload), self.answers / operation
