@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image
+from PIL import _imaging
 
 from app.codecs.png_reader import CHUNK, HEADER, MAX_UNCHECKED_BYTES, SIGNATURE, UNDECODED, unpacks_to
 
@@ -46,16 +46,33 @@ def read_png(content: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
     ):
         return None
     channels, height, width = shape
-    mode = _MODES[channels]
-    image = Image.new(mode, (width, height), UNDECODED)
-    try:
-        image.frombytes(data, "zip", mode, 0)
-    except ValueError:  # the complete reader finds the damage again, and describes it
+    unpacked = _unpacked(data, _MODES[channels], (width, height))
+    if unpacked is None:  # the complete reader finds the damage again, and describes it
         return None
-    pixels = np.frombuffer(bytearray(image.tobytes()), np.uint8)  # faster than by the interface of arrays
+    pixels = np.frombuffer(bytearray(unpacked), np.uint8)  # faster than by the interface of arrays
     if pixels.item(-channels) == UNDECODED and not unpacks_to(data, height * (1 + width * channels)):
         return None
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _unpacked(data: bytes, mode: str, size: tuple[int, int]) -> bytes | None:
+    """Decompress rows and undo their filters; None for damaged data. Pixels without data are `UNDECODED`.
+
+    Pillow's decoder and encoder in C are called as `Image.frombytes` and `Image.tobytes` call them, whose checks of
+    their arguments take longer than a small file does.
+    """
+    extent = (0, 0, *size)
+    image = _imaging.fill(mode, size, UNDECODED)
+    decoder = _imaging.zip_decoder(mode, mode, 0)
+    decoder.setimage(image, extent)
+    status, error = decoder.decode(data)
+    if status >= 0 or error:
+        return None
+    encoder = _imaging.raw_encoder(mode, mode)
+    encoder.setimage(image, extent)
+    _, _, pixels = encoder.encode(len(mode) * size[0] * size[1])
+    unpacked: bytes = pixels
+    return unpacked
 
 
 def _rows(pixels: np.ndarray) -> np.ndarray:

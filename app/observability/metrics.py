@@ -4,14 +4,13 @@ Several workers share their counts in the files of `PROMETHEUS_MULTIPROC_DIR`; e
 """
 
 import os
-from bisect import bisect_left
-from collections import Counter as Tally
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import product
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
@@ -236,8 +235,9 @@ def _observe(histogram: Histogram, values: Sequence[float]) -> None:
     """Observe several values with one update of the sum and of each bucket, as `Histogram.observe` does for one."""
     histogram._sum.inc(sum(values))
     bounds = histogram._upper_bounds
-    for bucket, count in Tally(bisect_left(bounds, value) for value in values).items():
-        histogram._buckets[bucket].inc(count)
+    counts = np.bincount(np.searchsorted(bounds, values))
+    for bucket in counts.nonzero()[0].tolist():
+        histogram._buckets[bucket].inc(int(counts[bucket]))
 
 
 def _size(entry: os.DirEntry[str]) -> int:

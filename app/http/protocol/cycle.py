@@ -152,12 +152,8 @@ class RequestCycle:
     def _start_response(self, status: int, headers: Any) -> None:
         if self._waits_for_continue:
             self.keep_alive = self._waits_for_continue = False
-        closes, length = False, None
-        for name, value in headers:
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"connection":
-                closes = b"close" in value.lower()
+        fields = dict(headers)
+        length, closes = fields.get(b"content-length"), b"close" in fields.get(b"connection", b"").lower()
         lines = [b"%s: %s\r\n" % field for field in (*self._default_headers, *headers)]
         self.keep_alive = self.keep_alive and not closes
         if not (self.keep_alive or closes):
@@ -168,7 +164,7 @@ class RequestCycle:
         head = b"".join(lines)
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
             raise ValueError("a header field of the response contains a line end")
-        self._body_bytes_left = length or 0
+        self._body_bytes_left = int(length or 0)
         self._head = b"".join((STATUS_LINE[status], head, b"\r\n"))
         self.response_started = True
 
