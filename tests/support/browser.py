@@ -28,9 +28,10 @@ PIXELS = """async (canvas) => {
 """Width and pixels of a canvas, once it has been painted: a new one has 300 by 150 pixels."""
 
 SETTLED = """async () => {
-    for (let idle = 0; idle < 8; idle = document.body.dataset.requests === "0" ? idle + 1 : 0)
+    for (let idle = 0; idle < 4; idle = document.body.dataset.work === "0" ? idle + 1 : 0)
         await new Promise((resolve) => setTimeout(resolve, 20));
 }"""
+"""Waits until the page has no work under way: requests, and images that are read or written for them."""
 NPY = "application/x-npy"
 PANELS = ("Sample", "Encode", "Explore", "Interpolate", "Score", "Model")
 
@@ -80,7 +81,7 @@ class Visit:
         return panel
 
     def settle(self) -> None:
-        """Wait until no request is under way."""
+        """Wait until no work is under way."""
         self.page.evaluate(SETTLED)
 
     def image(self, name: str, panel: Locator | None = None) -> np.ndarray:

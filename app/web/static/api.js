@@ -17,14 +17,12 @@ export class Problem extends Error {
 /**
  * The service that the page comes from.
  *
- * `askForKey(isRefused)` returns a promise of a key, or of null, when a request gets 401. The event `change` follows each
- * change of `underWay`, the number of requests under way; `answered` has the method, path, status, times and model of a
- * response.
+ * `askForKey(isRefused)` returns a promise of a key, or of null, when a request gets 401. The event `answered` has the
+ * method, path, status, times and model of a response.
  */
 export class Api extends EventTarget {
   #askForKey;
   #asking = null;
-  underWay = 0;
 
   constructor(askForKey) {
     super();
@@ -72,7 +70,6 @@ export class Api extends EventTarget {
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
     const method = body === undefined ? "GET" : "POST";
     const start = performance.now();
-    this.#count(1);
     try {
       const response = await fetch(url, { method, headers, body, signal, cache: "no-store" });
       this.#tell(method, url, response, performance.now() - start);
@@ -80,14 +77,7 @@ export class Api extends EventTarget {
     } catch (error) {
       if (signal?.aborted) throw error;
       throw new Problem({ title: "No connection", detail: `${url.host} does not respond: ${error.message}` });
-    } finally {
-      this.#count(-1);
     }
-  }
-
-  #count(change) {
-    this.underWay += change;
-    this.dispatchEvent(new Event("change"));
   }
 
   #tell(method, url, response, milliseconds) {

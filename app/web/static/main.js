@@ -14,14 +14,14 @@ import { ScorePanel } from "./panels/score.js";
 import { Picker } from "./picker.js";
 import { specOf } from "./spec.js";
 import { Subject } from "./subject.js";
-import { Task } from "./task.js";
+import { Task, work } from "./task.js";
 
 const find = (id) => document.getElementById(id);
 
 const api = new Api(askForKey);
 const client = new Client(api);
 api.addEventListener("answered", ({ detail }) => showLast(detail));
-api.addEventListener("change", () => (document.body.dataset.requests = api.underWay));
+work.addEventListener("change", () => (document.body.dataset.work = work.underWay));
 start();
 
 async function start() {

@@ -5,15 +5,29 @@ import { Problem } from "./api.js";
 
 const BUSY_AFTER_MS = 200;
 
+/** The number of pieces of work under way; the event `change` follows each change. */
+class Work extends EventTarget {
+  underWay = 0;
+
+  count(change) {
+    this.underWay += change;
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+/** The work of all tasks of the page. */
+export const work = new Work();
+
 /** Runs one piece of work at a time, and shows its state in `element`. A new one ends the one before. */
 export class Task {
   #controller = null;
   #timer = 0;
   element = el("div", { class: "task", role: "status" });
 
-  /** Run `work({ signal, waiting })`; returns its result, or undefined if it failed or was replaced. */
-  async run(label, work) {
+  /** Run `job({ signal, waiting })`; returns its result, or undefined if it failed or was replaced. */
+  async run(label, job) {
     this.cancel();
+    work.count(1);
     const controller = (this.#controller = new AbortController());
     const busy = setTimeout(() => this.#show("busy", `${label}…`), BUSY_AFTER_MS);
     const waiting = (problem, seconds, attempt, attempts) => {
@@ -21,7 +35,7 @@ export class Task {
       this.#countDown(problem, seconds, `attempt ${attempt} of ${attempts}`);
     };
     try {
-      const result = await work({ signal: controller.signal, waiting });
+      const result = await job({ signal: controller.signal, waiting });
       if (this.#controller !== controller) return undefined;
       this.#clear();
       return result;
@@ -30,6 +44,7 @@ export class Task {
       return undefined;
     } finally {
       clearTimeout(busy);
+      work.count(-1);
     }
   }
 
@@ -67,8 +82,8 @@ export class Task {
   }
 }
 
-/** Returns a function that calls `work` with the latest arguments, one call at a time; those in between are dropped. */
-export function latest(work) {
+/** Returns a function that calls `job` with the latest arguments, one call at a time; those in between are dropped. */
+export function latest(job) {
   let next = null;
   let running = false;
   return async (...args) => {
@@ -79,7 +94,7 @@ export function latest(work) {
       while (next) {
         const now = next;
         next = null;
-        await work(...now);
+        await job(...now);
       }
     } finally {
       running = false;
