@@ -1,4 +1,5 @@
-# CI calls `make check`, `make test` and `make slow`. `make help` lists the targets.
+# CI calls `make check`, `make test`, `make slow`, and where it can, `make browser` and `make clients`. `make help` lists
+# the targets.
 
 PYTHON ?= python3
 # The index on which pip finds a CPU build of torch: make serve TORCH_INDEX=<the CPU wheel index that pytorch.org names>
@@ -8,9 +9,11 @@ pip = .venv/bin/python -m pip install --quiet --constraint constraints.txt $(if 
 project = $(pip) --no-build-isolation --editable
 
 AXE := axe-core@4.14.1
+CLIENTS := triton kserve mlserver openapi
 TYPESCRIPT := openapi-typescript@7.13.0 openapi-fetch@0.17.0 typescript@5.9.3 @types/node@20.19.25
 npm := npm install --no-save --silent --fetch-retries 1 --fetch-timeout 20000 --prefix
 
+# Tests run in one process more than the two cores of CI, as many wait for other processes.
 # The tests start hundreds of processes; without files of bytecode each compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -23,17 +26,16 @@ serve: .venv/serving ## serve the shipped model on port 8000
 	.venv/bin/vae serve $(ARGS)
 
 test: .venv/developing ## run the fast tests on the CPU; make test ARGS=--device=cuda
-	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 slow: .venv/developing ## run the tests that wait for real deadlines or exports
-	.venv/bin/python -m pytest --numprocesses 2 -m slow $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 3 --dist worksteal -m slow $(ARGS)
 
 browser: .venv/developing ## test the page in Chromium, which must be installed; axe-core comes by npm
 	[ -d .venv/npm ] || ! command -v npm > /dev/null || $(npm) .venv/npm $(AXE) || true
-	.venv/bin/python -m pytest -m browser tests/e2e/browser $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal -m browser tests/e2e/browser $(ARGS)
 
-clients: .venv/developing .venv/clients/triton .venv/clients/kserve .venv/clients/mlserver .venv/clients/openapi ## test clients of others, in environments of their own
-	[ -d .venv/clients/npm ] || ! command -v npm > /dev/null || $(npm) .venv/clients/npm $(TYPESCRIPT) || true
+clients: .venv/developing .venv/clients/installed ## test clients of others, in environments of their own
 	.venv/bin/python -m pytest -m clients tests/e2e/clients $(ARGS)
 
 check: .venv/developing ## check format, lint, types and imports between packages
@@ -89,10 +91,14 @@ benchmarks/.venv/peers: benchmarks/requirements.txt
 	$(subst .venv/bin,benchmarks/.venv/bin,$(subst constraints.txt,$<,$(pip))) --requirement $<
 	touch $@
 
-.venv/clients/%: tests/e2e/clients/%.txt
-	@echo "installing $* into $@"
-	$(PYTHON) -m venv $@
-	$@/bin/python -m pip install --quiet --requirement $<
+.venv/clients/%/installed: tests/e2e/clients/%.txt
+	@echo "installing $* into $(@D)"
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+.venv/clients/installed: $(CLIENTS:%=.venv/clients/%/installed)
+	! command -v npm > /dev/null || $(npm) .venv/clients/npm $(TYPESCRIPT) || true
 	touch $@
 
 .venv/clustering: .venv/developing
