@@ -13,9 +13,10 @@ CLIENTS := triton kserve mlserver openapi
 TYPESCRIPT := openapi-typescript@7.13.0 openapi-fetch@0.17.0 typescript@5.9.3 @types/node@20.19.25
 npm := npm install --no-save --silent --fetch-retries 1 --fetch-timeout 20000 --prefix
 
-# Tests run in one process more than the two cores of CI, as many wait for other processes.
 # The tests start hundreds of processes; without files of bytecode each compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
+
+# `make test` has one process more than the two cores of CI, as many tests wait for other processes.
 
 .PHONY: help serve test slow browser clients check bench chaos soak containers cluster format docs lock clean
 

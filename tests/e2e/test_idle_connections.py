@@ -85,8 +85,11 @@ def test_a_connection_with_a_recent_request_is_kept(service):
         assert [status(client) for client in reversed(clients)] == [200] * len(clients)
         new = [stack.enter_context(server.connect()) for _ in range(allowed * 3 // 4)]
         assert [status(client) for client in new] == [200] * len(new)
-        assert is_open(clients[0])
-        assert not is_open(clients[-1])
+        closed = [not is_open(client) for client in clients]
+        assert not closed[0]
+        assert sum(closed) >= len(clients) + len(new) - allowed
+        if allowed == LIMIT:  # the last one may be a connection of the worker that has fewer
+            assert closed[-1]
 
 
 def test_connections_with_a_request_in_flight_are_kept_and_a_new_one_is_rejected(service):
