@@ -189,7 +189,7 @@ def probe_images(
             raise DeadlineExceeded(f"images[{index}] was not read within the request's deadline")
         array = read_png(content, shape) if may_be_plain else None
         image = open_image(content, index, max_pixels) if array is None else array
-        pixels += shape[1] * shape[2] if isinstance(image, np.ndarray) else image.width * image.height
+        pixels += _pixels(image)
         if pixels > limit:
             raise ContentTooLarge(
                 f"images[0] to images[{index}] have {pixels} pixels, more than the {limit} allowed for {len(contents)} "
@@ -197,6 +197,14 @@ def probe_images(
             )
         opened.append(image)
     return opened
+
+
+def _pixels(image: Png | EncodedImage | np.ndarray) -> int:
+    """Return the pixels that the decoder of an image visits."""
+    if isinstance(image, EncodedImage):
+        return image.cost
+    height, width = upright_size(image)
+    return height * width
 
 
 def decode_images(

@@ -82,6 +82,88 @@ def test_the_size_of_a_frame_counts_and_not_the_one_that_the_file_names():
         load(hidden, (3, 8, 8))
 
 
+def test_hidden_pixels_of_small_files_count_among_those_of_all_images():
+    large = stored(Image.new("RGB", (1000, 1000)), "AVIF", **OPTIONS)
+    hidden = changed(large, struct.pack(">II", 1000, 1000), struct.pack(">II", 8, 8))
+    with pytest.raises(ContentTooLarge, match=r"images\[0\] to images\[\d+\] have \d+ pixels"):
+        probe_images([hidden] * 1000, (3, 8, 8), 2**24)
+
+
+def box(kind: bytes, *content: bytes, version: int | None = None) -> bytes:
+    head = b"" if version is None else struct.pack(">I", version << 24)
+    return struct.pack(">I4s", 8 + len(head) + sum(map(len, content)), kind) + head + b"".join(content)
+
+
+def boxes(content: bytes, *path: bytes) -> list[bytes]:
+    """The boxes in a file, or in the box at a path of it."""
+    start, end = 0, len(content)
+    for kind in path:
+        (found,) = [b for b in avif._boxes(content, start, end) if b.kind == kind]
+        start, end = found.start + (4 if kind == b"meta" else 0), found.end
+    return [content[b.at - 4 : b.end] for b in avif._boxes(content, start, end)]
+
+
+TILE = stored(Image.fromarray(PIXELS[:32, :32].repeat(2, 0).repeat(2, 1)), "AVIF", **OPTIONS)
+
+
+def grid(rows: int, columns: int, tiles: list[int], items: int) -> bytes:
+    """A grid of the numbers of tiles, of so many items from number 2 that share the bytes of `TILE`."""
+    size = struct.pack(">II", columns * 64, rows * 64)
+    canvas, others = b"\0\1" + bytes([rows - 1, columns - 1]) + size, boxes(TILE, b"meta", b"iprp", b"ipco")
+    data = canvas + next(part[8:] for part in boxes(TILE) if part[4:8] == b"mdat")
+    numbers = range(2, 2 + items)
+    names = [box(b"infe", struct.pack(">HH4sx", n, 0, b"av01" if n > 1 else b"grid"), version=2) for n in (1, *numbers)]
+    tile = bytes(128 | n for n in range(2, 2 + len(others)))
+    uses = [struct.pack(">HBB", 1, 1, 129), *(struct.pack(">HB", n, len(tile)) + tile for n in numbers)]
+    properties = box(
+        b"iprp",
+        box(b"ipco", box(b"ispe", size, version=0), *others),
+        box(b"ipma", struct.pack(">I", len(uses)), *uses, version=0),
+    )
+    references = struct.pack(f">HH{len(tiles)}H", 1, len(tiles), *tiles)
+
+    def head(start: int) -> bytes:
+        places = [(1, start, len(canvas)), *((n, start + len(canvas), len(data) - len(canvas)) for n in numbers)]
+        table = [struct.pack(">HHHII", number, 0, 1, *place) for number, *place in places]
+        meta = box(
+            b"meta",
+            box(b"hdlr", struct.pack(">I4s13x", 0, b"pict"), version=0),
+            box(b"pitm", struct.pack(">H", 1), version=0),
+            box(b"iloc", struct.pack(">HH", 0x4400, len(table)), *table, version=0),
+            box(b"iinf", struct.pack(">H", len(names)), *names, version=0),
+            box(b"iref", box(b"dimg", references), version=0),
+            properties,
+            version=0,
+        )
+        return box(b"ftyp", b"avif", bytes(4), b"avifmif1miaf") + meta
+
+    return head(len(head(0)) + 8) + box(b"mdat", data)
+
+
+def test_tiles_of_a_grid_are_joined_and_count_as_decoded_pixels():
+    content = grid(1, 2, [2, 3], 2)
+    assert avif.strip_avif(content).pixels == 4 * 64 * 64
+    read = load(content, (3, 64, 128))
+    seam = np.abs(read.astype(int) - np.concatenate([load(TILE, (3, 64, 64))] * 2, -1)).max((0, 1))
+    assert [*np.flatnonzero(seam)] in ([], [63, 64])  # between two tiles the colours are interpolated
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (grid(2, 2, [2, 2, 2, 2], 1), UnprocessableContent),
+        (grid(1, 2, [1, 2], 1), UnprocessableContent),
+        (grid(1, 2, [7, 8], 1), UnprocessableContent),
+        (grid(256, 256, [2] * 2**15, 1), UnprocessableContent),
+        (grid(20, 20, [*range(2, 402)], 400), ContentTooLarge),
+    ],
+    ids=["a tile in several places", "itself as a tile", "missing tiles", "too few tiles", "tiles that share bytes"],
+)
+def test_grids_that_would_cost_more_than_their_bytes_are_refused(content, error):
+    with pytest.raises(error):
+        load(content)
+
+
 def test_more_than_one_frame_in_an_image_is_refused():
     at = FILE.index(b"mdat") + 4
     data = FILE[at:]

@@ -131,6 +131,21 @@ def test_only_the_first_page_is_read():
     )
 
 
+def test_directories_in_a_loop_are_not_followed():
+    content = bytearray(stored(COLOUR, "TIFF"))
+    (start,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, start)
+    end = start + 2 + 12 * count
+    struct.pack_into("<I", content, end, start)
+    np.testing.assert_array_equal(load(bytes(content)), NOISE.transpose(2, 0, 1))
+    own = struct.pack("<I", len(content))
+    links = b"".join(
+        struct.pack("<HHI", tag, 4, 1) + own for tag in (330, 34_665, 34_853)
+    )  # sub-directories, EXIF, GPS
+    loop = content[:4] + own + content[8:] + struct.pack("<H", count + 3) + content[start + 2 : end] + links + own
+    np.testing.assert_array_equal(load(bytes(loop)), NOISE.transpose(2, 0, 1))
+
+
 def test_the_orientation_is_applied():
     turned = stored(COLOUR.transpose(Image.Transpose.ROTATE_90), "TIFF", tiffinfo={tiff.ORIENTATION: 6})
     np.testing.assert_array_equal(load(turned), NOISE.transpose(2, 0, 1))
