@@ -4,11 +4,12 @@ Only for systems that are idle without requests; the processes of LitServe and R
 
 python -m benchmarks.beside --model larger --peers FastAPI --connections 1
 python -m benchmarks.beside --peers floor
+python -m benchmarks.beside --connections 64 --arrivals 0.5,0.8   # also in the open loop, at shares of the capacity
 python -m benchmarks.beside --peers '' --before ../before     # beside an earlier version, checked out there
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from statistics import median, quantiles
@@ -20,6 +21,7 @@ from benchmarks.answers import require_equal
 from benchmarks.closed_loop import Measured
 from benchmarks.cpu_time import closed_loop_with_cpu_time
 from benchmarks.models import folders
+from benchmarks.open_loop import open_loop
 from benchmarks.payloads import Payload, singles
 from benchmarks.schedule import scratch
 from benchmarks.servers import Server, ask, serving
@@ -36,15 +38,54 @@ def started(
     return serving(system, folder, port, payload, environment)
 
 
-def in_turn(
-    servers: Sequence[Server], payload: Payload, load: int, rounds: int, seconds: float
-) -> Iterator[list[Measured]]:
+def in_turn(servers: Sequence[Server], measure: Callable[[Server], Measured], rounds: int) -> Iterator[list[Measured]]:
     """Yield the measurements of each round; the order of the servers alternates."""
     for number in range(-1, rounds):
         order = range(len(servers))[:: 1 if number % 2 else -1]
-        found = {index: closed_loop_with_cpu_time(servers[index], payload, load, seconds) for index in order}
+        found = {index: measure(servers[index]) for index in order}
         if number >= 0:  # the first one is a warm-up
             yield [found[index] for index in range(len(servers))]
+
+
+def measured(
+    what: str,
+    names: Sequence[str],
+    servers: Sequence[Server],
+    payload: Payload,
+    load: int,
+    rounds: int,
+    seconds: float,
+    shares: Sequence[float],
+) -> None:
+    """Report the closed loop, and the open loop at shares of the throughput of the slowest server."""
+
+    def closed(server: Server) -> Measured:
+        return closed_loop_with_cpu_time(server, payload, load, seconds)
+
+    def at_rate(rate: float) -> Callable[[Server], Measured]:
+        return lambda server: open_loop(server.base, payload, rate, seconds)
+
+    found = list(in_turn(servers, closed, rounds))
+    report(f"{what}, {load} connections: {line(names, found)}")
+    for share in shares:
+        rate = share * capacity(found)
+        latencies = list(in_turn(servers, at_rate(rate), rounds))
+        report(f"{what}, {rate:.0f} arrivals/s ({share:.0%}): {tails(names, latencies)}")
+
+
+def capacity(rounds: Sequence[Sequence[Measured]]) -> float:
+    """The throughput of the slowest server: all servers can take a share of it."""
+    rates: list[float] = [median(each.per_second for each in of_server) for of_server in zip(*rounds, strict=True)]
+    return min(rates)
+
+
+def tails(names: Sequence[str], rounds: Sequence[Sequence[Measured]]) -> str:
+    """The p99 of the service, and its ratio to each peer: medians and quartiles."""
+    parts = [f"p99 {median(ours.p99_ms for ours, *_ in rounds):.2f} ms"]
+    for index, name in enumerate(names, 1):
+        low, middle, high = quantiles([found[0].p99_ms / found[index].p99_ms for found in rounds], n=4)
+        parts.append(f"{middle:.2f} ({low:.2f} to {high:.2f}) x {name}")
+    return "; ".join(parts)
 
 
 def line(names: Sequence[str], rounds: Sequence[Sequence[Measured]]) -> str:
@@ -58,8 +99,14 @@ def line(names: Sequence[str], rounds: Sequence[Sequence[Measured]]) -> str:
         low, middle, high = quantiles(rates, n=4)
         rate = f"{middle:.2f} ({low:.2f} to {high:.2f}) x {name}"
         parts.append(f"{rate}, p99 {median(tails):.2f} x, CPU {median(work):.2f} x")
-    errors = sum(measured.errors for found in rounds for measured in found)
+    errors = sum(each.errors for found in rounds for each in found)
     return "; ".join([*parts, *([f"{errors} errors"] if errors else [])])
+
+
+def report(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def main(
@@ -68,6 +115,7 @@ def main(
     before: Annotated[Path | None, typer.Option(help="Folder of a checkout of an earlier version.")] = None,
     operation: Annotated[str, typer.Option(help="encode, decode or reconstruct.")] = "encode",
     connections: Annotated[str, typer.Option(help="Numbers of connections, comma-separated.")] = "1,8,32,64",
+    arrivals: Annotated[str, typer.Option(help="Open loop: shares of the slowest server's throughput.")] = "",
     rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 12,
     seconds: Annotated[float, typer.Option(help="Whole seconds of each measurement.")] = 1,
     port: Annotated[int, typer.Option(help="The first port; each server has one.")] = 8720,
@@ -78,6 +126,7 @@ def main(
     if before:
         known[before.name] = earlier(before)
         names.append(before.name)
+    shares = [float(share) for share in arrivals.split(",") if share]
     with scratch() as place:
         folder = folders(Path(place))[model]
         payload = singles(read_checkpoint(folder).vae.config)[operation]
@@ -90,9 +139,7 @@ def main(
                 ours, *others = [ask(server.base, payload) for server in servers]
                 for name, answer in zip(names[1:], others, strict=True):
                     require_equal(f"{name}, {operation}", answer, ours.content)
-                found = list(in_turn(servers, payload, load, rounds, seconds))
-            sys.stdout.write(f"{model}, {operation}, {load} connections: {line(names[1:], found)}\n")
-            sys.stdout.flush()
+                measured(f"{model}, {operation}", names[1:], servers, payload, load, rounds, seconds, shares)
 
 
 if __name__ == "__main__":
