@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator
 
 import psutil
 import pytest
@@ -28,12 +27,6 @@ signal.signal(signal.SIGUSR1, lambda *_: delattr(policy, "rebalance_interval"))
 serve(settings, policy)
 """,
 )
-
-
-@pytest.fixture(scope="module")
-async def service(digits_model) -> AsyncIterator[Service]:
-    async with serving(digits_model, program=FAILS_AT_SIGUSR1, **TWO) as running:
-        yield running
 
 
 @pytest.mark.slow
@@ -64,7 +57,8 @@ async def test_a_worker_that_hangs_or_cannot_be_started_is_replaced_as_soon_as_p
         shutil.rmtree(folder, ignore_errors=True)  # the supervisor had no descriptor left to remove it
 
 
-async def test_a_worker_without_free_descriptors_logs_it_and_receives_connections_later(service):
+async def answers_while_descriptors_are_lacking(service: Service) -> set[int]:
+    """The statuses of requests that wait until workers have free descriptors."""
     for pid in service.workers():
         limit_descriptors(pid, first_free_descriptor(pid))
     responses = asyncio.gather(*(service.request("/sample?n=1") for _ in range(6)))
@@ -72,18 +66,20 @@ async def test_a_worker_without_free_descriptors_logs_it_and_receives_connection
     assert not responses.done()
     for pid in service.workers():
         limit_descriptors(pid, 1024)
-    assert {response.status_code for response in await responses} == {200}
+    return {response.status_code for response in await responses}
 
 
-async def test_a_supervisor_that_fails_exits_after_the_accepted_requests_were_answered(service):
-    workers, requests = service.workers(), [await service.begin_request() for _ in range(4)]
-    service.process.send_signal(signal.SIGUSR1)
-    async with asyncio.timeout(30):
-        while connection := await service.connect():
-            connection[1].close()
-    assert {await finish_request(*request) for request in requests} == {b"HTTP/1.1 200 OK\r\n"}
-    assert await service.wait() == 1
-    assert not any(map(exists, workers))
-    assert await service.messages("CRITICAL") == ["the supervisor failed: shutting down"]
-    warnings = {message for message in await service.messages("WARNING") if message.startswith("accept")}
-    assert warnings == {"accept failed (Too many open files), retrying in 0.5 s"}
+async def test_workers_log_a_lack_of_descriptors_and_a_supervisor_that_fails_lets_them_answer(digits_model):
+    async with serving(digits_model, program=FAILS_AT_SIGUSR1, **TWO) as service:
+        assert await answers_while_descriptors_are_lacking(service) == {200}
+        workers, requests = service.workers(), [await service.begin_request() for _ in range(4)]
+        service.process.send_signal(signal.SIGUSR1)
+        async with asyncio.timeout(30):
+            while connection := await service.connect():
+                connection[1].close()
+        assert {await finish_request(*request) for request in requests} == {b"HTTP/1.1 200 OK\r\n"}
+        assert await service.wait() == 1
+        assert not any(map(exists, workers))
+        assert await service.messages("CRITICAL") == ["the supervisor failed: shutting down"]
+        warnings = {message for message in await service.messages("WARNING") if message.startswith("accept")}
+        assert warnings == {"accept failed (Too many open files), retrying in 0.5 s"}
