@@ -13,7 +13,7 @@ from app.inference.device import DeviceModel, TorchDevice
 from app.inference.loaded_model import LoadedModel
 from app.inference.memory import trim
 from app.inference.threads import run_in_own_thread
-from app.inference.warmup import WarmUp
+from app.inference.warmup import WarmUp, counted_costs
 from app.observability.metrics import Metrics
 from app.runtimes.base import CompiledModel, Target
 from app.runtimes.operations import batch_sizes
@@ -124,7 +124,8 @@ class Engine:
     async def _warm_up(self, model: LoadedModel) -> LoadedModel:
         always_deterministic = self._settings.batch_invariant
         sizes = self._settings.warm_sizes or [model.spec.sizes.default_size]
-        warm_up = WarmUp(model.spec, model.device_model, self._batcher, self._settings.workers, sizes)
+        costs = model.calibration.pixel_costs
+        warm_up = WarmUp(model.spec, model.device_model, self._batcher, self._settings.workers, sizes, costs)
         compiled, calibration = await warm_up.run(always_deterministic=always_deterministic)
         return model.calibrated(compiled, calibration)
 
@@ -136,7 +137,8 @@ class Engine:
         compile_model = partial(self._compile, stored.model, self._settings, self.device.target)
         compiled = self.device.translating_errors(compile_model)
         device_model = DeviceModel(compiled, self.device, self._core_usage)
-        calibration = Calibration(tuple(batch_sizes(self.device.max_batch_size)))
+        costs = counted_costs(stored.model)  # a compiled model has no graphs in which they could be counted
+        calibration = Calibration(tuple(batch_sizes(self.device.max_batch_size)), pixel_costs=costs)
         loaded = LoadedModel.build(
             stored.metrics,
             device_model,

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 
@@ -23,10 +24,10 @@ from app.inference.memory import GpuMemory, ProcessMemory, trim
 from app.inference.sized_batches import MAX_SECONDS, MIB
 from app.inference.threads import run_in_own_thread
 from app.runtimes.base import CompiledModel
-from app.runtimes.flops import Growth, growth_of
+from app.runtimes.flops import growth_of
 from app.runtimes.operations import batch_sizes, examples
 from model.files import CheckpointError
-from model.interface import ModelSpec, MultipleOfFactor
+from model.interface import ImageModel, ModelSpec, MultipleOfFactor
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +71,18 @@ GPU_INLINE_SECONDS = 0.001
 """Longest batch that the event loop runs itself on a GPU; a switch of threads takes a good part of that."""
 
 
+def counted_costs(model: ImageModel) -> Mapping[Operation, PixelCost]:
+    """Return what attention adds to each operation of a model of many sizes, counted without computing it."""
+    operations = (Operation.ENCODE, Operation.DECODE, Operation.RECONSTRUCT)
+    counted = zip(operations, growth_of(model), strict=True)
+    return {each: PixelCost(growth=growth.flops, pair_memory=growth.memory) for each, growth in counted}
+
+
 class WarmUp:
     """The warm-up of one model on the device of `batcher`, in one of `workers` processes that share the memory.
 
     `sizes` are the image sizes (H, W) that are warmed up if the model has several; it takes other sizes as well.
+    `costs` are those that `counted_costs` returns for it.
     """
 
     def __init__(
@@ -83,6 +92,7 @@ class WarmUp:
         batcher: Batcher,
         workers: int,
         sizes: Sequence[tuple[int, int]] = (),
+        costs: Mapping[Operation, PixelCost] = MappingProxyType({}),
     ) -> None:
         self._spec, self._model, self._batcher, self._device = spec, model, batcher, model.device
         self._timer = BatchTimer(model.device)
@@ -94,8 +104,7 @@ class WarmUp:
         self._started = self._logged_at = time.monotonic()
         self._spent = 0.0  # on the clock of the timer: other processes on the same cores make no model look slow
         many = isinstance(spec.sizes, MultipleOfFactor)
-        self._image_sizes, self._pixel_costs = sizes, dict[Operation, PixelCost]()
-        self._growths: Mapping[Operation, Growth] = {}
+        self._image_sizes, self._pixel_costs = sizes, dict(costs)
         self._meter = GpuMemory(self._device.target.device) if many and self._device.is_gpu else ProcessMemory()
         self._memory_before = self._meter.held()
         self._memory = int(self._meter.available() * MEMORY_SHARE / max(1, workers))
@@ -125,9 +134,6 @@ class WarmUp:
 
     async def _run_sizes(self, rule: MultipleOfFactor) -> tuple[CompiledModel, Calibration]:
         """Measure a model of many sizes: small images first, by which the time for others is estimated."""
-        growths = await self._batcher.run_on_device(partial(growth_of, self._model.compiled.model))
-        operations = (Operation.ENCODE, Operation.DECODE, Operation.RECONSTRUCT)
-        self._growths = dict(zip(operations, growths, strict=True))
         first = rule.fitted(*(min(PROBE_SIDES[0], side) for side in rule.default_size))
         for operation, rows in examples(self._spec.at(*first), 1).items():
             await self._time(Variant(operation, size=first), rows)  # the first run takes memory that later ones reuse
@@ -278,14 +284,14 @@ class WarmUp:
     def _record_cost(self, variant: Variant, rows: int, seconds: float, taken: int) -> None:
         """Keep the time of a pixel in the largest batch of the largest image, and the most memory of one in any."""
         pixels, known = math.prod(variant.size or ()), self._pixel_costs.get(variant.operation, PixelCost())
-        flops, pair_memory = self._growths.get(variant.operation, Growth())
         # The operation that does both others may use memory that a runtime keeps of them, and seem to take none.
         parts = [*self._pixel_costs.values()] if variant.operation == Operation.RECONSTRUCT else [known]
-        memory = max(taken / (rows * pixels) - pair_memory * pixels, *(part.memory for part in parts), 0.0)
-        linear = seconds / (rows * pixels) / (1 + flops * pixels)
+        memory = max(taken / (rows * pixels) - known.pair_memory * pixels, *(part.memory for part in parts), 0.0)
+        linear = seconds / (rows * pixels) / (1 + known.growth * pixels)
         per_pixel = linear if pixels >= known.pixels else known.seconds
-        cost = PixelCost(per_pixel, memory, max(pixels, known.pixels), flops, pair_memory)
-        self._pixel_costs[variant.operation] = cost
+        self._pixel_costs[variant.operation] = known._replace(
+            seconds=per_pixel, memory=memory, pixels=max(pixels, known.pixels)
+        )
 
     def _reason_to_stop(self, seconds: Mapping[int, float], taken: int, size: int) -> str:
         """Return why a batch of `size` is left out, after smaller ones of which the last took `taken` bytes."""

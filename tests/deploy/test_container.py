@@ -136,6 +136,8 @@ def test_an_image_too_large_for_the_memory_of_the_container_is_computed_in_tiles
         pytest.importorskip("tests.support.diffusers_models").write(folder, "kl")
     else:
         write_attention_pair(folder, maximum=4096)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # diffusers writes weights that their owner alone can read
     project = Project(port=port, VAE_MODEL_FOLDER=str(folder), VAE_MEMORY="900m", VAE_WORKERS="1")
     project.up("--force-recreate")
     (container,) = project.containers()
