@@ -133,7 +133,7 @@ async def _read_latents(request: EndpointRequest, model: LoadedModel, body: byte
         header = read_header(body)
         check_header(header, expected)
         return await request.run_codec(len(body), latents_of_npy, body, header, expected)
-    raise _unsupported(_LATENT_BODIES, content_type, body)
+    raise unsupported(_LATENT_BODIES, content_type, body)
 
 
 class ImageReader:
@@ -229,7 +229,7 @@ async def _files(kind: str, content_type: str, body: bytes, request: EndpointReq
     if kind == JSON:
         texts = await request.run_codec(len(body), _texts_of_json, body, max_items)
         return await request.run_codec(len(body) + PER_IMAGE_COST * len(texts), _files_of_texts, texts)
-    raise _unsupported(_IMAGE_BODIES, content_type, body)
+    raise unsupported(_IMAGE_BODIES, content_type, body)
 
 
 def _content_coding(headers: Mapping[bytes, bytes]) -> str:
@@ -278,7 +278,8 @@ def _with_curl_hint(error: ServiceError, request: EndpointRequest, body: bytes) 
     return type(error)(f"{error.detail}; {hint}", headers=error.headers)
 
 
-def _unsupported(expected: str, content_type: str, body: bytes) -> UnsupportedMediaType:
+def unsupported(expected: str, content_type: str, body: bytes) -> UnsupportedMediaType:
+    """Return the error for a body of another kind than `expected`: it names the content type, or the image format."""
     if is_image(body):
         return UnsupportedMediaType(f"expected {expected}, got an image ({image_format(body)})")
     if is_heic(body):

@@ -250,7 +250,7 @@ async def test_sample_takes_its_parameters_by_post_too(client, query, request_of
         ("", b'{"n": 0}', 422, "n: expected a number greater than or equal to 1, got 0"),
         ("", b'{"seed": "x"}', 422, "seed: expected a valid integer of digits alone, got 'x'"),
         ("", b"[4]", 422, "the body: expected an object, got an array"),
-        ("", b"n=4", 400, "the body is not JSON"),
+        ("", b"{n=4", 400, "the body is not JSON"),
         ("", b"[" * 200, 413, "the body holds more than the 64 arrays"),
     ],
 )
@@ -258,6 +258,34 @@ async def test_other_parameters_in_the_body_of_sample_are_refused(client, query,
     answer = await client.post(f"/sample{query}", content=body)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert sentence in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "got"),
+    [
+        ("application/x-www-form-urlencoded", b"n=3", "got the Content-Type 'application/x-www-form-urlencoded'"),
+        ("", b"n=3", "got no Content-Type"),
+        ("image/png", b"\x89PNG\r\n", "got an image (PNG)"),
+    ],
+)
+async def test_parameters_of_sample_that_are_not_json_are_answered_by_the_forms_that_they_have(
+    client, content_type, body, got
+):
+    answer = await client.post("/sample", content=body, headers={"content-type": content_type})
+    assert answer.status_code == 415
+    detail = answer.json()["detail"]
+    assert detail.startswith("expected application/json, or the parameters in the query, as ?n=3")
+    assert got in detail
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["", "application/vnd.me+json", "text/json", "application/octet-stream", "application/x-www-form-urlencoded"],
+)
+async def test_json_parameters_of_sample_are_read_with_any_content_type(client, content_type):
+    answer = await client.post("/sample?seed=5", content=b' {"n": 3}', headers={"content-type": content_type})
+    assert answer.status_code == 200, answer.text
+    assert answer.content == (await client.get("/sample?n=3&seed=5")).content
 
 
 async def test_the_methods_of_a_path_with_two_endpoints_are_allowed(client):
