@@ -237,8 +237,15 @@ def evaluate(
 
 @cli.command()
 def inspect(
+    first: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="The model, as for --model. Without IMAGE a folder; a file is then the image, for the model of serve.",
+        ),
+    ] = None,
     image: Annotated[
-        Path | None, typer.Argument(help="An image file that is encoded and decoded, or the folder of the model.")
+        Path | None, typer.Argument(metavar="IMAGE", help="An image file that is encoded and decoded.")
     ] = None,
     model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",
     out: Annotated[
@@ -255,7 +262,7 @@ def inspect(
         from app.cli.inspect import image_and_model, inspect_model, table
         from app.settings import read_settings
 
-        image, model = image_and_model(image, model)
+        image, model = image_and_model(first, image, model)
         options = {"model": model, "device": device, "precision": precision}
         settings = read_settings({name: value for name, value in options.items() if value})
         typer.echo(table(inspect_model(settings, image, out)))

@@ -65,16 +65,18 @@ class Reconstruction:
         return np.concatenate([self.original, self.image, np.minimum(error, 255).astype(np.uint8)], axis=2)
 
 
-def image_and_model(argument: Path | None, model: str) -> tuple[Path | None, str]:
-    """Return the image and the model of the command line, whose argument may be a folder: that of the model.
+def image_and_model(first: str | None, image: Path | None, model: str) -> tuple[Path | None, str]:
+    """Return the image and the model of the command line.
 
-    Raises `UserError` for another folder than the one of `--model`.
+    Its arguments are a model and an image; the first one alone is the model if it is a folder, otherwise the image.
+    Raises `UserError` for another model than the one of `--model`.
     """
-    if argument is None or not argument.is_dir():
-        return argument, model
-    if model and Path(model) != argument:
-        raise UserError(f"{argument}: expected an image file beside --model {model}, got a folder")
-    return None, str(argument)
+    if first is None or (image is None and not Path(first).is_dir()):
+        return Path(first) if first else None, model
+    if model and Path(model) != Path(first):
+        got = "a second model" if image else "a folder"
+        raise UserError(f"{first}: expected an image file beside --model {model}, got {got}")
+    return image, first
 
 
 def inspect_model(settings: Settings, image: Path | None, out: Path | None) -> dict[str, str]:

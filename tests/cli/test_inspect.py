@@ -48,6 +48,25 @@ def test_a_folder_in_place_of_an_image_is_the_model(digits_model: Path) -> None:
     assert rows(result.stdout)["format"] == "native"
 
 
+def test_a_model_and_an_image_are_both_arguments(tmp_path: Path, photo: Path) -> None:
+    model, other, out = (
+        write_spatial_pair(tmp_path / "model", prior=False),
+        write_vector_pair(tmp_path / "other"),
+        tmp_path / "out.png",
+    )
+    result = vae("inspect --device cpu", model, photo, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert rows(result.stdout)["images"].startswith("3 channels, sides that are multiples of 4")
+    assert rows(result.stdout)["time"].endswith("an image of 12 x 20")
+    refused = refusal(vae("inspect --model", other, model, photo))
+    assert refused == f"{model}: expected an image file beside --model {other}, got a second model"
+    assert "expected the folder of a model, got a file" in refusal(vae("inspect", photo, model))
+
+
+def test_the_usage_names_the_model_and_the_image() -> None:
+    assert "inspect [OPTIONS] [MODEL] [IMAGE]" in vae("inspect --help").stdout
+
+
 def test_an_image_is_fitted_reconstructed_and_written_with_its_error(tmp_path: Path, photo: Path) -> None:
     model, out = write_spatial_pair(tmp_path / "model", prior=False, scaling_factor=0.5), tmp_path / "out.png"
     result = vae("inspect --device cpu", "--model", model, photo, "--out", out)
