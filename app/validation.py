@@ -5,11 +5,12 @@ some 50 ns for a number, 1 us for an array, and linear time for the bytes of num
 parser.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 import orjson
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from app.errors import BadRequest, ContentTooLarge, UnprocessableContent
@@ -38,20 +39,17 @@ _EXPECTED = {
     "less_than_equal": "expected a number less than or equal to {le}",
     "list_type": "expected a valid array",
     "literal_error": "expected {expected}",
-    "missing": "field required",
+    "missing": "expected a value",
     "model_attributes_type": _OBJECT,
     "model_type": _OBJECT,
-    "too_long": "expected at most {max_length} items",
-    "too_short": "expected at least {min_length} items",
+    "too_long": "expected at most {max_length} item{s}",
+    "too_short": "expected at least {min_length} item{s}",
     "value_error": "{error}",
 }
 """What was expected, by pydantic's type of the error and the values of its `ctx`."""
 
 _TAGS = ("query", "vector", "grid", "text", "posterior")
 """Steps in pydantic's location of an error that are not in the client's data."""
-
-_COMPLETE = ("missing", "too_long", "too_short")
-"""Types of errors that are described without the value."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -60,9 +58,15 @@ def expectation(error: ErrorDetails) -> str:
     """Return what was expected where pydantic found an error."""
     template = _EXPECTED.get(error["type"])
     if template is not None:
-        return template.format(**{name: _without_zeros(value) for name, value in error.get("ctx", {}).items()})
+        return template.format(**_context(error))
     message = error["msg"].replace("Input should be ", "expected ", 1)
     return message[:1].lower() + message[1:]
+
+
+def _context(error: ErrorDetails) -> dict[str, Any]:
+    """Return pydantic's values for the template of an error, and the plural `s` of a number of items."""
+    context = {name: _without_zeros(value) for name, value in error.get("ctx", {}).items()}
+    return context | {"s": "s" * (1 not in (context.get("min_length"), context.get("max_length")))}
 
 
 def _without_zeros(value: Any) -> Any:
@@ -112,17 +116,21 @@ def parse_json(schema: type[Model], body: bytes, *, max_values: int, max_names: 
 def unprocessable(errors: Sequence[ErrorDetails], schema: type[BaseModel] | None = None) -> UnprocessableContent:
     """Return the first of pydantic's errors as one sentence: where it is, what was expected, what the value is.
 
-    With the `schema` of the body an unknown field is answered with the known ones.
+    With the `schema` a missing field is answered with its description, an unknown field with the known ones.
     """
     first = _most_helpful(errors)
     is_unknown = first["type"] == "extra_forbidden"  # then the last step of the location is the client's name
     steps = [step for step in (first["loc"][:-1] if is_unknown else first["loc"]) if step not in _TAGS]
     where = json_path(steps) or "the body"
     if is_unknown:
-        known = f"; known are {_field_names(schema, steps)}" if schema else ""
+        known = f"; known are {', '.join(_fields(schema, steps))}" if schema else ""
         return UnprocessableContent(f"{where}: unknown field {quoted(str(first['loc'][-1]))}{known}")
-    got = "" if first["type"] in _COMPLETE else f", got {describe_value(first['input'])}"
-    return UnprocessableContent(f"{where}: {expectation(first)}{got}")
+    if first["type"] == "missing":
+        description = schema and _fields(schema, steps[:-1])[str(steps[-1])].description
+        return UnprocessableContent(f"{where}: missing; expected {description or 'a value'}")
+    is_length = first["type"] in ("too_long", "too_short")
+    got = str(len(first["input"])) if is_length else describe_value(first["input"])
+    return UnprocessableContent(f"{where}: {expectation(first)}, got {got}")
 
 
 def require_items(count: int, limit: int) -> None:
@@ -162,12 +170,12 @@ def _most_helpful(errors: Sequence[ErrorDetails]) -> ErrorDetails:
     return next(unknown, first)
 
 
-def _field_names(schema: type[BaseModel], location: Sequence[str | int]) -> str:
-    """Return the names of the fields of the object at a location of the body."""
+def _fields(schema: type[BaseModel], location: Sequence[str | int]) -> Mapping[str, FieldInfo]:
+    """Return the fields of the object at a location of the body, by their names."""
     for step in location:
         if isinstance(step, str):
             schema = next(_schemas(schema.model_fields[step].annotation), schema)
-    return ", ".join(schema.model_fields)
+    return schema.model_fields
 
 
 def _schemas(annotation: Any) -> Iterator[type[BaseModel]]:

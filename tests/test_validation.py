@@ -1,7 +1,7 @@
 """Validation of client data: limits before parsing, and errors with location, expectation and value."""
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from app.api.schemas import Images, LatentsIn
 from app.errors import BadRequest, ContentTooLarge, UnprocessableContent
@@ -23,7 +23,7 @@ class Outer(BaseModel):
         ([7], "latents[0]: expected an object"),
         ([{"mean": [1, 2, "x"]}], "latents[0].mean[2]: expected a valid number"),
         ([{"mean": [1], "man": 0}], "latents[0].man: extra inputs are not permitted"),
-        ([{}], "latents[0].mean: field required"),
+        ([{}], "latents[0].mean: expected a value"),
     ],
 )
 def test_an_error_of_pydantic_is_described_with_its_location(value, sentence):
@@ -71,12 +71,36 @@ def test_a_number_that_is_not_finite_is_reported_with_its_position(number, sente
     ("body", "sentence"),
     [
         (b'{"image": ["abc"]}', "the body: unknown field 'image'; known are images"),
-        (b"{}", "images: field required"),
+        (b"{}", "images: missing; expected an array of PNG, JPEG, WEBP, GIF, TIFF, AVIF or BMP files in base64"),
     ],
 )
 def test_an_unknown_field_is_reported_instead_of_a_missing_one(body, sentence):
     with pytest.raises(UnprocessableContent) as refused:
         parse_json(Images, body, max_values=9, max_names=9, max_arrays=9)
+    assert refused.value.detail == sentence
+
+
+def test_a_missing_field_of_an_object_in_the_body_is_reported_with_its_description():
+    with pytest.raises(UnprocessableContent) as refused:
+        parse_json(LatentsIn, b'{"latents": [{"logvar": [1]}]}', max_values=9, max_names=9, max_arrays=9)
+    assert refused.value.detail == "latents[0].mean: missing; expected the numbers of a latent, or their base64"
+
+
+class Pair(BaseModel):
+    pair: list[int] = Field(min_length=2, max_length=2)
+
+
+@pytest.mark.parametrize(
+    ("schema", "body", "sentence"),
+    [
+        (Images, b'{"images": []}', "images: expected at least 1 item, got 0"),
+        (Pair, b'{"pair": [1]}', "pair: expected at least 2 items, got 1"),
+        (Pair, b'{"pair": [1, 2, 3]}', "pair: expected at most 2 items, got 3"),
+    ],
+)
+def test_an_array_of_another_length_is_reported_with_its_length(schema, body, sentence):
+    with pytest.raises(UnprocessableContent) as refused:
+        parse_json(schema, body, max_values=9, max_names=9, max_arrays=9)
     assert refused.value.detail == sentence
 
 

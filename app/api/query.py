@@ -193,7 +193,7 @@ def parse_query(schema: type[Q], query_string: bytes) -> Q:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise unprocessable(error.errors(include_url=False)) from None
+        raise unprocessable(error.errors(include_url=False), schema) from None
 
 
 def _unknown_parameters(names: Sequence[str], schema: type[Query]) -> UnprocessableContent:

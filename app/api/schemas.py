@@ -42,7 +42,7 @@ Values = Annotated[Vector | Grid | Text, Discriminator(_depth)]
 class Posterior(Schema):
     """q(z|x) of one image: N(mean, exp(logvar)), nested lists where the latent is spatial."""
 
-    mean: Values = Field(examples=[[0.4, -1.2]])
+    mean: Values = Field(examples=[[0.4, -1.2]], description="the numbers of a latent, or their base64")
     logvar: Values | None = Field(
         examples=[[-3.1, -2.7]], description="log of the variance; null if the encoder is deterministic"
     )
@@ -64,7 +64,11 @@ class LatentsIn(Schema):
 
     latents: FailFastList[
         Annotated[Vector | Grid | Text | Annotated[Posterior, Tag("posterior")], Discriminator(_depth)]
-    ] = Field(min_length=1, examples=[[[0.4, -1.2]]])
+    ] = Field(
+        min_length=1,
+        examples=[[[0.4, -1.2]]],
+        description="an array with the numbers of each latent, their base64, or the posteriors of /encode",
+    )
     shape: FailFastList[Annotated[int, Field(strict=True)]] | None = Field(
         None, description="must be the latent shape of the model"
     )
@@ -77,7 +81,9 @@ class Images(Schema):
     """Image files in base64; requests may use line breaks, no padding, the URL alphabet, or `data:` URLs."""
 
     images: FailFastList[str] = Field(
-        min_length=1, examples=[[EXAMPLE_PNG]], description="base64 of PNG, JPEG, WEBP, GIF, TIFF, AVIF or BMP files"
+        min_length=1,
+        examples=[[EXAMPLE_PNG]],
+        description="an array of PNG, JPEG, WEBP, GIF, TIFF, AVIF or BMP files in base64",
     )
 
 

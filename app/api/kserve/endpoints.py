@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from app.api import health
 from app.api.endpoint import Endpoint, EndpointRequest, Handler, Response
@@ -31,7 +32,7 @@ from app.api.request_bodies import MAX_PARAMETERS_BYTES, read_body
 from app.codecs.json_bytes import dump
 from app.codecs.media_types import JSON
 from app.context import OTHER
-from app.errors import MethodNotAllowed, NotFound
+from app.errors import NotFound
 from app.validation import parse_json
 
 NAME = "vae"
@@ -153,8 +154,8 @@ async def infer_unknown(request: EndpointRequest, query: Query) -> Response:  # 
 
 
 async def infer_by_get(request: EndpointRequest, query: None) -> Response:  # noqa: ARG001
-    """Refuse inference by GET; raises `MethodNotAllowed`."""
-    raise MethodNotAllowed("this path takes POST, got GET or HEAD", headers={"Allow": "POST"})
+    """Refuse inference by GET and HEAD as the router refuses other methods, so that the error names the method."""
+    raise HTTPException(405, headers={"Allow": "POST"})
 
 
 def _name(request: EndpointRequest, own: str) -> str:

@@ -27,9 +27,9 @@ class Message(BaseModel):
 class RequestInput(Message):
     """An input tensor: `data` holds its elements, unless they follow the JSON as binary data."""
 
-    name: str
-    shape: FailFastList[Dimension] = Field(max_length=MAX_DIMENSIONS)
-    datatype: str
+    name: str = Field(description="the name of an input of the model")
+    shape: FailFastList[Dimension] = Field(max_length=MAX_DIMENSIONS, description="an array of the dimensions")
+    datatype: str = Field(description="a data type such as FP32")
     parameters: Parameters | None = None
     data: Any = Field(None, description="elements in row-major order, flat or nested; absent if they are binary")
 
@@ -37,7 +37,7 @@ class RequestInput(Message):
 class RequestOutput(Message):
     """An output tensor that the client asks for."""
 
-    name: str
+    name: str = Field(description="the name of an output of the model")
     parameters: Parameters | None = None
 
 

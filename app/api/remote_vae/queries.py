@@ -35,8 +35,15 @@ def _require_factor(value: float | None) -> float | None:
 
 
 Boolean = Annotated[bool, BeforeValidator(_python_boolean)]
-Shape = Annotated[tuple[Integer, ...], BeforeValidator(_separate), Field(description="repeated: shape=1&shape=4")]
-DataType = Literal["float16", "bfloat16", "float32", "uint8"]
+Shape = Annotated[
+    tuple[Integer, ...],
+    BeforeValidator(_separate),
+    Field(description="the dimensions of the tensor, as shape=1&shape=4"),
+]
+DataType = Annotated[
+    Literal["float16", "bfloat16", "float32", "uint8"],
+    Field(description="the data type of the tensor: float16, bfloat16, float32 or uint8"),
+]
 Finite = Annotated[float | None, BeforeValidator(require_decimal), Field(ge=-MAX_FACTOR, le=MAX_FACTOR)]
 Side = Annotated[
     Integer | None, Field(ge=1, le=MAX_SIDE, description="pixels of the images of packed latents [B, N, 4 * C]")

@@ -161,6 +161,14 @@ async def test_errors_of_paths_and_methods_have_the_form_of_the_protocol(client,
     assert [*json.loads(response.content)] == ["error"]
 
 
+@pytest.mark.parametrize("path", ["encode/infer", "encode/versions/1/infer", "other/infer"])
+async def test_inference_by_get_is_refused_with_the_method_that_came(client, path):
+    response = await client.get(f"/v2/models/{path}")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert response.json() == {"error": "this path takes POST, got GET"}
+    assert (await client.head(f"/v2/models/{path}")).status_code == 405
+
+
 @pytest.mark.parametrize(
     ("method", "path", "what"),
     [

@@ -116,8 +116,8 @@ async def test_latents_of_uint8_are_answered_in_float32(kl16):
 
 
 BROKEN: dict[str, tuple[dict[str, Any], bytes | np.ndarray, int, str]] = {
-    "no query": ({}, b"1", 422, "shape: field required"),
-    "no dtype": ({"shape": [2, 16, 8, 8]}, b"1", 422, "dtype: field required"),
+    "no query": ({}, b"1", 422, "shape: missing; expected the dimensions of the tensor, as"),
+    "no dtype": ({"shape": [2, 16, 8, 8]}, b"1", 422, "dtype: missing; expected the data type of the tensor: float16"),
     "too few bytes": (WHOLE, LATENTS[:1], 400, "the tensor: expected 8192 bytes of float32 [2, 16, 8, 8], got 4096"),
     "one byte more": (WHOLE, LATENTS.tobytes() + b"\0", 400, "got 8193"),
     "no bytes": (WHOLE, b"", 400, "the body is empty; expected 8192 bytes of a tensor"),
