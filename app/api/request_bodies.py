@@ -211,11 +211,13 @@ class ImageReader:
         if not self._model.has_many_sizes or None not in requested:
             return
         for index, image in enumerate(images):
-            size = size_of_request(rule, requested, upright_size(image), self._max_pixels)
+            sent, first = upright_size(image), upright_size(images[0])
+            size = size_of_request(rule, requested, sent, self._max_pixels)
             if size != tuple(shape[1:]):
                 raise UnprocessableContent(
-                    f"images[{index}]: expected {shape[2]} x {shape[1]} pixels as images[0] is fitted to, got "
-                    f"{size[1]} x {size[0]}; send one size in a request, or ask for one by height and width"
+                    f"images[{index}]: expected {shape[2]} x {shape[1]} pixels as images[0] of {first[1]} x {first[0]} "
+                    f"is fitted to, got {sent[1]} x {sent[0]}, fitted to {size[1]} x {size[0]}; send one size in a "
+                    "request, or ask for one by height and width"
                 )
 
 

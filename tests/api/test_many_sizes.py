@@ -202,9 +202,9 @@ async def test_a_deterministic_encoder_has_no_draws(tmp_path):
         ("/encode?height=60", [(64, 64)], 422, "height: expected a multiple of 8 from 16 to 16384, got 60"),
         (
             "/encode",
-            [(64, 64), (64, 96)],
+            [(67, 66), (65, 99)],
             422,
-            "images[1]: expected 64 x 64 pixels as images[0] is fitted to, got 96 x 64",
+            "images[1]: expected 64 x 64 pixels as images[0] of 66 x 67 is fitted to, got 99 x 65, fitted to 96 x 64;",
         ),
         ("/encode?fit=exact", [(60, 64)], 422, "images[0]: expected 64 x 56 pixels, got 64 x 60"),
         ("/encode?height=512&width=512", [(64, 64)], 413, "images of 512 x 512: more than the 65536 pixels allowed"),
