@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     root_path: str = Field(
         "",
         pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$",
-        description="path prefix below which a proxy has the service, such as /models/vae: a slash at its start, "
+        description="a path prefix below which a proxy has the service, such as /models/vae: a slash at its start, "
         "none at its end",
     )
     page: bool = Field(True, description="serve the web page at /; otherwise / redirects to /docs")

@@ -99,8 +99,8 @@ def test_an_invalid_setting_is_reported_in_one_line_with_its_name(monkeypatch, n
         (
             "root_path",
             "/vae/",
-            "root_path: expected path prefix below which a proxy has the service, such as /models/vae: a slash at its "
-            "start, none at its end, got '/vae/' from VAE_ROOT_PATH",
+            "root_path: expected a path prefix below which a proxy has the service, such as /models/vae: a slash at "
+            "its start, none at its end, got '/vae/' from VAE_ROOT_PATH",
         ),
         (
             "api_key_file",
