@@ -43,8 +43,13 @@ class ClaimedLatents:
         Raises `BadRequest` for another number of bytes, `UnprocessableContent` for numbers that are not finite or out
         of the range of latents.
         """
-        tensor = read_tensor(body, self.kind, WHERE)
-        latents = within_range(tensor.astype(np.float32), (WHERE + "[{}]").format)
+        try:
+            tensor = read_tensor(body, self.kind, WHERE)
+            latents = within_range(tensor.astype(np.float32), (WHERE + "[{}]").format)
+        except UnprocessableContent as error:  # diffusers sends other memory for a tensor that is not contiguous
+            raise UnprocessableContent(
+                f"{error.detail}; if the tensor was not contiguous, send tensor.contiguous()"
+            ) from None
         if self.is_packed:
             latents = unpack(latents, self.shape)
         if self.scaling.is_identity:

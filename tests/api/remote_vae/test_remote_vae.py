@@ -191,6 +191,12 @@ async def test_a_broken_request_to_encode_is_refused_by_a_sentence(kl16, query, 
     assert detail in problem.detail
 
 
+async def test_values_beyond_any_latent_are_answered_by_what_makes_a_tensor_contiguous(kl16):
+    for values in (LATENTS * np.float32(math.nan), LATENTS * 1e8):
+        answer = await post(kl16, DECODE, WHOLE, values)
+        assert answer.json()["detail"].endswith("; if the tensor was not contiguous, send tensor.contiguous()")
+
+
 async def test_a_form_that_accept_excludes_is_refused(kl16):
     for query, accept in (({"output_type": "pt"}, "image/png"), ({}, "text/plain")):
         answer = await post(kl16, DECODE, {**WHOLE, **query}, LATENTS, Accept=accept)
