@@ -57,7 +57,7 @@ class Batcher:
         self._tasks: deque[DeviceTask] = deque()
         self._handed_over: Batch | None = None
         self._in_flight: set[QueuedRequest | DeviceTask] = set()
-        self._next_expiry = math.inf
+        self._next_expiry, self._last_expiry = math.inf, -math.inf
         self._expiry: asyncio.TimerHandle | None = None
         self._busy = True  # until the device thread is started
         self._started = self._closing = self._dispatch_scheduled = False
@@ -219,18 +219,19 @@ class Batcher:
         """Look for expired requests at this time, which is before the one planned so far."""
         if self._expiry is not None:
             self._expiry.cancel()
-        self._next_expiry = deadline
-        self._expiry = self._loop.call_later(deadline - time.monotonic(), self._expire)
+        self._next_expiry = max(deadline, self._last_expiry + EXPIRY_INTERVAL)
+        self._expiry = self._loop.call_later(self._next_expiry - time.monotonic(), self._expire)
 
     def _expire(self) -> None:
         """Fail the requests past their deadlines. One timer serves all: few requests reach theirs."""
         now, self._next_expiry = time.monotonic(), math.inf
+        self._last_expiry = now
         requests = [request for request in self._in_flight if isinstance(request, QueuedRequest)]
         expired = [request for request in requests if request.context.deadline <= now]
         settle(expired, DeadlineExceeded("the answer was not ready within the request's deadline"))
         later = [request.context.deadline for request in requests if request.context.deadline > now]
         if later:
-            self._expire_by(max(min(later), now + EXPIRY_INTERVAL))
+            self._expire_by(min(later))
 
     def _discard(self, request: QueuedRequest) -> None:
         """Remove a request from the queue that was cancelled, has expired or has failed."""

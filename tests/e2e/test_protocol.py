@@ -275,6 +275,27 @@ async def test_a_connection_with_an_incomplete_head_is_closed(first, half):
         assert await asyncio.to_thread(client.recv, 1) == b""
 
 
+async def test_a_connection_is_closed_when_idle_although_empty_lines_follow_its_requests():
+    async with connected(echo_size) as (client, connection), asyncio.timeout(20):
+        connection.timeout_keep_alive = 2  # long enough for a busy machine
+        for _ in range(2):
+            client.sendall(ASK % b"/" + b"\r\n")
+            assert await next_response(client) == (b"HTTP/1.1 200 OK", b"0")
+        assert await asyncio.to_thread(client.recv, 1) == b""
+
+
+async def test_a_connection_is_closed_when_idle_after_an_early_response_to_a_chunked_body():
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+        await send({"type": "http.response.body", "body": b"0"})
+
+    async with connected(refuse) as (client, connection), asyncio.timeout(20):
+        connection.timeout_keep_alive = 0.2
+        client.sendall(b"POST / HTTP/1.1\r\nHost: vae\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        assert await next_response(client) == (b"HTTP/1.1 200 OK", b"0")
+        assert await asyncio.to_thread(client.recv, 1) == b""
+
+
 async def test_a_connection_that_sends_a_head_byte_by_byte_is_closed():
     async def send_bytes() -> None:
         client.sendall(b"GET / HTTP/1.1\r\nHost: vae\r\na: ")

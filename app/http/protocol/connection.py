@@ -233,29 +233,28 @@ class HttpConnection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if not self.transport.is_closing():
             self._idle[self] = None
+            self._idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._check_idle()
             if self._flow.read_paused:
                 self._flow.resume_reading()
             if self._buffer:
                 self._schedule()
             elif self._probe is not None:
                 self.transport.close()
-            else:
-                self._idle_since = self.loop.time()
-                if self.timeout_keep_alive_task is None:
-                    self._check_idle()
 
     # Closing
 
     def _check_idle(self) -> None:
         """Close the connection if it is idle for too long. One timer serves all its requests."""
         left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        self.timeout_keep_alive_task = None
-        if self not in self._idle or self._buffer:
-            return  # a request is under way
-        if left <= 0:
-            self.transport.close()
-        else:
+        has_part_of_head = bool(self._buffer) and not self._reader.in_body
+        if self not in self._idle or has_part_of_head:
+            left = self.timeout_keep_alive  # a request is under way
+        if left > 0:
             self.timeout_keep_alive_task = self.loop.call_later(left, self._check_idle)
+        else:
+            self.transport.close()
 
     def evict(self) -> None:
         """Close the connection between two requests."""
