@@ -81,22 +81,22 @@ async def test_sighup_reloads_the_model_and_keeps_it_where_the_folder_holds_no_u
     assert (await service.request("/sample?n=1")).headers["X-Model"] == second
 
 
-async def test_accepted_requests_are_answered_and_new_ones_refused_during_a_drain(service):
-    reader, writer = await service.begin_request()
-    service.process.send_signal(signal.SIGTERM)
-    await service.wait_for_status(503)
-    await asyncio.sleep(0.5)  # several ticks of the server's clock
-    async with httpx.AsyncClient(base_url=service.client.base_url) as newcomer:
-        refused = await newcomer.post("/decode", content=LATENT, headers=JSON)
-    assert (refused.status_code, refused.json()["detail"]) == (503, "the service is draining")
-    assert refused.headers["Retry-After"]
-    assert await service.status("/livez") == 200
-    assert await finish_request(reader, writer) == b"HTTP/1.1 200 OK\r\n"
-    assert await service.wait() == 0
-    severe = [message for message in await service.messages(*SEVERE) if not message.startswith("not reloaded: ")]
-    assert severe == []
-    records = [record for record in await service.records() if record["message"].startswith("POST /decode")]
-    assert [record["status"] for record in records[-2:]] == [503, 200]
+async def test_accepted_requests_are_answered_and_new_ones_refused_during_a_drain(digits_model):
+    async with serving(digits_model, max_batch_delay_ms=50) as service:
+        reader, writer = await service.begin_request()
+        service.process.send_signal(signal.SIGTERM)
+        await service.wait_for_status(503)
+        await asyncio.sleep(0.5)  # several ticks of the server's clock
+        async with httpx.AsyncClient(base_url=service.client.base_url) as newcomer:
+            refused = await newcomer.post("/decode", content=LATENT, headers=JSON)
+        assert (refused.status_code, refused.json()["detail"]) == (503, "the service is draining")
+        assert refused.headers["Retry-After"]
+        assert await service.status("/livez") == 200
+        assert await finish_request(reader, writer) == b"HTTP/1.1 200 OK\r\n"
+        assert await service.wait() == 0
+        assert await service.messages(*SEVERE) == []
+        records = [record for record in await service.records() if record["message"].startswith("POST /decode")]
+        assert [record["status"] for record in records[-2:]] == [503, 200]
 
 
 @pytest.fixture(scope="module")

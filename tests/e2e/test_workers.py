@@ -174,15 +174,16 @@ async def test_a_port_in_use_is_reported_in_one_line(service, folder):
     assert log == b"vae: 127.0.0.1 port %d: Address already in use\n" % service.port
 
 
-async def test_workers_whose_supervisor_is_killed_answer_the_accepted_requests_and_exit(service):
-    workers, requests = service.workers(), [await service.begin_request() for _ in range(4)]
-    service.process.kill()
-    while connection := await service.connect():
-        connection[1].close()
-    assert {await finish_request(*request) for request in requests} == {OK}
-    assert await service.wait() == -signal.SIGKILL
-    assert (await service.messages("INFO")).count("POST /decode 200") >= 4  # the last worker has closed the log
-    await until(lambda: not any(map(exists, workers)))
+async def test_workers_whose_supervisor_is_killed_answer_the_accepted_requests_and_exit(folder):
+    async with serving(folder, **TWO) as service:
+        workers, requests = service.workers(), [await service.begin_request() for _ in range(4)]
+        service.process.kill()
+        while connection := await service.connect():
+            connection[1].close()
+        assert {await finish_request(*request) for request in requests} == {OK}
+        assert await service.wait() == -signal.SIGKILL
+        assert (await service.messages("INFO")).count("POST /decode 200") >= 4  # the last worker has closed the log
+        await until(lambda: not any(map(exists, workers)))
 
 
 async def statuses_until_closed(service: Service) -> set[bytes]:
