@@ -67,7 +67,7 @@ def row(turns: Sequence[Turn], name: str, case: Case, rounds: int, seconds: floa
 
 
 def measured(turn: Turn, seconds: float) -> float:
-    """Return the requests per second of a turn, at whose end the server has done what was in flight."""
+    """Return the requests per second of a turn; it ends when the server has no request in flight."""
     rate = closed_loop(*turn, CONNECTIONS, seconds).per_second
     ask(*turn)
     return rate

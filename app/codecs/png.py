@@ -58,8 +58,8 @@ def read_png(content: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
 def _unpacked(data: bytes, mode: str, size: tuple[int, int]) -> bytes | None:
     """Decompress rows and undo their filters; None for damaged data. Pixels without data are `UNDECODED`.
 
-    Pillow's decoder and encoder in C are called as `Image.frombytes` and `Image.tobytes` call them, whose checks of
-    their arguments take longer than a small file does.
+    This calls Pillow's decoder and encoder in C as `Image.frombytes` and `Image.tobytes` do. The checks in these two
+    functions take longer than the decoding of a small file.
     """
     extent = (0, 0, *size)
     image = _imaging.fill(mode, size, UNDECODED)

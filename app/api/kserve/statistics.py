@@ -20,7 +20,7 @@ _PREFIXES = tuple(f"vae_{name}" for name in _FAMILIES)
 _UNTIMED, _CACHE = ("queue", "compute_input", "compute_output"), ("cache_hit", "cache_miss")
 
 _ALSO = {Operation.DECODE: Operation.DECODE_FLOATS}
-"""Operations whose batches a model counts besides those of its own."""
+"""Another operation of a model: its batches count as batches of the model too."""
 
 SUCCESS = "200"
 
