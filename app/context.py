@@ -27,12 +27,16 @@ class EndpointPath(StrEnum):
 
 
 class Operation(StrEnum):
-    """Operations of a model that batches compute; DECODE_FLOATS decodes without rounding to grey levels."""
+    """Operations of a model that batches compute.
+
+    DECODE_FLOATS decodes without rounding to grey levels, DEVIATIONS compares each pixel with its reconstruction.
+    """
 
     ENCODE = "encode"
     DECODE = "decode"
     DECODE_FLOATS = "decode_floats"
     RECONSTRUCT = "reconstruct"
+    DEVIATIONS = "deviations"
     SCORE = "score"
 
 

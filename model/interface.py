@@ -219,6 +219,7 @@ class DecodedImage:
     """The output of a decoder without a density: `mean` is the image, [B, C, H, W] in [0, 1]."""
 
     mean: Tensor
+    deviation: None = None
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Raise `NotImplementedError`."""
@@ -231,6 +232,10 @@ class ImageLikelihood(Protocol):
     @property
     def mean(self) -> Tensor:
         """The expected image, [..., C, H, W] in [0, 1]."""
+
+    @property
+    def deviation(self) -> Tensor | None:
+        """The standard deviation of each value, broadcasting over the mean, if the distribution has a scale."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x|z) in nats, [..., B], for x of [B, C, H, W] in [0, 1]."""

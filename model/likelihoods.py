@@ -8,7 +8,7 @@ section 2.1.
 """
 
 from abc import ABC, abstractmethod
-from math import log, pi
+from math import log, pi, sqrt
 from typing import ClassVar, TypeVar
 
 import torch
@@ -30,6 +30,9 @@ class Likelihood(ABC):
 
     params_per_channel: ClassVar[int] = 1
     """Number of decoder outputs per channel of each pixel."""
+
+    has_scale: ClassVar[bool] = False
+    """Whether the distribution of a pixel has a scale, so that `deviation` is a number."""
 
     log_bin_width: ClassVar[float] = 0.0
     """Logarithm of the width of one grey level, nats per value, which turns a density into a mass; 0 for a mass."""
@@ -58,6 +61,11 @@ class Likelihood(ABC):
         """
         return torch.exp(logsigmoid(self.logits))
 
+    @property
+    def deviation(self) -> Tensor | None:
+        """The standard deviation of each value, [..., C, H, W] or a scalar, None for a family without a scale."""
+        return None
+
     @abstractmethod
     def pixel_log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x_i|z) of each value of x, [..., C, H, W] nats, for x of [B, C, H, W] in [0, 1]."""
@@ -85,12 +93,17 @@ class Gaussian(Likelihood):
 
     description = "the log-density of pixels in [0, 1]"
 
+    has_scale: ClassVar[bool] = True
     log_bin_width: ClassVar[float] = -log(LEVELS - 1)
 
     @property
     def log_scale(self) -> Tensor:
         """Logarithm of the standard deviation; broadcasts over the pixels."""
         return self.logits.new_tensor(log(self.scale))
+
+    @property
+    def deviation(self) -> Tensor:
+        return torch.exp(self.log_scale)
 
     def pixel_log_prob(self, x: Tensor) -> Tensor:
         standardised = (x - self.mean) * torch.exp(-self.log_scale)
@@ -127,9 +140,20 @@ class DiscretisedLogistic(Likelihood):
     description = "the log-probability of 8-bit pixels"
 
     params_per_channel: ClassVar[int] = 2
+    has_scale: ClassVar[bool] = True
+
+    @property
+    def log_scale(self) -> Tensor:
+        """Logarithm of the scale of the logistic, [..., C, H, W]."""
+        return torch.log(1e-3 + softplus(self.extra_params[0] - 3))
+
+    @property
+    def deviation(self) -> Tensor:
+        """The standard deviation of the logistic before discretisation, pi / sqrt(3) times its scale."""
+        return torch.exp(self.log_scale) * (pi / sqrt(3))
 
     def pixel_log_prob(self, x: Tensor) -> Tensor:
-        log_scale = torch.log(1e-3 + softplus(self.extra_params[0] - 3))
+        log_scale = self.log_scale
         level = torch.round(x * (LEVELS - 1))
         centre, half = level / (LEVELS - 1), 0.5 / (LEVELS - 1)
         upper = (centre + half - self.mean) * torch.exp(-log_scale)

@@ -99,6 +99,15 @@ Force = Annotated[
 ]
 
 
+Output = Annotated[
+    Literal["image", "error"],
+    Field(
+        description="the reconstruction, or a map of the deviations from it: in colour, black where there is none, or "
+        "as a float32 array of signed numbers; in standard deviations of p(x|z), without a scale in pixel values"
+    ),
+]
+
+
 class Query(BaseModel):
     """Query parameters of an endpoint that has none. The values of a `repeatable` one are joined by commas."""
 
@@ -139,6 +148,7 @@ class DecodeQuery(Query):
 class ReconstructQuery(ImagesQuery):
     """Query parameters of /reconstruct."""
 
+    output: Output = "image"
     columns: Columns = None
     seed: Seed = None
     quality: Quality = DEFAULT_QUALITY

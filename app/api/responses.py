@@ -13,6 +13,7 @@ import orjson
 from app.api import capabilities
 from app.api.endpoint import MAX_MESSAGE_BYTES, EndpointRequest, Response
 from app.codecs.base64_text import encode_floats
+from app.codecs.error_map import DEVIATIONS_SHOWN, color_map
 from app.codecs.grid import bands
 from app.codecs.images import write_npy
 from app.codecs.json_bytes import dump
@@ -53,6 +54,23 @@ async def images(
     context, media_type = request.context, request.media_type
     body = await request.run_codec(pixels.size, write_images, context, media_type, pixels, columns, quality)
     return Response(media_type, body, _seed_header(noise))
+
+
+async def error_maps(
+    request: EndpointRequest,
+    deviations: np.ndarray,
+    spec: ModelSpec,
+    columns: int | None,
+    noise: Noise | None = None,
+    quality: int = DEFAULT_QUALITY,
+) -> Response:
+    """Respond with deviations [N, C, H, W] in colours as `images` does, or as an array float32 [N, H, W, C]."""
+    if request.media_type == NPY:
+        body = await request.run_codec(deviations.nbytes, _deviations_npy, deviations)
+        return Response(NPY, body, _seed_header(noise))
+    top = DEVIATIONS_SHOWN if spec.likelihood is not None and spec.family.has_scale else 1.0
+    pixels = await request.run_codec(deviations.nbytes, color_map, deviations, top, request.context.expired)
+    return await images(request, pixels, columns, noise, quality)
 
 
 async def latents(
@@ -258,6 +276,10 @@ def _images_npy(context: RequestContext, pixels: np.ndarray) -> bytes:
     for start in until_deadline(context, range(0, count, at_once)):
         stream.write(pixels[start : start + at_once].transpose(0, 2, 3, 1).tobytes())
     return stream.getvalue()
+
+
+def _deviations_npy(deviations: np.ndarray) -> bytes:
+    return write_npy(np.ascontiguousarray(deviations.transpose(0, 2, 3, 1)))
 
 
 def until_deadline(context: RequestContext, items: Iterable[T]) -> Iterator[T]:

@@ -61,13 +61,20 @@ async def decode(request: EndpointRequest, query: DecodeQuery) -> Response:
 
 
 async def reconstruct(request: EndpointRequest, query: ReconstructQuery) -> Response:
-    """Each image encoded and decoded: at the posterior mean, or with `seed` at a draw from the posterior."""
+    """Each image encoded and decoded: at the posterior mean, or with `seed` at a draw from the posterior.
+
+    With `output=error` a map of where the image deviates from that.
+    """
     model = request.model()
     if query.seed is not None:
         capabilities.require(model.spec, capabilities.SAMPLES, "seed")
-    pixels = await read_images(request, model, query, Operation.RECONSTRUCT)
+    is_map = query.output == "error"
+    pixels = await read_images(request, model, query, Operation.DEVIATIONS if is_map else Operation.RECONSTRUCT)
     noise = None if query.seed is None else Noise(query.seed)
     eps = noise.normal(len(pixels), *model.latents_of(pixels)) if noise else None
+    if is_map:
+        deviations = await model.deviations(pixels, eps, request.context)
+        return await responses.error_maps(request, deviations, model.spec, query.columns, noise, query.quality)
     reconstructed = await model.reconstruct(pixels, eps, request.context)
     return await responses.images(request, reconstructed, query.columns, noise, query.quality)
 

@@ -55,6 +55,15 @@ def of_reconstruct(spec: ModelSpec, *, as_json: bool) -> Footprint:
     return Footprint(2 * spec.image_values + FLOAT * spec.latent_values + _image_bytes(spec, as_json))
 
 
+def of_deviations(spec: ModelSpec, *, as_json: bool) -> Footprint:
+    """Return the footprint of error maps: pixels and noise; deviations, their magnitudes, colours and the response."""
+    _, height, width = spec.image_shape
+    floats = 4 * FLOAT * spec.image_values
+    written = -(-3 * height * width * 4 // 3) if as_json else max(3 * height * width, FLOAT * spec.image_values)
+    mapped = 2 * 3 * height * width
+    return Footprint(2 * spec.image_values + FLOAT * spec.latent_values + floats + mapped + written)
+
+
 def of_score(spec: ModelSpec) -> Footprint:
     """Return the footprint of /score: pixels and scores; the noise, and the part of it in a batch."""
     return Footprint(2 * spec.image_values + SCORE, 2 * FLOAT * spec.latent_values)
@@ -71,5 +80,6 @@ def footprints(spec: ModelSpec) -> dict[tuple[str, bool], Footprint]:
         **{(Operation.ENCODE, as_json): of_encode(spec, as_json=as_json) for as_json in (False, True)},
         **{(Operation.DECODE, as_json): of_decode(spec, as_json=as_json) for as_json in (False, True)},
         **{(Operation.RECONSTRUCT, as_json): of_reconstruct(spec, as_json=as_json) for as_json in (False, True)},
+        **{(Operation.DEVIATIONS, as_json): of_deviations(spec, as_json=as_json) for as_json in (False, True)},
         (Operation.SCORE, True): of_score(spec),
     }

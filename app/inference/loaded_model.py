@@ -206,6 +206,17 @@ class LoadedModel:
         (images,) = (await self._submit(key, context, pixels, draws)).columns
         return images
 
+    async def deviations(self, pixels: np.ndarray, noise: Tensor | None, context: RequestContext) -> np.ndarray:
+        """Return how far each pixel is from the reconstruction, float32 [N, C, H, W].
+
+        The reconstruction is that of the posterior mean or of the draw of `noise` [N, *latent]. The deviations are in
+        standard deviations of p(x|z), of a likelihood without a scale in units of the pixel range.
+        """
+        draws = np.zeros((len(pixels), *self.latents_of(pixels)), np.float32) if noise is None else noise
+        key = replace(self._key(Operation.RECONSTRUCT, noise is not None, pixels), operation=Operation.DEVIATIONS)
+        (deviations,) = (await self._submit(key, context, pixels, draws)).columns
+        return deviations
+
     async def score(self, pixels: np.ndarray, noise: Tensor, context: RequestContext) -> Bounds:
         """Return both bounds on log p(x), [N] nats, by the draws of `noise` [N, K, *latent]."""
         key = self._key(Operation.SCORE, True, pixels)

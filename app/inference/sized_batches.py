@@ -125,7 +125,7 @@ class SizedBatches:
         )
 
     def _cost(self, operation: Operation) -> PixelCost:
-        like = Operation.RECONSTRUCT if operation == Operation.SCORE else operation
+        like = Operation.RECONSTRUCT if operation in (Operation.SCORE, Operation.DEVIATIONS) else operation
         return self._calibration.pixel_costs.get(like, PixelCost())
 
     def _time(self, operation: Operation, pixels: int) -> PixelCost:

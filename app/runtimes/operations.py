@@ -37,6 +37,14 @@ def _reconstruct(model: ImageModel, pixels: Tensor, noise: Tensor) -> tuple[Tens
     return _decode(model, model.posterior(to_unit_interval(pixels)).reparameterize(noise))
 
 
+def _deviations(model: ImageModel, pixels: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    """Return the image minus its reconstruction, in standard deviations of p(x|z) if it has a scale."""
+    x = to_unit_interval(pixels)
+    p = model.likelihood(model.posterior(x).reparameterize(noise))
+    difference = x - p.mean
+    return ((difference if p.deviation is None else difference / p.deviation).float(),)
+
+
 def _errors(model: ImageModel, pixels: Tensor) -> tuple[Tensor, ...]:
     """Return the mean squared error of the reconstruction, and KL(q || N(0, I)) if the posterior has a variance."""
     x = to_unit_interval(pixels)
@@ -60,6 +68,7 @@ OPERATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     Operation.DECODE: _decode,
     Operation.DECODE_FLOATS: _decode_floats,
     Operation.RECONSTRUCT: _reconstruct,
+    Operation.DEVIATIONS: _deviations,
     Operation.SCORE: _score,
 }
 

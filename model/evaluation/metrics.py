@@ -138,7 +138,7 @@ class _LevelLikelihood:
     """A likelihood with the log-mass of 8-bit levels as `log_prob`."""
 
     def __init__(self, likelihood: Likelihood) -> None:
-        self.mean = likelihood.mean
+        self.mean, self.deviation = likelihood.mean, likelihood.deviation
         self.log_prob = likelihood.level_log_prob
 
 

@@ -84,6 +84,13 @@ def test_draws_are_returned_only_on_request(vae: Client, digits: np.ndarray) -> 
     assert encoded.seed is None
 
 
+def test_deviations_are_images_minus_reconstructions(vae: Client, digits: np.ndarray) -> None:
+    pixels = digits[:3].transpose(0, 2, 3, 1)
+    deviations = vae.deviations(pixels)
+    assert deviations.dtype == np.float32
+    assert np.abs(pixels / 255 - deviations - vae.reconstruct(pixels) / 255).max() <= 0.51 / 255
+
+
 def test_the_terms_of_a_score_add_up(vae: Client, digits: np.ndarray) -> None:
     scored = vae.score(digits[:4, 0])
     np.testing.assert_allclose(scored.elbo, scored.reconstruction - scored.kl, rtol=1e-5)

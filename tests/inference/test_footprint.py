@@ -17,7 +17,7 @@ from app.codecs.png import write_png
 from app.context import RequestContext
 from app.errors import DeadlineExceeded
 from app.http.budget import MAX_REQUESTS_IN_MEMORY
-from app.inference.footprint import Footprint, of_decode, of_encode, of_reconstruct, of_score
+from app.inference.footprint import Footprint, of_decode, of_deviations, of_encode, of_reconstruct, of_score
 from app.main import create_app
 from app.settings import Settings
 from model.formats.native import model_of
@@ -117,6 +117,7 @@ def bodies(count: int):
     [
         ("/encode", of_encode(DIGITS_SPEC, as_json=True)),
         ("/reconstruct", of_reconstruct(DIGITS_SPEC, as_json=False)),
+        ("/reconstruct?output=error", of_deviations(DIGITS_SPEC, as_json=False)),
         ("/score", of_score(DIGITS_SPEC)),
     ],
 )

@@ -77,6 +77,21 @@ def test_logistic_agrees_with_torch_distributions_in_each_bin(device):
     assert_close(FAMILIES["logistic"](raw).log_prob(x), (upper - lower).log().sum((1, 2, 3)))
 
 
+def test_the_deviation_is_the_standard_deviation_of_the_distribution_over_a_line(family):
+    p = one_pixel(family, 0.3, 1.0)
+    if not family.has_scale:
+        assert p.deviation is None
+        return
+    wide = torch.linspace(-40, 40, 400_001, dtype=torch.float64)
+    if family is FAMILIES["logistic"]:
+        s = 1e-3 + softplus(torch.tensor(1.0 - 3, dtype=torch.float64))
+        density = torch.sigmoid((wide - p.mean.item()) / s) * torch.sigmoid(-(wide - p.mean.item()) / s) / s
+    else:
+        density = p.pixel_log_prob(wide.view(-1, 1, 1, 1)).exp().flatten()
+    variance = torch.trapezoid(density * (wide - p.mean.item()) ** 2, wide)
+    assert p.deviation.item() == pytest.approx(variance.sqrt().item())
+
+
 def test_bernoulli_sums_to_one_over_all_binary_images(device):
     p, _ = drawn(FAMILIES["bernoulli"], 5, 1, shape=(1, 2, 2), device=device)
     assert_close(p.log_prob(BINARY.to(device)).exp().sum(-1), torch.ones(5).to(p.mean))

@@ -19,7 +19,7 @@ _FAMILIES = ("requests_total", "request_duration_seconds_sum", "batches_total", 
 _PREFIXES = tuple(f"vae_{name}" for name in _FAMILIES)
 _UNTIMED, _CACHE = ("queue", "compute_input", "compute_output"), ("cache_hit", "cache_miss")
 
-_ALSO = {Operation.DECODE: Operation.DECODE_FLOATS}
+_ALSO = {Operation.DECODE: Operation.DECODE_FLOATS, Operation.RECONSTRUCT: Operation.DEVIATIONS}
 """Another operation of a model: its batches count as batches of the model too."""
 
 SUCCESS = "200"

@@ -76,6 +76,18 @@ class AsyncClient:
         """As `Client.reconstruct`."""
         return await self._call(calls.reconstruct(images, seed, fit, size), timeout)
 
+    async def deviations(
+        self,
+        images: Images,
+        *,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
+        timeout: float | None = None,
+    ) -> np.ndarray:
+        """As `Client.deviations`."""
+        return await self._call(calls.reconstruct(images, seed, fit, size, output="error"), timeout)
+
     async def sample(
         self,
         n: int,

@@ -182,9 +182,11 @@ def decode(latents: "np.ndarray | Tensor | Encoded", scaled: bool) -> Call[np.nd
     return Call("POST", "/decode", _array, join, params=_flag("scaled", scaled), items=rows)
 
 
-def reconstruct(images: Images, seed: int | None, fit: str | None, size: Size | None) -> Call[np.ndarray]:
+def reconstruct(
+    images: Images, seed: int | None, fit: str | None, size: Size | None, output: str | None = None
+) -> Call[np.ndarray]:
     """POST /reconstruct."""
-    params = {"fit": fit, **_sides(size)}
+    params = {"fit": fit, "output": output, **_sides(size)}
     return Call("POST", "/reconstruct", _array, join_arrays, params=params, items=image_items(images), seed=seed)
 
 

@@ -95,6 +95,21 @@ class Client:
         """Encode and decode images, uint8 [N, H, W, C]; at the posterior mean, or with `seed` at a draw."""
         return self._call(calls.reconstruct(images, seed, fit, size), timeout)
 
+    def deviations(
+        self,
+        images: Images,
+        *,
+        seed: int | None = None,
+        fit: str | None = None,
+        size: Size | None = None,
+        timeout: float | None = None,
+    ) -> np.ndarray:
+        """Return images minus their reconstructions, float32 [N, H, W, C].
+
+        They are in standard deviations of p(x|z), and in pixel values in [0, 1] if the likelihood has no scale.
+        """
+        return self._call(calls.reconstruct(images, seed, fit, size, output="error"), timeout)
+
     def sample(
         self,
         n: int,

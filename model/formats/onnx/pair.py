@@ -66,9 +66,18 @@ class MeanLikelihood:
     family: type[Likelihood]
     scale: float
 
+    @property
+    def deviation(self) -> Tensor | None:
+        """The standard deviation of each value, if the family has a scale."""
+        return self._distribution.deviation
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x|z) in nats, [..., B], for x of [B, C, H, W] in [0, 1]."""
-        return self.family(torch.logit(self.mean, MIN_DISTANCE), self.scale).log_prob(x)
+        return self._distribution.log_prob(x)
+
+    @property
+    def _distribution(self) -> Likelihood:
+        return self.family(torch.logit(self.mean, MIN_DISTANCE), self.scale)
 
 
 class OpenedPair:
