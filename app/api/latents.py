@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from app.api.image_sizes import require_pixels
 from app.api.schemas import LatentsIn, Posterior
 from app.codecs.base64_text import decode_floats
 from app.codecs.npy import Header, read_array
 from app.errors import UnprocessableContent
+from app.inference.image_sizes import require_pixels
 from app.validation import describe_value, parse_json, quoted, require_items
 from model.interface import FixedSize, ModelSpec
 

@@ -8,7 +8,6 @@ import numpy as np
 from starlette.requests import ClientDisconnect
 
 from app.api.endpoint import MAX_INLINE_BYTES, EndpointRequest
-from app.api.image_sizes import resampling_of, size_of_request
 from app.api.latents import ExpectedLatents, check_header, latents_of_json, latents_of_npy
 from app.api.query import ImagesQuery
 from app.api.schemas import Images
@@ -34,6 +33,7 @@ from app.codecs.threads import LARGE, divide_into_jobs
 from app.context import Operation
 from app.errors import BadRequest, ContentTooLarge, ServiceError, UnprocessableContent, UnsupportedMediaType
 from app.http.budget import body_too_large
+from app.inference.image_sizes import resampling_of, size_of_request
 from app.inference.loaded_model import LoadedModel
 from app.settings import Limits
 from app.validation import parse_json, quoted, require_items

@@ -2,7 +2,6 @@
 
 from app.api import capabilities, responses
 from app.api.endpoint import Endpoint, EndpointRequest, Response
-from app.api.image_sizes import size_of_request
 from app.api.interpolation import interpolate
 from app.api.json_parameters import read_parameters
 from app.api.openapi import (
@@ -29,6 +28,7 @@ from app.api.request_bodies import read_images, read_latents
 from app.api.responses import IMAGES, NUMBERS
 from app.api.schemas import History, Latents, Model, Scores
 from app.context import EndpointPath, Operation
+from app.inference.image_sizes import size_of_request
 from app.inference.loaded_model import LoadedModel
 from app.inference.noise import Noise
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from app.api import capabilities
 from app.api.endpoint import EndpointRequest
-from app.api.image_sizes import size_of_request
 from app.api.kserve.parameters import (
     DecodeParameters,
     EncodeParameters,
@@ -26,6 +25,7 @@ from app.codecs.media_types import JPEG, PNG, WEBP
 from app.codecs.npy import Header
 from app.context import Operation, RequestContext
 from app.errors import UnprocessableContent
+from app.inference.image_sizes import size_of_request
 from app.inference.loaded_model import LoadedModel
 from app.inference.noise import Noise
 from app.validation import require_items

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.api.image_sizes import require_pixels
 from app.api.latents import ExpectedLatents, within_range
 from app.api.remote_vae.queries import DecodeQuery
 from app.codecs.tensors import TensorType, read_tensor, tensor_type
 from app.errors import UnprocessableContent, UnsupportedByModel
+from app.inference.image_sizes import require_pixels
 from app.validation import require_items
 from model.interface import FixedSize, LatentScaling, MultipleOfFactor
 
