@@ -76,6 +76,38 @@ def replacing(path: Path, content: bytes) -> Iterator[None]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def renamed_when_written(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file for a library to write; rename it to `path` when it is on the disk.
+
+    After a crash or a power failure the file is either the old or the new one.
+    """
+    partial = path.with_name(f"{path.name}.{token_hex(4)}.partial")
+    try:
+        with reporting_file(path):
+            partial.touch(exist_ok=False)
+            mode = partial.stat().st_mode
+        yield partial
+        with reporting_file(path):
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.chmod(mode)  # safetensors lets the owner alone read its files
+            partial.replace(path)
+            _synchronise(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _synchronise(folder: Path) -> None:
+    """Write the names of a folder to the disk, so that files appear in the order in which they were renamed."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def json_bytes(path: Path, value: Any) -> bytes:
     """Return the bytes that `write_json` writes; an error names `path`."""
     try:

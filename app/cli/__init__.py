@@ -23,6 +23,8 @@ from model.training.options import TrainingOptions
 DEFAULTS = TrainingOptions()
 DISTRIBUTION = "vae-service"
 CHOSEN = "chosen from the data"
+EXTRAS = {"matplotlib": "train", "pyarrow": "datasets"}
+"""The extra that installs each optional module."""
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -269,6 +271,64 @@ def inspect(
 
 
 @cli.command()
+def encode(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="A folder, a pattern, a .txt file of paths, .npy, .npz, MNIST files, .zip or .tar archives, images.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the latents; it is continued if it has some of them.")],
+    model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",
+    samples: Annotated[int, integer_option("Draws from the posterior of each image that are stored as well.")] = 0,
+    seed: Annotated[int, integer_option("Seed of the draws; each image has its own by it and by its path.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16, of the stored latents.")] = "float32",
+    scaled: Annotated[
+        bool, typer.Option("--scaled", help="Store latents in the units of the diffusion model.")
+    ] = False,
+    fit: Annotated[str, typer.Option(help="resize, pad, crop or exact, as for the service.")] = "resize",
+    bucket: Annotated[
+        str,
+        typer.Option(help="Sizes WxH,WxH of a model of many sizes; an image takes the nearest, by default its own."),
+    ] = "",
+    shard_size: Annotated[int, integer_option("Images of one shard at most; 0: up to 4096 and 128 MiB.")] = 0,
+    batch_size: Annotated[int, integer_option("Images of one batch; 0: by the size of the images.")] = 0,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Find changed images by content, not by size and time.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what could not be read before.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1.")] = "",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16, for the networks.")] = "",
+    threads: Annotated[
+        int, integer_option("Threads that read, decode, and on a CPU compute; 0: one for each core.")
+    ] = 0,
+) -> None:
+    """Encode a data set: latents in shards with an index. A second run encodes what is new or changed.
+
+    Exits with 3 if an image could not be read; the index has the reason.
+    """
+    with report_user_errors():
+        from app.cli.datasets import encode_options, run_encode
+        from app.datasets.options import Hardware
+
+        options = encode_options(
+            fit=fit,
+            bucket=bucket,
+            samples=samples,
+            seed=seed,
+            dtype=dtype,
+            scaled=scaled,
+            shard_size=shard_size,
+            verify=verify,
+            retry=retry,
+            strict=strict,
+        )
+        run_encode(source, model, out, options, Hardware(device, precision, threads, batch_size))
+
+
+@cli.command()
 def export(
     out: Annotated[Path, typer.Argument(help="Folder of the pair; it must not exist, or be empty.")],
     model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",
@@ -295,9 +355,10 @@ def report_user_errors() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
             raise
-        _exit(f"vae: {error}; install it with pip install 'vae-service[train]'")
+        _exit(f"vae: {error}; install it with pip install 'vae-service[{extra}]'")
     except UserError as error:
         _exit(f"vae: {error}")
 

@@ -16,7 +16,7 @@ from model.formats.onnx_files import NEEDS as PAIR_NEEDS
 from model.formats.onnx_files import check_pair, is_pair
 
 if TYPE_CHECKING:
-    from model.interface import Origin, StoredModel
+    from model.interface import ImageModel, Origin, StoredModel
 
 MAX_NAMES_LISTED = 8
 """Files of a folder that an error lists."""
@@ -34,6 +34,14 @@ class Format(NamedTuple):
     recognises: Callable[[Path], bool]
     check: Callable[[Path], None]
     needs: str
+
+
+def load(source: str | Path, hub: Hub = DEFAULT_HUB) -> "ImageModel":
+    """Load the model in a folder of any format, or of a name on the hub such as hf:ORG/NAME, on the CPU.
+
+    Raises `CheckpointError` as `read_model` does, which also returns the records of training and evaluation.
+    """
+    return read_model(Path(source), hub).model
 
 
 def read_model(source: Path, hub: Hub = DEFAULT_HUB) -> "StoredModel":

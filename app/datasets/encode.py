@@ -1,0 +1,355 @@
+"""Encoding of a whole data set: `encode_dataset`, for `vae encode` and for programs."""
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from app.batching.executor import OutOfMemory
+from app.codecs.images import configure_pillow_limits
+from app.context import Operation
+from app.datasets.computation import BatchComputation
+from app.datasets.decoding import ImageDecoder, ImageRecord, Sizes
+from app.datasets.options import EncodeOptions, Hardware, Progress, ProgressCallback
+from app.datasets.pipeline import ImageBatch, ImagePipeline, chunks, in_order
+from app.datasets.sources import Entry, Source, open_source, require_images
+from app.datasets.store import Contents, IndexRow, LatentStore
+from app.inference.image_sizes import Size
+from app.inference.noise import Noise
+from model.data.arrays import DataError
+from model.data.latents import DRAWS, LOGVAR, MEAN, tensor_name
+from model.formats import load
+from model.gaussian import DiagonalGaussian
+from model.interface import ImageModel, ModelSpec
+
+MAX_SHARD_BYTES = 2**27
+"""Bytes of the latents of a shard, unless its number of images is given: two shards are in memory at once."""
+
+MAX_SHARD_IMAGES = 4096
+
+SEED_BITS = 53
+"""Bits of the seed of an image: as many as a number in JSON has."""
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSummary:
+    """What a run has done: images that were encoded or could not be read, and those that the folder had before.
+
+    `errors` are the first of the images that could not be read, with the reason. `contents` is what the folder holds
+    now. `seconds` are those of the encoding, `waited` is the share of it in which the device computed nothing.
+    """
+
+    encoded: int
+    unreadable: int
+    unchanged: int
+    errors: Sequence[str]
+    contents: Contents
+    seconds: float
+    waited: float
+
+
+MAX_ERRORS = 10
+"""Images that could not be read of which a summary has the reason."""
+
+
+def encode_dataset(
+    source: str | Path | Sequence[str | Path],
+    model: str | Path | ImageModel,
+    out: str | Path,
+    options: EncodeOptions = EncodeOptions(),  # noqa: B008  # a frozen record
+    hardware: Hardware = Hardware(),  # noqa: B008
+    progress: ProgressCallback | None = None,
+) -> EncodeSummary:
+    """Encode the images of a source, and write their latents to a folder in shards with an index.
+
+    `source` is one or several locations as `open_source` takes, `model` a model or its folder. A folder that has
+    latents already gets those of new and changed images. The result does not depend on interruptions. `progress` is
+    called after each batch. Raises `UserError` for options that do not fit the model, `DataError` for a source without
+    images, for a folder with latents of another recipe, and for a file that cannot be read if the options are strict.
+    """
+    configure_pillow_limits()
+    locations = [source] if isinstance(source, str | Path) else [*source]
+    opened = open_source(*locations)
+    require_images(opened, locations)
+    loaded = load(model) if isinstance(model, str | Path) else model
+    computation = BatchComputation(loaded, hardware, hardware.devices[0], row_by_row=options.samples > 0)
+    try:
+        return _encode(opened, loaded.spec, Path(out), options, computation, progress)
+    finally:
+        computation.close()
+
+
+def seed_of(seed: int, name: str) -> int:
+    """Return the seed of the draws of an image: by the seed of the run and its id."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
+
+
+def _encode(
+    source: Source,
+    spec: ModelSpec,
+    out: Path,
+    options: EncodeOptions,
+    computation: BatchComputation,
+    progress: ProgressCallback | None,
+) -> EncodeSummary:
+    sizes = Sizes(spec.sizes, options.buckets)
+    encoder = LatentEncoder(spec, options, computation, several=len(sizes.buckets) != 1)
+    pipeline = ImagePipeline(
+        ImageDecoder(spec, sizes, options.fit),
+        computation.batch_size,
+        computation.threads,
+        ahead=2 * computation.ahead,
+        usual=(spec.channels, *sizes.largest),
+    )
+    store = LatentStore(out, options.recipe(spec, computation.precision))
+    try:
+        total, unchanged = _count(source, store, options)
+        size = options.shard_size or encoder.shard_size(sizes.largest)
+        spans = chunks(_missing(source, store, options), size)
+        tally = _Tally(total, computation, progress)
+        with ThreadPoolExecutor(1, "writer") as writer:
+            _write_shards(encoder, pipeline.batches(spans), store, writer, tally)
+        contents = store.finish()
+        return EncodeSummary(
+            tally.done - tally.unreadable,
+            tally.unreadable,
+            unchanged,
+            tally.errors,
+            contents,
+            tally.seconds,
+            computation.waited,
+        )
+    finally:
+        store.close()
+
+
+def _missing(source: Source, store: LatentStore, options: EncodeOptions) -> Iterator[Entry]:
+    """List the images that the folder lacks."""
+    entries = source.entries()
+    return (entry for entry in entries if not store.has(entry, verify=options.verify, retry=options.retry))
+
+
+def _count(source: Source, store: LatentStore, options: EncodeOptions) -> tuple[int, int]:
+    """Return the number of images that the folder lacks, and of those that it has."""
+    found = [0, 0]
+    for entry in source.entries():
+        found[store.has(entry, verify=options.verify, retry=options.retry)] += 1
+    return found[0], found[1]
+
+
+class EncodedBatch(NamedTuple):
+    """A batch and its latents, by name, [n, ...]; `failed` are the rows without latents, with the reason."""
+
+    batch: ImageBatch
+    tensors: dict[str, Tensor]
+    failed: dict[int, str]
+
+
+class Latents(NamedTuple):
+    """Latents of a batch as the encoder returned them, before they are converted."""
+
+    batch: ImageBatch
+    columns: tuple[np.ndarray, ...]
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Shard:
+    """A shard that grows: the records of its images, their rows, and the latents by the size of the images."""
+
+    records: list[ImageRecord] = field(default_factory=list)
+    rows: dict[str, tuple[int, str]] = field(default_factory=dict)
+    latents: dict[Size, list[dict[str, Tensor]]] = field(default_factory=dict)
+    counts: dict[Size, int] = field(default_factory=dict)
+
+    def add(self, encoded: EncodedBatch) -> None:
+        """Append a batch."""
+        batch = encoded.batch
+        self.records += batch.read
+        first = self.counts.get(batch.size, 0)
+        for row, record in enumerate(batch.members):
+            self.rows[record.entry.id] = (first + row, encoded.failed.get(row, ""))
+        if batch.members:
+            self.counts[batch.size] = first + len(batch.members)
+            self.latents.setdefault(batch.size, []).append(encoded.tensors)
+
+    def tensors(self, *, several: bool) -> dict[str, Tensor]:
+        """Return the tensors of the shard by name; `several` if it may have images of several sizes."""
+        sizes = 2 if several else 1
+        return {
+            tensor_name(name, size, sizes): torch.cat([part[name] for part in parts])
+            for size, parts in sorted(self.latents.items())
+            for name in parts[0]
+        }
+
+    def index(self, number: int, options: EncodeOptions) -> list[IndexRow]:
+        """Return the rows of the index."""
+        return [self._index_row(record, number, options) for record in self.records]
+
+    def _index_row(self, record: ImageRecord, number: int, options: EncodeOptions) -> IndexRow:
+        entry = record.entry
+        row, error = self.rows.get(entry.id, (None, record.error))
+        height, width = record.size or (None, None)
+        source_height, source_width = record.own or (None, None)
+        return IndexRow(
+            id=entry.id,
+            shard=None if error else number,
+            row=None if error else row,
+            height=height,
+            width=width,
+            source_height=source_height,
+            source_width=source_width,
+            bytes=entry.size,
+            modified=entry.modified,
+            digest=record.digest or None,
+            seed=seed_of(options.seed, entry.id) if options.samples and not error else None,
+            error=error or None,
+        )
+
+
+class LatentEncoder:
+    """Encodes batches of images, and collects their latents in shards.
+
+    `several` says whether a shard may have images of several sizes.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, options: EncodeOptions, computation: BatchComputation, *, several: bool
+    ) -> None:
+        self._spec, self.options, self._computation = spec, options, computation
+        self._several = several
+
+    def shard_size(self, size: Size) -> int:
+        """Return the default number of images in a shard of images of one size."""
+        latents = (2 if self._spec.has_variance else 1) + self.options.samples
+        values = latents * prod(self._spec.sizes.latents_of(*size))
+        return max(1, min(MAX_SHARD_IMAGES, MAX_SHARD_BYTES // (values * _DTYPES[self.options.dtype].itemsize)))
+
+    def shards(self, batches: Iterable[ImageBatch]) -> Iterator[tuple[EncodedBatch, Shard | None]]:
+        """Yield each encoded batch, with the shard that it completes."""
+        computation = self._computation
+        latents = in_order(computation.device_threads, self._encode, batches, computation.slots)
+        shard = Shard()
+        for encoded in in_order(computation.threads, self._convert, latents, computation.slots):
+            shard.add(encoded)
+            if encoded.batch.last:
+                yield encoded, shard
+                shard = Shard()
+            else:
+                yield encoded, None
+
+    def write(self, shard: Shard, store: LatentStore, number: int) -> None:
+        """Write a shard that is complete."""
+        store.write(number, shard.tensors(several=self._several), shard.index(number, self.options))
+
+    def _encode(self, batch: ImageBatch) -> Latents:
+        if batch.pixels is None:
+            return Latents(batch, ())
+        try:
+            return Latents(batch, self._computation.run(Operation.ENCODE, batch.pixels, size=batch.size))
+        except OutOfMemory:
+            shape = self._spec.sizes.latents_of(*batch.size)
+            rows = np.zeros((len(batch.members), *shape), np.float32)
+            error = f"the device has not enough memory for an image of {batch.size[1]} x {batch.size[0]}"
+            return Latents(batch, (rows,) * (2 if self._spec.has_variance else 1), error)
+
+    def _convert(self, latents: Latents) -> EncodedBatch:
+        """Add draws, and convert latents to the units and the type of the options."""
+        batch = latents.batch.without_pixels()
+        if not latents.columns:
+            return EncodedBatch(batch, {}, {})
+        mean, *logvar = latents.columns
+        found = {MEAN: mean, **({LOGVAR: logvar[0]} if logvar else {})}
+        if self.options.samples:
+            found[DRAWS] = self._draws(batch, mean, logvar[0])
+        if self.options.scaled:
+            scaling = self._spec.scaling
+            found = {
+                name: scaling.scaled_logvar(values) if name == LOGVAR else scaling.scaled(values)
+                for name, values in found.items()
+            }
+        dtype = _DTYPES[self.options.dtype]
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(values)).to(dtype) for name, values in found.items()}
+        failed = dict.fromkeys(range(len(mean)), latents.error) if latents.error else _failed(tensors, dtype)
+        return EncodedBatch(batch, tensors, failed)
+
+    def _draws(self, batch: ImageBatch, mean: np.ndarray, logvar: np.ndarray) -> np.ndarray:
+        """Return draws from the posterior, [n, L, *latent], each image's by its own seed as the service draws them."""
+        seeds = (seed_of(self.options.seed, record.entry.id) for record in batch.members)
+        noise = torch.cat([Noise(seed).normal(1, self.options.samples, *mean.shape[1:]) for seed in seeds])
+        posterior = DiagonalGaussian(torch.from_numpy(mean), torch.from_numpy(logvar))
+        return posterior.reparameterize(noise.transpose(0, 1)).transpose(0, 1).numpy()
+
+
+def _failed(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[int, str]:
+    """Return the rows with latents that are not finite, and set them to zero."""
+    finite = torch.stack([torch.isfinite(values.flatten(1)).all(1) for values in tensors.values()]).all(0)
+    if finite.all():
+        return {}
+    for values in tensors.values():
+        values[~finite] = 0
+    name = str(dtype).removeprefix("torch.")
+    return {int(row): f"its latents are not finite in {name}" for row in torch.nonzero(~finite)}
+
+
+class _Tally:
+    """Counts what is done, and reports it."""
+
+    def __init__(self, total: int, computation: BatchComputation, progress: ProgressCallback | None) -> None:
+        self._total, self._computation, self._report = total, computation, progress
+        self._start = time.monotonic()
+        self.done = self.unreadable = 0
+        self.errors: list[str] = []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
+
+    def add(self, encoded: EncodedBatch) -> None:
+        """Count the images of a batch."""
+        members = encoded.batch.members
+        found = [(record.entry.id, record.error) for record in encoded.batch.read if record.error]
+        found += [(members[row].entry.id, reason) for row, reason in encoded.failed.items()]
+        self.done += len(encoded.batch.read)
+        self.unreadable += len(found)
+        self.errors += [f"{name}: {reason}" for name, reason in islice(found, MAX_ERRORS - len(self.errors))]
+        if self._report:
+            waited = self._computation.waited
+            self._report(Progress(self.done, self._total, self.unreadable, self.seconds, waited))
+
+
+def _write_shards(
+    encoder: LatentEncoder,
+    batches: Iterable[ImageBatch],
+    store: LatentStore,
+    writer: ThreadPoolExecutor,
+    tally: _Tally,
+) -> None:
+    """Write each shard that is complete, one behind the computation."""
+    numbers = store.numbers()
+    writing: Future[None] | None = None
+    try:
+        for encoded, shard in encoder.shards(batches):
+            tally.add(encoded)
+            if encoder.options.strict and tally.errors:
+                raise DataError(f"{tally.errors[0]}; with strict this stops the run")
+            if shard is not None:
+                if writing:
+                    writing.result()
+                writing = writer.submit(encoder.write, shard, store, next(numbers))
+    finally:
+        if writing:
+            writing.result()

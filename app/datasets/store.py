@@ -1,0 +1,240 @@
+"""The folder of a data set's latents: what it has, and the writing of further shards, each complete or not there.
+
+A shard and its index are written to temporary files, synchronised and renamed, the index last: a shard without an index
+is written again. `finish` joins the indices. The layout is that of `model.data.latents`.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from app.datasets.decoding import content_digest
+from app.datasets.sources import Entry
+from model.data.arrays import DataError
+from model.data.latents import (
+    INDEX,
+    METADATA,
+    SCHEMA,
+    part_name,
+    part_numbers,
+    read_index,
+    read_indices,
+    shard_name,
+)
+from model.errors import UserError, reporting_file
+from model.files import json_bytes, renamed_when_written
+
+log = logging.getLogger(__name__)
+
+COMPRESSION = "zstd"
+
+
+class IndexRow(NamedTuple):
+    """A row of the index, in the order of `model.data.latents.SCHEMA`."""
+
+    id: str
+    shard: int | None
+    row: int | None
+    height: int | None
+    width: int | None
+    source_height: int | None
+    source_width: int | None
+    bytes: int
+    modified: int
+    digest: str | None
+    seed: int | None
+    error: str | None
+
+
+class Contents(NamedTuple):
+    """What a folder holds: images, those that could not be read among them, and shards."""
+
+    images: int
+    unreadable: int
+    shards: int
+
+
+class LatentStore:
+    """The folder that latents of one recipe are written to.
+
+    Raises `DataError` for a folder with latents of another recipe, with the differences.
+    """
+
+    def __init__(self, folder: Path, recipe: Mapping[str, Any]) -> None:
+        self.folder, self.recipe = folder, dict(recipe)
+        with reporting_file(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(folder)
+        for partial in folder.glob("*.partial"):  # of a run that was killed
+            partial.unlink(missing_ok=True)
+        self._merged = self._remove_merged()
+        self._table = self._read()
+        self._rows = {name: row for row, name in enumerate(self._table.column("id").to_pylist())}
+        self._sizes, self._times = (self._table.column(name).to_numpy() for name in ("bytes", "modified"))
+        self._errors = self._table.column("error").is_valid().to_numpy()
+        self._replaces_rows = False
+        self._known: dict[str, tuple[int, int] | None] = {}  # of the images that were verified, None for a changed one
+
+    def close(self) -> None:
+        """Let other processes write to the folder."""
+        os.close(self._lock)
+
+    def has(self, entry: Entry, *, verify: bool, retry: bool) -> bool:
+        """Return whether the image is in the folder, unchanged by size and time or, to `verify`, by its content.
+
+        With `retry` an image that could not be read is not.
+        """
+        row = self._rows.get(entry.id)
+        if row is None:
+            return False
+        if retry and self._errors[row]:
+            return self._replaced()
+        unchanged = self._sizes[row] == entry.size and self._times[row] == entry.modified
+        if verify:
+            unchanged = self._verified(row, entry)
+        return bool(unchanged) or self._replaced()
+
+    def _verified(self, row: int, entry: Entry) -> bool:
+        """Return whether the content of an image is that of its row; then its size and time are those of the row."""
+        if entry.id not in self._known:
+            same = (self._table.column("digest")[row].as_py() or "") == content_digest(entry)
+            self._known[entry.id] = (entry.size, entry.modified) if same else None
+        return self._known[entry.id] is not None
+
+    def numbers(self) -> Iterator[int]:
+        """Yield the numbers of further shards.
+
+        A number that an interrupted run of several processes has left out comes first, unless a row is replaced: of two
+        rows with one id the one in the shard with the higher number counts.
+        """
+        taken = set(part_numbers(self.folder))
+        first = max(taken, default=-1) + 1 if self._replaces_rows else 0
+        return (number for number in count(max(first, self._merged)) if number not in taken)
+
+    def write(self, number: int, tensors: Mapping[str, Tensor], rows: Sequence[IndexRow]) -> None:
+        """Write a shard and its index. Raises `UserError` where the disk is full."""
+        if tensors:
+            with renamed_when_written(self.folder / shard_name(number)) as path, _reporting(path):
+                save_file(dict(tensors), path)
+        columns = zip(*rows, strict=True)
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
+        self._write_index(self.folder / part_name(number), pa.Table.from_arrays(arrays, schema=SCHEMA), number + 1)
+
+    def finish(self) -> Contents:
+        """Join the indices of all shards into one."""
+        parts = part_numbers(self.folder)
+        if parts or self._known or not (self.folder / INDEX).exists():
+            table = self._with_times(read_indices(self.folder)[0] if parts else self._table)
+            self._write_index(self.folder / INDEX, table, max([self._merged, *(number + 1 for number in parts)]))
+            for number in parts:
+                (self.folder / part_name(number)).unlink(missing_ok=True)
+            self._table = table
+        errors = self._table.column("error")
+        shards = pa.compute.count_distinct(self._table.column("shard")).as_py()
+        return Contents(len(errors), len(errors) - errors.null_count, shards)
+
+    def _with_times(self, table: pa.Table) -> pa.Table:
+        """Return an index with the size and time of verified images, by which the next run finds them."""
+        known = {name: found for name, found in self._known.items() if found}
+        if not known:
+            return table
+        ids = table.column("id").to_pylist()
+        for position, column in enumerate(("bytes", "modified")):
+            old = table.column(column).to_pylist()
+            new = [known.get(name, (value, value))[position] for name, value in zip(ids, old, strict=True)]
+            table = table.set_column(table.schema.get_field_index(column), SCHEMA.field(column), [new])
+        return table
+
+    def _replaced(self) -> bool:
+        self._replaces_rows = True
+        return False
+
+    def _write_index(self, path: Path, table: pa.Table, shards: int) -> None:
+        metadata = json_bytes(path, {"recipe": self.recipe, "shards": shards})
+        whole = table.combine_chunks().replace_schema_metadata({METADATA: metadata})  # the same bytes for any parts
+        with renamed_when_written(path) as partial, _reporting(path):
+            pq.write_table(whole, partial, compression=COMPRESSION)
+
+    def _remove_merged(self) -> int:
+        """Return the number of shards in the whole index; remove their own indices, as a run was killed before it."""
+        if not (self.folder / INDEX).exists():
+            return 0
+        merged: int = read_index(self.folder / INDEX)[1]["shards"]
+        for number in part_numbers(self.folder):
+            if number < merged:
+                (self.folder / part_name(number)).unlink(missing_ok=True)
+        return merged
+
+    def _read(self) -> pa.Table:
+        """Return the rows of all indices; those of shards that are missing are left out."""
+        if not (self.folder / INDEX).exists() and not part_numbers(self.folder):
+            return SCHEMA.empty_table()
+        table, metadata = read_indices(self.folder)
+        self._require_recipe(metadata["recipe"])
+        shards = table.column("shard")
+        missing = [
+            number
+            for number in pa.compute.unique(shards).to_pylist()
+            if number is not None and not (self.folder / shard_name(number)).exists()
+        ]
+        if not missing:
+            return table
+        return table.filter(pa.compute.invert(pa.compute.is_in(shards, pa.array(missing, pa.int32()))))
+
+    def _require_recipe(self, found: Mapping[str, Any]) -> None:
+        names = [name for name in self.recipe if name != "model"]  # which is not part of the digest
+        for name in names:
+            if found.get(name) != self.recipe[name]:
+                shown = "model" if name == "digest" else name
+                raise DataError(
+                    f"{self.folder}: has latents with {shown} {_shown(found.get(shown))}, got "
+                    f"{_shown(self.recipe[shown])}; choose another folder, or the options that it began with"
+                )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(f"{width}x{height}" for height, width in value) or "by image"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """Report that a file could not be written, for example to a full disk."""
+    try:
+        yield
+    except (SafetensorError, pa.ArrowException) as error:
+        raise UserError(f"{path}: {_cause(str(error))}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or _cause(str(error))}") from None
+
+
+def _cause(text: str) -> str:
+    return text.splitlines()[0].rpartition("I/O error: ")[2]
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder against other processes that write to it; returns its descriptor."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    if sys.platform != "win32":
+        import fcntl  # noqa: PLC0415  # not on Windows
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UserError(f"{folder}: another process writes to this folder") from None
+        except OSError:
+            log.warning("%s: the file system has no locks; run one process at a time", folder)
+    return descriptor

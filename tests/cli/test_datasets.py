@@ -1,0 +1,57 @@
+"""`vae encode`: what it prints, and its exit codes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli_runner import refusal, vae
+from tests.support.image_folders import write_images
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    write_images(tmp_path / "images", 9)
+    return tmp_path / "images"
+
+
+def test_a_data_set_is_encoded_and_then_found_complete(images: Path, digits_model: Path, tmp_path: Path) -> None:
+    line = ["encode --device cpu --threads 1", images, "--model", digits_model, "--out", tmp_path / "out"]
+    result = vae(*line)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("encoded 9 images, 0 were there; ")
+    assert result.stdout.endswith(f"{tmp_path / 'out'} has 9 images in 1 shards\n")
+    assert vae(*line).stdout.startswith("encoded 0 images, 9 were there\n")
+
+
+def test_unreadable_images_are_named_and_the_exit_code_is_3(images: Path, digits_model: Path, tmp_path: Path) -> None:
+    (images / "кот.png").write_bytes(b"broken")
+    line = ["encode --device cpu --threads 1", images, "--model", digits_model, "--out", tmp_path / "out"]
+    result = vae(*line)
+    assert result.exit_code == 3
+    assert "vae: 1 images cannot be read" in result.stderr
+    assert "кот.png: expected PNG" in result.stderr
+    assert vae(*line).exit_code == 3
+    assert "strict" in refusal(vae(*line, "--strict", "--retry"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--fit stretch", "fit: expected resize, pad, crop, exact, got 'stretch'"),
+        ("--dtype float64", "dtype: expected float32, float16, bfloat16, got 'float64'"),
+        ("--bucket 512", "bucket: expected sizes such as 512x512,768x512, got '512'"),
+        ("--bucket 16x16", "bucket 16x16: height: expected 8, the only one that the model takes, got 16"),
+        ("--samples -1", "samples: expected 0 or more, got -1"),
+        ("--device tpu", "device: expected auto, cpu, cuda or cuda:N, got 'tpu' from --device"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_refused(
+    images: Path, digits_model: Path, tmp_path: Path, options: str, message: str
+) -> None:
+    line = f"encode {options}" if "--device" in options else f"encode --device cpu {options}"
+    assert refusal(vae(line, images, "--model", digits_model, "--out", tmp_path / "out")) == message
+
+
+def test_a_source_without_images_is_refused(digits_model: Path, tmp_path: Path) -> None:
+    message = refusal(vae("encode --device cpu", tmp_path, "--model", digits_model, "--out", tmp_path / "out"))
+    assert message.startswith(f"{tmp_path}: expected images (.avif ")

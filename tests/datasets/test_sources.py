@@ -1,0 +1,157 @@
+"""Sources list images in a fixed order, with their relative path, and read them from files, arrays and archives."""
+
+import gzip
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from app.datasets.sources import ArrayRow, Source, open_source, require_images
+from model.data.arrays import DataError
+from tests.support.image_folders import NAMES, write_images, write_named
+
+
+def ids(source: Source) -> list[str]:
+    return [entry.id for entry in source.entries()]
+
+
+def contents(source: Source) -> dict[str, bytes]:
+    return {entry.id: entry.place.read() for entry in source.entries()}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_named(tmp_path / "images")
+    return tmp_path / "images"
+
+
+def test_a_folder_is_listed_by_name_in_any_script(folder: Path) -> None:
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_bytes(b"")
+    found = ids(open_source(folder))
+    assert sorted(found) == sorted(NAMES)
+    assert found == ids(open_source(folder))
+    assert contents(open_source(folder))["猫/白 猫.webp"] == (folder / "猫/白 猫.webp").read_bytes()
+
+
+def test_an_entry_has_the_size_and_the_time_of_its_file(folder: Path) -> None:
+    os.utime(folder / "cat.jpg", ns=(0, 1_700_000_000_123_456_789))
+    (entry,) = (entry for entry in open_source(folder).entries() if entry.id == "cat.jpg")
+    assert (entry.size, entry.modified) == ((folder / "cat.jpg").stat().st_size, 1_700_000_000_123_456_789)
+
+
+def test_a_name_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    (tmp_path / "0" / "0000.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    assert ids(open_source(tmp_path)) == ["caf\\xe9.png"]
+    assert contents(open_source(tmp_path))["caf\\xe9.png"].startswith(b"\x89PNG")
+
+
+def test_a_link_to_a_folder_above_ends(tmp_path: Path) -> None:
+    write_images(tmp_path, 3)
+    (tmp_path / "2" / "up").symlink_to(tmp_path)
+    (tmp_path / "linked").symlink_to(tmp_path / "1")
+    assert ids(open_source(tmp_path)) == ["0/0000.png", "1/0001.png", "2/0002.png", "linked/0001.png"]
+
+
+def test_a_pattern_and_several_locations_are_relative_to_what_they_share(folder: Path) -> None:
+    assert ids(open_source(f"{folder}/**/*.webp", folder / "γάτα")) == ["猫/白 猫.webp", "γάτα/ψ.gif"]
+    assert ids(open_source(str(folder / "*.png"))) == sorted(name for name in NAMES if name.endswith(".png"))
+
+
+def test_a_list_of_paths_is_read_in_its_order_without_repetitions(folder: Path) -> None:
+    listed = folder / "paths.txt"
+    listed.write_text("猫/白 猫.webp\ncat.jpg\n\nmissing.png\ncat.jpg\n", encoding="utf-8")
+    source = open_source(listed)
+    assert ids(source) == ["猫/白 猫.webp", "cat.jpg", "missing.png"]
+    with pytest.raises(DataError, match="No such file"):
+        contents(source)
+
+
+def test_tar_and_zip_hold_the_same_images_as_the_folder(folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar, zipfile.ZipFile(tmp_path / "shard.zip", "w") as archive:
+        for name, content in files(folder).items():
+            tar.add(folder / name, name)
+            archive.writestr(name, content)
+        archive.writestr("labels.json", "{}")
+    for name in ("shard.tar", "shard.zip"):
+        found = contents(open_source(tmp_path / name))
+        assert {each.removeprefix(f"{name}/"): content for each, content in found.items()} == files(folder)
+
+
+def test_a_folder_without_images_has_those_of_its_archives(folder: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number in range(2):
+        with tarfile.open(shards / f"{number:03d}.tar", "w") as tar:
+            tar.add(folder / "cat.jpg", "0001.jpg")
+    expected = ["000.tar/0001.jpg", "001.tar/0001.jpg"]
+    assert ids(open_source(shards)) == ids(open_source(f"{shards}/*.tar")) == expected
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_rows_of_npy_and_npz_are_images(tmp_path: Path, dtype: str) -> None:
+    images = np.zeros((3, 4, 5), dtype)
+    np.save(tmp_path / "x.npy", images)
+    np.savez_compressed(tmp_path / "x.npz", train=images, labels=np.zeros(3, np.int64), test=images[:1, ..., None])
+    assert ids(open_source(tmp_path / "x.npy")) == ["x.npy/0", "x.npy/1", "x.npy/2"]
+    assert ids(open_source(tmp_path / "x.npz")) == ["x.npz/train/0", "x.npz/train/1", "x.npz/train/2", "x.npz/test/0"]
+    assert all(isinstance(entry.place, ArrayRow) for entry in open_source(tmp_path / "x.npz").entries())
+
+
+def test_mnist_files_are_read_compressed_or_not(tmp_path: Path) -> None:
+    header = (2051).to_bytes(4, "big") + (2).to_bytes(4, "big") + (28).to_bytes(4, "big") * 2
+    content = header + bytes(2 * 784)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
+    train, test = (f"{name}/{{}}" for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte.gz"))
+    assert ids(open_source(tmp_path)) == [train.format(0), train.format(1), test.format(0), test.format(1)]
+
+
+def test_images_of_an_object_store_are_read(folder: Path) -> None:
+    store = fsspec.filesystem("memory")
+    for name, content in files(folder).items():
+        store.pipe(f"/bucket/images/{name}", content)
+    try:
+        assert contents(open_source("memory://bucket/images")) == files(folder)
+    finally:
+        store.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.npy", b"no array", "not a complete .npy array"),
+        ("x.npz", b"no archive", "not a complete .npz file"),
+        ("x.zip", b"no archive", "expected a zip archive"),
+        ("x.tar", b"no archive", "expected a tar archive that is not compressed"),
+        ("x.tar.gz", b"\x1f\x8b", "decompress it first"),
+    ],
+)
+def test_a_file_of_another_format_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(open_source(tmp_path / name).entries())
+
+
+def test_arrays_that_hold_no_images_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 4), np.uint8))
+    with pytest.raises(DataError, match=r"expected uint8, or floats .* got uint8 \[3, 4\]"):
+        open_source(tmp_path / "x.npy")
+
+
+def test_a_source_that_does_not_exist_or_has_no_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_source(tmp_path / "missing")
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_source(f"{tmp_path}/*.png")
+    with pytest.raises(DataError, match="expected images"):
+        require_images(open_source(tmp_path), [tmp_path])
