@@ -329,6 +329,63 @@ def encode(
 
 
 @cli.command()
+def decode(
+    latents: Annotated[Path, typer.Argument(metavar="LATENTS", help="A folder that encode has written.")],
+    out: Annotated[Path, typer.Option(help="Folder of the images; those that are there already are kept.")],
+    model: Annotated[str, typer.Option(help="The model that encoded them, as for serve.")] = "",
+    draw: Annotated[int | None, integer_option("Decode the draw of this number, from 0, in place of the mean.")] = None,
+    image_format: Annotated[str, typer.Option(help="png, jpeg or webp.")] = "png",
+    quality: Annotated[int, integer_option("Quality of JPEG and WebP, 1 to 100.")] = 90,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace images that are there already.")] = False,
+    batch_size: Annotated[int, integer_option("Images of one batch; 0: by the size of the images.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16, for the networks.")] = "",
+    threads: Annotated[
+        int, integer_option("Threads that read and write, and on a CPU compute; 0: one for each core.")
+    ] = 0,
+) -> None:
+    """Decode latents that encode has written: an image for each, under its relative path."""
+    with report_user_errors():
+        from app.cli.datasets import image_options, run_decode
+        from app.datasets.options import Hardware
+
+        options = image_options(image_format, quality, overwrite=overwrite)
+        run_decode(latents, model, out, options, Hardware(device, precision, threads, batch_size), draw)
+
+
+@cli.command()
+def reconstruct(
+    source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, as for encode.")],
+    out: Annotated[Path, typer.Option(help="Folder of the images; those that are there already are kept.")],
+    model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",
+    seed: Annotated[int | None, integer_option("Decode a draw from each posterior, in place of its mean.")] = None,
+    fit: Annotated[str, typer.Option(help="resize, pad, crop or exact, as for the service.")] = "resize",
+    bucket: Annotated[str, typer.Option(help="Sizes WxH,WxH of a model of many sizes, as for encode.")] = "",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")] = False,
+    image_format: Annotated[str, typer.Option(help="png, jpeg or webp.")] = "png",
+    quality: Annotated[int, integer_option("Quality of JPEG and WebP, 1 to 100.")] = 90,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace images that are there already.")] = False,
+    batch_size: Annotated[int, integer_option("Images of one batch; 0: by the size of the images.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16, for the networks.")] = "",
+    threads: Annotated[
+        int, integer_option("Threads that read and write, and on a CPU compute; 0: one for each core.")
+    ] = 0,
+) -> None:
+    """Encode and decode a data set: an image for each, under its relative path.
+
+    Exits with 3 if an image could not be read; unreadable.txt has the reason.
+    """
+    with report_user_errors():
+        from app.cli.datasets import encode_options, image_options, run_reconstruct
+        from app.datasets.options import Hardware
+
+        encoding = encode_options(fit=fit, bucket=bucket, strict=strict)
+        options = image_options(image_format, quality, overwrite=overwrite)
+        run_reconstruct(source, model, out, encoding, options, Hardware(device, precision, threads, batch_size), seed)
+
+
+@cli.command()
 def export(
     out: Annotated[Path, typer.Argument(help="Folder of the pair; it must not exist, or be empty.")],
     model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",

@@ -1,4 +1,4 @@
-"""Commands on whole data sets: `vae encode`."""
+"""Commands on whole data sets: `vae encode`, `vae decode` and `vae reconstruct`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,10 @@ from rich.progress import Progress as Bar
 
 from app.cli.progress import NAME, notify
 from app.codecs.images import Fit
+from app.datasets.decode import UNREADABLE as REASONS
+from app.datasets.decode import ImageOptions, ImagesSummary, decode_dataset, reconstruct_dataset
 from app.datasets.encode import EncodeSummary, encode_dataset
+from app.datasets.image_folder import ImageFormat
 from app.datasets.options import EncodeOptions, Hardware, Progress, ProgressCallback, StoredType
 from app.inference.image_sizes import Size
 from app.settings import read_settings
@@ -25,12 +28,12 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as of a shell."""
 
 
-def encode_options(*, fit: str, bucket: str, dtype: str, **others: Any) -> EncodeOptions:
+def encode_options(*, fit: str, bucket: str, dtype: str = "float32", **others: Any) -> EncodeOptions:
     """Return the options of `vae encode`. Raises `UserError` for a value that an option does not take."""
     _require_one_of("fit", fit, get_args(Fit))
     _require_one_of("dtype", dtype, get_args(StoredType))
     for name in ("samples", "shard_size"):
-        if others[name] < 0:
+        if others.get(name, 0) < 0:
             raise UserError(f"{name}: expected 0 or more, got {others[name]}")
     return EncodeOptions(fit=fit, buckets=_sizes(bucket), dtype=dtype, **others)  # type: ignore[arg-type]  # checked
 
@@ -42,18 +45,68 @@ def run_encode(source: Sequence[str], model: str, out: Path, options: EncodeOpti
     report(summary, out)
 
 
+def image_options(image_format: str, quality: int, *, overwrite: bool) -> ImageOptions:
+    """Return how images are written. Raises `UserError` for a value that an option does not take."""
+    _require_one_of("image_format", image_format, get_args(ImageFormat))
+    if not 1 <= quality <= 100:
+        raise UserError(f"quality: expected 1 to 100, got {quality}")
+    return ImageOptions(image_format, quality, overwrite)  # type: ignore[arg-type]  # checked
+
+
+def run_decode(
+    latents: Path, model: str, out: Path, options: ImageOptions, hardware: Hardware, draw: int | None
+) -> None:
+    """Decode the latents of a data set, with a progress bar, and print what was done."""
+    with interruptible(out), progress_bar("decoding") as progress:
+        summary = decode_dataset(latents, _model(model), out, options, hardware, progress, draw=draw)
+    report_images(summary, out)
+
+
+def run_reconstruct(
+    source: Sequence[str],
+    model: str,
+    out: Path,
+    encoding: EncodeOptions,
+    options: ImageOptions,
+    hardware: Hardware,
+    seed: int | None,
+) -> None:
+    """Reconstruct a data set, with a progress bar, and print what was done."""
+    with interruptible(out), progress_bar("reconstructing") as progress:
+        summary = reconstruct_dataset(source, _model(model), out, encoding, options, hardware, progress, seed=seed)
+    report_images(summary, out)
+
+
+def report_images(summary: ImagesSummary, out: Path) -> None:
+    """Print which images were written; exit with `UNREADABLE` if some were left out."""
+    speed = _speed(summary.written, summary.seconds, summary.waited)
+    typer.echo(f"wrote {summary.written} images to {out}, {summary.unchanged} were there{speed}")
+    if summary.unreadable:
+        notify(f"{summary.unreadable} images could not be computed; {out / REASONS} has the reasons")
+        _report_errors(summary.errors)
+
+
 def report(summary: EncodeSummary, out: Path) -> None:
     """Print what a run has done; exit with `UNREADABLE` if images were left out."""
-    contents, seconds = summary.contents, max(summary.seconds, 1e-9)
-    done = f"encoded {summary.encoded} images, {summary.unchanged} were there"
-    speed = f"{summary.encoded / seconds:.0f} images/s, the device waited {100 * summary.waited:.0f} % of the time"
-    typer.echo(f"{done}; {speed}" if summary.encoded else done)
-    typer.echo(f"{out} has {contents.images - contents.unreadable} images in {contents.shards} shards")
+    contents, speed = summary.contents, _speed(summary.encoded, summary.seconds, summary.waited)
+    typer.echo(f"encoded {summary.encoded} images, {summary.unchanged} were there{speed}")
+    shards = f"{contents.shards} shard{'s' * (contents.shards != 1)}"
+    typer.echo(f"{out} has {contents.images - contents.unreadable} images in {shards}")
     if contents.unreadable:
         notify(f"{contents.unreadable} images cannot be read; the column `error` of the index has the reasons")
-        for error in summary.errors:
-            notify(f"  {error}")
-        raise typer.Exit(UNREADABLE)
+        _report_errors(summary.errors)
+
+
+def _report_errors(errors: Sequence[str]) -> None:
+    for error in errors:
+        notify(f"  {error}")
+    raise typer.Exit(UNREADABLE)
+
+
+def _speed(images: int, seconds: float, waited: float) -> str:
+    """Return the images per second, if there were any."""
+    rate = images / max(seconds, 1e-9)
+    return f"; {rate:.0f} images/s, the device waited {100 * waited:.0f} % of the time" if images else ""
 
 
 @contextmanager

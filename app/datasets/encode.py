@@ -1,11 +1,9 @@
 """Encoding of a whole data set: `encode_dataset`, for `vae encode` and for programs."""
 
 import hashlib
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +17,11 @@ from app.codecs.images import configure_pillow_limits
 from app.context import Operation
 from app.datasets.computation import BatchComputation
 from app.datasets.decoding import ImageDecoder, ImageRecord, Sizes
-from app.datasets.options import EncodeOptions, Hardware, Progress, ProgressCallback
+from app.datasets.options import EncodeOptions, Hardware, ProgressCallback
 from app.datasets.pipeline import ImageBatch, ImagePipeline, chunks, in_order
 from app.datasets.sources import Entry, Source, open_source, require_images
 from app.datasets.store import Contents, IndexRow, LatentStore
+from app.datasets.tally import Tally
 from app.inference.image_sizes import Size
 from app.inference.noise import Noise
 from model.data.arrays import DataError
@@ -57,10 +56,6 @@ class EncodeSummary:
     contents: Contents
     seconds: float
     waited: float
-
-
-MAX_ERRORS = 10
-"""Images that could not be read of which a summary has the reason."""
 
 
 def encode_dataset(
@@ -118,7 +113,7 @@ def _encode(
         total, unchanged = _count(source, store, options)
         size = options.shard_size or encoder.shard_size(sizes.largest)
         spans = chunks(_missing(source, store, options), size)
-        tally = _Tally(total, computation, progress)
+        tally = Tally(total, computation, progress)
         with ThreadPoolExecutor(1, "writer") as writer:
             _write_shards(encoder, pipeline.batches(spans), store, writer, tally)
         contents = store.finish()
@@ -155,6 +150,12 @@ class EncodedBatch(NamedTuple):
     batch: ImageBatch
     tensors: dict[str, Tensor]
     failed: dict[int, str]
+
+    @property
+    def errors(self) -> Sequence[tuple[str, str]]:
+        """The images that have no latents, each by its id and the reason."""
+        unread = [(record.entry.id, record.error) for record in self.batch.read if record.error]
+        return unread + [(self.batch.members[row].entry.id, reason) for row, reason in self.failed.items()]
 
 
 class Latents(NamedTuple):
@@ -304,46 +305,19 @@ def _failed(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[int, str]:
     return {int(row): f"its latents are not finite in {name}" for row in torch.nonzero(~finite)}
 
 
-class _Tally:
-    """Counts what is done, and reports it."""
-
-    def __init__(self, total: int, computation: BatchComputation, progress: ProgressCallback | None) -> None:
-        self._total, self._computation, self._report = total, computation, progress
-        self._start = time.monotonic()
-        self.done = self.unreadable = 0
-        self.errors: list[str] = []
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._start
-
-    def add(self, encoded: EncodedBatch) -> None:
-        """Count the images of a batch."""
-        members = encoded.batch.members
-        found = [(record.entry.id, record.error) for record in encoded.batch.read if record.error]
-        found += [(members[row].entry.id, reason) for row, reason in encoded.failed.items()]
-        self.done += len(encoded.batch.read)
-        self.unreadable += len(found)
-        self.errors += [f"{name}: {reason}" for name, reason in islice(found, MAX_ERRORS - len(self.errors))]
-        if self._report:
-            waited = self._computation.waited
-            self._report(Progress(self.done, self._total, self.unreadable, self.seconds, waited))
-
-
 def _write_shards(
     encoder: LatentEncoder,
     batches: Iterable[ImageBatch],
     store: LatentStore,
     writer: ThreadPoolExecutor,
-    tally: _Tally,
+    tally: Tally,
 ) -> None:
     """Write each shard that is complete, one behind the computation."""
     numbers = store.numbers()
     writing: Future[None] | None = None
     try:
         for encoded, shard in encoder.shards(batches):
-            tally.add(encoded)
+            tally.add(len(encoded.batch.read), encoded.errors)
             if encoder.options.strict and tally.errors:
                 raise DataError(f"{tally.errors[0]}; with strict this stops the run")
             if shard is not None:

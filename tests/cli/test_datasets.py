@@ -19,7 +19,7 @@ def test_a_data_set_is_encoded_and_then_found_complete(images: Path, digits_mode
     result = vae(*line)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("encoded 9 images, 0 were there; ")
-    assert result.stdout.endswith(f"{tmp_path / 'out'} has 9 images in 1 shards\n")
+    assert result.stdout.endswith(f"{tmp_path / 'out'} has 9 images in 1 shard\n")
     assert vae(*line).stdout.startswith("encoded 0 images, 9 were there\n")
 
 
@@ -55,3 +55,16 @@ def test_an_option_that_cannot_be_used_is_refused(
 def test_a_source_without_images_is_refused(digits_model: Path, tmp_path: Path) -> None:
     message = refusal(vae("encode --device cpu", tmp_path, "--model", digits_model, "--out", tmp_path / "out"))
     assert message.startswith(f"{tmp_path}: expected images (.avif ")
+
+
+def test_latents_are_decoded_and_images_reconstructed(images: Path, digits_model: Path, tmp_path: Path) -> None:
+    model = ["--model", digits_model, "--device", "cpu", "--threads", "1"]
+    assert vae("encode", images, *model, "--out", tmp_path / "latents").exit_code == 0
+    decoded = vae("decode", tmp_path / "latents", *model, "--out", tmp_path / "decoded", "--image-format", "webp")
+    assert decoded.exit_code == 0, decoded.output
+    assert decoded.stdout.startswith(f"wrote 9 images to {tmp_path / 'decoded'}, 0 were there; ")
+    (images / "broken.png").write_bytes(b"broken")
+    reconstructed = vae("reconstruct", images, *model, "--out", tmp_path / "reconstructed")
+    assert reconstructed.exit_code == 3
+    assert "vae: 1 images could not be computed" in reconstructed.stderr
+    assert "quality: expected 1 to 100" in refusal(vae("decode --out out --quality 0", tmp_path / "latents"))

@@ -1,0 +1,80 @@
+"""A folder of image files that a command writes: one for each image of a data set, under its relative path."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from unicodedata import category
+
+import numpy as np
+
+from app.codecs.lossy import DEFAULT_QUALITY, write_lossy
+from app.codecs.media_types import JPEG, WEBP
+from app.codecs.png import write_png
+from model.data.arrays import DataError
+from model.errors import reporting_file
+from model.files import read_json, write_json
+
+ImageFormat = Literal["png", "jpeg", "webp"]
+
+RECIPE = "recipe.json"
+"""File with what determines the images: the model, and the options."""
+
+_LOSSY = {"jpeg": JPEG, "webp": WEBP}
+_SUFFIXES = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
+
+
+class ImageFolder:
+    """Image files of one format below a folder, written one by one, each complete or not there.
+
+    Raises `DataError` for a folder with images of another recipe, unless they are to be overwritten.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Mapping[str, Any],
+        image_format: ImageFormat = "png",
+        quality: int = DEFAULT_QUALITY,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self.folder, self._format, self._quality, self._overwrite = folder, image_format, quality, overwrite
+        with reporting_file(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        described = {**recipe, "image_format": image_format, "quality": quality if image_format in _LOSSY else None}
+        if not overwrite and (folder / RECIPE).exists() and (found := read_json(folder / RECIPE)) != described:
+            differing = [name for name, value in described.items() if found.get(name) != value]
+            raise DataError(
+                f"{folder}: has images of another {', '.join(differing)}; choose another folder, or --overwrite"
+            )
+        write_json(folder / RECIPE, described)
+
+    def has(self, name: str) -> bool:
+        """Return whether the image of an id is there, and is to be kept."""
+        return not self._overwrite and self.path(name).exists()
+
+    def path(self, name: str) -> Path:
+        """Return the path of the image of an id, always below the folder: `cats/tom.jpg.png`."""
+        *parents, last = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..")]
+        suffixes = _SUFFIXES[self._format]
+        own = last if PurePosixPath(last).suffix.lower() in suffixes else last + suffixes[0]
+        return self.folder.joinpath(*(_printable(part) for part in (*parents, own)))
+
+    def write(self, name: str, pixels: np.ndarray) -> None:
+        """Write an image, uint8 [C, H, W]. Raises `UserError` where the disk is full."""
+        media_type = _LOSSY.get(self._format)
+        content = write_lossy(media_type, pixels, self._quality) if media_type else write_png(pixels)
+        path = self.path(name)
+        partial = path.with_name(f".{path.name}.partial")
+        with reporting_file(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                partial.write_bytes(content)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+
+def _printable(part: str) -> str:
+    """Return a name without control characters and colons, which some systems do not allow."""
+    return "".join("_" if category(character) == "Cc" or character == ":" else character for character in part)

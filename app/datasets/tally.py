@@ -1,0 +1,36 @@
+"""Counting of what a command has done, for its progress bar and its summary."""
+
+import time
+from collections.abc import Iterable
+from itertools import islice
+
+from app.datasets.computation import BatchComputation
+from app.datasets.options import Progress, ProgressCallback
+
+MAX_ERRORS = 10
+"""Images that could not be read of which a summary has the reason."""
+
+
+class Tally:
+    """Counts images that are done, and reports it after each batch."""
+
+    def __init__(self, total: int, computation: BatchComputation, progress: ProgressCallback | None) -> None:
+        self._total, self._computation, self._report = total, computation, progress
+        self._start = time.monotonic()
+        self.done = self.unreadable = 0
+        self.errors: list[str] = []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
+
+    def add(self, images: int, errors: Iterable[tuple[str, str]] = ()) -> None:
+        """Count images, and those of them that could not be read, each by its id and the reason."""
+        found = list(errors)
+        self.done += images
+        self.unreadable += len(found)
+        self.errors += [f"{name}: {reason}" for name, reason in islice(found, MAX_ERRORS - len(self.errors))]
+        if self._report:
+            waited = self._computation.waited
+            self._report(Progress(self.done, self._total, self.unreadable, self.seconds, waited))

@@ -1,0 +1,116 @@
+"""Latents on disk are decoded, and data sets reconstructed, as the service does it; images that exist are kept."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.datasets import EncodeOptions, Hardware, ImageOptions, decode_dataset, encode_dataset, reconstruct_dataset
+from app.datasets.encode import seed_of
+from app.datasets.image_folder import ImageFolder
+from model.data.arrays import DataError
+from model.errors import UserError
+from tests.support.image_folders import NAMES, write_images, write_named
+from tests.support.in_thread_server import listening
+
+CPU = Hardware("cpu", threads=2)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    write_images(tmp_path / "images", 10, broken=5)
+    write_named(tmp_path / "images")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def encoded(images: Path, colour_model: Path, tmp_path: Path) -> Path:
+    encode_dataset(images, colour_model, tmp_path / "latents", EncodeOptions(samples=2, shard_size=7), CPU)
+    return tmp_path / "latents"
+
+
+def pixels(folder: Path) -> dict[str, np.ndarray]:
+    paths = (path for path in folder.rglob("*") if path.suffix in (".png", ".webp", ".jpg"))
+    return {path.relative_to(folder).as_posix(): np.asarray(Image.open(path)) for path in paths}
+
+
+def served(model: Path, path: str, images: Path, queries: Any) -> dict[str, np.ndarray]:
+    with listening(model=model, device="cpu", threads=1) as url, httpx.Client(base_url=url, timeout=60) as client:
+        while client.get("/readyz").status_code != 200:
+            pass
+        answers = {}
+        for name in NAMES:
+            headers = {"accept": "application/x-npy"}
+            content = (images / name).read_bytes()
+            answer = client.post(path, params=queries(name), content=content, headers=headers)
+            answers[name] = np.lib.format.read_array(io.BytesIO(answer.content))[0]
+        return answers
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_reconstructions_are_those_of_the_service(images: Path, colour_model: Path, tmp_path: Path, seed: int | None):
+    out = tmp_path / "out"
+    summary = reconstruct_dataset(images, colour_model, out, hardware=CPU, seed=seed)
+    assert (summary.written, summary.unreadable, summary.unchanged) == (16, 2, 0)
+    assert "0/0000.png: " in (out / "unreadable.txt").read_text()
+    found = pixels(out)
+    expected = served(
+        colour_model, "/reconstruct", images, lambda name: {} if seed is None else {"seed": seed_of(3, name)}
+    )
+    for name, image in expected.items():
+        np.testing.assert_array_equal(found[name if name.endswith(".png") else f"{name}.png"], image)
+
+
+def test_decoded_means_are_the_reconstructions(images: Path, encoded: Path, colour_model: Path, tmp_path: Path):
+    reconstruct_dataset(images, colour_model, tmp_path / "reconstructed", hardware=CPU)
+    summary = decode_dataset(encoded, colour_model, tmp_path / "decoded", hardware=CPU)
+    assert (summary.written, summary.unreadable) == (16, 0)
+    decoded, reconstructed = pixels(tmp_path / "decoded"), pixels(tmp_path / "reconstructed")
+    assert decoded.keys() == reconstructed.keys()
+    assert all(np.abs(decoded[name].astype(int) - reconstructed[name]).max() <= 1 for name in decoded)
+
+
+def test_a_draw_is_decoded_when_it_is_named(encoded: Path, colour_model: Path, tmp_path: Path):
+    for draw in (0, 1):
+        decode_dataset(encoded, colour_model, tmp_path / str(draw), hardware=CPU, draw=draw)
+    first, second = pixels(tmp_path / "0"), pixels(tmp_path / "1")
+    assert any((first[name] != second[name]).any() for name in first)
+    with pytest.raises(UserError, match="draw: expected one of the 2 draws"):
+        decode_dataset(encoded, colour_model, tmp_path / "2", hardware=CPU, draw=2)
+
+
+def test_images_that_exist_are_kept_unless_they_are_overwritten(encoded: Path, colour_model: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    decode_dataset(encoded, colour_model, out, hardware=CPU)
+    kept = out / "cat.jpg.png"
+    before = kept.read_bytes()
+    kept.write_bytes(b"kept")
+    (out / "1" / "0001.png").unlink()
+    summary = decode_dataset(encoded, colour_model, out, hardware=CPU)
+    assert (summary.written, summary.unchanged, kept.read_bytes()) == (1, 15, b"kept")
+    assert decode_dataset(encoded, colour_model, out, ImageOptions(overwrite=True), CPU).written == 16
+    assert kept.read_bytes() == before
+
+
+def test_images_of_other_options_are_not_mixed(encoded: Path, colour_model: Path, tmp_path: Path):
+    decode_dataset(encoded, colour_model, tmp_path / "out", hardware=CPU)
+    with pytest.raises(DataError, match="has images of another draw"):
+        decode_dataset(encoded, colour_model, tmp_path / "out", hardware=CPU, draw=1)
+    with pytest.raises(DataError, match="has images of another image_format, quality"):
+        decode_dataset(encoded, colour_model, tmp_path / "out", ImageOptions("jpeg"), CPU)
+
+
+def test_latents_of_another_model_are_refused(encoded: Path, digits_model: Path, tmp_path: Path):
+    with pytest.raises(DataError, match=r"expected latents of digits:.*, got those of colour:"):
+        decode_dataset(encoded, digits_model, tmp_path / "out", hardware=CPU)
+
+
+def test_no_id_leads_out_of_the_folder(tmp_path: Path):
+    folder = ImageFolder(tmp_path / "out", {})
+    paths = [folder.path(name) for name in ("../../x.png", "/etc/x.png", "a/../../x.png", "c:\\x.png", "a\nb.png")]
+    assert all(path.is_relative_to(tmp_path / "out") and ".." not in path.parts for path in paths)
+    assert paths[-1].name == "a_b.png"
