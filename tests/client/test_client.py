@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from vae_client import AsyncClient, Client, Problem
 
+from app.codecs.images import write_npy
 from model.checkpoint import METRICS
 from tests.support.in_thread_server import listening, on_a_socket
 
@@ -253,6 +254,36 @@ def test_large_inputs_are_divided_in_order(url: str, vae: Client, digits: np.nda
         assert np.abs(by_items.reconstruct(images).astype(int) - vae.reconstruct(images)).max() <= 1
     with Client(url, api_key=KEY, retries=20, max_bytes=300) as by_bytes:
         np.testing.assert_allclose(by_bytes.encode(images).mean, vae.encode(images).mean, atol=1e-5)
+
+
+@pytest.mark.anyio
+async def test_progress_counts_the_items_of_all_requests(url: str, digits: np.ndarray) -> None:
+    images, steps = digits[:20, 0], []
+
+    def watch(done: int, total: int) -> None:
+        steps.append((done, total))
+
+    with Client(url, api_key=KEY, retries=20, max_items=6) as client:
+        encoded = client.encode(images, progress=watch)
+        client.decode(encoded, progress=watch)
+    async with AsyncClient(url, api_key=KEY, retries=20, max_items=6) as client:
+        await client.score(images, progress=watch)
+    for call in (steps[:4], steps[4:8], steps[8:]):
+        assert [total for _, total in call] == [20] * 4
+        assert sorted(done for done, _ in call) == [done for done, _ in call]
+        assert call[-1] == (20, 20)
+
+
+def test_several_requests_of_a_call_are_sent_at_once() -> None:
+    together = threading.Barrier(3)  # breaks unless three requests are there at the same time
+
+    async def encode(request: Request) -> Response:
+        await asyncio.to_thread(together.wait, 10)
+        return Response(write_npy(np.zeros((2, 2, 4), np.float32)), headers={"x-seed": "1"})
+
+    app = Starlette(routes=[Route("/encode", encode, methods=["POST"])])
+    with on_a_socket(app) as address, Client(address, max_items=2, concurrency=3) as client:
+        assert client.encode(np.zeros((6, 8, 8), np.uint8)).mean.shape == (6, 4)
 
 
 @pytest.mark.anyio

@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 
 from . import calls
-from .calls import Call, Limits, Size, Span
+from .calls import Call, Counter, Limits, Progress, Size, Span
 from .items import Images, Tensor
 from .results import Encoded, Problem, Sampled, Scored
 from .retries import LOST, Tries
@@ -54,15 +54,21 @@ class AsyncClient:
         size: Size | None = None,
         scaled: bool = False,
         timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> Encoded:
         """As `Client.encode`."""
-        return await self._call(calls.encode(images, samples, seed, fit, size, scaled), timeout)
+        return await self._call(calls.encode(images, samples, seed, fit, size, scaled), timeout, progress)
 
     async def decode(
-        self, latents: np.ndarray | Tensor | Encoded, *, scaled: bool = False, timeout: float | None = None
+        self,
+        latents: np.ndarray | Tensor | Encoded,
+        *,
+        scaled: bool = False,
+        timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """As `Client.decode`."""
-        return await self._call(calls.decode(latents, scaled), timeout)
+        return await self._call(calls.decode(latents, scaled), timeout, progress)
 
     async def reconstruct(
         self,
@@ -72,9 +78,10 @@ class AsyncClient:
         fit: str | None = None,
         size: Size | None = None,
         timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """As `Client.reconstruct`."""
-        return await self._call(calls.reconstruct(images, seed, fit, size), timeout)
+        return await self._call(calls.reconstruct(images, seed, fit, size), timeout, progress)
 
     async def deviations(
         self,
@@ -97,9 +104,10 @@ class AsyncClient:
         size: Size | None = None,
         force: bool = False,
         timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> Sampled:
         """As `Client.sample`."""
-        return await self._call(calls.sample(n, seed, temperature, size, force), timeout)
+        return await self._call(calls.sample(n, seed, temperature, size, force), timeout, progress)
 
     async def interpolate(
         self,
@@ -124,9 +132,10 @@ class AsyncClient:
         fit: str | None = None,
         size: Size | None = None,
         timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> Scored:
         """As `Client.score`."""
-        return await self._call(calls.score(images, samples, seed, fit, size), timeout)
+        return await self._call(calls.score(images, samples, seed, fit, size), timeout, progress)
 
     async def model(self, *, timeout: float | None = None) -> dict[str, Any]:
         """As `Client.model`."""
@@ -136,23 +145,29 @@ class AsyncClient:
         """As `Client.history`."""
         return await self._call(calls.history(), timeout)
 
-    async def _call(self, call: Call[T], timeout: float | None) -> T:
+    async def _call(self, call: Call[T], timeout: float | None, progress: Progress | None = None) -> T:
         seconds = self._timeout if timeout is None else timeout
-        turn = asyncio.Semaphore(self._concurrency)
-        parts = [asyncio.create_task(self._send_part(call, span, seconds, turn)) for span in call.spans(self._limits)]
+        turn, counter = asyncio.Semaphore(self._concurrency), Counter(call.count, progress)
+        spans = call.spans(self._limits)
+        parts = [asyncio.create_task(self._send_part(call, span, seconds, turn, counter)) for span in spans]
         try:
             return call.join([result for part in await asyncio.gather(*parts) for result in part])
         finally:
             for part in parts:  # after an error the others are of no use
                 part.cancel()
 
-    async def _send_part(self, call: Call[T], span: Span, timeout: float | None, turn: asyncio.Semaphore) -> list[T]:
+    async def _send_part(
+        self, call: Call[T], span: Span, timeout: float | None, turn: asyncio.Semaphore, counter: Counter
+    ) -> list[T]:
         try:
             async with turn:
-                return [call.result(await self._send(call, span, timeout))]
+                result = call.result(await self._send(call, span, timeout))
         except Problem as error:
             halves = span.halves(error)
-        return [result for half in halves for result in await self._send_part(call, half, timeout, turn)]
+        else:
+            counter.add(span.stop - span.start)
+            return [result]
+        return [result for half in halves for result in await self._send_part(call, half, timeout, turn, counter)]
 
     async def _send(self, call: Call[Any], span: Span, timeout: float | None) -> httpx.Response:
         tries = Tries(self._retries, timeout)

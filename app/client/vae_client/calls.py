@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
 from secrets import randbits
+from threading import Lock
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import httpx
@@ -34,8 +35,26 @@ Size = tuple[int, int]
 
 T = TypeVar("T")
 
+Progress = Callable[[int, int], None]
+"""Called with the items of a call that are done, and with all of them."""
+
 _JSON = "application/json"
 _TOO_LARGE = 413
+
+
+class Counter:
+    """Counts the items of a call that are done, in any thread, for a function that shows the progress."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+        self._lock = Lock()
+
+    def add(self, count: int) -> None:
+        """Count the items of a request that was answered."""
+        with self._lock:
+            self._done += count
+            if self._progress:
+                self._progress(self._done, self._total)
 
 
 class Span(NamedTuple):
@@ -76,6 +95,11 @@ class Call(Generic[T]):
     items: Items | None = None
     draws: int = 1
     seed: int | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of items."""
+        return len(self.items.sizes) if self.items else 1
 
     def spans(self, limits: Limits) -> Iterator[Span]:
         """Divide the items into requests."""

@@ -1,14 +1,15 @@
 """The synchronous client."""
 
 import time
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import httpx
 import numpy as np
 
 from . import calls
-from .calls import Call, Limits, Size, Span
+from .calls import Call, Counter, Limits, Progress, Size, Span
 from .items import Images, Tensor
 from .results import Encoded, Problem, Sampled, Scored
 from .retries import LOST, Tries
@@ -23,8 +24,10 @@ class Client:
     Retry-After; a Retry-After of more than 60 seconds raises `Problem` at once. `timeout` is the number of seconds that
     a request and its retries may take together; the service gets it as X-Request-Timeout, and stops working after it.
     None means no limit but the service's. A call of more than `max_items` images or latents, counted with their draws,
-    or of more than `max_bytes` is sent as several requests, and a request that the service finds too large as two
-    halves; each part of such a call has its own draws, which follow from its seed and the limits.
+    or of more than `max_bytes` is sent as several requests, `concurrency` at once, and a request that the service finds
+    too large as two halves. Results keep the order of the items. Each part of such a call has its own draws, which
+    follow from its seed and the limits. `progress` of a call is called after each response, in any thread, with the
+    number of items that are done and of all.
 
     An error response raises `Problem`, an error of the connection that of httpx with the URL in its text, and an
     argument that is no image `TypeError`. `options` are those of `httpx.Client`; the API key replaces an Authorization
@@ -40,10 +43,12 @@ class Client:
         timeout: float | None = 60.0,
         max_items: int = 256,
         max_bytes: int = 2**24,
+        concurrency: int = 4,
         **options: Any,
     ) -> None:
         self._http = httpx.Client(base_url=calls.base_url(url), **calls.with_headers(api_key, **options))
         self._retries, self._timeout, self._limits = retries, timeout, Limits(max_items, max_bytes)
+        self._concurrency = max(1, concurrency)
 
     def __enter__(self) -> Self:
         return self
@@ -65,23 +70,29 @@ class Client:
         size: Size | None = None,
         scaled: bool = False,
         timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> Encoded:
         """Return the posterior of each image, and `samples` draws from it.
 
         `size` (H, W) is the one to which a model of many sizes resizes images, by default their own. With `scaled`,
         latents are in the units of the diffusion model. `timeout` replaces that of the client, here as in all calls.
         """
-        return self._call(calls.encode(images, samples, seed, fit, size, scaled), timeout)
+        return self._call(calls.encode(images, samples, seed, fit, size, scaled), timeout, progress)
 
     def decode(
-        self, latents: np.ndarray | Tensor | Encoded, *, scaled: bool = False, timeout: float | None = None
+        self,
+        latents: np.ndarray | Tensor | Encoded,
+        *,
+        scaled: bool = False,
+        timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """Return the mean image of each latent [N, *latent], uint8 [N, H, W, C], or of each draw [L, N, *latent].
 
         Of an `Encoded` the means are decoded. With `scaled`, latents are in the units of the diffusion model. Raises
         `ValueError` for arrays of other dimensions.
         """
-        return self._call(calls.decode(latents, scaled), timeout)
+        return self._call(calls.decode(latents, scaled), timeout, progress)
 
     def reconstruct(
         self,
@@ -91,9 +102,10 @@ class Client:
         fit: str | None = None,
         size: Size | None = None,
         timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """Encode and decode images, uint8 [N, H, W, C]; at the posterior mean, or with `seed` at a draw."""
-        return self._call(calls.reconstruct(images, seed, fit, size), timeout)
+        return self._call(calls.reconstruct(images, seed, fit, size), timeout, progress)
 
     def deviations(
         self,
@@ -119,9 +131,10 @@ class Client:
         size: Size | None = None,
         force: bool = False,
         timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> Sampled:
         """Return images decoded from draws from N(0, I); `force` allows a model without this prior."""
-        return self._call(calls.sample(n, seed, temperature, size, force), timeout)
+        return self._call(calls.sample(n, seed, temperature, size, force), timeout, progress)
 
     def interpolate(
         self,
@@ -150,13 +163,14 @@ class Client:
         fit: str | None = None,
         size: Size | None = None,
         timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> Scored:
         """Return the ELBO of each image and its terms; with `samples` also the importance-weighted bound.
 
         Images that are sent one by one with the same `seed` are scored with the same draw. Of a model without a density
         the error of the reconstruction is returned.
         """
-        return self._call(calls.score(images, samples, seed, fit, size), timeout)
+        return self._call(calls.score(images, samples, seed, fit, size), timeout, progress)
 
     def model(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the served model: name, digest, shapes, likelihood, architecture, runtime."""
@@ -166,17 +180,27 @@ class Client:
         """Return the name of the served model, and its metrics.json with the history of training and evaluation."""
         return self._call(calls.history(), timeout)
 
-    def _call(self, call: Call[T], timeout: float | None) -> T:
+    def _call(self, call: Call[T], timeout: float | None, progress: Progress | None = None) -> T:
         seconds = self._timeout if timeout is None else timeout
-        spans = call.spans(self._limits)
-        return call.join([result for span in spans for result in self._send_part(call, span, seconds)])
+        spans, counter = list(call.spans(self._limits)), Counter(call.count, progress)
+        send = partial(self._send_part, call, timeout=seconds, counter=counter)
+        if len(spans) == 1 or self._concurrency == 1:
+            return call.join([result for span in spans for result in send(span)])
+        with ThreadPoolExecutor(min(self._concurrency, len(spans)), "vae-client") as threads:
+            parts = [threads.submit(send, span) for span in spans]
+            try:
+                return call.join([result for part in parts for result in part.result()])
+            finally:
+                for part in parts:  # after an error the others are of no use
+                    part.cancel()
 
-    def _send_part(self, call: Call[T], span: Span, timeout: float | None) -> Iterator[T]:
+    def _send_part(self, call: Call[T], span: Span, timeout: float | None, counter: Counter) -> list[T]:
         try:
-            yield call.result(self._send(call, span, timeout))
+            result = call.result(self._send(call, span, timeout))
         except Problem as error:
-            for half in span.halves(error):
-                yield from self._send_part(call, half, timeout)
+            return [result for half in span.halves(error) for result in self._send_part(call, half, timeout, counter)]
+        counter.add(span.stop - span.start)
+        return [result]
 
     def _send(self, call: Call[Any], span: Span, timeout: float | None) -> httpx.Response:
         tries = Tries(self._retries, timeout)
