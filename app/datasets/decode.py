@@ -104,7 +104,9 @@ def decode_dataset(
     computation = BatchComputation(loaded, hardware, hardware.devices[0])
     try:
         reader = LatentReader(data, spec, computation, draw)
-        return _write(reader.images(rows), folder, Tally(len(rows), computation, progress), computation, len(ids))
+        return _write(
+            reader.images(rows), folder, Tally(len(rows), lambda: computation.waited, progress), computation, len(ids)
+        )
     finally:
         computation.close()
 
@@ -146,7 +148,7 @@ def reconstruct_dataset(
         total = sum(1 for _ in opened.entries())
         missing = sum(1 for entry in opened.entries() if not folder.has(entry.id))
         reconstructor = Reconstructor(spec, encoding, computation, seed)
-        tally = Tally(missing, computation, progress)
+        tally = Tally(missing, lambda: computation.waited, progress)
         return _write(reconstructor.images(opened, folder), folder, tally, computation, total, strict=encoding.strict)
     finally:
         computation.close()

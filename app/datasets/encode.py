@@ -1,12 +1,14 @@
 """Encoding of a whole data set: `encode_dataset`, for `vae encode` and for programs."""
 
 import hashlib
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -74,15 +76,13 @@ def encode_dataset(
     images, for a folder with latents of another recipe, and for a file that cannot be read if the options are strict.
     """
     configure_pillow_limits()
-    locations = [source] if isinstance(source, str | Path) else [*source]
-    opened = open_source(*locations)
-    require_images(opened, locations)
-    loaded = load(model) if isinstance(model, str | Path) else model
-    computation = BatchComputation(loaded, hardware, hardware.devices[0], row_by_row=options.samples > 0)
-    try:
-        return _encode(opened, loaded.spec, Path(out), options, computation, progress)
-    finally:
-        computation.close()
+    job = EncodeJob([source] if isinstance(source, str | Path) else [*source], model, Path(out), options, hardware)
+    require_images(job.source(), job.locations)
+    if len(hardware.devices) > 1:
+        from app.datasets.processes import encode_in_processes  # noqa: PLC0415  # it imports this module
+
+        return encode_in_processes(job, progress)
+    return _encode_here(job, progress)
 
 
 def seed_of(seed: int, name: str) -> int:
@@ -91,57 +91,78 @@ def seed_of(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
 
 
-def _encode(
-    source: Source,
-    spec: ModelSpec,
-    out: Path,
-    options: EncodeOptions,
-    computation: BatchComputation,
-    progress: ProgressCallback | None,
-) -> EncodeSummary:
-    sizes = Sizes(spec.sizes, options.buckets)
-    encoder = LatentEncoder(spec, options, computation, several=len(sizes.buckets) != 1)
-    pipeline = ImagePipeline(
-        ImageDecoder(spec, sizes, options.fit),
-        computation.batch_size,
-        computation.threads,
-        ahead=2 * computation.ahead,
-        usual=(spec.channels, *sizes.largest),
-    )
-    store = LatentStore(out, options.recipe(spec, computation.precision))
-    try:
-        total, unchanged = _count(source, store, options)
-        size = options.shard_size or encoder.shard_size(sizes.largest)
-        spans = chunks(_missing(source, store, options), size)
-        tally = Tally(total, computation, progress)
-        with ThreadPoolExecutor(1, "writer") as writer:
-            _write_shards(encoder, pipeline.batches(spans), store, writer, tally)
-        contents = store.finish()
-        return EncodeSummary(
-            tally.done - tally.unreadable,
-            tally.unreadable,
-            unchanged,
-            tally.errors,
-            contents,
-            tally.seconds,
-            computation.waited,
-        )
-    finally:
-        store.close()
+class Span(NamedTuple):
+    """The images of one shard, and its number."""
+
+    number: int
+    entries: Sequence[Entry]
 
 
-def _missing(source: Source, store: LatentStore, options: EncodeOptions) -> Iterator[Entry]:
-    """List the images that the folder lacks."""
-    entries = source.entries()
-    return (entry for entry in entries if not store.has(entry, verify=options.verify, retry=options.retry))
+@dataclass(frozen=True, slots=True)
+class EncodeJob:
+    """What is encoded, by which model, and where to; processes that share the work get it."""
+
+    locations: Sequence[str | Path]
+    model: str | Path | ImageModel
+    out: Path
+    options: EncodeOptions
+    hardware: Hardware
+
+    def source(self) -> Source:
+        """Open the source."""
+        return open_source(*self.locations)
+
+    def load(self) -> ImageModel:
+        """Load the model."""
+        return load(self.model) if isinstance(self.model, str | Path) else self.model
+
+    def store(self, spec: ModelSpec, parts: Sequence[int] | None = None) -> LatentStore:
+        """Open the folder of the latents as `LatentStore` does."""
+        precision = self.hardware.settings(self.hardware.devices[0]).precision
+        return LatentStore(self.out, self.options.recipe(spec, precision), parts)
+
+    def count(self, store: LatentStore) -> tuple[int, int]:
+        """Return the number of images that the folder lacks, and of those that it has."""
+        found = Counter(self._has(store, entry) for entry in self.source().entries())
+        return found[False], found[True]
+
+    def missing(self, store: LatentStore) -> Iterator[Entry]:
+        """List the images that the folder lacks."""
+        return (entry for entry in self.source().entries() if not self._has(store, entry))
+
+    def _has(self, store: LatentStore, entry: Entry) -> bool:
+        return store.has(entry, verify=self.options.verify, retry=self.options.retry)
+
+    def spans(self, spec: ModelSpec, store: LatentStore) -> Iterator[Span]:
+        """Divide the images that the folder lacks into spans, each with the number of its shard."""
+        size = self.options.shard_size or _shard_size(spec, self.options)
+        return map(Span, store.numbers(), chunks(self.missing(store), size))
 
 
-def _count(source: Source, store: LatentStore, options: EncodeOptions) -> tuple[int, int]:
-    """Return the number of images that the folder lacks, and of those that it has."""
-    found = [0, 0]
-    for entry in source.entries():
-        found[store.has(entry, verify=options.verify, retry=options.retry)] += 1
-    return found[0], found[1]
+def _shard_size(spec: ModelSpec, options: EncodeOptions) -> int:
+    """Return the default number of images in a shard."""
+    latents = (2 if spec.has_variance else 1) + options.samples
+    values = latents * prod(spec.sizes.latents_of(*Sizes(spec.sizes, options.buckets).largest))
+    return max(1, min(MAX_SHARD_IMAGES, MAX_SHARD_BYTES // (values * _DTYPES[options.dtype].itemsize)))
+
+
+def _encode_here(job: EncodeJob, progress: ProgressCallback | None) -> EncodeSummary:
+    """Encode a data set in this process."""
+    model = job.load()
+    with (
+        LatentEncoder(model, job.options, job.hardware, job.hardware.devices[0]) as encoder,
+        closing(job.store(model.spec)) as store,
+    ):
+        missing, unchanged = job.count(store)
+        tally = Tally(missing, lambda: encoder.waited, progress)
+        encoder.write_shards(job.spans(model.spec, store), store, tally)
+        return summary_of(store, tally, unchanged, encoder.waited)
+
+
+def summary_of(store: LatentStore, tally: Tally, unchanged: int, waited: float) -> EncodeSummary:
+    """Complete the folder, and return what was done."""
+    contents, encoded = store.finish(), tally.done - tally.unreadable
+    return EncodeSummary(encoded, tally.unreadable, unchanged, tally.errors, contents, tally.seconds, waited)
 
 
 class EncodedBatch(NamedTuple):
@@ -221,24 +242,55 @@ class Shard:
 
 
 class LatentEncoder:
-    """Encodes batches of images, and collects their latents in shards.
+    """Encodes spans of images on one device, and collects their latents in shards; closes its threads as a context."""
 
-    `several` says whether a shard may have images of several sizes.
-    """
+    def __init__(self, model: ImageModel, options: EncodeOptions, hardware: Hardware, device: str) -> None:
+        self._spec, self._options = model.spec, options
+        sizes = Sizes(model.spec.sizes, options.buckets)
+        self._several = len(sizes.buckets) != 1
+        self._computation = BatchComputation(model, hardware, device, row_by_row=options.samples > 0)
+        self._pipeline = ImagePipeline(
+            ImageDecoder(model.spec, sizes, options.fit),
+            self._computation.batch_size,
+            self._computation.threads,
+            ahead=2 * self._computation.ahead,
+            usual=(model.spec.channels, *sizes.largest),
+        )
 
-    def __init__(
-        self, spec: ModelSpec, options: EncodeOptions, computation: BatchComputation, *, several: bool
-    ) -> None:
-        self._spec, self.options, self._computation = spec, options, computation
-        self._several = several
+    def __enter__(self) -> Self:
+        return self
 
-    def shard_size(self, size: Size) -> int:
-        """Return the default number of images in a shard of images of one size."""
-        latents = (2 if self._spec.has_variance else 1) + self.options.samples
-        values = latents * prod(self._spec.sizes.latents_of(*size))
-        return max(1, min(MAX_SHARD_IMAGES, MAX_SHARD_BYTES // (values * _DTYPES[self.options.dtype].itemsize)))
+    def __exit__(self, *_: object) -> None:
+        self._computation.close()
 
-    def shards(self, batches: Iterable[ImageBatch]) -> Iterator[tuple[EncodedBatch, Shard | None]]:
+    @property
+    def waited(self) -> float:
+        """The share of the time in which the device computed nothing."""
+        return self._computation.waited
+
+    def write_shards(self, spans: Iterable[Span], store: LatentStore, tally: Tally) -> None:
+        """Encode spans, and write the shard of each, one behind the computation."""
+        numbers: deque[int] = deque()
+
+        def entries() -> Iterator[Sequence[Entry]]:
+            for number, span in spans:
+                numbers.append(number)
+                yield span
+
+        writing: Future[None] | None = None
+        with ThreadPoolExecutor(1, "writer") as writer:
+            for encoded, shard in self._shards(self._pipeline.batches(entries())):
+                tally.add(len(encoded.batch.read), encoded.errors)
+                if self._options.strict and tally.errors:
+                    raise DataError(f"{tally.errors[0]}; with strict this stops the run")
+                if shard is not None:
+                    if writing:
+                        writing.result()
+                    writing = writer.submit(self._write, shard, store, numbers.popleft())
+            if writing:
+                writing.result()
+
+    def _shards(self, batches: Iterable[ImageBatch]) -> Iterator[tuple[EncodedBatch, Shard | None]]:
         """Yield each encoded batch, with the shard that it completes."""
         computation = self._computation
         latents = in_order(computation.device_threads, self._encode, batches, computation.slots)
@@ -251,9 +303,9 @@ class LatentEncoder:
             else:
                 yield encoded, None
 
-    def write(self, shard: Shard, store: LatentStore, number: int) -> None:
+    def _write(self, shard: Shard, store: LatentStore, number: int) -> None:
         """Write a shard that is complete."""
-        store.write(number, shard.tensors(several=self._several), shard.index(number, self.options))
+        store.write(number, shard.tensors(several=self._several), shard.index(number, self._options))
 
     def _encode(self, batch: ImageBatch) -> Latents:
         if batch.pixels is None:
@@ -273,23 +325,23 @@ class LatentEncoder:
             return EncodedBatch(batch, {}, {})
         mean, *logvar = latents.columns
         found = {MEAN: mean, **({LOGVAR: logvar[0]} if logvar else {})}
-        if self.options.samples:
+        if self._options.samples:
             found[DRAWS] = self._draws(batch, mean, logvar[0])
-        if self.options.scaled:
+        if self._options.scaled:
             scaling = self._spec.scaling
             found = {
                 name: scaling.scaled_logvar(values) if name == LOGVAR else scaling.scaled(values)
                 for name, values in found.items()
             }
-        dtype = _DTYPES[self.options.dtype]
+        dtype = _DTYPES[self._options.dtype]
         tensors = {name: torch.from_numpy(np.ascontiguousarray(values)).to(dtype) for name, values in found.items()}
         failed = dict.fromkeys(range(len(mean)), latents.error) if latents.error else _failed(tensors, dtype)
         return EncodedBatch(batch, tensors, failed)
 
     def _draws(self, batch: ImageBatch, mean: np.ndarray, logvar: np.ndarray) -> np.ndarray:
         """Return draws from the posterior, [n, L, *latent], each image's by its own seed as the service draws them."""
-        seeds = (seed_of(self.options.seed, record.entry.id) for record in batch.members)
-        noise = torch.cat([Noise(seed).normal(1, self.options.samples, *mean.shape[1:]) for seed in seeds])
+        seeds = (seed_of(self._options.seed, record.entry.id) for record in batch.members)
+        noise = torch.cat([Noise(seed).normal(1, self._options.samples, *mean.shape[1:]) for seed in seeds])
         posterior = DiagonalGaussian(torch.from_numpy(mean), torch.from_numpy(logvar))
         return posterior.reparameterize(noise.transpose(0, 1)).transpose(0, 1).numpy()
 
@@ -303,27 +355,3 @@ def _failed(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[int, str]:
         values[~finite] = 0
     name = str(dtype).removeprefix("torch.")
     return {int(row): f"its latents are not finite in {name}" for row in torch.nonzero(~finite)}
-
-
-def _write_shards(
-    encoder: LatentEncoder,
-    batches: Iterable[ImageBatch],
-    store: LatentStore,
-    writer: ThreadPoolExecutor,
-    tally: Tally,
-) -> None:
-    """Write each shard that is complete, one behind the computation."""
-    numbers = store.numbers()
-    writing: Future[None] | None = None
-    try:
-        for encoded, shard in encoder.shards(batches):
-            tally.add(len(encoded.batch.read), encoded.errors)
-            if encoder.options.strict and tally.errors:
-                raise DataError(f"{tally.errors[0]}; with strict this stops the run")
-            if shard is not None:
-                if writing:
-                    writing.result()
-                writing = writer.submit(encoder.write, shard, store, next(numbers))
-    finally:
-        if writing:
-            writing.result()

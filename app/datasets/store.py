@@ -68,17 +68,18 @@ class Contents(NamedTuple):
 class LatentStore:
     """The folder that latents of one recipe are written to.
 
-    Raises `DataError` for a folder with latents of another recipe, with the differences.
+    Several processes share the work of one that has `parts`, the numbers of the shards that were there at the start:
+    they write shards of their own. Raises `DataError` for a folder with latents of another recipe.
     """
 
-    def __init__(self, folder: Path, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, recipe: Mapping[str, Any], parts: Sequence[int] | None = None) -> None:
         self.folder, self.recipe = folder, dict(recipe)
-        with reporting_file(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder)
-        for partial in folder.glob("*.partial"):  # of a run that was killed
-            partial.unlink(missing_ok=True)
-        self._merged = self._remove_merged()
+        self._lock: int | None = None
+        if parts is None:
+            self._lock = _prepared(folder)
+            self._remove_merged()
+        self.parts = tuple(part_numbers(folder) if parts is None else parts)
+        self._merged: int = read_index(folder / INDEX)[1]["shards"] if (folder / INDEX).exists() else 0
         self._table = self._read()
         self._rows = {name: row for row, name in enumerate(self._table.column("id").to_pylist())}
         self._sizes, self._times = (self._table.column(name).to_numpy() for name in ("bytes", "modified"))
@@ -88,7 +89,8 @@ class LatentStore:
 
     def close(self) -> None:
         """Let other processes write to the folder."""
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def has(self, entry: Entry, *, verify: bool, retry: bool) -> bool:
         """Return whether the image is in the folder, unchanged by size and time or, to `verify`, by its content.
@@ -118,7 +120,7 @@ class LatentStore:
         A number that an interrupted run of several processes has left out comes first, unless a row is replaced: of two
         rows with one id the one in the shard with the higher number counts.
         """
-        taken = set(part_numbers(self.folder))
+        taken = set(self.parts)
         first = max(taken, default=-1) + 1 if self._replaces_rows else 0
         return (number for number in count(max(first, self._merged)) if number not in taken)
 
@@ -166,21 +168,19 @@ class LatentStore:
         with renamed_when_written(path) as partial, _reporting(path):
             pq.write_table(whole, partial, compression=COMPRESSION)
 
-    def _remove_merged(self) -> int:
-        """Return the number of shards in the whole index; remove their own indices, as a run was killed before it."""
-        if not (self.folder / INDEX).exists():
-            return 0
-        merged: int = read_index(self.folder / INDEX)[1]["shards"]
-        for number in part_numbers(self.folder):
-            if number < merged:
-                (self.folder / part_name(number)).unlink(missing_ok=True)
-        return merged
+    def _remove_merged(self) -> None:
+        """Remove the indices of shards that are in the whole index: a run was killed before it did."""
+        if (self.folder / INDEX).exists():
+            merged = read_index(self.folder / INDEX)[1]["shards"]
+            for number in part_numbers(self.folder):
+                if number < merged:
+                    (self.folder / part_name(number)).unlink(missing_ok=True)
 
     def _read(self) -> pa.Table:
         """Return the rows of all indices; those of shards that are missing are left out."""
-        if not (self.folder / INDEX).exists() and not part_numbers(self.folder):
+        if not (self.folder / INDEX).exists() and not self.parts:
             return SCHEMA.empty_table()
-        table, metadata = read_indices(self.folder)
+        table, metadata = read_indices(self.folder, self.parts)
         self._require_recipe(metadata["recipe"])
         shards = table.column("shard")
         missing = [
@@ -222,6 +222,16 @@ def _reporting(path: Path) -> Iterator[None]:
 
 def _cause(text: str) -> str:
     return text.splitlines()[0].rpartition("I/O error: ")[2]
+
+
+def _prepared(folder: Path) -> int:
+    """Create and lock a folder, and remove what a run that was killed has left; returns its descriptor."""
+    with reporting_file(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    descriptor = _lock(folder)
+    for partial in folder.glob("*.partial"):
+        partial.unlink(missing_ok=True)
+    return descriptor
 
 
 def _lock(folder: Path) -> int:

@@ -1,10 +1,9 @@
 """Counting of what a command has done, for its progress bar and its summary."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
-from app.datasets.computation import BatchComputation
 from app.datasets.options import Progress, ProgressCallback
 
 MAX_ERRORS = 10
@@ -12,10 +11,13 @@ MAX_ERRORS = 10
 
 
 class Tally:
-    """Counts images that are done, and reports it after each batch."""
+    """Counts images that are done, and reports it after each batch.
 
-    def __init__(self, total: int, computation: BatchComputation, progress: ProgressCallback | None) -> None:
-        self._total, self._computation, self._report = total, computation, progress
+    `waited` returns the share of the time in which the device computed nothing.
+    """
+
+    def __init__(self, total: int, waited: Callable[[], float], progress: ProgressCallback | None) -> None:
+        self._total, self._waited, self._report = total, waited, progress
         self._start = time.monotonic()
         self.done = self.unreadable = 0
         self.errors: list[str] = []
@@ -32,5 +34,4 @@ class Tally:
         self.unreadable += len(found)
         self.errors += [f"{name}: {reason}" for name, reason in islice(found, MAX_ERRORS - len(self.errors))]
         if self._report:
-            waited = self._computation.waited
-            self._report(Progress(self.done, self._total, self.unreadable, self.seconds, waited))
+            self._report(Progress(self.done, self._total, self.unreadable, self.seconds, self._waited()))

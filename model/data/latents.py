@@ -82,14 +82,16 @@ def part_numbers(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def read_indices(folder: Path) -> tuple[pa.Table, dict[str, Any]]:
+def read_indices(folder: Path, numbers: Sequence[int] | None = None) -> tuple[pa.Table, dict[str, Any]]:
     """Read `index.parquet` and the indices of further shards as one, with the metadata of the first.
 
-    Of several rows with one id the last counts. Raises `DataError` for a folder without latents.
+    `numbers` are those of the further shards, by default all. Of several rows with one id the last counts. Raises
+    `DataError` for a folder without latents.
     """
     whole = [read_index(folder / INDEX)] if (folder / INDEX).exists() else []
     merged = whole[0][1]["shards"] if whole else 0
-    parts = [read_index(folder / part_name(number)) for number in part_numbers(folder) if number >= merged]
+    found = part_numbers(folder) if numbers is None else numbers
+    parts = [read_index(folder / part_name(number)) for number in found if number >= merged]
     if not whole and not parts:
         raise DataError(f"{folder}: expected latents of `vae encode`, with {INDEX}; there is none")
     tables = [table for table, _ in (*whole, *parts)]

@@ -21,6 +21,7 @@ from app.datasets.options import EncodeOptions, Hardware, Progress
 from model.data import latents
 from model.data.arrays import DataError
 from model.errors import UserError
+from model.formats import load
 from tests.support.image_folders import NAMES, image, write_images, write_named
 from tests.support.in_thread_server import listening
 from tests.support.models import LARGE, write
@@ -237,3 +238,21 @@ def test_a_full_disk_leaves_whole_shards_and_a_clear_error(images: Path, colour_
     encode(images, colour_model, out, shard_size=48)
     encode(images, colour_model, tmp_path / "whole", shard_size=48)
     assert files(out) == files(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_process_for_each_device_gives_the_same_bytes(images: Path, colour_model: Path, tmp_path: Path):
+    hardware, options = Hardware("cpu,cpu", threads=1), EncodeOptions(shard_size=10)
+    steps: list[Progress] = []
+    summary = encode_dataset(images, colour_model, tmp_path / "two", options, hardware, steps.append)
+    assert (summary.encoded, summary.unreadable, summary.contents) == (44, 4, (48, 4, 5))
+    assert (steps[-1].done, steps[-1].total) == (48, 48)
+    encode(images, colour_model, tmp_path / "one", shard_size=10)
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+    with pytest.raises(UserError, match="strict"):
+        encode_dataset(images, colour_model, tmp_path / "strict", EncodeOptions(strict=True), hardware)
+
+
+def test_several_devices_need_the_folder_of_the_model(images: Path, colour_model: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="expected the model by its folder"):
+        encode_dataset(images, load(colour_model), tmp_path / "out", hardware=Hardware("cpu,cpu"))
