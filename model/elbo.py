@@ -1,12 +1,14 @@
 """Evidence lower bound (ELBO) and importance-weighted bound on log p(x), in nats, higher is better.
 
     ELBO(x)  = E_q(z|x)[log p(x|z)] - KL(q(z|x) || p(z))  <=  log p(x)
-    E_q[log p(x|z)]  ~  1/L sum_l log p(x|z_l),   z_l = mu + sigma * eps_l
+    E_q[log p(x|z)]  ~  1/L sum_l [log p(x|z_l) - log q(z_l|x) / p(z_l)] + KL,   z_l = mu + sigma * eps_l
 
     log p(x)  >=  log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)     in expectation, tighter with every K
 
-The ELBO: Kingma and Welling (2014), equations 3, 7 and 10. The importance-weighted bound: Burda, Grosse and
-Salakhutdinov, "Importance Weighted Autoencoders" (2016), equation 8.
+The ELBO: Kingma and Welling (2014), equations 3, 7 and 10. KL - log q(z|x) / p(z) has the mean 0 and is a control
+variate of log p(x|z): the sum of all three is constant at the true posterior (Roeder, Wu and Duvenaud, "Sticking the
+Landing", 2017). The importance-weighted bound: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders"
+(2016), equation 8.
 """
 
 from math import log
@@ -19,6 +21,10 @@ from model.gaussian import DiagonalGaussian
 from model.interface import Autoencoder
 from model.interruption import check_interruption
 
+SCORE_DRAWS = 8
+"""Draws of the ELBO of a single image: between two seeds its percentile among test images then differs by 1.4 points on
+average over digits (standard deviation; 4.2 with one draw)."""
+
 
 class ELBO(NamedTuple):
     """The bound and its two terms, [B] nats each: total = reconstruction - kl."""
@@ -29,8 +35,16 @@ class ELBO(NamedTuple):
 
     @classmethod
     def from_terms(cls, reconstruction: Tensor, kl: Tensor) -> "ELBO":
-        """Return the bound of a mean log p(x|z) and a KL divergence, [B] nats each."""
+        """Return the bound of a mean log p(x|z) and a KL divergence, [B] nats each, as training climbs it."""
         return cls(reconstruction - kl, reconstruction, kl)
+
+    @classmethod
+    def from_mean_log_weight(cls, mean: Tensor, kl: Tensor) -> "ELBO":
+        """Return the bound of the mean of the log importance weights of draws, and of a KL divergence, [B] nats each.
+
+        The reconstruction is their sum: the mean of log p(x|z) with its control variate.
+        """
+        return cls(mean, mean + kl, kl)
 
 
 class Bounds(NamedTuple):
@@ -67,7 +81,7 @@ def elbo(vae: Autoencoder, x: Tensor, samples: int = 1, noise: Tensor | None = N
     """Estimate the ELBO of x [B, C, H, W] with `samples` draws, or with standard normal `noise` [L, B, *latent]."""
     q = vae.posterior(x)
     z = q.rsample(samples) if noise is None else q.reparameterize(noise)
-    return ELBO.from_terms(vae.likelihood(z).log_prob(x).mean(0), q.kl_to_standard())
+    return ELBO.from_mean_log_weight(log_densities(vae, x, z, q).log_weights.mean(0), q.kl_to_standard())
 
 
 def bounds(vae: Autoencoder, x: Tensor, samples: int, noise: Tensor | None = None, chunk: int = 64) -> Bounds:
@@ -77,16 +91,16 @@ def bounds(vae: Autoencoder, x: Tensor, samples: int, noise: Tensor | None = Non
     """
     q = vae.posterior(x)
     draws = len(noise) if noise is not None else samples
-    reconstruction = torch.zeros_like(x[:, 0, 0, 0])
-    log_sum = torch.full_like(reconstruction, -torch.inf)
+    total = torch.zeros_like(x[:, 0, 0, 0])
+    log_sum = torch.full_like(total, -torch.inf)
     for start in range(0, draws, chunk):
         check_interruption()
         count = min(chunk, draws - start)
         z = q.rsample(count) if noise is None else q.reparameterize(noise[start : start + count])
-        densities = log_densities(vae, x, z, q)
-        log_sum = torch.logaddexp(log_sum, densities.log_weights.logsumexp(0))
-        reconstruction = reconstruction + densities.likelihood.sum(0)
-    return Bounds(ELBO.from_terms(reconstruction / draws, q.kl_to_standard()), log_sum - log(draws))
+        log_weights = log_densities(vae, x, z, q).log_weights
+        log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
+        total = total + log_weights.sum(0)
+    return Bounds(ELBO.from_mean_log_weight(total / draws, q.kl_to_standard()), log_sum - log(draws))
 
 
 def log_likelihood(vae: Autoencoder, x: Tensor, samples: int, chunk: int = 64) -> Tensor:

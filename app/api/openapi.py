@@ -119,7 +119,7 @@ LATENTS_RESPONSE: dict[str, Any] = {
 }
 
 SCORES_RESPONSE: dict[str, Any] = {
-    "description": "Nats, higher is better; estimates by `samples` draws, by default one.",
+    "description": "Nats, higher is better; estimates by `samples` draws, by default eight.",
     **_SEED,
 }
 

@@ -51,9 +51,9 @@ def _require_boolean(text: Any) -> Any:
 
 
 _SEED = (
-    "from 0 to 2^63 - 1; "
-    "the same seed gives the same bytes; a seed that the service chose is in X-Seed. Images that are sent one by one "
-    "with one seed all get the same draw: for independent draws send them together, or each with its own seed"
+    "from 0 to 2^63 - 1; the same seed gives the same bytes; a seed that the service chose is in X-Seed. The draws of "
+    "/score follow from the seed and the pixels of each image. Elsewhere images that are sent one by one with one seed "
+    "all get the same draw: for independent draws send them together, or each with its own seed"
 )
 
 Integer = Annotated[int, BeforeValidator(_require_digits)]

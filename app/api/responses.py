@@ -98,15 +98,9 @@ async def latents(
     return Response(request.media_type, body, _seed_header(noise) if noise else ())
 
 
-def scores(bounds: Bounds, model: LoadedModel, noise: Noise, *, with_likelihood: bool) -> Response:
-    """Respond with the scores of each image."""
-    content = scores_json(bounds, model.spec, model.reference, with_likelihood=with_likelihood)
-    return Response(JSON, content, _seed_header(noise))
-
-
-def reconstruction_scores(errors: ReconstructionErrors) -> Response:
-    """Respond with the scores of each image by a model without an ELBO."""
-    return Response(JSON, _scores_of_columns(reconstruction_columns(errors)))
+def scores(columns: Mapping[str, np.ndarray], noise: Noise | None) -> Response:
+    """Respond with the scores of each image, of which the fields are columns [N]."""
+    return Response(JSON, scores_json(columns), _seed_header(noise))
 
 
 def model(request: EndpointRequest) -> Response:
@@ -174,11 +168,6 @@ def _joined_latents_json(
     return b"".join((*pieces, b"],", end[1:]))
 
 
-def scores_json(bounds: Bounds, spec: ModelSpec, reference: ElboPercentiles | None, *, with_likelihood: bool) -> bytes:
-    """Write `schemas.Scores` from the arrays, with percentiles if there is a reference."""
-    return _scores_of_columns(score_columns(bounds, spec, reference, with_likelihood=with_likelihood))
-
-
 def score_columns(
     bounds: Bounds, spec: ModelSpec, reference: ElboPercentiles | None, *, with_likelihood: bool
 ) -> dict[str, np.ndarray]:
@@ -200,7 +189,8 @@ def reconstruction_columns(errors: ReconstructionErrors) -> dict[str, np.ndarray
     return columns if errors.kl is None else {**columns, "kl": errors.kl}
 
 
-def _scores_of_columns(columns: Mapping[str, np.ndarray]) -> bytes:
+def scores_json(columns: Mapping[str, np.ndarray]) -> bytes:
+    """Write `schemas.Scores` from the fields of each score, [N] each."""
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return dump({"scores": [dict(zip(columns, row, strict=True)) for row in rows], "unit": "nats"})
 

@@ -27,9 +27,9 @@ from app.api.query import (
 from app.api.request_bodies import read_images, read_latents
 from app.api.responses import IMAGES, NUMBERS
 from app.api.schemas import History, Latents, Model, Scores
+from app.api.scoring import require_scores, score_images
 from app.context import EndpointPath, Operation
 from app.inference.image_sizes import size_of_request
-from app.inference.loaded_model import LoadedModel
 from app.inference.noise import Noise
 
 
@@ -102,25 +102,14 @@ async def sample_post(request: EndpointRequest, query: SampleQuery) -> Response:
 async def score(request: EndpointRequest, query: ScoreQuery) -> Response:
     """How well the model explains each image: the ELBO and its terms, and with `samples` the tighter bound.
 
-    All are estimates by draws from the posterior, a single one without `samples`: another seed gives other figures.
+    All are estimates by draws from the posterior, by eight without `samples`: another seed gives other figures.
     For a model without a density of images, the error of the reconstruction at the posterior mean.
     """
     model = request.model()
-    if not model.spec.has_elbo:
-        return await _score_reconstruction(request, query, model)
-    draws = query.samples or 1
-    pixels = await read_images(request, model, query, Operation.SCORE, draws)
-    noise = Noise(query.seed)
-    eps = noise.normal(len(pixels), draws, *model.latents_of(pixels))
-    bounds = await model.score(pixels, eps, request.context)
-    return responses.scores(bounds, model, noise, with_likelihood=query.samples is not None)
-
-
-async def _score_reconstruction(request: EndpointRequest, query: ScoreQuery, model: LoadedModel) -> Response:
-    if query.samples is not None:
-        capabilities.require(model.spec, capabilities.ELBO, "samples")
-    pixels = await read_images(request, model, query, Operation.SCORE)
-    return responses.reconstruction_scores(await model.reconstruction_errors(pixels, request.context))
+    require_scores(model, query)
+    pixels = await read_images(request, model, query, Operation.SCORE, query.samples or 0)
+    scored = await score_images(request, model, query, pixels)
+    return responses.scores(scored.columns, scored.noise)
 
 
 async def model(request: EndpointRequest, query: Query) -> Response:  # noqa: ARG001

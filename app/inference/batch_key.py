@@ -15,10 +15,10 @@ from model.interruption import Check, check_interruption, interruptible_by
 class ModelBatchKey:
     """The batch key of an operation by one model: requests share a batch if model, operation and draws are the same.
 
-    `weight` is the number of items that a row counts as: of its draws, or of its pixels over those of an image of the
-    default size. `size` is that of the images if the model has several. `sizes` are those that batches are padded to;
-    without any, rows are computed one by one. `tiles` is the model that computes an image in tiles if there is no
-    memory for it as a whole.
+    `weight` is the number of items that a row counts as: its draws over those that each score has, or its pixels over
+    those of an image of the default size. `size` is that of the images if the model has several. `sizes` are those that
+    batches are padded to; without any, rows are computed one by one. `tiles` is the model that computes an image in
+    tiles if there is no memory for it as a whole.
     """
 
     model: DeviceModel

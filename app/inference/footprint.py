@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from app.context import Operation
 from app.errors import ContentTooLarge
+from model.elbo import SCORE_DRAWS
 from model.interface import ModelSpec
 
 FLOAT = 4
@@ -65,8 +66,9 @@ def of_deviations(spec: ModelSpec, *, as_json: bool) -> Footprint:
 
 
 def of_score(spec: ModelSpec) -> Footprint:
-    """Return the footprint of /score: pixels and scores; the noise, and the part of it in a batch."""
-    return Footprint(2 * spec.image_values + SCORE, 2 * FLOAT * spec.latent_values)
+    """Return the footprint of /score: pixels, scores and the draws of each; noise, and the part of it in a batch."""
+    draw = 2 * FLOAT * spec.latent_values
+    return Footprint(2 * spec.image_values + SCORE + SCORE_DRAWS * draw, draw)
 
 
 def _image_bytes(spec: ModelSpec, as_json: bool) -> int:

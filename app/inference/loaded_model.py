@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from app.inference.device import DeviceModel
 from app.inference.footprint import Footprint, footprints
 from app.inference.sized_batches import SizedBatches
 from app.runtimes.base import CompiledModel
-from model.elbo import ELBO, Bounds
+from model.elbo import ELBO, SCORE_DRAWS, Bounds
 from model.elbo_percentiles import ElboPercentiles
 from model.gaussian import DiagonalGaussian
 from model.interface import FixedSize, ModelSpec, MultipleOfFactor
@@ -220,7 +221,7 @@ class LoadedModel:
     async def score(self, pixels: np.ndarray, noise: Tensor, context: RequestContext) -> Bounds:
         """Return both bounds on log p(x), [N] nats, by the draws of `noise` [N, K, *latent]."""
         key = self._key(Operation.SCORE, True, pixels)
-        key = replace(key, weight=key.weight * noise.shape[1])
+        key = replace(key, weight=key.weight * ceil(noise.shape[1] / SCORE_DRAWS))
         columns = (await self._submit(key, context, pixels, noise)).columns
         total, reconstruction, kl, log_likelihood = map(torch.from_numpy, columns)
         return Bounds(ELBO(total, reconstruction, kl), log_likelihood)

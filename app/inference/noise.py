@@ -1,6 +1,7 @@
 """Noise from a seed: the one of the request, or a random one that the response names."""
 
 import secrets
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -17,3 +18,16 @@ class Noise:
     def normal(self, *shape: int) -> Tensor:
         """Draw eps ~ N(0, I), float32."""
         return torch.from_numpy(self._generator.standard_normal(shape, np.float32))
+
+    def for_images(self, pixels: np.ndarray, *shape: int) -> Tensor:
+        """Draw eps ~ N(0, I) for images uint8 [N, C, H, W], float32 [N, *shape].
+
+        The draws of an image follow from the seed and its pixels alone: different images have independent draws, and an
+        image has the same ones in any request. The generator is Philox (Salmon et al., 2011), keyed by a digest.
+        """
+        drawn = np.empty((len(pixels), *shape), np.float32)
+        for image, row in zip(pixels, drawn, strict=True):
+            found = blake2b(image.tobytes(), digest_size=16, key=self.seed.to_bytes(8, "little"))
+            key = int.from_bytes(found.digest(), "little")
+            np.random.Generator(np.random.Philox(key=key)).standard_normal(dtype=np.float32, out=row)
+        return torch.from_numpy(drawn)

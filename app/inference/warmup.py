@@ -26,6 +26,7 @@ from app.inference.threads import run_in_own_thread
 from app.runtimes.base import CompiledModel
 from app.runtimes.flops import growth_of
 from app.runtimes.operations import batch_sizes, examples
+from model.elbo import SCORE_DRAWS
 from model.files import CheckpointError
 from model.interface import ImageModel, ModelSpec, MultipleOfFactor
 
@@ -120,7 +121,7 @@ class WarmUp:
         )
         if isinstance(self._spec.sizes, MultipleOfFactor):
             return await self._run_sizes(self._spec.sizes)
-        seconds = await self._time(SCORE, _one_draw(self._spec))
+        seconds = await self._time(SCORE, _one_score(self._spec))
         self._policies[SCORE] = BatchPolicy.from_row_timing(seconds, 0.0, MAX_SECONDS)
         deterministic_sizes = await self._find_deterministic_sizes()
         sizes, uniform = tuple(self._sizes), self._model.compiled.uniform
@@ -384,8 +385,8 @@ def _gains(seconds: Mapping[int, float]) -> bool:
     return seconds[size] * smaller[-1] < MIN_GAIN * seconds[smaller[-1]] * size
 
 
-def _one_draw(spec: ModelSpec) -> RowBatch:
+def _one_score(spec: ModelSpec) -> RowBatch:
     pixels, noise = examples(spec, 1)[Operation.RECONSTRUCT].columns
     if not spec.has_elbo:
         return RowBatch((pixels,))
-    return RowBatch((pixels, noise[:, None]))
+    return RowBatch((pixels, np.repeat(noise[:, None], SCORE_DRAWS, axis=1)))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from model.data.arrays import Images, batches
-from model.elbo import elbo
+from model.elbo import SCORE_DRAWS, bounds
 from model.elbo_percentiles import UNKNOWN_SPLIT, ElboPercentiles, Scores
 from model.pixels import to_unit_interval
 from model.vae import VAE
@@ -66,11 +66,12 @@ def measure_elbo_percentiles(vae: VAE, images: Images, seed: int = 0, split: str
 
 @torch.inference_mode()
 def elbos(vae: VAE, images: Iterable[Images], seed: int = 0) -> Scores:
-    """Return the ELBO of each image by one draw, [N] nats, for batches of uint8 [B, C, H, W] without binarisation."""
+    """Return the ELBO of each image as it is scored, [N] nats, for batches of uint8 [B, C, H, W] not binarised."""
     device = next(vae.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     totals = []
     for levels in map(torch.tensor, images):
-        noise = torch.randn((1, len(levels), *vae.config.latent_shape), generator=generator)
-        totals.append(elbo(vae, to_unit_interval(levels.to(device)), noise=noise.to(device)).total.cpu())
+        noise = torch.randn((SCORE_DRAWS, len(levels), *vae.config.latent_shape), generator=generator)
+        found = bounds(vae, to_unit_interval(levels.to(device)), SCORE_DRAWS, noise.to(device), chunk=1)
+        totals.append(found.elbo.total.cpu())
     return torch.cat(totals).numpy()

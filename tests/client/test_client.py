@@ -296,7 +296,7 @@ async def test_the_parts_of_a_seeded_call_have_draws_of_their_own(url: str, digi
     assert len(np.unique(drawn.z[0], axis=0)) == 12
     np.testing.assert_array_equal(drawn.z, again.z)
     assert len(np.unique(sampled.images, axis=0)) == 12
-    assert len({*scored.elbo[::4]}) == 3
+    assert len({*scored.elbo}) == 1  # their draws follow from the pixels
 
 
 def test_a_request_that_is_too_large_for_the_service_is_sent_as_halves(digits_model, digits) -> None:

@@ -20,7 +20,8 @@ from app.api.kserve.wire import Output
 from app.api.latents import ExpectedLatents, latents_of_array
 from app.api.query import ImagesQuery
 from app.api.request_bodies import PER_IMAGE_COST, ImageReader
-from app.api.responses import reconstruction_columns, score_columns, until_deadline, write_images
+from app.api.responses import until_deadline, write_images
+from app.api.scoring import require_scores, score_images
 from app.codecs.media_types import JPEG, PNG, WEBP
 from app.codecs.npy import Header
 from app.context import Operation, RequestContext
@@ -118,18 +119,10 @@ async def sample(call: Call, parameters: SampleParameters) -> Result:
 
 async def score(call: Call, parameters: ScoreParameters) -> Result:
     """The ELBO and its terms of each image, or the error of its reconstruction by a model without an ELBO."""
-    model, context, draws = call.model, call.request.context, parameters.samples
-    if not model.spec.has_elbo:
-        if draws is not None:
-            capabilities.require(model.spec, capabilities.ELBO, "parameters.samples")
-        errors = await model.reconstruction_errors(await _images(call, parameters, Operation.SCORE), context)
-        return Result(_vectors(reconstruction_columns(errors)))
-    pixels = await _images(call, parameters, Operation.SCORE, draws or 1)
-    noise = Noise(parameters.seed)
-    eps = noise.normal(len(pixels), draws or 1, *model.latents_of(pixels))
-    bounds = await model.score(pixels, eps, context)
-    columns = score_columns(bounds, model.spec, model.reference, with_likelihood=draws is not None)
-    return Result(_vectors(columns), noise.seed)
+    require_scores(call.model, parameters, "parameters.")
+    pixels = await _images(call, parameters, Operation.SCORE, parameters.samples or 0)
+    columns, noise = await score_images(call.request, call.model, parameters, pixels)
+    return Result(_vectors(columns), noise.seed if noise else None)
 
 
 async def _images(call: Call, parameters: ImagesQuery, operation: Operation, draws: int = 0) -> np.ndarray:

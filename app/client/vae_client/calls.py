@@ -116,7 +116,7 @@ class Call(Generic[T]):
     def request(self, http: "httpx.Client | httpx.AsyncClient", span: Span, tries: Tries) -> httpx.Request:
         """Build the request for some of the items; parameters that are None are left out."""
         arguments = self.items.arguments(*span) if self.items else {}
-        params = {**self.params, **arguments.pop("params", {}), "seed": seed_of_part(self.seed, span.start)}
+        params = {**self.params, **arguments.pop("params", {}), "seed": seed_of_part(self, span.start)}
         headers = {"Accept": self.accept, **arguments.pop("headers", {}), **tries.headers()}
         return http.build_request(
             self.method,
@@ -160,12 +160,14 @@ def naming_url(request: httpx.Request) -> Iterator[None]:
         raise kind(f"{request.method} {url}: {str(error) or kind.__name__}", request=request) from error
 
 
-def seed_of_part(seed: int | None, start: int) -> int | None:
+def seed_of_part(call: Call[Any], start: int) -> int | None:
     """Return the seed of the part of a call that begins with an item: its own draws, and the seed itself for the first.
 
-    The service draws the same numbers for the first image of every request with one seed.
+    The service draws the same numbers for the first image of every request with one seed. The draws of /score follow
+    from the pixels as well, so that an image has the same scores in any part.
     """
-    if seed is None or start == 0:
+    seed = call.seed
+    if seed is None or start == 0 or call.path == "/score":
         return seed
     return int(np.random.SeedSequence([seed, start]).generate_state(1, np.uint64)[0] >> 1)
 
