@@ -23,7 +23,7 @@ from model.training.options import TrainingOptions
 DEFAULTS = TrainingOptions()
 DISTRIBUTION = "vae-service"
 CHOSEN = "chosen from the data"
-EXTRAS = {"matplotlib": "train", "pyarrow": "datasets"}
+EXTRAS = {"matplotlib": "train", "pyarrow": "datasets", "ray": "ray"}
 """The extra that installs each optional module."""
 
 cli = typer.Typer(
@@ -304,6 +304,12 @@ def encode(
     threads: Annotated[
         int, integer_option("Threads that read, decode, and on a CPU compute; 0: one for each core.")
     ] = 0,
+    ray: Annotated[
+        str,
+        typer.Option(
+            help="Encode on a Ray cluster: its address, auto for the one of this machine, or local to start one."
+        ),
+    ] = "",
 ) -> None:
     """Encode a data set: latents in shards with an index. A second run encodes what is new or changed.
 
@@ -325,7 +331,7 @@ def encode(
             retry=retry,
             strict=strict,
         )
-        run_encode(source, model, out, options, Hardware(device, precision, threads, batch_size))
+        run_encode(source, model, out, options, Hardware(device, precision, threads, batch_size), ray)
 
 
 @cli.command()

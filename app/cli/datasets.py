@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,10 +39,17 @@ def encode_options(*, fit: str, bucket: str, dtype: str = "float32", **others: A
     return EncodeOptions(fit=fit, buckets=_sizes(bucket), dtype=dtype, **others)  # type: ignore[arg-type]  # checked
 
 
-def run_encode(source: Sequence[str], model: str, out: Path, options: EncodeOptions, hardware: Hardware) -> None:
-    """Encode a data set, with a progress bar, and print what was done."""
+def run_encode(
+    source: Sequence[str], model: str, out: Path, options: EncodeOptions, hardware: Hardware, ray: str = ""
+) -> None:
+    """Encode a data set, with a progress bar, and print what was done; on the Ray cluster at an address if given."""
+    encode = encode_dataset
+    if ray:
+        from app.datasets.ray_data import encode_on_ray  # noqa: PLC0415  # an extra
+
+        encode = partial(encode_on_ray, address=ray)
     with interruptible(out), progress_bar("encoding") as progress:
-        summary = encode_dataset(source, _model(model), out, options, hardware, progress)
+        summary = encode(source, _model(model), out, options, hardware, progress)
     report(summary, out)
 
 

@@ -135,15 +135,15 @@ class EncodeJob:
 
     def spans(self, spec: ModelSpec, store: LatentStore) -> Iterator[Span]:
         """Divide the images that the folder lacks into spans, each with the number of its shard."""
-        size = self.options.shard_size or _shard_size(spec, self.options)
-        return map(Span, store.numbers(), chunks(self.missing(store), size))
+        return map(Span, store.numbers(), chunks(self.missing(store), self.shard_size(spec)))
 
-
-def _shard_size(spec: ModelSpec, options: EncodeOptions) -> int:
-    """Return the default number of images in a shard."""
-    latents = (2 if spec.has_variance else 1) + options.samples
-    values = latents * prod(spec.sizes.latents_of(*Sizes(spec.sizes, options.buckets).largest))
-    return max(1, min(MAX_SHARD_IMAGES, MAX_SHARD_BYTES // (values * _DTYPES[options.dtype].itemsize)))
+    def shard_size(self, spec: ModelSpec) -> int:
+        """Return the number of images in a shard, also of those that cannot be read."""
+        if self.options.shard_size:
+            return self.options.shard_size
+        latents = (2 if spec.has_variance else 1) + self.options.samples
+        values = latents * prod(spec.sizes.latents_of(*Sizes(spec.sizes, self.options.buckets).largest))
+        return max(1, min(MAX_SHARD_IMAGES, MAX_SHARD_BYTES // (values * _DTYPES[self.options.dtype].itemsize)))
 
 
 def _encode_here(job: EncodeJob, progress: ProgressCallback | None) -> EncodeSummary:

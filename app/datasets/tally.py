@@ -13,12 +13,19 @@ MAX_ERRORS = 10
 class Tally:
     """Counts images that are done, and reports it after each batch.
 
-    `waited` returns the share of the time in which the device computed nothing.
+    `waited` returns the share of the time in which the device computed nothing. `max_errors` reasons are kept.
     """
 
-    def __init__(self, total: int, waited: Callable[[], float], progress: ProgressCallback | None) -> None:
+    def __init__(
+        self,
+        total: int,
+        waited: Callable[[], float] = lambda: 0.0,
+        progress: ProgressCallback | None = None,
+        max_errors: int = MAX_ERRORS,
+    ) -> None:
         self._total, self._waited, self._report = total, waited, progress
         self._start = time.monotonic()
+        self._max_errors = max_errors
         self.done = self.unreadable = 0
         self.errors: list[str] = []
 
@@ -32,6 +39,6 @@ class Tally:
         found = list(errors)
         self.done += images
         self.unreadable += len(found)
-        self.errors += [f"{name}: {reason}" for name, reason in islice(found, MAX_ERRORS - len(self.errors))]
+        self.errors += [f"{name}: {reason}" for name, reason in islice(found, self._max_errors - len(self.errors))]
         if self._report:
             self._report(Progress(self.done, self._total, self.unreadable, self.seconds, self._waited()))
