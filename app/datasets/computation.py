@@ -64,6 +64,11 @@ class BatchComputation:
         self.ahead = threads + 1
         self._clock = BusyClock(self.slots)
 
+    @property
+    def shares_threads(self) -> bool:
+        """Whether the threads that read and decode compute as well."""
+        return self.device_threads is self.threads
+
     def __str__(self) -> str:
         return f"{self._device}, {self.precision}, {self._model.compiled.runtime}"
 
@@ -89,8 +94,8 @@ class BatchComputation:
         rows = RowBatch(columns)
         if self._by_row:
             return RowBatch.join([self._computed(operation, rows[n : n + 1]) for n in range(len(rows))]).columns
-        whole = self.batch_size(size)
-        padded = rows.padded(whole) if self.invariant and len(rows) < whole else rows
+        full = self.batch_size(size)
+        padded = rows.padded(full) if self.invariant and len(rows) < full else rows
         return self._computed(operation, padded)[: len(rows)].columns
 
     def _computed(self, operation: Operation, rows: RowBatch) -> RowBatch:
@@ -116,8 +121,8 @@ class BatchComputation:
         """Return whether a row has the same bits in a full batch as alone; a runtime may have to leave out a step."""
         if not isinstance(self.spec.sizes, FixedSize):
             return False
-        whole, until = self.batch_size(self.spec.sizes.image_size), time.monotonic() + COMPARISON_SECONDS
-        sizes = (whole,) if self._device.is_gpu else (1, whole)
+        full, until = self.batch_size(self.spec.sizes.image_size), time.monotonic() + COMPARISON_SECONDS
+        sizes = (full,) if self._device.is_gpu else (1, full)
         compiled = self._model.compiled
         with suppress(OutOfMemory):
             while not self._device.translating_errors(partial(compiled.is_batch_invariant, sizes, until)):
@@ -126,7 +131,7 @@ class BatchComputation:
                     return False
                 compiled = fallback
             self._model = self._model.recompiled(compiled)
-            for operation, rows in examples(self.spec, whole).items() if self._device.is_gpu else ():
+            for operation, rows in examples(self.spec, full).items() if self._device.is_gpu else ():
                 compiled.prepare(operation, rows)
             return True
         return False

@@ -15,11 +15,12 @@ from app.codecs.lossy import DEFAULT_QUALITY
 from app.context import Operation
 from app.datasets.computation import BatchComputation
 from app.datasets.decoding import ImageDecoder, Sizes
-from app.datasets.encode import seed_of
+from app.datasets.entries import Source
 from app.datasets.image_folder import ImageFolder, ImageFormat
+from app.datasets.latent_encoder import seed_of
 from app.datasets.options import EncodeOptions, Hardware, ProgressCallback
 from app.datasets.pipeline import ImageBatch, ImagePipeline, chunks, in_order
-from app.datasets.sources import Source, open_source, require_images
+from app.datasets.sources import open_source, require_images
 from app.datasets.tally import Tally
 from app.inference.image_sizes import Size
 from app.inference.noise import Noise

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from app.codecs.images import MAX_PIXELS, Fit, decode_images, fit_array, open_image, probe_images, upright_size
-from app.datasets.sources import ArrayRow, Entry
+from app.datasets.entries import ArrayRow, Entry
 from app.errors import ServiceError
 from app.inference.image_sizes import Size, resampling_of, size_of_request
 from model.errors import UserError

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from app.datasets.decoding import DecodedImages, ImageDecoder, ImageRecord
-from app.datasets.sources import Entry
+from app.datasets.entries import Entry
 from app.inference.image_sizes import Size
 
 CHUNK_VALUES = 2**20

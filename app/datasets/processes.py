@@ -17,7 +17,8 @@ from queue import Empty
 from typing import NamedTuple
 
 from app.codecs.images import configure_pillow_limits
-from app.datasets.encode import EncodeJob, EncodeSummary, LatentEncoder, summary_of
+from app.datasets.encode import EncodeJob, EncodeSummary, summary_of
+from app.datasets.latent_encoder import LatentEncoder
 from app.datasets.options import ProgressCallback
 from app.datasets.tally import Tally
 from app.resources import available_cpus

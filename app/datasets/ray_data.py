@@ -18,7 +18,8 @@ import ray
 import ray.data
 
 from app.codecs.images import configure_pillow_limits
-from app.datasets.encode import EncodeJob, EncodeSummary, LatentEncoder, Span, summary_of
+from app.datasets.encode import EncodeJob, EncodeSummary, summary_of
+from app.datasets.latent_encoder import LatentEncoder, Span
 from app.datasets.options import EncodeOptions, Hardware, ProgressCallback
 from app.datasets.sources import require_images
 from app.datasets.tally import Tally

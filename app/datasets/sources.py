@@ -7,56 +7,21 @@ parallel. The id of an image is its relative path; one in an archive or array fo
 
 import glob
 import os
-import tarfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import numpy as np
-
+from app.datasets.archives import ArraySource, TarSource, ZipSource, is_idx, npy_source, npz_source
+from app.datasets.entries import IMAGE_SUFFIXES, Entry, Source, is_image, require_size, valid_text
 from model.data.arrays import DataError
 from model.data.mnist import TEST, TRAIN, find_mnist, read_idx
 from model.errors import reporting_file
 from model.files import open_regular
 
-_READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif")
-IMAGE_SUFFIXES = frozenset({*_READ, ".heic", ".heif"})
-"""Files that count as images. HEIC is not read, and reported as unreadable."""
-
 ARCHIVE_SUFFIXES = frozenset({".tar", ".zip", ".npy", ".npz"})
 LIST_SUFFIXES = frozenset({".txt", ".lst"})
-
-MAX_FILE_BYTES = 2**30
-"""Bytes of one image file; a larger one is recorded as unreadable."""
-
-_PIXEL_TYPES = ("uint8", "float16", "float32", "float64")
-_IDX_MAGIC = b"\0\0\x08\x03"
-
-
-class Place(Protocol):
-    """Where the content of one image lies."""
-
-    def read(self) -> bytes:
-        """Return the image file. Raises `OSError` or `ValueError`. May be called in any thread."""
-
-
-class Entry(NamedTuple):
-    """An image of a source: its id, the bytes of its file, its time in nanoseconds since 1970, and its place."""
-
-    id: str
-    size: int
-    modified: int
-    place: "Place | ArrayRow"
-
-
-class Source(Protocol):
-    """Images in a fixed order."""
-
-    def entries(self) -> Iterator[Entry]:
-        """List the images. Raises `DataError` where the source itself cannot be read."""
 
 
 class FilePlace(NamedTuple):
@@ -67,46 +32,8 @@ class FilePlace(NamedTuple):
     def read(self) -> bytes:
         """Return its bytes."""
         with open_regular(Path(self.path), DataError) as (file, size):
-            _require_size(size)
+            require_size(size)
             return file.read(size) or b""
-
-
-class ArrayRow(NamedTuple):
-    """A row of an array of images, [N, H, W] or [N, H, W, C]."""
-
-    array: np.ndarray
-    row: int
-
-
-class TarPlace(NamedTuple):
-    """A member of an archive that is not compressed."""
-
-    file: "_OpenFile"
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        """Return its bytes."""
-        _require_size(self.size)
-        content = os.pread(self.file.descriptor, self.size, self.offset)
-        if len(content) < self.size:
-            raise ValueError(f"expected {self.size} bytes in the archive, got {len(content)}")
-        return content
-
-
-class ZipPlace(NamedTuple):
-    """A member of a zip archive; the archive lets several threads read."""
-
-    archive: zipfile.ZipFile
-    info: zipfile.ZipInfo
-
-    def read(self) -> bytes:
-        """Return its bytes."""
-        _require_size(self.info.file_size)
-        try:
-            return self.archive.read(self.info)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # damaged, or encrypted
-            raise ValueError(str(error)) from None
 
 
 class StorePlace(NamedTuple):
@@ -118,24 +45,9 @@ class StorePlace(NamedTuple):
 
     def read(self) -> bytes:
         """Return its bytes."""
-        _require_size(self.size)
+        require_size(self.size)
         content: bytes = self.system.cat_file(self.path)
         return content
-
-
-class _OpenFile:
-    """A file that stays open while one of its members may be read."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
-
-
-def _require_size(size: int) -> None:
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"expected at most {MAX_FILE_BYTES} bytes, got {size}")
 
 
 class FolderSource(NamedTuple):
@@ -201,61 +113,6 @@ class ListSource(NamedTuple):
                     yield _file_entry(name, str(self.path.parent / name))
 
 
-class ArraySource(NamedTuple):
-    """The rows of arrays by their names, with the time of their file."""
-
-    arrays: Sequence[tuple[str, np.ndarray]]
-    modified: int
-
-    def entries(self) -> Iterator[Entry]:
-        """List the rows."""
-        for name, array in self.arrays:
-            size = array[:1].nbytes
-            for row in range(len(array)):
-                yield Entry(f"{name}/{row}", size, self.modified, ArrayRow(array, row))
-
-
-class TarSource(NamedTuple):
-    """The images in a tar archive, such as a shard of a webdataset, in its order. A name counts once."""
-
-    path: Path
-    name: str
-
-    def entries(self) -> Iterator[Entry]:
-        """List the images. Raises `DataError` for a file that is no archive, or a compressed one."""
-        seen = set()
-        try:
-            file = _OpenFile(self.path)
-            with tarfile.open(self.path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
-                for member in archive:
-                    archive.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
-                    if not member.isreg() or member.issparse() or not _is_image(member.name) or member.name in seen:
-                        continue
-                    seen.add(member.name)
-                    place = TarPlace(file, member.offset_data, member.size)
-                    name = _text(f"{self.name}/{member.name.removeprefix('./')}")
-                    yield Entry(name, member.size, int(member.mtime * 10**9), place)
-        except (tarfile.TarError, OSError) as error:
-            raise DataError(f"{self.path}: expected a tar archive that is not compressed: {error}") from None
-
-
-class ZipSource(NamedTuple):
-    """The images in a zip archive, in its order."""
-
-    path: Path
-    name: str
-
-    def entries(self) -> Iterator[Entry]:
-        """List the images. Raises `DataError` for a file that is no archive."""
-        try:
-            archive = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{self.path}: expected a zip archive: {error}") from None
-        members = {info.filename: info for info in archive.infolist() if not info.is_dir() and _is_image(info.filename)}
-        for name, info in members.items():
-            yield Entry(_text(f"{self.name}/{name}"), info.file_size, _zip_time(info), ZipPlace(archive, info))
-
-
 class StoreSource(NamedTuple):
     """The image files below a path of an object store, by fsspec: s3://bucket/folder, gs://, memory://."""
 
@@ -271,7 +128,7 @@ class StoreSource(NamedTuple):
         except (OSError, ImportError, ValueError) as error:
             raise DataError(f"{self.location}: {error}") from None
         for path, info in sorted(found.items()):
-            if _is_image(path):
+            if is_image(path):
                 name = os.path.relpath(path, root) if path != root else PurePosixPath(path).name
                 size = int(info.get("size") or 0)
                 yield Entry(name, size, _store_time(info), StorePlace(system, path, size))
@@ -294,7 +151,7 @@ def open_source(*locations: str | Path) -> Source:
             return _folder_source(path)
         return _file_source(path, path.name)
     common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    return FilesSource([(_text(str(path.absolute().relative_to(common))), path) for path in paths])
+    return FilesSource([(valid_text(str(path.absolute().relative_to(common))), path) for path in paths])
 
 
 def require_images(source: Source, locations: Iterable[object]) -> None:
@@ -327,8 +184,8 @@ def _file_source(path: Path, name: str) -> Source:
     """Return the source of a file by its suffix, or as an image."""
     suffix = path.suffix.lower()
     openers: dict[str, Callable[[Path, str], Source]] = {
-        ".npy": _npy_source,
-        ".npz": _npz_source,
+        ".npy": npy_source,
+        ".npz": npz_source,
         ".tar": TarSource,
         ".zip": ZipSource,
     }
@@ -336,51 +193,11 @@ def _file_source(path: Path, name: str) -> Source:
         return openers[suffix](path, name)
     if suffix in LIST_SUFFIXES:
         return ListSource(path)
-    if suffix not in IMAGE_SUFFIXES and _is_idx(path):
+    if suffix not in IMAGE_SUFFIXES and is_idx(path):
         return ArraySource([(name, read_idx(path)[:, 0])], path.stat().st_mtime_ns)
     if path.name.endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")):
         raise DataError(f"{path}: expected a tar archive that is not compressed; decompress it first")
     return ImageSource(name, path)
-
-
-def _is_idx(path: Path) -> bool:
-    if path.name in (TRAIN, TEST, f"{TRAIN}.gz", f"{TEST}.gz"):
-        return True
-    with open_regular(path, DataError) as (file, _):
-        return file.read(len(_IDX_MAGIC)) == _IDX_MAGIC
-
-
-def _npy_source(path: Path, name: str) -> ArraySource:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a complete .npy array: {str(error).splitlines()[0]}") from None
-    if reason := _refused(array):
-        raise DataError(f"{path}: {reason}")
-    return ArraySource([(name, array)], path.stat().st_mtime_ns)
-
-
-def _npz_source(path: Path, name: str) -> ArraySource:
-    """Return the arrays of images in a .npz file; other arrays, such as labels, are left out."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {member: archive[member] for member in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a complete .npz file: {str(error).splitlines()[0]}") from None
-    images = [(f"{name}/{member}", array) for member, array in arrays.items() if not _refused(array)]
-    if not images:
-        reasons = "; ".join(f"{member}: {_refused(array)}" for member, array in arrays.items())
-        raise DataError(f"{path}: {reasons or 'expected an array of images, got none'}")
-    return ArraySource(images, path.stat().st_mtime_ns)
-
-
-def _refused(array: np.ndarray) -> str:
-    """Return why an array is none of images, or ""."""
-    channels = array.shape[3] if array.ndim == 4 else 1
-    if array.dtype.name in _PIXEL_TYPES and array.ndim in (3, 4) and channels in (1, 3) and array.size:
-        return ""
-    expected = "uint8, or floats in [0, 1], [N, H, W] or [N, H, W, C] with C of 1 or 3"
-    return f"expected {expected}, got {array.dtype} {list(array.shape)}"
 
 
 def _walk(folder: str, prefix: str, suffixes: frozenset[str], above: tuple[int, ...]) -> Iterator[tuple[str, str]]:
@@ -395,7 +212,7 @@ def _walk(folder: str, prefix: str, suffixes: frozenset[str], above: tuple[int, 
         if entry.is_dir():
             yield from _walk(entry.path, f"{prefix}{entry.name}/", suffixes, (*above, inode))
         elif os.path.splitext(entry.name)[1].lower() in suffixes:  # noqa: PTH122  # a Path takes 2 us more
-            yield _text(prefix + entry.name), entry.path
+            yield valid_text(prefix + entry.name), entry.path
 
 
 def _file_entry(name: str, path: str) -> Entry:
@@ -403,27 +220,8 @@ def _file_entry(name: str, path: str) -> Entry:
     try:
         found = os.stat(path)  # noqa: PTH116  # a Path takes 2 us more
     except OSError:
-        return Entry(_text(name), 0, 0, FilePlace(path))
-    return Entry(_text(name), found.st_size, found.st_mtime_ns, FilePlace(path))
-
-
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not PurePosixPath(name).name.startswith(".")
-
-
-def _text(name: str) -> str:
-    """Return a name as valid Unicode: bytes that are no UTF-8 become backslash escapes."""
-    if name.isascii():
-        return name
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _zip_time(info: zipfile.ZipInfo) -> int:
-    """Return the time of a member, which has no time zone; 0 for a date that does not exist."""
-    try:
-        return int(datetime(*info.date_time, tzinfo=UTC).timestamp()) * 10**9
-    except ValueError:
-        return 0
+        return Entry(valid_text(name), 0, 0, FilePlace(path))
+    return Entry(valid_text(name), found.st_size, found.st_mtime_ns, FilePlace(path))
 
 
 def _store_time(info: dict[str, Any]) -> int:

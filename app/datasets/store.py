@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from app.datasets.decoding import content_digest
-from app.datasets.sources import Entry
+from app.datasets.entries import Entry
 from model.data.arrays import DataError
 from model.data.latents import (
     INDEX,
@@ -164,9 +164,9 @@ class LatentStore:
 
     def _write_index(self, path: Path, table: pa.Table, shards: int) -> None:
         metadata = json_bytes(path, {"recipe": self.recipe, "shards": shards})
-        whole = table.combine_chunks().replace_schema_metadata({METADATA: metadata})  # the same bytes for any parts
+        combined = table.combine_chunks().replace_schema_metadata({METADATA: metadata})  # the same bytes for any parts
         with renamed_when_written(path) as partial, _reporting(path):
-            pq.write_table(whole, partial, compression=COMPRESSION)
+            pq.write_table(combined, partial, compression=COMPRESSION)
 
     def _remove_merged(self) -> None:
         """Remove the indices of shards that are in the whole index: a run was killed before it did."""

@@ -88,14 +88,14 @@ def read_indices(folder: Path, numbers: Sequence[int] | None = None) -> tuple[pa
     `numbers` are those of the further shards, by default all. Of several rows with one id the last counts. Raises
     `DataError` for a folder without latents.
     """
-    whole = [read_index(folder / INDEX)] if (folder / INDEX).exists() else []
-    merged = whole[0][1]["shards"] if whole else 0
+    joined = [read_index(folder / INDEX)] if (folder / INDEX).exists() else []
+    merged = joined[0][1]["shards"] if joined else 0
     found = part_numbers(folder) if numbers is None else numbers
     parts = [read_index(folder / part_name(number)) for number in found if number >= merged]
-    if not whole and not parts:
+    if not joined and not parts:
         raise DataError(f"{folder}: expected latents of `vae encode`, with {INDEX}; there is none")
-    tables = [table for table, _ in (*whole, *parts)]
-    return _last_of_each_id(pa.concat_tables(tables)), (whole or parts)[0][1]
+    tables = [table for table, _ in (*joined, *parts)]
+    return _last_of_each_id(pa.concat_tables(tables)), (joined or parts)[0][1]
 
 
 def _last_of_each_id(table: pa.Table) -> pa.Table:

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from app.codecs.png import write_png
-from app.datasets.encode import EncodeSummary, encode_dataset, seed_of
+from app.datasets.encode import EncodeSummary, encode_dataset
+from app.datasets.latent_encoder import seed_of
 from app.datasets.options import EncodeOptions, Hardware, Progress
 from model.data import latents
 from model.data.arrays import DataError
@@ -256,3 +257,27 @@ def test_a_process_for_each_device_gives_the_same_bytes(images: Path, colour_mod
 def test_several_devices_need_the_folder_of_the_model(images: Path, colour_model: Path, tmp_path: Path):
     with pytest.raises(UserError, match="expected the model by its folder"):
         encode_dataset(images, load(colour_model), tmp_path / "out", hardware=Hardware("cpu,cpu"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_whole_shards_and_the_same_command_continues(tmp_path: Path):
+    model, source, out = write(tmp_path / "model", LARGE), tmp_path / "images", tmp_path / "out"
+    source.mkdir()
+    for number in range(60):
+        image(number, 90, 80).save(source / f"{number:04d}.png")
+    options = ["--shard-size", "6", "--batch-size", "3", "--threads", "1", "--device", "cpu"]
+    command = [sys.executable, "-m", "app", "encode", source, "--model", model, "--out", out, *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(out.glob("index-*.parquet")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 130, messages
+    assert messages.endswith("is complete up to here, the same command continues it\n")
+    assert list(out.glob("*.partial")) == []
+    found = len(latents.open(out))
+    assert found % 6 == 0
+    assert 0 < found < 60
+    assert subprocess.run(command, check=False).returncode == 0
+    encode(source, model, tmp_path / "whole", shard_size=6)
+    assert files(out) == files(tmp_path / "whole")

@@ -9,7 +9,7 @@ import torch
 
 from app.datasets import EncodeOptions, Hardware, decode_dataset, encode_dataset
 from app.datasets.decoding import Sizes
-from app.datasets.encode import seed_of
+from app.datasets.latent_encoder import seed_of
 from model.data import latents
 from model.errors import UserError
 from model.interface import MultipleOfFactor

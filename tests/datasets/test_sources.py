@@ -10,7 +10,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from app.datasets.sources import ArrayRow, Source, open_source, require_images
+from app.datasets.entries import ArrayRow, Source
+from app.datasets.sources import open_source, require_images
 from model.data.arrays import DataError
 from tests.support.image_folders import NAMES, write_images, write_named
 

@@ -1,0 +1,62 @@
+"""Entries of a source: an image, its id and time, and the place from which it is read."""
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+_READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif")
+IMAGE_SUFFIXES = frozenset({*_READ, ".heic", ".heif"})
+"""Files that count as images. HEIC is not read, and reported as unreadable."""
+
+MAX_FILE_BYTES = 2**30
+"""Bytes of one image file; a larger one is recorded as unreadable."""
+
+
+class Place(Protocol):
+    """Where the content of one image lies."""
+
+    def read(self) -> bytes:
+        """Return the image file. Raises `OSError` or `ValueError`. May be called in any thread."""
+
+
+class Entry(NamedTuple):
+    """An image of a source: its id, the bytes of its file, its time in nanoseconds since 1970, and its place."""
+
+    id: str
+    size: int
+    modified: int
+    place: "Place | ArrayRow"
+
+
+class Source(Protocol):
+    """Images in a fixed order."""
+
+    def entries(self) -> Iterator[Entry]:
+        """List the images. Raises `DataError` where the source itself cannot be read."""
+
+
+class ArrayRow(NamedTuple):
+    """A row of an array of images, [N, H, W] or [N, H, W, C]."""
+
+    array: np.ndarray
+    row: int
+
+
+def require_size(size: int) -> None:
+    """Raise `ValueError` for a file of more than `MAX_FILE_BYTES`."""
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"expected at most {MAX_FILE_BYTES} bytes, got {size}")
+
+
+def is_image(name: str) -> bool:
+    """Return whether a name is that of an image file."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not PurePosixPath(name).name.startswith(".")
+
+
+def valid_text(name: str) -> str:
+    """Return a name as valid Unicode: bytes that are no UTF-8 become backslash escapes."""
+    if name.isascii():
+        return name
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
