@@ -63,7 +63,7 @@ class Likelihood(ABC):
 
     @property
     def deviation(self) -> Tensor | None:
-        """The standard deviation of each value, [..., C, H, W] or a scalar, None for a family without a scale."""
+        """The standard deviation, which broadcasts over [..., C, H, W], None for a family without a scale."""
         return None
 
     @abstractmethod
@@ -153,15 +153,30 @@ class DiscretisedLogistic(Likelihood):
         return torch.exp(self.log_scale) * (pi / sqrt(3))
 
     def pixel_log_prob(self, x: Tensor) -> Tensor:
-        log_scale = self.log_scale
         level = torch.round(x * (LEVELS - 1))
         centre, half = level / (LEVELS - 1), 0.5 / (LEVELS - 1)
-        upper = (centre + half - self.mean) * torch.exp(-log_scale)
-        lower = (centre - half - self.mean) * torch.exp(-log_scale)
+        mean, inverse_scale = self.mean, torch.exp(-self.log_scale)
+        upper = (centre + half - mean) * inverse_scale
+        lower = (centre - half - mean) * inverse_scale
         # log(S(u) - S(l)) = log S(u) + log S(-l) + log(1 - exp(l - u)) with S the sigmoid avoids cancellation.
-        inside = logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
-        edge = torch.where(level == 0, logsigmoid(upper), inside)
-        return torch.where(level == LEVELS - 1, logsigmoid(-lower), edge)
+        below_upper, above_lower = logsigmoid(upper), logsigmoid(-lower)
+        inside = below_upper + above_lower + torch.log(-torch.expm1(lower - upper))
+        edge = torch.where(level == 0, below_upper, inside)
+        return torch.where(level == LEVELS - 1, above_lower, edge)
+
+
+class SharedScaleLogistic(DiscretisedLogistic):
+    """Likelihood of 8-bit pixels with one scale for all pixels of a channel: the mean of the decoder's scales.
+
+    A decoder with a scale for each pixel widens it where the error is large, which divides the gradient of the mean
+    there: it learns colours late or never. Seitzer et al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation"
+    (2022); Rybkin et al., "Simple and Effective VAE Training with Calibrated Decoders" (2021).
+    """
+
+    @property
+    def log_scale(self) -> Tensor:
+        """Logarithm of the scale of the logistic, [..., C, 1, 1]."""
+        return torch.log(1e-3 + softplus(self.extra_params[0].mean((-2, -1), keepdim=True) - 3))
 
 
 def _log_normal_mass(lower: Tensor, upper: Tensor) -> Tensor:
@@ -181,4 +196,5 @@ FAMILIES: dict[str, type[Likelihood]] = {
     "gaussian": Gaussian,
     "gaussian-learned": LearnedGaussian,
     "logistic": DiscretisedLogistic,
+    "logistic-shared": SharedScaleLogistic,
 }

@@ -68,7 +68,7 @@ def render_card(checkpoint: Checkpoint, plots: list[str]) -> str:
     """Render the card in Markdown; sections without data are left out."""
     metrics, config = checkpoint.metrics, checkpoint.vae.config
     binary = BINARY if metrics.training and metrics.training.is_binary else ""
-    discretised = DISCRETISED if config.likelihood == "logistic" else ""
+    discretised = DISCRETISED if config.likelihood.startswith("logistic") else ""
     parts = [
         f"# {checkpoint.name}{TITLE}",
         _summary(config, metrics.training),

@@ -83,7 +83,7 @@ def test_the_deviation_is_the_standard_deviation_of_the_distribution_over_a_line
         assert p.deviation is None
         return
     wide = torch.linspace(-40, 40, 400_001, dtype=torch.float64)
-    if family is FAMILIES["logistic"]:
+    if issubclass(family, FAMILIES["logistic"]):
         s = 1e-3 + softplus(torch.tensor(1.0 - 3, dtype=torch.float64))
         density = torch.sigmoid((wide - p.mean.item()) / s) * torch.sigmoid(-(wide - p.mean.item()) / s) / s
     else:
@@ -199,7 +199,16 @@ def test_a_learned_deviation_is_at_least_one_grey_level():
         assert p.log_prob(p.mean).item() <= peak + 1e-12
 
 
-def test_the_score_of_an_image_is_the_sum_over_its_values(family):
+def test_a_shared_scale_is_the_one_of_the_mean_of_its_channel():
+    shared, raw = drawn(FAMILIES["logistic-shared"], 7)
+    means = raw[:, 3:].mean((-2, -1), keepdim=True).expand(-1, -1, 4, 5)
+    x = pixels(7)
+    assert_close(shared.log_prob(x), FAMILIES["logistic"](torch.cat([raw[:, :3], means], 1)).log_prob(x))
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "logistic-shared"])
+def test_the_score_of_an_image_is_the_sum_over_its_values(name):
+    family = FAMILIES[name]
     p, raw = drawn(family, shape=(3, 2, 2))
     x = pixels()[:, :2, :2]
     parts = raw.unflatten(0, (family.params_per_channel, 3))

@@ -14,6 +14,7 @@ const LIKELIHOODS = {
   bernoulli: "a Bernoulli likelihood: pixels are black or white, and grey is a probability",
   gaussian: "a Gaussian likelihood with a fixed standard deviation",
   logistic: "a discretised logistic likelihood of 8-bit levels",
+  "logistic-shared": "a discretised logistic likelihood of 8-bit levels, with one scale for each channel",
 };
 
 export class ModelPanel extends Panel {
