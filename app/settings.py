@@ -54,7 +54,8 @@ class Settings(BaseSettings):
 
     model: Path = Field(
         DEFAULT_MODEL,
-        description="folder of the model, or its name on the Hugging Face hub: hf:ORG/NAME[@REVISION][/SUBFOLDER]",
+        description="folder of the model, name of a shipped one such as mnist, or a name on the Hugging Face hub: "
+        "hf:ORG/NAME[@REVISION][/SUBFOLDER]",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of one batch; 0: automatic")

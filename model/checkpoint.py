@@ -32,10 +32,11 @@ from model.files import (
     require_folder,
 )
 from model.records import Metrics, read_metrics
+from model.shipped import CHECKPOINTS
 from model.vae import VAE
 
 METRICS = "metrics.json"
-DEFAULT = Path(__file__).parent / "checkpoints" / "mnist"
+DEFAULT = CHECKPOINTS / "mnist"
 """Folder of the model that is part of the package."""
 
 MAX_WEIGHTS = 2**31

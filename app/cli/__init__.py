@@ -18,6 +18,7 @@ from app.cli.number_options import integer_option, real_option
 from app.server.startup import prepare_command
 from model.errors import UserError
 from model.formats import check_model
+from model.shipped import find_model
 from model.training.options import TrainingOptions
 
 DEFAULTS = TrainingOptions()
@@ -140,7 +141,7 @@ def train(
     blocks: Annotated[str | None, typer.Option(help=f"Residual blocks at each resolution; {CHOSEN}.")] = None,
     hidden: Annotated[str | None, typer.Option(help=f"Widths of the fully connected layers; {CHOSEN}.")] = None,
     likelihood: Annotated[
-        str | None, typer.Option(help=f"bernoulli, gaussian, gaussian-learned or logistic; {CHOSEN}.")
+        str | None, typer.Option(help=f"bernoulli, gaussian, gaussian-learned, logistic, logistic-shared; {CHOSEN}.")
     ] = None,
     scale: Annotated[float, real_option("Standard deviation of the gaussian likelihood, pixels in [0, 1].")] = 0.1,
     objective: Annotated[str, typer.Option(help="elbo, or the importance-weighted iwae or dreg.")] = DEFAULTS.objective,
@@ -186,7 +187,7 @@ def train(
         from app.cli.train import run_training
 
         given = frozenset(_given_options(context))
-        run = TrainingRun(data, out, resume, keep_state, download, start, given)
+        run = TrainingRun(data, out, resume, keep_state, download, start and find_model(start), given)
         others = {"context", "data", "out", "recipe", "resume", "keep_state", "start", "download", "minutes"}
         options = {name: value for name, value in values.items() if name not in others | {"device", "threads"}}
         options["binarize"] = binarize or None
@@ -195,7 +196,7 @@ def train(
 
 @cli.command()
 def evaluate(
-    model: Annotated[Path, typer.Option(help="The folder of the model.")],
+    model: Annotated[Path, typer.Option(help="The folder of the model, or the name of a shipped one.")],
     data: Annotated[
         Path, typer.Option(help="As for train; its test split is scored, or what the training held out of it.")
     ],
@@ -220,6 +221,7 @@ def evaluate(
         from app.cli.progress import print_figures
         from model.files import write_json
 
+        model = find_model(model)
         if replace and not save:
             raise UserError("replace: expected together with --save")
         if save:
@@ -249,7 +251,7 @@ def inspect(
     image: Annotated[
         Path | None, typer.Argument(metavar="IMAGE", help="An image file that is encoded and decoded.")
     ] = None,
-    model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",
+    model: Annotated[str, typer.Option(help="The folder of the model, or its name, as for serve.")] = "",
     out: Annotated[
         Path | None, typer.Option(help="PNG of original, reconstruction and error; IMAGE.inspection.png by default.")
     ] = None,
@@ -280,7 +282,7 @@ def encode(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the latents; it is continued if it has some of them.")],
-    model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",
+    model: Annotated[str, typer.Option(help="The folder of the model, or its name, as for serve.")] = "",
     samples: Annotated[int, integer_option("Draws from the posterior of each image that are stored as well.")] = 0,
     seed: Annotated[int, integer_option("Seed of the draws; each image has its own by it and by its path.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16, of the stored latents.")] = "float32",
@@ -394,7 +396,7 @@ def reconstruct(
 @cli.command()
 def export(
     out: Annotated[Path, typer.Argument(help="Folder of the pair; it must not exist, or be empty.")],
-    model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",
+    model: Annotated[str, typer.Option(help="The folder of the model, or its name, as for serve.")] = "",
 ) -> None:
     """Export an autoencoder of diffusers as a pair of ONNX graphs, which is served faster on a CPU. Takes minutes.
 

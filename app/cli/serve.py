@@ -22,7 +22,7 @@ def serve_parameters() -> tuple[Any, ...]:
     Typer converts no value, so that options and variables are checked alike, by `Settings`.
     """
     folder = Annotated[
-        Path | None, typer.Argument(metavar="MODEL", help="The folder of the model or its name on the hub, as --model.")
+        Path | None, typer.Argument(metavar="MODEL", help="The folder of the model, or its name, as --model.")
     ]
     options = [_option(name, field) for name, field in Settings.model_fields.items()]
     app = typer.Typer(add_completion=False)

@@ -14,6 +14,7 @@ from model.formats.diffusers_files import NEEDS, PICKLES, check_diffusers_folder
 from model.formats.hub import DEFAULT_HUB, Hub, HubName, Snapshot, is_hub_name
 from model.formats.onnx_files import NEEDS as PAIR_NEEDS
 from model.formats.onnx_files import check_pair, is_pair
+from model.shipped import find_model
 
 if TYPE_CHECKING:
     from model.interface import ImageModel, Origin, StoredModel
@@ -37,7 +38,7 @@ class Format(NamedTuple):
 
 
 def load(source: str | Path, hub: Hub = DEFAULT_HUB) -> "ImageModel":
-    """Load the model in a folder of any format, or of a name on the hub such as hf:ORG/NAME, on the CPU.
+    """Load the model in a folder of any format, of a shipped name, or of a name on the hub as hf:ORG/NAME, on the CPU.
 
     Raises `CheckpointError` as `read_model` does, which also returns the records of training and evaluation.
     """
@@ -47,11 +48,11 @@ def load(source: str | Path, hub: Hub = DEFAULT_HUB) -> "ImageModel":
 def read_model(source: Path, hub: Hub = DEFAULT_HUB) -> "StoredModel":
     """Read the model in a folder of any format, in evaluation mode and without gradients, on the CPU.
 
-    `source` is the folder, or a name on the hub. Raises `CheckpointError` for a folder without a usable model, or a
-    name that cannot be fetched.
+    `source` is the folder, the name of a shipped model, or a name on the hub. Raises `CheckpointError` for a folder
+    without a usable model, or a name that cannot be fetched.
     """
     folder, snapshot = _folder(source, hub)
-    stored: StoredModel = import_module(FORMATS[format_of(folder)].module).read(folder, _origin(source, snapshot))
+    stored: StoredModel = import_module(FORMATS[format_of(folder)].module).read(folder, _origin(folder, snapshot))
     return stored
 
 
@@ -67,16 +68,16 @@ def check_model(source: Path, hub: Hub = DEFAULT_HUB) -> None:
 def _folder(source: Path, hub: Hub) -> tuple[Path, Snapshot | None]:
     """Return the folder of a model, and the snapshot that it is part of if it comes from the hub."""
     if not is_hub_name(source):
-        return source, None
+        return find_model(source), None
     snapshot = hub.fetch(HubName.parse(source.as_posix()))
     return snapshot.folder, snapshot
 
 
-def _origin(source: Path, snapshot: Snapshot | None) -> "Origin":
+def _origin(folder: Path, snapshot: Snapshot | None) -> "Origin":
     from model.interface import Origin  # noqa: PLC0415  # it imports torch
 
     if snapshot is None:
-        return Origin.of_folder(source)
+        return Origin.of_folder(folder)
     return Origin(snapshot.name.short, str(snapshot.name), snapshot.root)
 
 
