@@ -160,6 +160,9 @@ def train(
     ema: Annotated[float | None, real_option(f"Decay of the averaged weights, which are the result; {CHOSEN}.")] = None,
     clip: Annotated[float, real_option("Largest norm of the gradient; 0 for no limit.")] = DEFAULTS.clip,
     weight_norm: Annotated[bool, typer.Option(help="Use weight normalisation.")] = False,
+    init: Annotated[
+        str | None, typer.Option(help=f"First weights: torch, or data (scaled by outputs on the data); {CHOSEN}.")
+    ] = None,
     samples: Annotated[int, integer_option("Draws per image: L of the ELBO, else K.")] = DEFAULTS.samples,
     binarize: Annotated[
         str, typer.Option(help="dynamic (drawn in each epoch) or none (grey levels); dynamic for bernoulli.")
@@ -176,7 +179,9 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, integer_option("Seed of all random draws.")] = DEFAULTS.seed,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16, for the networks.")] = DEFAULTS.precision,
+    precision: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16, for the networks; chosen by images and CPU.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, integer_option("CPU threads; 0 for the default of torch.")] = 0,
 ) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
+from shlex import quote
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from model.training.defaults import (
     choose_data_options,
     choose_length,
     choose_patience,
+    choose_precision,
     choose_schedules,
     require_possible,
     steps_per_epoch,
@@ -41,7 +43,11 @@ BUDGET_SHARE = 0.95
 
 
 class Plan(NamedTuple):
-    """What to train: data, architecture, options, device, the starting model, and the command that began it."""
+    """What to train: data, architecture, options, device, the starting model, and the command that began it.
+
+    `epoch_seconds` is the expected time of an epoch, None if unknown. `budget` is the time of the training in seconds,
+    None for a number of epochs.
+    """
 
     dataset: Dataset
     config: VAEConfig
@@ -49,6 +55,8 @@ class Plan(NamedTuple):
     device: torch.device
     start: Checkpoint | None
     command: str
+    epoch_seconds: float | None = None
+    budget: float | None = None
 
     @property
     def validation(self) -> int:
@@ -98,16 +106,20 @@ def new_plan(run: TrainingRun, values: dict[str, Any], hardware: Hardware, minut
     dataset = split_by_content(dataset, chosen.values["test_share"], chosen.values["seed"])
     images = ImageStatistics.of(dataset.train)
     if not start:
-        chosen.choose(_architecture_choices(images, chosen.values))
+        has_networks = bool(NETWORK.keys() & chosen.values.keys())
+        chosen.choose(choose_architecture(images, with_networks=not has_networks))
+        has_amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        chosen.choose([] if has_networks else choose_precision(images, has_amx=has_amx))
         architecture = _architecture(chosen.values)
     config = architecture.config(dataset.image_shape)
     chosen.values.setdefault("binarize", default_binarize(config.likelihood))
     plan = Plan(dataset, config, chosen.options(), device, start, command_line())
-    options = _choose_run(plan, chosen, minutes)
+    budget = None if minutes is None else 60 * minutes * BUDGET_SHARE
+    epoch_seconds, options = _choose_run(plan, chosen, budget)
     steps = options.epochs * steps_per_epoch(_trained(plan), options.batch_size)
     require_possible(images, config.likelihood, options, steps, plan.validation)
     _report_choices(chosen.choices)
-    return plan._replace(options=options)
+    return plan._replace(options=options, epoch_seconds=epoch_seconds, budget=budget)
 
 
 def resumed_plan(run: TrainingRun, values: dict[str, Any], hardware: Hardware) -> Plan:
@@ -142,21 +154,14 @@ def _architecture(values: dict[str, Any]) -> Architecture:
     return Architecture(**{name: values.get(name, value) for name, value in defaults.items()})
 
 
-def _architecture_choices(images: ImageStatistics, values: dict[str, Any]) -> list[Choice]:
-    """The choices, without those of the networks if one of their options is given."""
-    choices = choose_architecture(images)
-    return [choice for choice in choices if choice.option not in NETWORK or not NETWORK.keys() & values.keys()]
-
-
-def _choose_run(plan: Plan, chosen: _Values, minutes: float | None) -> TrainingOptions:
-    """Choose batch size, epochs and schedules."""
+def _choose_run(plan: Plan, chosen: _Values, budget: float | None) -> tuple[float, TrainingOptions]:
+    """Choose batch size, epochs and schedules; return the expected seconds of an epoch, and the options."""
     images = _trained(plan)
-    length = choose_length(images, chosen.values)
-    if minutes is not None:
-        chosen.choose(length[:1])
-        chosen.choose([_budgeted_epochs(plan._replace(options=chosen.options()), minutes)])
-    is_given = "epochs" in chosen.values and minutes is None
-    chosen.choose(length)
+    batch_size, epochs = choose_length(images, chosen.values)
+    is_given = "epochs" in chosen.values
+    chosen.choose([batch_size])
+    epoch_seconds = _measure_epoch(plan._replace(options=chosen.options()))
+    chosen.choose([epochs if budget is None else _budgeted_epochs(epoch_seconds, budget)])
     if not is_given:
         chosen.choose(choose_patience(chosen.values["epochs"], plan.validation))
     if plan.start:
@@ -164,7 +169,7 @@ def _choose_run(plan: Plan, chosen: _Values, minutes: float | None) -> TrainingO
     epochs = chosen.values["epochs"]
     steps = steps_per_epoch(images, chosen.values["batch_size"])
     chosen.choose(choose_schedules(epochs, epochs * steps))
-    return chosen.options()
+    return epoch_seconds, chosen.options()
 
 
 def _trained(plan: Plan) -> int:
@@ -173,20 +178,23 @@ def _trained(plan: Plan) -> int:
     return max(1, len(plan.dataset.train) - held_out)
 
 
-def _budgeted_epochs(plan: Plan, minutes: float) -> Choice:
+def _measure_epoch(plan: Plan) -> float:
+    """Return the expected seconds of an epoch; validation has no gradients."""
     training = plan.training()
-    seconds = (len(training.images) + len(training.heldout) / 3) / measure_speed(
-        training
-    )  # validation has no gradients
-    epochs = max(1, min(10**6, int(60 * minutes * BUDGET_SHARE / seconds)))
-    return Choice("epochs", epochs, f"{minutes:g} minutes with {seconds:.3g} s for each epoch")
+    return (len(training.images) + len(training.heldout) / 3) / measure_speed(training)
+
+
+def _budgeted_epochs(epoch_seconds: float, budget: float) -> Choice:
+    epochs = max(1, min(10**6, int(budget / epoch_seconds)))
+    spent = f"{budget / BUDGET_SHARE / 60:g} minutes with {epoch_seconds:.3g} s for each epoch"
+    return Choice("epochs", epochs, f"{spent}, adapted while it runs")
 
 
 def _report_choices(choices: list[Choice]) -> None:
     if choices:
         notify("chosen from the data; an option overrides each:")
     for reason, same in groupby(choices, lambda choice: choice.reason):
-        options = " ".join(f"--{choice.option.replace('_', '-')} {choice.value}" for choice in same)
+        options = " ".join(f"--{choice.option.replace('_', '-')} {quote(str(choice.value))}" for choice in same)
         notify(f"  {options}: {reason}")
 
 

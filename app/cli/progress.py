@@ -61,6 +61,13 @@ def report_skipped(dataset: Dataset) -> None:
         notify(f"  and {len(dataset.skipped) - MAX_NOTED_FILES} more")
 
 
+def duration(seconds: float) -> str:
+    """Write a time for people, such as "40 seconds", "12 minutes" or "3.5 hours"."""
+    units = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+    size, unit = next((size, unit) for size, unit in units if seconds >= 1.5 * size or size == 1)
+    return f"{seconds / size:.{1 if size > 60 and seconds < 36_000 else 0}f} {unit}"
+
+
 def print_figures(figures: dict[str, Any]) -> None:
     """Print the figures as a table."""
     table = Table("figure", "value")
@@ -86,8 +93,8 @@ def training_bar(options: TrainingOptions) -> Iterator[ProgressCallback | None]:
 
         def watch(step: Step) -> None:
             done = (step.epoch - 1) * step.steps + step.step
-            name = f"epoch {step.epoch}/{options.epochs}"
-            bar.update(task, description=name, completed=done, total=options.epochs * step.steps, **asdict(step))
+            name = f"epoch {step.epoch}/{step.epochs}"
+            bar.update(task, description=name, completed=done, total=step.epochs * step.steps, **asdict(step))
 
         yield watch
 

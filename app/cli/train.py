@@ -10,7 +10,7 @@ import torch
 
 from app.cli.options import Hardware, TrainingRun
 from app.cli.plan import Plan, new_plan, resumed_plan
-from app.cli.progress import download_bar, notify, print_epoch, training_bar
+from app.cli.progress import download_bar, duration, notify, print_epoch, training_bar
 from app.cli.report import write_report
 from model.checkpoint import METRICS, write_checkpoint
 from model.data.arrays import Dataset
@@ -19,6 +19,7 @@ from model.errors import reporting_file
 from model.evaluation.model_card import CARD, PLOTS
 from model.files import CONFIG, WEIGHTS, CheckpointError, read_file, read_json, write_atomically, write_json
 from model.records import VERSION, TrainingRecord, read_metrics
+from model.training.budget import TimeBudget
 from model.training.options import OptionsError
 from model.training.resume import SNAPSHOT, resume_training, write_snapshot
 from model.training.trainer import Training
@@ -89,9 +90,13 @@ def _finish_complete(run: TrainingRun, values: dict[str, Any]) -> None:
 def _train(run: TrainingRun, training: Training, plan: Plan) -> None:
     _prepare_output(run.out)
     notify(f"training on {_described(training, plan.dataset)}, into {run.out}")
+    notify(_expected_time(training, plan))
+    budget = None if plan.budget is None else TimeBudget(plan.budget)
     try:
         with training_bar(training.options) as watch:
             for record in training.epochs(watch, SHOWN_SECONDS):
+                if budget:
+                    training.change_length(budget.epochs_after(training.epoch))
                 _save_epoch(run.out, training, plan)
                 print_epoch(record, training.options)
         _notify_best(training)
@@ -132,6 +137,13 @@ def _described(training: Training, dataset: Dataset) -> str:
     held_out = f"{len(training.heldout)} for validation, {0 if dataset.test is None else len(dataset.test)} for tests"
     epochs = f"{training.options.epochs} epochs of {training.steps_per_epoch} steps on {training.images.device}"
     return f"{len(training.images)} images of shape {shape} ({held_out}), {epochs}"
+
+
+def _expected_time(training: Training, plan: Plan) -> str:
+    done = [record.seconds for record in training.records]
+    pace = sum(done) / len(done) if done else plan.epoch_seconds or 0.0
+    early = f", less if {training.options.patience} epochs do not improve it" if training.options.patience else ""
+    return f"expected time: {duration(pace * (training.options.epochs - training.epoch))}{early}"
 
 
 def _notify_best(training: Training) -> None:

@@ -16,6 +16,12 @@ GREY_SHARE = 0.35
 MNIST has 0.17, the 8x8 digits of scikit-learn 0.34, photographs about 0.6.
 """
 
+TINY_SIDE, SMALL_SIDE = 12, 32
+"""Largest sides of images with networks of two resolutions, of stride 1 and 2."""
+
+LATENT_CHANNELS = 16
+"""Channels of a latent that has a place in the image."""
+
 SAMPLED_IMAGES = 5000
 """Number of images from which the share of grey is measured."""
 
@@ -54,10 +60,30 @@ class ImageStatistics:
         return max(self.image_shape[1:])
 
 
-def choose_architecture(images: ImageStatistics) -> list[Choice]:
-    """Choose likelihood and networks."""
-    size = f"{images.image_shape[2]}x{images.image_shape[1]} pixels"
-    return [_likelihood(images), *_networks(images, size), _latent(images)]
+def choose_architecture(images: ImageStatistics, *, with_networks: bool = True) -> list[Choice]:
+    """Choose likelihood, latent and networks; without the networks a latent that fits any of them."""
+    _, height, width = images.image_shape
+    network = _network(images)
+    values = {
+        "stride": network.stride,
+        "channels": _text(network.channels),
+        "blocks": _text(network.blocks),
+        "hidden": network.hidden,
+        "latent": _text(network.latent),
+    }
+    if not with_networks:
+        values = {"latent": str(_vector_size(images))}
+    return [
+        *_likelihood(images),
+        *(Choice(option, value, f"images of {width}x{height} pixels") for option, value in values.items()),
+    ]
+
+
+def choose_precision(images: ImageStatistics, *, has_amx: bool) -> list[Choice]:
+    """Choose the precision where another than the default is faster, on a CPU with or without tiles of bfloat16."""
+    if not has_amx or images.side <= SMALL_SIDE:
+        return []
+    return [Choice("precision", "bfloat16", "faster on this CPU, for images of this size")]
 
 
 def choose_data_options(images: int, *, has_test: bool, has_validation: bool) -> list[Choice]:
@@ -75,11 +101,11 @@ def choose_data_options(images: int, *, has_test: bool, has_validation: bool) ->
 
 def choose_length(images: int, given: Mapping[str, Any]) -> list[Choice]:
     """Choose batch size and epochs for a number of training images; `given` has options that are decided."""
-    batch = given.get("batch_size") or _power_of_two(images // 20, 16, 128)
+    batch = given.get("batch_size") or _power_of_two(images // 50, 16, 128)
     steps = round(min(20_000, max(2000, 3000 * (images / 1000) ** 0.5)))
     epochs = max(1, min(MAX_EPOCHS, round(steps / steps_per_epoch(images, batch))))
     return [
-        Choice("batch_size", batch, f"a twentieth of {images} images, from 16 to 128"),
+        Choice("batch_size", batch, f"a fiftieth of {images} images, from 16 to 128"),
         Choice("epochs", epochs, f"about {steps} steps for {images} images"),
     ]
 
@@ -125,34 +151,44 @@ def require_possible(
         raise OptionsError("patience: expected images for validation; holdout is 0")
 
 
-def _likelihood(images: ImageStatistics) -> Choice:
-    if images.image_shape[0] == 3:
-        return Choice("likelihood", "logistic", "the images have colours")
+def _likelihood(images: ImageStatistics) -> list[Choice]:
+    """Choose the likelihood, and the first weights: colours are learned late if signals fade from layer to layer."""
     if images.is_binary:
-        return Choice("likelihood", "bernoulli", "the images are nearly black and white")
-    return Choice("likelihood", "logistic", "the images have grey levels")
+        return [Choice("likelihood", "bernoulli", "the images are nearly black and white")]
+    reason = f"the images have {'colours' if images.image_shape[0] == 3 else 'grey levels'}"
+    return [Choice("likelihood", "logistic-shared", reason), Choice("init", "data", reason)]
 
 
-def _networks(images: ImageStatistics, size: str) -> list[Choice]:
-    stride, channels, blocks, hidden = _network(images.side)
-    values = {"stride": stride, "channels": _text(channels), "blocks": _text(blocks), "hidden": str(hidden)}
-    return [Choice(option, value, f"images of {size}") for option, value in values.items()]
+class _Network(NamedTuple):
+    """Options of the networks."""
+
+    stride: int
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+    hidden: str
+    latent: tuple[int, ...]
 
 
-def _network(side: int) -> tuple[int, tuple[int, ...], tuple[int, ...], int]:
-    """Return stride, channels, blocks and hidden width; the coarsest grid has 4 to 8 pixels a side up to 256."""
-    if side <= 12:
-        return 1, (32, 64), (1, 1), 256
-    if side <= 32:
-        return 2, (32, 32), (1, 1), 450
-    deeper = max(0, (side - 1).bit_length() - 6)
-    return 2, (32, 64, *(128,) * (deeper + 2)), (0, *(1,) * (deeper + 3)), 256
+def _network(images: ImageStatistics) -> _Network:
+    """Return networks for images of this size; the coarsest grid has 2 to 8 pixels a side up to 256.
+
+    Larger images get a latent on that grid: it is learned in a tenth of the steps that linear layers between the grid
+    and the latent need.
+    """
+    if images.side <= TINY_SIDE:
+        return _Network(1, (32, 64), (1, 1), "256", (_vector_size(images),))
+    if images.side <= SMALL_SIDE:
+        return _Network(2, (32, 32), (1, 1), "450", (_vector_size(images),))
+    deeper = max(0, (images.side - 1).bit_length() - 6)
+    channels, blocks = (32, 64, *(128,) * (deeper + 2)), (0, *(1,) * (deeper + 2), 2)
+    _, height, width = images.image_shape
+    grid = 2 ** len(channels)
+    return _Network(2, channels, blocks, "", (LATENT_CHANNELS, ceil(height / grid), ceil(width / grid)))
 
 
-def _latent(images: ImageStatistics) -> Choice:
+def _vector_size(images: ImageStatistics) -> int:
     values = prod(images.image_shape)
-    latent = next((size for most, size in ((256, 16), (1024, 32), (4096, 64)) if values <= most), 128)
-    return Choice("latent", str(latent), f"images of {values} values")
+    return next((size for most, size in ((256, 16), (1024, 32), (4096, 64)) if values <= most), 128)
 
 
 def _power_of_two(value: int, least: int, most: int) -> int:

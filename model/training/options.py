@@ -40,8 +40,9 @@ class TrainingOptions:
     `warmup` is in steps, `kl_warmup` in epochs, `beta` the weight of the KL divergence after it. `clip` is the largest
     norm of the gradient, 0 for no limit. `samples` is the number of draws per image: L of the ELBO, K of the
     importance-weighted objectives. `augment` are augmentations, separated by commas. `test_share` is the share of
-    images that are held out as test split, `holdout` the number of training images for validation. A training ends
-    early after `patience` epochs without a better validation, 0 for never.
+    images that are held out as test split, `holdout` the number of training images for validation. `init` are
+    the first weights: those of torch, or scaled so that the outputs of each layer have the variance 1 on the data. A
+    training ends early after `patience` epochs without a better validation, 0 for never.
     """
 
     objective: str = "elbo"
@@ -55,6 +56,7 @@ class TrainingOptions:
     ema: float = 0.999
     clip: float = 100.0
     weight_norm: bool = False
+    init: str = "torch"
     samples: int = 1
     binarize: str = "dynamic"
     augment: str = ""
@@ -77,6 +79,7 @@ class TrainingOptions:
         _require("augment", {*self.augmentations} <= {*AUGMENTATIONS}, "flip, crop or flip,crop", self.augment)
         _require("objective", self.objective in ("elbo", "iwae", "dreg"), "elbo, iwae or dreg", self.objective)
         _require("weight_norm", type(self.weight_norm) is bool, "true or false", self.weight_norm)
+        _require("init", self.init in ("torch", "data"), "torch or data", self.init)
         _require("schedule", self.schedule in ("cosine", "constant"), "cosine or constant", self.schedule)
         _require("binarize", self.binarize in ("dynamic", "none"), "dynamic or none", self.binarize)
         _require("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS), self.precision)

@@ -28,6 +28,7 @@ ADDED_FIELDS: dict[str, Any] = {
     "augment": "",
     "test_share": 0.0,
     "patience": 0,
+    "init": "torch",
 }
 """Fields of config and options that snapshots of version 0.1.0 lack, with the values that they had then."""
 

@@ -8,7 +8,7 @@ of the weights is kept, evaluated and saved.
 
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite, log
 from time import perf_counter
 from typing import NamedTuple
@@ -50,6 +50,7 @@ class Progress:
     """Progress of an epoch after a step, with the means over its batches so far, in nats."""
 
     epoch: int
+    epochs: int
     step: int
     steps: int
     elbo: float
@@ -61,6 +62,9 @@ class Progress:
 
 INIT_IMAGES = 512
 """Number of images for data-dependent initialisation."""
+
+FIRST_LOGVAR = -4.5
+"""Shift of log sigma^2 of an untrained posterior: a standard deviation of about 0.1."""
 
 MEASURED_SECONDS = 3.0
 MEASURED_WARMUP = 3
@@ -89,6 +93,13 @@ def init_output_bias(vae: VAE, images: Images) -> None:
     bias = [weight for name, weight in vae.decoder.named_parameters() if name.endswith("bias")][-1]
     with torch.no_grad():
         bias.view(family.params_per_channel, -1)[0] = log(share / (1 - share))
+
+
+def narrow_posterior(vae: VAE) -> None:
+    """Lower the encoder's bias of logvar, so that the first latents differ by more than their noise."""
+    bias = [weight for name, weight in vae.encoder.named_parameters() if name.endswith("bias")][-1]
+    with torch.no_grad():
+        bias[len(bias) // 2 :] += FIRST_LOGVAR
 
 
 class Training:
@@ -125,8 +136,13 @@ class Training:
         self.vae = vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
         self.average = deepcopy(self.vae).requires_grad_(False)
         self.generator = torch.Generator(device).manual_seed(options.seed)
+        if not start and (options.weight_norm or options.init == "data"):
+            data_dependent_init(self.vae, self._batch(self.images[:INIT_IMAGES]), self.generator)
+        if not start and options.init == "data":
+            narrow_posterior(self.vae)
         if options.weight_norm:
-            self._apply_weight_norm(standardise=start is None)
+            apply_weight_norm(self.vae, self.generator)
+        self._update_ema(share=1.0)
         self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=options.learning_rate, fused=True)
 
     @property
@@ -161,6 +177,10 @@ class Training:
             self.records.append(self._epoch(progress, interval))
             yield self.records[-1]
 
+    def change_length(self, epochs: int) -> None:
+        """Set the number of epochs, at least those that are finished; the learning rate follows the new length."""
+        self.options = replace(self.options, epochs=max(epochs, self.epoch))
+
     def train_on(self, rows: Tensor) -> Tensor:
         """Do one step with the images of these rows; return the sums of ELBO, its terms and objective, [4]."""
         levels = augment(self.images[rows], self.options.augmentations, self.generator)
@@ -176,7 +196,8 @@ class Training:
             if progress and perf_counter() - shown >= interval:
                 shown = perf_counter()
                 speed = seen / (shown - start)
-                progress(Progress(self.epoch + 1, number, self.steps_per_epoch, *_means(sums, seen), speed))
+                place = (self.epoch + 1, self.options.epochs, number, self.steps_per_epoch)
+                progress(Progress(*place, *_means(sums, seen), speed))
         means = _means(sums, seen)
         self._require_finite("ELBO", means.elbo)
         rate, seconds = self.optimizer.param_groups[0]["lr"], perf_counter() - start
@@ -220,12 +241,6 @@ class Training:
         if norm.is_cuda or norm > self.options.clip:
             torch.nn.utils.clip_grads_with_norm_(weights, self.options.clip, norm)
 
-    def _apply_weight_norm(self, *, standardise: bool) -> None:
-        if standardise:
-            data_dependent_init(self.vae, self._batch(self.images[:INIT_IMAGES]), self.generator)
-        apply_weight_norm(self.vae, self.generator)
-        self._update_ema(share=1.0)
-
     @torch.no_grad()
     def _update_ema(self, share: float) -> None:
         weights = effective_weights(self.vae)
@@ -261,12 +276,16 @@ class Training:
 
 
 def measure_speed(training: Training, seconds: float = MEASURED_SECONDS) -> float:
-    """Train for some seconds and return the images per second; the training is of no further use."""
+    """Train for some seconds and return the images per second; the training is of no further use.
+
+    At most a fiftieth of the images of the whole training are counted.
+    """
     rows = torch.arange(len(training.images), device=training.images.device)[: training.options.batch_size]
     for _ in range(MEASURED_WARMUP):
         training.train_on(rows)
     start, seen = perf_counter(), 0
-    while not seen or perf_counter() - start < seconds:
+    most = training.options.epochs * len(training.images) / 50
+    while not seen or (perf_counter() - start < seconds and seen < most):
         training.train_on(rows).tolist()  # waits for the device
         seen += len(rows)
     return seen / (perf_counter() - start)

@@ -24,6 +24,7 @@ def test_the_bar_of_a_long_training_fits_into_80_columns(terminal, capsys):
         watch(
             Progress(
                 123,
+                600,
                 45,
                 469,
                 elbo=-28123.45,

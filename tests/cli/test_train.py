@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -70,8 +71,8 @@ def test_a_training_ends_with_the_next_commands(data: Path, tmp_path: Path) -> N
     evaluate, serve = f"vae evaluate --model {run} --data {data} --save", f"vae serve --model {run}"
     after = f"vae: the model is in {run}\nvae: next: {evaluate}\nvae: then: {serve}\n"
     held_out = "(60 for validation, 100 for tests), 1 epochs of 11 steps on cpu"
-    before = f"vae: training on 540 images of shape 1,8,8 {held_out}, into {run}\n"
-    assert ends[0].endswith(before + after)
+    before = f"vae: training on 540 images of shape 1,8,8 {held_out}, into {run}\nvae: expected time: "
+    assert re.search(re.escape(before) + r"[\d.]+ (seconds|minutes|hours)\n" + re.escape(after) + "$", ends[0])
     assert ends[1] == f"vae: all 1 epochs are done\n{after}"
 
 
@@ -207,10 +208,10 @@ def test_a_folder_of_images_needs_no_other_option(shapes: Path, tmp_path: Path) 
     result = vae("train --epochs 1 --channels 8 --device cpu", "--data", shapes, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     checkpoint = read_checkpoint(tmp_path / "run")
-    assert (checkpoint.vae.config.image_shape, checkpoint.vae.config.likelihood) == ((3, 16, 16), "logistic")
+    assert (checkpoint.vae.config.image_shape, checkpoint.vae.config.likelihood) == ((3, 16, 16), "logistic-shared")
     for line in (
         "  --image-shape 3,16,16: colour; the size of 80 of 80 images is 16x16; multiples of 4",
-        "  --likelihood logistic: the images have colours",
+        "  --likelihood logistic-shared --init data: the images have colours",
         "  --test-share 0.1: the data have no test split",
         f"  {shapes / 'odd' / 'damaged.png'}: expected an image file, got 7 bytes of another format",
     ):

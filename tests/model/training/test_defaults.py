@@ -11,6 +11,7 @@ from model.training.defaults import (
     choose_data_options,
     choose_length,
     choose_patience,
+    choose_precision,
     choose_schedules,
     steps_per_epoch,
 )
@@ -26,8 +27,8 @@ def values(choices: list[Choice]) -> dict[str, object]:
     [
         ([0, 255], 1, "bernoulli"),
         ([0, 0, 0, 255, 230], 1, "bernoulli"),
-        (range(256), 1, "logistic"),
-        ([0, 255], 3, "logistic"),
+        (range(256), 1, "logistic-shared"),
+        ([0, 255], 3, "logistic-shared"),
     ],
 )
 def test_bernoulli_is_chosen_for_grey_images_that_are_nearly_binary(levels, channels, likelihood) -> None:
@@ -37,7 +38,7 @@ def test_bernoulli_is_chosen_for_grey_images_that_are_nearly_binary(levels, chan
 
 def test_images_of_one_colour_have_a_likelihood() -> None:
     images = np.zeros((3, 1, 8, 8), np.uint8)
-    assert values(choose_architecture(ImageStatistics.of(images)))["likelihood"] == "logistic"
+    assert values(choose_architecture(ImageStatistics.of(images)))["likelihood"] == "logistic-shared"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_images_of_one_colour_have_a_likelihood() -> None:
 def test_the_networks_of_every_size_end_in_a_small_grid(shape: tuple[int, int, int]) -> None:
     chosen = values(choose_architecture(ImageStatistics(shape, 100, 1.0)))
     numbers = {
-        name: tuple(int(number) for number in str(chosen[name]).split(","))
+        name: tuple(int(number) for number in str(chosen[name]).split(",") if number)
         for name in ("latent", "channels", "blocks", "hidden")
     }
     config = VAEConfig(
@@ -59,6 +60,18 @@ def test_the_networks_of_every_size_end_in_a_small_grid(shape: tuple[int, int, i
         likelihood=chosen["likelihood"],
     )
     assert max(config.features[1:]) <= 8
+    assert config.pointwise == (max(shape[1:]) > 32)
+
+
+def test_a_vector_is_the_latent_of_networks_that_are_given() -> None:
+    chosen = values(choose_architecture(ImageStatistics((3, 64, 64), 100, 1.0), with_networks=False))
+    assert chosen == {"likelihood": "logistic-shared", "init": "data", "latent": "128"}
+
+
+def test_lower_precision_is_chosen_where_it_is_faster() -> None:
+    large, small = (ImageStatistics((3, side, side), 100, 1.0) for side in (64, 28))
+    assert values(choose_precision(large, has_amx=True)) == {"precision": "bfloat16"}
+    assert choose_precision(large, has_amx=False) == choose_precision(small, has_amx=True) == []
 
 
 def test_images_are_held_out_where_the_data_have_no_split() -> None:
