@@ -84,12 +84,19 @@ def elbo(vae: Autoencoder, x: Tensor, samples: int = 1, noise: Tensor | None = N
     return ELBO.from_mean_log_weight(log_densities(vae, x, z, q).log_weights.mean(0), q.kl_to_standard())
 
 
-def bounds(vae: Autoencoder, x: Tensor, samples: int, noise: Tensor | None = None, chunk: int = 64) -> Bounds:
+def bounds(
+    vae: Autoencoder,
+    x: Tensor,
+    samples: int,
+    noise: Tensor | None = None,
+    chunk: int = 64,
+    q: DiagonalGaussian | None = None,
+) -> Bounds:
     """Estimate both bounds of x [B, C, H, W] with `samples` draws, or with standard normal `noise` [K, B, *latent].
 
-    At most `chunk` draws are in memory at a time.
+    At most `chunk` draws are in memory at a time. `q` is the posterior of x if it is known.
     """
-    q = vae.posterior(x)
+    q = q or vae.posterior(x)
     draws = len(noise) if noise is not None else samples
     total = torch.zeros_like(x[:, 0, 0, 0])
     log_sum = torch.full_like(total, -torch.inf)

@@ -16,6 +16,7 @@ from torch import Tensor
 from model.gaussian import DiagonalGaussian
 from model.likelihoods import FAMILIES, Likelihood
 from model.records import Metrics
+from model.typicality import Typicality
 from model.validation import MAX_NUMBER
 
 
@@ -301,9 +302,11 @@ class Origin:
 class StoredModel:
     """A model as it was read from a folder, with the records of its training and evaluation.
 
-    Each of `warnings` says what part of the folder was left out, and why.
+    Each of `warnings` says what part of the folder was left out, and why. `typicality` is None for a model that was not
+    calibrated.
     """
 
     model: ImageModel
     metrics: Metrics = field(default_factory=Metrics)
     warnings: tuple[str, ...] = ()
+    typicality: Typicality | None = None

@@ -6,18 +6,24 @@ from app.context import Operation
 from app.errors import UnsupportedByModel
 from app.inference.sized_batches import SizedBatches
 from model.interface import FixedSize, LatentScaling, ModelSpec
+from model.typicality import Typicality
 
-SAMPLES, SAMPLE, ELBO, TILES = "samples", "sample", "elbo", "tiles"
-"""Draws from the posterior, draws from the prior, the ELBO of an image, and images that are computed in tiles."""
+SAMPLES, SAMPLE, ELBO, TILES, TYPICALITY = "samples", "sample", "elbo", "tiles", "typicality"
+"""Draws from the posterior, draws from the prior, the ELBO of an image, images that are computed in tiles, and the
+typicality of an image."""
 
 
-def reasons(spec: ModelSpec) -> dict[str, str]:
-    """Return each capability with the reason why the model does not have it, empty if it does."""
+def reasons(spec: ModelSpec, typicality: Typicality | None) -> dict[str, str]:
+    """Return each capability with the reason why the model does not have it, empty if it does.
+
+    `typicality` is the calibration of the model, if there is one.
+    """
     return {
         SAMPLES: "" if spec.has_variance else "its encoder is deterministic: there is no posterior to draw from",
         SAMPLE: "" if spec.has_prior else f"its latents are not distributed as N(0, I){_FORCE}",
         ELBO: "" if spec.has_elbo else f"its decoder defines no density p(x|z){_ERRORS}",
         TILES: "" if spec.can_tile else "it computes an image as a whole",
+        TYPICALITY: "" if typicality else "it was not calibrated by normal images; vae calibrate does that",
     }
 
 
@@ -25,11 +31,11 @@ _FORCE = ", so draws from it are decoded to no images; ?force=true decodes them 
 _ERRORS = "; /score answers the error of the reconstruction, and the KL divergence if the posterior has a variance"
 
 
-def describe(spec: ModelSpec) -> dict[str, Any]:
+def describe(spec: ModelSpec, typicality: Typicality | None) -> dict[str, Any]:
     """Return the capabilities as `schemas.Model` has them."""
     return {
         name: {"supported": False, "reason": reason} if reason else {"supported": True}
-        for name, reason in reasons(spec).items()
+        for name, reason in reasons(spec, typicality).items()
     }
 
 
@@ -57,7 +63,7 @@ def describe_scaling(scaling: LatentScaling) -> dict[str, Any]:
     return {"scale": scaling.scale, "shift": scaling.shift, **patch}
 
 
-def require(spec: ModelSpec, capability: str, parameter: str) -> None:
+def require(spec: ModelSpec, capability: str, parameter: str, typicality: Typicality | None = None) -> None:
     """Raise `UnsupportedByModel` if the model lacks a capability; `parameter` names what asks for it."""
-    if reason := reasons(spec)[capability]:
+    if reason := reasons(spec, typicality)[capability]:
         raise UnsupportedByModel(f"{parameter}: not supported by {spec.identity}: {reason}")

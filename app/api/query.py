@@ -63,6 +63,11 @@ Seed = Annotated[
     Field(description=_SEED),
 ]
 Samples = Annotated[Integer | None, Field(ge=1, description="draws from the posterior of each image")]
+Alpha = Annotated[
+    float | None,
+    BeforeValidator(require_decimal),
+    Field(gt=0, lt=1, allow_inf_nan=False, description="mark images with a typicality of at most alpha as anomalous"),
+]
 Count = Annotated[Integer, Field(ge=1, description="how many images")]
 Temperature = Annotated[
     float,
@@ -123,14 +128,20 @@ class ImagesQuery(Query):
     width: Side = None
 
 
-class ScoreQuery(ImagesQuery):
-    """Query parameters of /score."""
+class DrawsQuery(ImagesQuery):
+    """Query parameters of the endpoints that draw from the posteriors of images."""
 
     samples: Samples = None
     seed: Seed = None
 
 
-class EncodeQuery(ScoreQuery):
+class ScoreQuery(DrawsQuery):
+    """Query parameters of /score."""
+
+    alpha: Alpha = None
+
+
+class EncodeQuery(DrawsQuery):
     """Query parameters of /encode."""
 
     scaled: Scaled = False

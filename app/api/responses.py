@@ -23,10 +23,8 @@ from app.codecs.png import write_png, write_png_bands
 from app.context import RequestContext
 from app.errors import DeadlineExceeded
 from app.inference.device import TorchDevice
-from app.inference.loaded_model import LoadedModel, ReconstructionErrors
+from app.inference.loaded_model import LoadedModel
 from app.inference.noise import Noise
-from model.elbo import Bounds
-from model.elbo_percentiles import ElboPercentiles
 from model.interface import LatentScaling, ModelSpec
 
 IMAGES, NUMBERS = (PNG, JSON, NPY, JPEG, WEBP), (JSON, NPY)
@@ -168,27 +166,6 @@ def _joined_latents_json(
     return b"".join((*pieces, b"],", end[1:]))
 
 
-def score_columns(
-    bounds: Bounds, spec: ModelSpec, reference: ElboPercentiles | None, *, with_likelihood: bool
-) -> dict[str, np.ndarray]:
-    """Return the fields of `schemas.Score`, each [N]."""
-    total, reconstruction, kl = bounds.elbo
-    bits = spec.family.bits_per_dim(total, spec.image_values)
-    tensors = {"elbo": total, "reconstruction": reconstruction, "kl": kl, "bits_per_dim": bits}
-    if with_likelihood:
-        tensors["log_likelihood"] = bounds.log_likelihood
-    columns = {name: tensor.numpy() for name, tensor in tensors.items()}
-    if reference:
-        columns["percentile"] = reference.percentile(columns["elbo"])
-    return columns
-
-
-def reconstruction_columns(errors: ReconstructionErrors) -> dict[str, np.ndarray]:
-    """Return the fields of `schemas.ReconstructionScore`, each [N]."""
-    columns = {"squared_error": errors.squared, "psnr": errors.psnr}
-    return columns if errors.kl is None else {**columns, "kl": errors.kl}
-
-
 def scores_json(columns: Mapping[str, np.ndarray]) -> bytes:
     """Write `schemas.Scores` from the fields of each score, [N] each."""
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
@@ -199,6 +176,8 @@ def describe_model(served: LoadedModel, device: TorchDevice) -> dict[str, Any]:
     """Return the content of `schemas.Model`."""
     spec, reference = served.spec, served.reference
     percentile = f"; the percentile is an image's place among the {reference.source}" if reference else ""
+    if served.typicality:
+        percentile += f"; the typicality is an image's two-sided p-value among {served.typicality.described}"
     sizes, scaling = capabilities.describe_sizes(spec, served.sized), spec.scaling
     return {
         "model": spec.identity,
@@ -210,7 +189,7 @@ def describe_model(served: LoadedModel, device: TorchDevice) -> dict[str, Any]:
         "latent_shape": spec.latent_shape,
         **({} if scaling.is_identity else {"scaling": capabilities.describe_scaling(scaling)}),
         "likelihood": spec.likelihood,
-        "capabilities": capabilities.describe(spec),
+        "capabilities": capabilities.describe(spec, served.typicality),
         "parameters": spec.parameters,
         "device": str(device),
         "precision": device.target.for_model(spec).precision,

@@ -87,6 +87,13 @@ class Images(Schema):
     )
 
 
+_TYPICALITY = (
+    "two-sided p-value in (0, 1] among the images by which the model was calibrated: the share of them that are as "
+    "unusual; absent without a calibration, or for images of another size"
+)
+_ANOMALOUS = "whether the typicality is at most ?alpha="
+
+
 class Score(Schema):
     """How well the model explains one image, in nats, higher is better."""
 
@@ -98,6 +105,8 @@ class Score(Schema):
         None, examples=[48.2], description="percentage of the evaluated images with an elbo that is not higher"
     )
     log_likelihood: float | None = Field(None, examples=[-79.9], description="importance-weighted, with ?samples=")
+    typicality: float | None = Field(None, examples=[0.41], description=_TYPICALITY)
+    anomalous: bool | None = Field(None, description=_ANOMALOUS)
 
 
 class ReconstructionScore(Schema):
@@ -106,6 +115,8 @@ class ReconstructionScore(Schema):
     squared_error: float = Field(examples=[0.0021], description="mean squared error of the pixel values in [0, 1]")
     psnr: float | None = Field(examples=[26.8], description="peak signal-to-noise ratio in dB; null without an error")
     kl: float | None = Field(None, description="KL(q(z|x) || N(0, I)) in nats, unless the encoder is deterministic")
+    typicality: float | None = Field(None, examples=[0.41], description=_TYPICALITY)
+    anomalous: bool | None = Field(None, description=_ANOMALOUS)
 
 
 class Scores(Schema):

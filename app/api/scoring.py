@@ -10,16 +10,25 @@ from app.api import capabilities
 from app.api.endpoint import EndpointRequest
 from app.api.query import ScoreQuery
 from app.api.request_bodies import PER_IMAGE_COST
-from app.api.responses import reconstruction_columns, score_columns
-from app.inference.loaded_model import LoadedModel
+from app.errors import UnprocessableContent
+from app.inference.loaded_model import LoadedModel, Scores
 from app.inference.noise import Noise
-from model.elbo import SCORE_DRAWS
+from model.elbo import SCORE_DRAWS, Bounds
+from model.elbo_percentiles import ElboPercentiles
+from model.interface import ModelSpec
+from model.typicality import Typicality
+
+DENSITY_COST = 20_000
+"""Bytes or pixels of codec work that take as long as the typicality of one image, some 70 us."""
+
+Columns = dict[str, np.ndarray]
+"""The fields of `schemas.Score` or `schemas.ReconstructionScore`, each [N]."""
 
 
 class Scored(NamedTuple):
-    """The fields of `schemas.Score` or `schemas.ReconstructionScore`, each [N], and the noise if there were draws."""
+    """The fields of the scores, and the noise if there were draws."""
 
-    columns: dict[str, np.ndarray]
+    columns: Columns
     noise: Noise | None = None
 
 
@@ -27,17 +36,69 @@ def require_scores(model: LoadedModel, query: ScoreQuery, where: str = "") -> No
     """Raise `UnsupportedByModel` for a parameter, named after `where`, that asks for what the model lacks."""
     if query.samples is not None:
         capabilities.require(model.spec, capabilities.ELBO, f"{where}samples")
+    if query.alpha is not None:
+        capabilities.require(model.spec, capabilities.TYPICALITY, f"{where}alpha", model.typicality)
 
 
 async def score_images(request: EndpointRequest, model: LoadedModel, query: ScoreQuery, pixels: np.ndarray) -> Scored:
     """Score images, uint8 [N, C, H, W]: by the ELBO, or without a density by the error of the reconstruction."""
-    if not model.spec.has_elbo:
-        return Scored(reconstruction_columns(await model.reconstruction_errors(pixels, request.context)))
-    noise = Noise(query.seed)
-    eps = await _draws(request, model, noise, pixels, query.samples or SCORE_DRAWS)
-    bounds = await model.score(pixels, eps, request.context)
-    with_likelihood = query.samples is not None
-    return Scored(score_columns(bounds, model.spec, model.reference, with_likelihood=with_likelihood), noise)
+    typicality = _calibrated(model.typicality, pixels, query.alpha)
+    noise = eps = None
+    if model.spec.has_elbo:
+        noise = Noise(query.seed)
+        eps = await _draws(request, model, noise, pixels, query.samples or SCORE_DRAWS)
+    scores = await model.score(pixels, eps, request.context)
+    columns = score_columns(scores, model.spec, model.reference, with_likelihood=query.samples is not None)
+    if typicality:
+        columns |= await request.run_codec(
+            DENSITY_COST * len(pixels), typicality_columns, scores, typicality, query.alpha
+        )
+    return Scored(columns, noise)
+
+
+def score_columns(
+    scores: Scores, spec: ModelSpec, reference: ElboPercentiles | None, *, with_likelihood: bool
+) -> Columns:
+    """Return the fields of scores besides the typicality; they have a percentile if there is a reference."""
+    if scores.bounds is None:
+        return reconstruction_columns(scores)
+    columns = bounds_columns(scores.bounds, spec, with_likelihood=with_likelihood)
+    return columns | ({"percentile": reference.percentile(columns["elbo"])} if reference else {})
+
+
+def bounds_columns(bounds: Bounds, spec: ModelSpec, *, with_likelihood: bool) -> Columns:
+    """Return the ELBO with its terms, and the importance-weighted bound if it was asked for."""
+    total, reconstruction, kl = bounds.elbo
+    bits = spec.family.bits_per_dim(total, spec.image_values)
+    tensors = {"elbo": total, "reconstruction": reconstruction, "kl": kl, "bits_per_dim": bits}
+    if with_likelihood:
+        tensors["log_likelihood"] = bounds.log_likelihood
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def reconstruction_columns(scores: Scores) -> Columns:
+    """Return the error of the reconstruction; the peak signal-to-noise ratio is infinite without an error."""
+    squared = scores.statistic("squared_error")
+    with np.errstate(divide="ignore"):
+        columns = {"squared_error": squared, "psnr": -10 * np.log10(squared)}
+    return columns | ({"kl": scores.statistic("kl")} if "kl" in scores.names else {})
+
+
+def typicality_columns(scores: Scores, typicality: Typicality, alpha: float | None) -> Columns:
+    """Return the typicality, and with `alpha` which images are anomalous."""
+    found = typicality.p_values(typicality.scores(scores.values, scores.codes))
+    return {"typicality": found} | ({} if alpha is None else {"anomalous": found <= alpha})
+
+
+def _calibrated(typicality: Typicality | None, pixels: np.ndarray, alpha: float | None) -> Typicality | None:
+    """Return the calibration if it holds for images of this size; `alpha` requires that."""
+    if typicality is None or typicality.image_shape == pixels.shape[1:]:
+        return typicality
+    if alpha is not None:
+        (_, height, width), (rows, columns) = typicality.image_shape, pixels.shape[-2:]
+        expected = f"images of {width} x {height} pixels, for which the typicality is calibrated"
+        raise UnprocessableContent(f"alpha: expected {expected}, got {columns} x {rows}")
+    return None
 
 
 async def _draws(request: EndpointRequest, model: LoadedModel, noise: Noise, pixels: np.ndarray, count: int) -> Tensor:

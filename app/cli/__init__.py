@@ -245,6 +245,57 @@ def evaluate(
 
 
 @cli.command()
+def calibrate(
+    data: Annotated[
+        list[str], typer.Option(help="Normal images that the model was not trained on, as the source of encode.")
+    ],
+    model: Annotated[str, typer.Option(help="The folder of the model, of any format, as for serve.")] = "",
+    limit: Annotated[int, integer_option("Use only the first images; 0 for up to 20,000.")] = 0,
+    threads: Annotated[int, integer_option("CPU threads; 0 for the default of torch.")] = 0,
+) -> None:
+    """Calibrate the typicality of /score by normal images, and write typicality.json into the folder of the model.
+
+    Half of the images estimate the density of their statistics, the other half are the ranks of the p-value.
+    """
+    with report_user_errors():
+        from app.cli.calibrate import run_calibration
+        from app.cli.options import Hardware
+        from app.settings import read_settings
+
+        Hardware("cpu", threads).use()
+        run_calibration(read_settings({"model": model} if model else {}).model, data, limit)
+
+
+@cli.command()
+def score(
+    source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, as for encode.")],
+    out: Annotated[Path, typer.Option(help="Table of the scores, .csv or .parquet; pictures are written beside it.")],
+    model: Annotated[str, typer.Option(help="The folder of the model or its name on the hub, as for serve.")] = "",
+    alpha: Annotated[float | None, real_option("Mark images with a typicality of at most alpha as anomalous.")] = None,
+    fail_above: Annotated[
+        float | None, real_option("Exit with 4 if a larger share of the images is anomalous; needs --alpha.")
+    ] = None,
+    samples: Annotated[int | None, integer_option("Draws for each image, as the parameter of /score.")] = None,
+    seed: Annotated[int, integer_option("Seed of the draws, as the parameter of /score.")] = 0,
+    fit: Annotated[str, typer.Option(help="resize, pad, crop or exact, as for the service.")] = "resize",
+    limit: Annotated[int, integer_option("Score only the first images; 0 for all.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N, as for serve.")] = "",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, as for serve.")] = "",
+) -> None:
+    """Score the images of a data set as /score does: a table, the least and most typical images, a histogram.
+
+    Exits with 4 if a larger share than --fail-above is anomalous.
+    """
+    with report_user_errors():
+        from app.cli.score import ScoreOptions, run_score
+        from app.settings import read_settings
+
+        options = ScoreOptions(samples, seed, alpha, fail_above, fit, limit)  # type: ignore[arg-type]  # it checks them
+        given = {"model": model, "device": device, "precision": precision}
+        run_score(source, read_settings({name: value for name, value in given.items() if value}), out, options)
+
+
+@cli.command()
 def inspect(
     first: Annotated[
         str | None,

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from app.api.capabilities import ELBO, SAMPLE, SAMPLES, TILES, reasons
+from app.api.capabilities import ELBO, SAMPLE, SAMPLES, TILES, TYPICALITY, reasons
 from app.batching.executor import DeviceLost, OutOfMemory
 from app.batching.rows import RowBatch
 from app.codecs.images import EncodedImage, decode_images, open_image
@@ -26,7 +26,8 @@ from app.settings import Settings
 from model.errors import UserError
 from model.files import CheckpointError, read_file, write_atomically
 from model.formats import read_model
-from model.interface import FixedSize, ImageModel, ModelSpec
+from model.interface import FixedSize, ModelSpec, StoredModel
+from model.typicality import Typicality
 
 Result = TypeVar("Result")
 
@@ -40,6 +41,7 @@ ENDPOINTS = {
     SAMPLES: "/encode?samples=, /reconstruct?seed=",
     SAMPLE: "/sample",
     ELBO: "ELBO of /score",
+    TYPICALITY: "typicality of /score",
     TILES: "images larger than memory",
 }
 
@@ -85,14 +87,15 @@ def inspect_model(settings: Settings, image: Path | None, out: Path | None) -> d
     Without an image a grey one of the default size is computed. The picture of an image is written to `out`, by default
     beside it. Raises `UserError` for a model that could not be served.
     """
-    model = read_model(settings.model).model
+    stored = read_model(settings.model)
+    model = stored.model
     flops = flops_of(model)
     pixels = _read_image(image, model.spec, settings) if image else _grey(model.spec)
     configure_torch(settings)
     device = TorchDevice(settings)
     compiled = _computed(device, partial(compile_model, model, settings, device.target))
     found = _computed(device, partial(_reconstruct, compiled, pixels))
-    properties = _describe(model, flops) | {
+    properties = _describe(stored, flops) | {
         "device": f"{device}, {settings.precision}, {compiled.runtime}",
         "time": f"{_milliseconds(found.encode_seconds)} to encode, {_milliseconds(found.decode_seconds)} to decode an "
         f"image of {_size(found.image.shape)}",
@@ -111,8 +114,8 @@ def table(properties: Mapping[str, str]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in properties.items())
 
 
-def _describe(model: ImageModel, flops: tuple[int, int] | None) -> dict[str, str]:
-    spec = model.spec
+def _describe(stored: StoredModel, flops: tuple[int, int] | None) -> dict[str, str]:
+    spec, typicality = stored.model.spec, stored.typicality
     size = _size(spec.image_shape)
     operations = flops and f"{_operations(flops[0])} to encode, {_operations(flops[1])} to decode an image of {size}"
     return {
@@ -125,13 +128,14 @@ def _describe(model: ImageModel, flops: tuple[int, int] | None) -> dict[str, str
         "operations": operations or "unknown",
         "likelihood": spec.likelihood or "none",
         "/encode, /decode, /reconstruct": "yes",
-        **_capabilities(spec),
+        **_capabilities(spec, typicality),
         "digest": spec.digest,
     }
 
 
-def _capabilities(spec: ModelSpec) -> Mapping[str, str]:
-    return {ENDPOINTS[capability]: f"no: {reason}" if reason else "yes" for capability, reason in reasons(spec).items()}
+def _capabilities(spec: ModelSpec, typicality: Typicality | None) -> Mapping[str, str]:
+    found = reasons(spec, typicality)
+    return {ENDPOINTS[capability]: f"no: {reason}" if reason else "yes" for capability, reason in found.items()}
 
 
 def _images(spec: ModelSpec) -> str:

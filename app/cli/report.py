@@ -7,13 +7,16 @@ from typing import Any
 
 from app.cli.progress import notify
 from model.checkpoint import METRICS, Checkpoint, read_checkpoint
-from model.data.arrays import Dataset, Images
+from model.data.arrays import DataError, Dataset, Images
+from model.evaluation.calibration import calibrate
 from model.evaluation.input_encoding import compare_inputs
 from model.evaluation.model_card import CARD, write_card
 from model.evaluation.ood import measure_elbo_percentiles
 from model.evaluation.plots import write_plots
 from model.files import WEIGHTS, CheckpointError, read_json, write_json
+from model.formats.native import native_model
 from model.records import VERSION, EvaluationRecord
+from model.typicality_files import write_typicality
 from model.vae import VAE
 
 
@@ -53,6 +56,7 @@ def save_evaluation(model: Path, images: Images, figures: EvaluationRecord, *, r
         notify(f"the figures are saved in {model / METRICS}; {kept}; --replace replaces them")
         return
     _keep(model, checkpoint, figures, _measured(checkpoint.vae, images, figures), replace=replace)
+    _calibrate(model, checkpoint, images[: figures.images], f"images of the {figures.split}")
     epochs = checkpoint.metrics.training.epochs if checkpoint.metrics.training else ()
     write_plots(model / "pictures", checkpoint.vae, images, epochs)
     _write_card(model)
@@ -68,6 +72,14 @@ def _keep(
     evaluations = _merged(kept.get("evaluations"), asdict(figures))
     about = {"version": VERSION, "weights": checkpoint.digest, "evaluations": evaluations}
     write_json(model / METRICS, kept | about | measured)
+
+
+def _calibrate(model: Path, checkpoint: Checkpoint, images: Images, source: str) -> None:
+    """Calibrate the typicality by the evaluated images, if they are enough."""
+    try:
+        write_typicality(model, calibrate(native_model(checkpoint), images, source))
+    except DataError as error:
+        notify(f"scores have no typicality: {error}")
 
 
 def _history(model: Path) -> dict[str, Any]:

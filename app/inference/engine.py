@@ -146,6 +146,7 @@ class Engine:
             self._batcher,
             always_deterministic=self._settings.batch_invariant,
             on_tiled=lambda operation: self._metrics.tiled_images[operation].inc(),
+            typicality=stored.typicality,
         )
         trim()  # the weights that were read, if the runtime has its own
         return loaded

@@ -15,8 +15,8 @@ FLOAT = 4
 DIGITS = 16
 """Most bytes of a float32 number in JSON, with its comma."""
 
-SCORE = 1024
-"""Bytes of one image's scores, as numbers, as Python objects and in JSON."""
+SCORE = 3072
+"""Bytes of one image's scores and code, as numbers, as Python objects and in JSON."""
 
 
 class Footprint(NamedTuple):

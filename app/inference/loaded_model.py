@@ -24,29 +24,35 @@ from model.elbo_percentiles import ElboPercentiles
 from model.gaussian import DiagonalGaussian
 from model.interface import FixedSize, ModelSpec, MultipleOfFactor
 from model.records import Metrics
+from model.statistics import statistic_names
+from model.typicality import Typicality
 
 BATCHED_OPERATIONS = (Operation.ENCODE, Operation.DECODE, Operation.RECONSTRUCT)
 
 
-class ReconstructionErrors(NamedTuple):
-    """The mean squared error of each image's pixels in [0, 1], [N], and its KL(q || N(0, I)) in nats, if defined."""
+class Scores(NamedTuple):
+    """The scores of N images: `values` [N, S] of the statistics in `names`, and `codes` [N, J].
 
-    squared: np.ndarray
-    kl: np.ndarray | None = None
+    `bounds` on log p(x), [N] nats, are None for a model without an ELBO.
+    """
 
-    @property
-    def psnr(self) -> np.ndarray:
-        """The peak signal-to-noise ratio in decibels, [N]; infinite for images without an error."""
-        with np.errstate(divide="ignore"):
-            ratio: np.ndarray = -10 * np.log10(self.squared)
-        return ratio
+    names: tuple[str, ...]
+    values: np.ndarray
+    codes: np.ndarray
+    bounds: Bounds | None = None
+
+    def statistic(self, name: str) -> np.ndarray:
+        """Return one statistic, [N]."""
+        column: np.ndarray = self.values[:, self.names.index(name)]
+        return column
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """Encode, decode, reconstruct and score by one model, for many concurrent requests.
 
-    `spec` are the properties of the model, and `metrics` the records of its training and evaluation. `identity` is its
+    `spec` are the properties of the model, `metrics` the records of its training and evaluation, `typicality` is its
+    calibration by normal images. `identity` is its
     name as responses quote it. The shapes are those of an image of the default size and of its latent. `sized` has the
     batches of a model of many sizes, `keys` those of all others. `on_tiled` is called with the operation of an image
     that is computed in tiles.
@@ -54,6 +60,7 @@ class LoadedModel:
 
     spec: ModelSpec
     metrics: Metrics
+    typicality: Typicality | None
     identity: str
     image_shape: tuple[int, int, int]
     latent_shape: tuple[int, ...]
@@ -75,6 +82,7 @@ class LoadedModel:
         *,
         always_deterministic: bool,
         on_tiled: Callable[[str], None] = lambda _: None,
+        typicality: Typicality | None = None,
     ) -> "LoadedModel":
         """Build the model with a batch key for each operation and variant; `always_deterministic` is a setting."""
 
@@ -96,6 +104,7 @@ class LoadedModel:
         return cls(
             spec,
             metrics,
+            typicality,
             spec.identity,
             spec.image_shape,
             spec.latent_shape,
@@ -118,6 +127,7 @@ class LoadedModel:
             self.batcher,
             always_deterministic=deterministic,
             on_tiled=self.on_tiled,
+            typicality=self.typicality,
         )
 
     @property
@@ -218,19 +228,17 @@ class LoadedModel:
         (deviations,) = (await self._submit(key, context, pixels, draws)).columns
         return deviations
 
-    async def score(self, pixels: np.ndarray, noise: Tensor, context: RequestContext) -> Bounds:
-        """Return both bounds on log p(x), [N] nats, by the draws of `noise` [N, K, *latent]."""
+    async def score(self, pixels: np.ndarray, noise: Tensor | None, context: RequestContext) -> Scores:
+        """Return the statistics of images, and with `noise` [N, K, *latent] both bounds on log p(x) by its draws."""
         key = self._key(Operation.SCORE, True, pixels)
+        names = statistic_names(self.spec)
+        if noise is None:
+            values, codes = (await self._submit(key, context, pixels)).columns
+            return Scores(names, values, codes)
         key = replace(key, weight=key.weight * ceil(noise.shape[1] / SCORE_DRAWS))
-        columns = (await self._submit(key, context, pixels, noise)).columns
-        total, reconstruction, kl, log_likelihood = map(torch.from_numpy, columns)
-        return Bounds(ELBO(total, reconstruction, kl), log_likelihood)
-
-    async def reconstruction_errors(self, pixels: np.ndarray, context: RequestContext) -> "ReconstructionErrors":
-        """Return how far each image is from its reconstruction at the mean of the posterior."""
-        return ReconstructionErrors(
-            *(await self._submit(self._key(Operation.SCORE, True, pixels), context, pixels)).columns
-        )
+        *bounds, values, codes = (await self._submit(key, context, pixels, noise)).columns
+        total, reconstruction, kl, log_likelihood = map(torch.from_numpy, bounds)
+        return Scores(names, values, codes, Bounds(ELBO(total, reconstruction, kl), log_likelihood))
 
     def _key(self, operation: Operation, deterministic: bool, pixels: np.ndarray) -> ModelBatchKey:
         if self.sized is None:

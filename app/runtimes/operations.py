@@ -12,6 +12,7 @@ from model.elbo import bounds
 from model.gaussian import DiagonalGaussian
 from model.interface import Autoencoder, ImageModel, ModelSpec
 from model.pixels import to_grey_levels, to_unit_interval
+from model.statistics import image_statistics
 
 MAX_DRAWS = 64
 """Number of draws that are scored at once if the images are small."""
@@ -45,22 +46,17 @@ def _deviations(model: ImageModel, pixels: Tensor, noise: Tensor) -> tuple[Tenso
     return ((difference if p.deviation is None else difference / p.deviation).float(),)
 
 
-def _errors(model: ImageModel, pixels: Tensor) -> tuple[Tensor, ...]:
-    """Return the mean squared error of the reconstruction, and KL(q || N(0, I)) if the posterior has a variance."""
+def _score(model: ImageModel, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Return both bounds by the draws of `noise` [B, K, *latent], if there is any, and the statistics of each image."""
     x = to_unit_interval(pixels)
     q = model.posterior(x)
-    squared = (model.likelihood(q.mean).mean - x) ** 2
-    kl = (q.kl_to_standard(),) if isinstance(q, DiagonalGaussian) else ()
-    return squared.mean((-3, -2, -1)), *kl
-
-
-def _score(model: ImageModel, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
-    if noise is None:
-        return _errors(model, pixels)
+    statistics = image_statistics(model, x, q)
+    if noise is None or not isinstance(q, DiagonalGaussian):
+        return tuple(statistics)
     chunk = max(1, min(MAX_DRAWS, MAX_SCORED_VALUES // pixels.numel()))
     vae = cast("Autoencoder", model)  # only a model with an ELBO is scored by draws
-    found = bounds(vae, to_unit_interval(pixels), noise.shape[1], noise=noise.transpose(0, 1), chunk=chunk)
-    return (*found.elbo, found.log_likelihood)
+    found = bounds(vae, x, noise.shape[1], noise=noise.transpose(0, 1), chunk=chunk, q=q)
+    return (*found.elbo, found.log_likelihood, *statistics)
 
 
 OPERATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {

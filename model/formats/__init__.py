@@ -5,6 +5,7 @@ The format is recognised by what the folder holds. A further format is a module 
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -53,7 +54,18 @@ def read_model(source: Path, hub: Hub = DEFAULT_HUB) -> "StoredModel":
     """
     folder, snapshot = _folder(source, hub)
     stored: StoredModel = import_module(FORMATS[format_of(folder)].module).read(folder, _origin(folder, snapshot))
-    return stored
+    return _with_typicality(stored, folder)
+
+
+def _with_typicality(stored: "StoredModel", folder: Path) -> "StoredModel":
+    """Return the model with the calibration in its folder; one that does not fit is left out with a warning."""
+    from model.typicality_files import read_typicality  # noqa: PLC0415  # it imports torch
+
+    try:
+        return replace(stored, typicality=read_typicality(folder, stored.model.spec))
+    except CheckpointError as error:
+        warning = f"{error}; scores have no typicality"
+        return replace(stored, warnings=(*stored.warnings, warning))
 
 
 def check_model(source: Path, hub: Hub = DEFAULT_HUB) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
-from app.api.responses import latents_json, score_columns, scores_json
+from app.api.responses import latents_json, scores_json
 from app.api.schemas import Health, History, Images, Latents, LatentsIn, Model, Scores
+from app.api.scoring import bounds_columns
 from app.codecs.png import write_png
 from app.http.problems import Problem
 from model.config import VAEConfig
@@ -101,7 +102,7 @@ def test_bits_per_dimension_refer_to_eight_bit_pixels(likelihood, cell):
     bounds = Bounds(ELBO(total, total + kl, kl), total + 1)
     for with_likelihood in (True, False):
         answer = Scores.model_validate_json(
-            scores_json(score_columns(bounds, model_of(build(config)).spec, None, with_likelihood=with_likelihood))
+            scores_json(bounds_columns(bounds, model_of(build(config)).spec, with_likelihood=with_likelihood))
         )
         for score, elbo in zip(answer.scores, total.tolist(), strict=True):
             assert score.elbo == elbo == score.reconstruction - score.kl

@@ -14,6 +14,7 @@ from model.checkpoint import METRICS, read_checkpoint, write_checkpoint
 from model.data.datasets import read_dataset
 from model.data.splits import held_out
 from model.files import WEIGHTS, CheckpointError, write_json
+from model.formats import read_model
 from model.records import EvaluationRecord
 from tests.support.cli_runner import SMALL, VAE, refusal, vae
 from tests.support.models import DIGITS, build
@@ -28,6 +29,7 @@ def test_an_evaluation_is_printed_written_and_saved(trained: Path, data: Path, t
     assert kept["evaluations"] == [figures]
     assert kept["inputs"].keys() == {"grey", "threshold", "draw"}
     assert read_checkpoint(trained).reference.auroc.keys() >= {"noise", "letters"}
+    assert read_model(trained).typicality.described == "100 images of the test split"
     assert (figures["images"], figures["samples"], figures["seed"], figures["split"]) == (100, 3, 5, "test split")
     assert figures["binarize"] == "dynamic"
     assert figures["elbo"] <= figures["log_likelihood"]

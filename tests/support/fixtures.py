@@ -20,7 +20,10 @@ from app.inference.device import configure_torch
 from app.main import create_app
 from app.settings import Settings
 from model.checkpoint import METRICS
+from model.evaluation.calibration import calibrate
 from model.files import write_json
+from model.formats import load
+from model.typicality_files import write_typicality
 from tests.support.apps import running
 from tests.support.cli_runner import SMALL, vae
 from tests.support.models import COLOUR, DIGITS, write
@@ -103,6 +106,13 @@ def evaluated_model(digits_model: Path, tmp_path: Path) -> Path:
     reference = {"elbo": [-200.0 + n for n in range(101)], "areas": {}, "split": "test split"}
     write_json(tmp_path / "evaluated" / METRICS, {"reference": reference})
     return tmp_path / "evaluated"
+
+
+@pytest.fixture
+def calibrated_model(evaluated_model: Path, digits: np.ndarray) -> Path:
+    """The evaluated model, with its typicality calibrated by 300 digits."""
+    write_typicality(evaluated_model, calibrate(load(evaluated_model), digits[:300], "digits"))
+    return evaluated_model
 
 
 @pytest.fixture(scope="session")

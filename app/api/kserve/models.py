@@ -150,7 +150,11 @@ def _scores(served: LoadedModel, parameters: ScoreParameters) -> list[TensorMeta
         names += ["log_likelihood"] * (parameters.samples is not None) + ["percentile"] * (served.reference is not None)
     else:
         names = ["squared_error", "psnr", *(["kl"] * spec.has_variance)]
-    return [TensorMetadata(name=name, datatype="FP32", shape=[VARIABLE]) for name in names]
+    names += ["typicality"] * (served.typicality is not None)
+    outputs = [TensorMetadata(name=name, datatype="FP32", shape=[VARIABLE]) for name in names]
+    if parameters.alpha is not None:
+        outputs.append(TensorMetadata(name="anomalous", datatype="UINT8", shape=[VARIABLE]))
+    return outputs
 
 
 _ALL: Sequence[Model] = (

@@ -198,4 +198,5 @@ def _scaled(rows: Sequence[np.ndarray], scaling: LatentScaling) -> list[np.ndarr
 
 
 def _vectors(columns: Mapping[str, np.ndarray]) -> list[Output]:
-    return [Output(name, "FP32", column) for name, column in columns.items()]
+    types = {np.dtype(bool): "UINT8"}
+    return [Output(name, types.get(column.dtype, "FP32"), column) for name, column in columns.items()]

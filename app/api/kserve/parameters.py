@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 from app.api.kserve.schemas import Parameters
 from app.api.query import (
     Count,
+    DrawsQuery,
     Force,
     ImagesQuery,
     Quality,
@@ -50,7 +51,7 @@ ImageFormat = Annotated[
 Q = TypeVar("Q", bound=Query)
 
 
-class EncodeParameters(ScoreQuery):
+class EncodeParameters(DrawsQuery):
     """Parameters of the model encode."""
 
     scaled: Scaled = False

@@ -128,6 +128,7 @@ class AsyncClient:
         images: Images,
         *,
         samples: int | None = None,
+        alpha: float | None = None,
         seed: int | None = None,
         fit: str | None = None,
         size: Size | None = None,
@@ -135,7 +136,7 @@ class AsyncClient:
         progress: Progress | None = None,
     ) -> Scored:
         """As `Client.score`."""
-        return await self._call(calls.score(images, samples, seed, fit, size), timeout, progress)
+        return await self._call(calls.score(images, samples, alpha, seed, fit, size), timeout, progress)
 
     async def model(self, *, timeout: float | None = None) -> dict[str, Any]:
         """As `Client.model`."""

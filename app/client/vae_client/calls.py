@@ -239,9 +239,11 @@ def sample(n: int, seed: int | None, temperature: float | None, size: Size | Non
     )
 
 
-def score(images: Images, samples: int | None, seed: int | None, fit: str | None, size: Size | None) -> Call[Scored]:
+def score(
+    images: Images, samples: int | None, alpha: float | None, seed: int | None, fit: str | None, size: Size | None
+) -> Call[Scored]:
     """POST /score."""
-    params = {"samples": samples, "fit": fit, **_sides(size)}
+    params = {"samples": samples, "alpha": alpha, "fit": fit, **_sides(size)}
     draws = _integer("samples", samples or 1)
     return Call("POST", "/score", _scored, join_scored, _JSON, params, image_items(images), draws, _seed(seed))
 
@@ -309,7 +311,9 @@ def _sampled(response: httpx.Response) -> Sampled:
 
 def _scored(response: httpx.Response) -> Scored:
     scores, seed = response.json()["scores"], response.headers.get("x-seed")
-    columns: dict[str, Any] = {name: np.array([score[name] for score in scores], float) for name in scores[0]}
+    columns: dict[str, Any] = {
+        name: np.array([score[name] for score in scores], bool if name == "anomalous" else float) for name in scores[0]
+    }
     undefined = dict.fromkeys(("elbo", "reconstruction", "kl", "bits_per_dim"), np.full(len(scores), np.nan))
     fields = {**undefined, "percentile": None, "log_likelihood": None, **columns}
     return Scored(**fields, seed=int(seed) if seed else None)

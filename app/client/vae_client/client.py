@@ -159,6 +159,7 @@ class Client:
         images: Images,
         *,
         samples: int | None = None,
+        alpha: float | None = None,
         seed: int | None = None,
         fit: str | None = None,
         size: Size | None = None,
@@ -167,10 +168,10 @@ class Client:
     ) -> Scored:
         """Return the ELBO of each image and its terms; with `samples` also the importance-weighted bound.
 
-        Images that are sent one by one with the same `seed` are scored with the same draw. Of a model without a density
-        the error of the reconstruction is returned.
+        The draws of an image follow from `seed` and its pixels. Of a model without a density the error of the
+        reconstruction is returned. With `alpha` images with a typicality of at most that are marked as anomalous.
         """
-        return self._call(calls.score(images, samples, seed, fit, size), timeout, progress)
+        return self._call(calls.score(images, samples, alpha, seed, fit, size), timeout, progress)
 
     def model(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the served model: name, digest, shapes, likelihood, architecture, runtime."""

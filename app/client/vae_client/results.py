@@ -45,6 +45,8 @@ class Scored(NamedTuple):
     `bits_per_dim` is better the lower it is. `percentile`, 0 to 100, is the rank of each ELBO among those of the images
     on which the model was evaluated; None without an evaluation. Of a model without a density, `squared_error` is the
     mean of the reconstruction's squared error, `psnr` its ratio in decibels, and what is not defined is NaN.
+    `typicality`, 0 to 1, is the two-sided p-value of an image among those by which the model was calibrated; None
+    without a calibration. `anomalous` says with `alpha` whether it is at most that.
     """
 
     elbo: np.ndarray
@@ -56,6 +58,8 @@ class Scored(NamedTuple):
     seed: int | None
     squared_error: np.ndarray | None = None
     psnr: np.ndarray | None = None
+    typicality: np.ndarray | None = None
+    anomalous: np.ndarray | None = None
 
 
 def join_arrays(parts: Sequence[np.ndarray]) -> np.ndarray:

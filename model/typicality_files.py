@@ -1,0 +1,43 @@
+"""The file typicality.json in a model folder: the calibration of the typicality for the model's weights."""
+
+from pathlib import Path
+
+from model.files import CheckpointError, parse_json, read_file, write_json
+from model.interface import ModelSpec
+from model.statistics import code_length, statistic_names
+from model.typicality import Typicality
+
+TYPICALITY = "typicality.json"
+
+MAX_FILE = 2**24
+"""Largest size of the file in bytes. That of the shipped model has some 100 KB."""
+
+
+def read_typicality(folder: Path, spec: ModelSpec) -> Typicality | None:
+    """Read the calibration in a folder; None without a file.
+
+    Raises `CheckpointError` for a file that is damaged, or that was measured with other weights.
+    """
+    path = folder / TYPICALITY
+    if not path.exists():
+        return None
+    try:
+        found = Typicality.from_dict(parse_json(read_file(path, MAX_FILE)))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if found.digest != spec.digest:
+        raise CheckpointError(
+            f"{path}: expected a calibration of the weights {spec.digest[:12]}, got one of {found.digest[:12]}; "
+            "vae calibrate measures it again"
+        )
+    if found.statistics != statistic_names(spec) or found.centre.size != len(found.statistics) + code_length(spec):
+        names = ", ".join(statistic_names(spec))
+        raise CheckpointError(f"{path}: expected the statistics {names}, got {', '.join(found.statistics)}")
+    return found
+
+
+def write_typicality(folder: Path, typicality: Typicality) -> Path:
+    """Write the calibration into a model folder atomically, and return the path of its file."""
+    path = folder / TYPICALITY
+    write_json(path, typicality.as_dict())
+    return path

@@ -1,0 +1,97 @@
+"""Typicality of /score: what it answers with and without a calibration, for other sizes, and in other dialects."""
+
+import json
+
+import numpy as np
+import pytest
+
+from app.codecs.images import write_npy
+from model.formats import load, read_model
+from model.typicality_files import TYPICALITY
+from tests.api.kserve.test_inference import infer_images
+
+pytestmark = pytest.mark.anyio
+
+
+async def scores(client, images, query="seed=1"):
+    answer = await client.post(f"/score?{query}", content=write_npy(images.transpose(0, 2, 3, 1)))
+    assert answer.status_code == 200, answer.text
+    return answer.json()["scores"]
+
+
+async def test_a_calibrated_model_answers_a_typicality_that_no_seed_changes(serve, calibrated_model, digits):
+    async with serve(model=calibrated_model) as client:
+        first, other = [await scores(client, digits[300:340], f"seed={seed}") for seed in (1, 2)]
+        found = [score["typicality"] for score in first]
+        assert all(0 < value <= 1 for value in found)
+        assert np.mean(found) > 0.25
+        assert found == [score["typicality"] for score in other]
+        assert [score["elbo"] for score in first] != [score["elbo"] for score in other]
+        assert "anomalous" not in first[0]
+        model = (await client.get("/model")).json()
+        assert model["capabilities"]["typicality"] == {"supported": True}
+        assert model["scores"].endswith("; the typicality is an image's two-sided p-value among 300 digits")
+
+
+async def test_alpha_marks_images_with_a_typicality_of_at_most_alpha(serve, calibrated_model, digits):
+    noise = np.random.default_rng(0).integers(0, 256, (5, *digits.shape[1:]), np.uint8)
+    async with serve(model=calibrated_model) as client:
+        found = await scores(client, np.concatenate([digits[300:320], noise]), "alpha=0.05")
+        assert [score["anomalous"] for score in found] == [score["typicality"] <= 0.05 for score in found]
+        assert all(score["anomalous"] for score in found[20:])
+        for wrong in ("0", "1", "nan", "-0.1", "x"):
+            assert (await client.post(f"/score?alpha={wrong}", content=b"")).status_code == 422
+
+
+async def test_a_model_without_a_calibration_refuses_alpha_and_answers_no_typicality(client, digits):
+    assert "typicality" not in (await scores(client, digits[:1]))[0]
+    answer = await client.post("/score?alpha=0.01", content=write_npy(digits[:1, 0]))
+    assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (
+        422,
+        answer.json()["type"].rpartition("/")[2],
+    )
+    assert "alpha: not supported by digits" in answer.json()["detail"]
+    assert "vae calibrate" in (await client.get("/model")).json()["capabilities"]["typicality"]["reason"]
+
+
+async def test_a_score_has_the_same_bytes_alone_and_among_others(serve, calibrated_model, digits):
+    async with serve(model=calibrated_model) as client:
+        together = await scores(client, digits[300:330])
+        alone = [(await scores(client, digits[row : row + 1]))[0] for row in (300, 317, 329)]
+    assert alone == [together[0], together[17], together[29]]
+
+
+async def test_the_open_inference_protocol_has_typicality_and_anomalous(serve, calibrated_model, digits):
+    async with serve(model=calibrated_model) as client:
+        native = await scores(client, digits[300:304], "seed=1&alpha=0.5")
+        answer = await infer_images(client, "score", digits[300:304], parameters={"seed": 1, "alpha": 0.5})
+        assert {*answer.outputs} == {*native[0]}
+        for name in ("typicality", "anomalous"):
+            np.testing.assert_allclose(answer.outputs[name], [score[name] for score in native], rtol=1e-6)
+
+
+def test_a_calibration_of_other_weights_is_left_out_with_a_warning(calibrated_model):
+    path = calibrated_model / TYPICALITY
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"digest": "0" * 64}))
+    stored = read_model(calibrated_model)
+    assert stored.typicality is None
+    (warning,) = stored.warnings
+    digest = load(calibrated_model).spec.digest
+    assert f"expected a calibration of the weights {digest[:12]}, got one of 000000000000" in warning
+    assert warning.endswith("vae calibrate measures it again; scores have no typicality")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"version": 1}', b"\x80", b"NaN"])
+def test_a_damaged_calibration_is_left_out_with_a_warning(calibrated_model, content):
+    (calibrated_model / TYPICALITY).write_bytes(content)
+    stored = read_model(calibrated_model)
+    assert stored.typicality is None
+    assert TYPICALITY in stored.warnings[0]
+
+
+def test_a_calibration_with_other_statistics_is_left_out(calibrated_model):
+    path = calibrated_model / TYPICALITY
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"statistics": ["norm"] * len(content["statistics"])}))
+    assert "expected the statistics reconstruction, kl" in read_model(calibrated_model).warnings[0]
