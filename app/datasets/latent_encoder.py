@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from app.datasets.decoding import ImageDecoder, ImageRecord, Sizes
 from app.datasets.entries import Entry
 from app.datasets.options import EncodeOptions, Hardware
 from app.datasets.pipeline import ImageBatch, ImagePipeline, in_order
-from app.datasets.store import IndexRow, LatentStore
+from app.datasets.store import LatentStore
 from app.datasets.tally import Tally
 from app.inference.image_sizes import Size
 from app.inference.noise import Noise
@@ -97,29 +97,27 @@ class Shard:
             for name in parts[0]
         }
 
-    def index(self, number: int, options: EncodeOptions) -> list[IndexRow]:
-        """Return the rows of the index."""
-        return [self._index_row(record, number, options) for record in self.records]
-
-    def _index_row(self, record: ImageRecord, number: int, options: EncodeOptions) -> IndexRow:
-        entry = record.entry
-        row, error = self.rows.get(entry.id, (None, record.error))
-        height, width = record.size or (None, None)
-        source_height, source_width = record.own or (None, None)
-        return IndexRow(
-            id=entry.id,
-            shard=None if error else number,
-            row=None if error else row,
-            height=height,
-            width=width,
-            source_height=source_height,
-            source_width=source_width,
-            bytes=entry.size,
-            modified=entry.modified,
-            digest=record.digest or None,
-            seed=seed_of(options.seed, entry.id) if options.samples and not error else None,
-            error=error or None,
-        )
+    def index(self, number: int, options: EncodeOptions) -> dict[str, list[Any]]:
+        """Return the columns of the index, in the order of `model.data.latents.SCHEMA`."""
+        entries = [record.entry for record in self.records]
+        places = [self.rows.get(record.entry.id, (None, record.error)) for record in self.records]
+        sizes = [record.size or (None, None) for record in self.records]
+        own = [record.own or (None, None) for record in self.records]
+        drawn = [not error and options.samples > 0 for _, error in places]
+        return {
+            "id": [entry.id for entry in entries],
+            "shard": [None if error else number for _, error in places],
+            "row": [None if error else row for row, error in places],
+            "height": [height for height, _ in sizes],
+            "width": [width for _, width in sizes],
+            "source_height": [height for height, _ in own],
+            "source_width": [width for _, width in own],
+            "bytes": [entry.size for entry in entries],
+            "modified": [entry.modified for entry in entries],
+            "digest": [record.digest or None for record in self.records],
+            "seed": [seed_of(options.seed, e.id) if draw else None for e, draw in zip(entries, drawn, strict=True)],
+            "error": [error or None for _, error in places],
+        }
 
 
 class LatentEncoder:
@@ -236,9 +234,9 @@ class LatentEncoder:
 
 def _failed(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[int, str]:
     """Return the rows with latents that are not finite, and set them to zero."""
-    finite = torch.stack([torch.isfinite(values.flatten(1)).all(1) for values in tensors.values()]).all(0)
-    if finite.all():
+    if all(bool(torch.isfinite(values).all()) for values in tensors.values()):
         return {}
+    finite = torch.stack([torch.isfinite(values.flatten(1)).all(1) for values in tensors.values()]).all(0)
     for values in tensors.values():
         values[~finite] = 0
     name = str(dtype).removeprefix("torch.")

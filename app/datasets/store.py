@@ -40,23 +40,6 @@ log = logging.getLogger(__name__)
 COMPRESSION = "zstd"
 
 
-class IndexRow(NamedTuple):
-    """A row of the index, in the order of `model.data.latents.SCHEMA`."""
-
-    id: str
-    shard: int | None
-    row: int | None
-    height: int | None
-    width: int | None
-    source_height: int | None
-    source_width: int | None
-    bytes: int
-    modified: int
-    digest: str | None
-    seed: int | None
-    error: str | None
-
-
 class Contents(NamedTuple):
     """What a folder holds: images, those that could not be read among them, and shards."""
 
@@ -124,14 +107,13 @@ class LatentStore:
         first = max(taken, default=-1) + 1 if self._replaces_rows else 0
         return (number for number in count(max(first, self._merged)) if number not in taken)
 
-    def write(self, number: int, tensors: Mapping[str, Tensor], rows: Sequence[IndexRow]) -> None:
-        """Write a shard and its index. Raises `UserError` where the disk is full."""
+    def write(self, number: int, tensors: Mapping[str, Tensor], columns: Mapping[str, Sequence[Any]]) -> None:
+        """Write a shard and its index, by column. Raises `UserError` where the disk is full."""
         if tensors:
             with renamed_when_written(self.folder / shard_name(number)) as path, _reporting(path):
                 save_file(dict(tensors), path)
-        columns = zip(*rows, strict=True)
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-        self._write_index(self.folder / part_name(number), pa.Table.from_arrays(arrays, schema=SCHEMA), number + 1)
+        table = pa.Table.from_pydict(dict(columns), SCHEMA)
+        self._write_index(self.folder / part_name(number), table, number + 1)
 
     def finish(self) -> Contents:
         """Join the indices of all shards into one."""
