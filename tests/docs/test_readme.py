@@ -14,7 +14,16 @@ from app.settings import Settings
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path.relative_to(ROOT)
-    for folder in (".", "docs", "docs/adr", "deploy", "benchmarks", "app/client", "model/checkpoints/mnist")
+    for folder in (
+        ".",
+        "docs",
+        "docs/adr",
+        "deploy",
+        "benchmarks",
+        "app/client",
+        "model/checkpoints/mnist",
+        "model/checkpoints/emoji",
+    )
     for path in (ROOT / folder).glob("*.md")
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
