@@ -162,13 +162,13 @@ def _choose_run(plan: Plan, chosen: _Values, budget: float | None) -> tuple[floa
     chosen.choose([batch_size])
     epoch_seconds = _measure_epoch(plan._replace(options=chosen.options()))
     chosen.choose([epochs if budget is None else _budgeted_epochs(epoch_seconds, budget)])
+    epochs = chosen.values["epochs"]
+    steps = epochs * steps_per_epoch(images, chosen.values["batch_size"])
     if not is_given:
-        chosen.choose(choose_patience(chosen.values["epochs"], plan.validation))
+        chosen.choose(choose_patience(epochs, steps, plan.validation))
     if plan.start:
         chosen.choose([Choice("kl_warmup", 0.0, "the training starts from a model")])
-    epochs = chosen.values["epochs"]
-    steps = steps_per_epoch(images, chosen.values["batch_size"])
-    chosen.choose(choose_schedules(epochs, epochs * steps))
+    chosen.choose(choose_schedules(epochs, steps))
     return epoch_seconds, chosen.options()
 
 

@@ -19,6 +19,9 @@ MNIST has 0.17, the 8x8 digits of scikit-learn 0.34, photographs about 0.6.
 TINY_SIDE, SMALL_SIDE = 12, 32
 """Largest sides of images with networks of two resolutions, of stride 1 and 2."""
 
+PATIENT_STEPS = 400
+"""Least number of steps without improvement after which a run ends early."""
+
 LATENT_CHANNELS = 16
 """Channels of a latent that has a place in the image."""
 
@@ -110,11 +113,16 @@ def choose_length(images: int, given: Mapping[str, Any]) -> list[Choice]:
     ]
 
 
-def choose_patience(epochs: int, validation: int) -> list[Choice]:
-    """Choose the epochs without improvement after which a run ends early; none without images for validation."""
+def choose_patience(epochs: int, steps: int, validation: int) -> list[Choice]:
+    """Choose the epochs without improvement after which a run of so many epochs and steps in all ends early.
+
+    None without images for validation.
+    """
     if not validation:
         return []
-    return [Choice("patience", max(20, epochs // 5), "a fifth of the epochs, at least 20")]
+    least = ceil(PATIENT_STEPS * epochs / steps)
+    reason = f"a fifth of the epochs, at least 20 and {PATIENT_STEPS} steps"
+    return [Choice("patience", max(20, epochs // 5, least), reason)]
 
 
 def choose_schedules(epochs: int, steps: int) -> list[Choice]:

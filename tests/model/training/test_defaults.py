@@ -96,9 +96,10 @@ def test_steps_rise_with_the_number_of_images(images: int) -> None:
 
 
 def test_a_run_ends_early_if_there_are_images_for_validation() -> None:
-    assert values(choose_patience(500, 10)) == {"patience": 100}
-    assert values(choose_patience(5, 10)) == {"patience": 20}
-    assert choose_patience(500, 0) == []
+    assert values(choose_patience(500, 10_000, 10)) == {"patience": 100}
+    assert values(choose_patience(5, 1000, 10)) == {"patience": 20}
+    assert values(choose_patience(90, 270, 10)) == {"patience": 134}
+    assert choose_patience(500, 10_000, 0) == []
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (5, 60), (12, 60), (50, 2000), (600, 10**6)])
