@@ -46,7 +46,8 @@ def encode_on_ray(
     and `UserError` for a cluster that cannot be reached.
     """
     locations = [source] if isinstance(source, str | Path) else [*source]
-    job = EncodeJob([_absolute(each) for each in locations], _absolute(model), Path(out).absolute(), options, hardware)
+    named = _absolute(model) if Path(model).exists() else str(model)  # a name on the hub, or of a shipped model
+    job = EncodeJob([_absolute(each) for each in locations], named, Path(out).absolute(), options, hardware)
     require_images(job.source(), locations)
     spec = job.load().spec
     with closing(job.store(spec)) as store:
@@ -121,6 +122,6 @@ def _connect(address: str) -> None:
 
 
 def _absolute(location: str | Path) -> str:
-    """Return a path as all machines see it; URLs and names on a hub stay as they are."""
+    """Return a path as all machines see it; a URL stays as it is."""
     text = str(location)
-    return text if ":" in text else os.path.abspath(text)  # noqa: PTH100  # a pattern is no path
+    return text if "://" in text else os.path.abspath(text)  # noqa: PTH100  # a pattern is no path
