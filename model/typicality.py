@@ -12,7 +12,7 @@ The typicality is the rank of the score among those of other normal images, a co
 
     p(x) = (1 + number of them with a score >= score(x)) / (1 + number of them)
 
-It is uniform on unseen images of the same kind, whatever the quality of the density.
+It is uniform on unseen images of the same kind, also if the density is a poor estimate.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Scores of images, whatever the dialect: draws, the fields of each score, and what the model cannot do."""
+"""Scores of images for every dialect: draws, the fields of each score, and what the model cannot do."""
 
 from math import prod
 from typing import NamedTuple

@@ -17,6 +17,10 @@ SHARE = 0.5
 """Share of the images that estimate the density; the others are its ranks."""
 
 
+SEED = 2**63
+"""Seed of that division. No training has it: all images of its test split would fall into one half."""
+
+
 class MeasuredStatistics(NamedTuple):
     """Statistics [N, S] and codes [N, J] of images."""
 
@@ -28,7 +32,6 @@ def calibrate(
     model: ImageModel,
     images: Images,
     source: str = "images",
-    seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Typicality:
     """Calibrate the typicality by normal images, uint8 [N, C, H, W], that the model was not trained on.
@@ -37,7 +40,7 @@ def calibrate(
     number of images that are done. Raises `DataError` for too few images.
     """
     found = measure_statistics(model, batches(images), progress)
-    chosen = held_out(images, SHARE, seed)
+    chosen = held_out(images, SHARE, SEED)
     names, shape = statistic_names(model.spec), images.shape[1:]
     try:
         return Typicality.fit(model.spec.digest, shape, names, found.values, found.codes, chosen, source)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from app.codecs.images import write_npy
+from model.evaluation.calibration import calibrate
 from model.formats import load, read_model
-from model.typicality_files import TYPICALITY
+from model.typicality_files import TYPICALITY, write_typicality
 from tests.api.kserve.test_inference import infer_images
+from tests.support.onnx_pairs import write_spatial_pair
 
 pytestmark = pytest.mark.anyio
 
@@ -95,3 +97,26 @@ def test_a_calibration_with_other_statistics_is_left_out(calibrated_model):
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"statistics": ["norm"] * len(content["statistics"])}))
     assert "expected the statistics reconstruction, kl" in read_model(calibrated_model).warnings[0]
+
+
+async def test_a_model_without_a_density_is_calibrated_by_its_errors_for_images_of_one_size(serve, tmp_path):
+    folder = write_spatial_pair(tmp_path / "pair")
+    rng = np.random.default_rng(0)
+    channels, height, width = load(folder).spec.image_shape
+    smooth = (rng.integers(60, 190, (120, channels, 1, 1)) + np.zeros((height, width))).astype(np.uint8)
+    write_typicality(folder, calibrate(load(folder), smooth[:100], "plain images"))
+    noise = rng.integers(0, 256, (5, channels, height, width), np.uint8)
+    async with serve(model=folder) as client:
+        found = await scores(client, np.concatenate([smooth[100:], noise]), "alpha=0.1")
+        typical, noisy = found[:20], found[20:]
+        assert {"squared_error", "psnr", "typicality", "anomalous"} <= {*typical[0]}
+        assert "elbo" not in typical[0]
+        assert np.mean([score["typicality"] for score in typical]) > 0.25
+        assert all(score["anomalous"] for score in noisy)
+        larger = np.zeros((1, channels, 2 * height, 2 * width), np.uint8)
+        assert "typicality" not in (await scores(client, larger, ""))[0]
+        body = write_npy(larger.transpose(0, 2, 3, 1))
+        refused = await client.post("/score?alpha=0.1", content=body)
+        assert refused.status_code == 422
+        expected = f"alpha: expected images of {width} x {height} pixels, for which the typicality is calibrated"
+        assert refused.json()["detail"] == f"{expected}, got {2 * width} x {2 * height}"

@@ -327,3 +327,19 @@ async def test_the_async_client_returns_the_same_as_the_sync_one(url: str, vae: 
         assert await client.history() == vae.history()
         with pytest.raises(Problem, match="422"):
             await client.decode(np.zeros((1, 5)))
+
+
+def test_scores_of_a_calibrated_model_have_a_typicality_and_with_alpha_anomalies(
+    calibrated_model: Path, vae: Client, digits: np.ndarray
+) -> None:
+    with listening(model=calibrated_model) as address, Client(address) as calibrated:
+        scored = calibrated.score(digits[300:310, 0], alpha=0.3)
+        plain = calibrated.score(digits[300:310, 0])
+    assert scored.typicality is not None
+    assert scored.anomalous is not None
+    assert scored.anomalous.dtype == bool
+    np.testing.assert_array_equal(scored.anomalous, scored.typicality <= 0.3)
+    assert plain.anomalous is None
+    assert vae.score(digits[:1, 0]).typicality is None
+    with pytest.raises(Problem, match="alpha: not supported"):
+        vae.score(digits[:1, 0], alpha=0.01)
