@@ -4,6 +4,7 @@ import shlex
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ STARTED_MARKER = "training.begun"
 
 def run_training(run: TrainingRun, values: dict[str, Any], hardware: Hardware, minutes: float | None) -> None:
     """Train until all epochs are done, then write plots and the model card; `values` are None where not given."""
+    started = perf_counter()
     if minutes is not None and "epochs" in run.given:
         raise OptionsError(f"minutes: expected in place of epochs, got {minutes:g} beside epochs {values['epochs']}")
     if _is_complete(run):
@@ -49,7 +51,7 @@ def run_training(run: TrainingRun, values: dict[str, Any], hardware: Hardware, m
     if training.is_finished:
         _notify_finished(training.epoch)
     else:
-        _train(run, training, plan)
+        _train(run, training, plan, started)
     write_report(run.out, plan.dataset)
     if not run.keep_state:
         (run.out / SNAPSHOT).unlink(missing_ok=True)
@@ -87,11 +89,11 @@ def _finish_complete(run: TrainingRun, values: dict[str, Any]) -> None:
     _notify_next_steps(run)
 
 
-def _train(run: TrainingRun, training: Training, plan: Plan) -> None:
+def _train(run: TrainingRun, training: Training, plan: Plan, started: float) -> None:
     _prepare_output(run.out)
     notify(f"training on {_described(training, plan.dataset)}, into {run.out}")
     notify(_expected_time(training, plan))
-    budget = None if plan.budget is None else TimeBudget(plan.budget)
+    budget = None if plan.budget is None else TimeBudget(plan.budget, spent=perf_counter() - started)
     try:
         with training_bar(training.options) as watch:
             for record in training.epochs(watch, SHOWN_SECONDS):

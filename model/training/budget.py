@@ -7,11 +7,14 @@ SMOOTHING = 0.3
 
 
 class TimeBudget:
-    """The time until which a training should end; the clock starts with the first epoch."""
+    """The time until which a training should end; create it when the first epoch starts.
 
-    def __init__(self, seconds: float) -> None:
+    `spent` are seconds of the budget that reading the data took.
+    """
+
+    def __init__(self, seconds: float, spent: float = 0.0) -> None:
         self._last = perf_counter()
-        self._end = self._last + seconds
+        self._end = self._last + seconds - spent
         self._pace: float | None = None
 
     def epochs_after(self, done: int) -> int:

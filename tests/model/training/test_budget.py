@@ -10,6 +10,11 @@ def test_epochs_are_added_while_there_is_time_for_them() -> None:
     assert budget.epochs_after(1) > 1000
 
 
+def test_time_that_is_spent_before_counts() -> None:
+    budget = TimeBudget(3600, spent=3601)
+    assert budget.epochs_after(1) == 1
+
+
 def test_no_epoch_is_added_when_the_time_is_up() -> None:
     budget = TimeBudget(0.01)
     sleep(0.02)
