@@ -22,6 +22,9 @@ TINY_SIDE, SMALL_SIDE = 12, 32
 PATIENT_STEPS = 400
 """Least number of steps without improvement after which a run ends early."""
 
+FEW_IMAGES = 300
+"""Number of training images below which a latent has more places and fewer channels."""
+
 LATENT_CHANNELS = 16
 """Channels of a latent that has a place in the image."""
 
@@ -181,17 +184,19 @@ def _network(images: ImageStatistics) -> _Network:
     """Return networks for images of this size; the coarsest grid has 2 to 8 pixels a side up to 256.
 
     Larger images get a latent on that grid: it is learned in a tenth of the steps that linear layers between the grid
-    and the latent need.
+    and the latent need. Few images get a grid of twice the height and width, as they have more parts than wholes.
     """
     if images.side <= TINY_SIDE:
         return _Network(1, (32, 64), (1, 1), "256", (_vector_size(images),))
     if images.side <= SMALL_SIDE:
         return _Network(2, (32, 32), (1, 1), "450", (_vector_size(images),))
     deeper = max(0, (images.side - 1).bit_length() - 6)
-    channels, blocks = (32, 64, *(128,) * (deeper + 2)), (0, *(1,) * (deeper + 2), 2)
+    steps = deeper + (1 if images.images < FEW_IMAGES else 2)
+    channels, blocks = (32, 64, *(128,) * steps), (0, *(1,) * steps, 2)
     _, height, width = images.image_shape
     grid = 2 ** len(channels)
-    return _Network(2, channels, blocks, "", (LATENT_CHANNELS, ceil(height / grid), ceil(width / grid)))
+    features = LATENT_CHANNELS if steps > deeper + 1 else LATENT_CHANNELS // 2
+    return _Network(2, channels, blocks, "", (features, ceil(height / grid), ceil(width / grid)))
 
 
 def _vector_size(images: ImageStatistics) -> int:

@@ -45,7 +45,7 @@ def test_images_of_one_colour_have_a_likelihood() -> None:
     "shape", [(1, 1, 1), (1, 8, 8), (1, 28, 28), (3, 40, 64), (3, 64, 64), (3, 128, 128), (1, 200, 9)]
 )
 def test_the_networks_of_every_size_end_in_a_small_grid(shape: tuple[int, int, int]) -> None:
-    chosen = values(choose_architecture(ImageStatistics(shape, 100, 1.0)))
+    chosen = values(choose_architecture(ImageStatistics(shape, 1000, 1.0)))
     numbers = {
         name: tuple(int(number) for number in str(chosen[name]).split(",") if number)
         for name in ("latent", "channels", "blocks", "hidden")
@@ -61,6 +61,12 @@ def test_the_networks_of_every_size_end_in_a_small_grid(shape: tuple[int, int, i
     )
     assert max(config.features[1:]) <= 8
     assert config.pointwise == (max(shape[1:]) > 32)
+
+
+def test_few_images_get_a_finer_latent() -> None:
+    many, few = (values(choose_architecture(ImageStatistics((3, 64, 64), images, 1.0))) for images in (300, 299))
+    assert (many["latent"], few["latent"]) == ("16,4,4", "8,8,8")
+    assert (many["channels"], few["channels"]) == ("32,64,128,128", "32,64,128")
 
 
 def test_a_vector_is_the_latent_of_networks_that_are_given() -> None:
