@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.datasets import EncodeOptions, Hardware, ImageOptions, decode_dataset, encode_dataset, reconstruct_dataset
+from app.datasets.decode import ImageOptions, decode_dataset, reconstruct_dataset
+from app.datasets.encode import encode_dataset
 from app.datasets.image_folder import ImageFolder
 from app.datasets.latent_encoder import seed_of
+from app.datasets.options import EncodeOptions, Hardware
 from model.data.arrays import DataError
 from model.errors import UserError
 from tests.support.image_folders import NAMES, write_images, write_named

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from app.datasets import EncodeOptions, Hardware, decode_dataset, encode_dataset
+from app.datasets.decode import decode_dataset
 from app.datasets.decoding import Sizes
+from app.datasets.encode import encode_dataset
 from app.datasets.latent_encoder import seed_of
+from app.datasets.options import EncodeOptions, Hardware
 from model.data import latents
 from model.errors import UserError
 from model.interface import MultipleOfFactor

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.datasets import EncodeOptions, Hardware, encode_dataset
+from app.datasets.encode import encode_dataset
+from app.datasets.options import EncodeOptions, Hardware
 from tests.support.image_folders import write_images
 from tests.support.models import COLOUR, write
 

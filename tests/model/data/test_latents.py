@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from app.datasets import EncodeOptions, Hardware, encode_dataset
+from app.datasets.encode import encode_dataset
+from app.datasets.options import EncodeOptions, Hardware
 from model.data import latents
 from model.data.arrays import DataError
 
