@@ -27,6 +27,7 @@ from model.errors import UserError
 from model.files import CheckpointError, read_file, write_atomically
 from model.formats import read_model
 from model.interface import FixedSize, ModelSpec, StoredModel
+from model.shipped import find_model
 from model.typicality import Typicality
 
 Result = TypeVar("Result")
@@ -70,10 +71,11 @@ class Reconstruction:
 def image_and_model(first: str | None, image: Path | None, model: str) -> tuple[Path | None, str]:
     """Return the image and the model of the command line.
 
-    Its arguments are a model and an image; the first one alone is the model if it is a folder, otherwise the image.
+    Its arguments are a model and an image; the first one alone is the model if it is a folder or the name of a
+    shipped model, otherwise the image.
     Raises `UserError` for another model than the one of `--model`.
     """
-    if first is None or (image is None and not Path(first).is_dir()):
+    if first is None or (image is None and not find_model(Path(first)).is_dir()):
         return Path(first) if first else None, model
     if model and Path(model) != Path(first):
         got = "a second model" if image else "a folder"

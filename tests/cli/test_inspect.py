@@ -48,6 +48,12 @@ def test_a_folder_in_place_of_an_image_is_the_model(digits_model: Path) -> None:
     assert rows(result.stdout)["format"] == "native"
 
 
+def test_a_shipped_model_is_inspected_by_its_name() -> None:
+    result = vae("inspect mnist --device cpu")
+    assert result.exit_code == 0, result.output
+    assert "mnist" in result.stdout
+
+
 def test_a_model_and_an_image_are_both_arguments(tmp_path: Path, photo: Path) -> None:
     model, other, out = (
         write_spatial_pair(tmp_path / "model", prior=False),
