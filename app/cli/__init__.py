@@ -119,8 +119,8 @@ def train(
         typer.Option(
             is_eager=True,
             callback=_apply_recipe,
-            help="Read options from a recipe: mnist-cpu (two cores, 55 minutes), mnist (one GPU), emoji (12 minutes), "
-            "photos (5 minutes) or a .toml file.",
+            help="Read options from a recipe: mnist-cpu (two cores, 55 minutes), mnist (one GPU), mnist-iwae (16 "
+            "minutes, with --start mnist), emoji (12 minutes), photos (5 minutes) or a .toml file.",
         ),
     ] = "",
     resume: Annotated[

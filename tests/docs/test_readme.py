@@ -22,6 +22,7 @@ DOCUMENTS = sorted(
         "benchmarks",
         "app/client",
         "model/checkpoints/mnist",
+        "model/checkpoints/mnist-iwae",
         "model/checkpoints/emoji",
     )
     for path in (ROOT / folder).glob("*.md")
