@@ -191,7 +191,7 @@ import time
 from pathlib import Path
 from app.datasets.encode import encode_dataset
 from app.datasets.options import EncodeOptions, Hardware
-encode_dataset(*sys.argv[1:4], EncodeOptions(shard_size=12), Hardware("cpu", threads=1, batch_size=4))
+encode_dataset(*sys.argv[1:4], EncodeOptions(shard_size=6), Hardware("cpu", threads=1, batch_size=4))
 """
 
 
@@ -214,10 +214,10 @@ def test_a_run_that_is_killed_five_times_gives_the_same_bytes(tmp_path: Path):
         image(number, 90, 80).save(source / f"{number:04d}.jpg")
     for number in range(0, 96, 30):
         (source / f"{number:04d}.jpg").write_bytes(b"broken")
-    encode_dataset(source, model, tmp_path / "whole", EncodeOptions(shard_size=12), CPU)
+    encode_dataset(source, model, tmp_path / "whole", EncodeOptions(shard_size=6), CPU)
     random = Random(0)
-    for shards in sorted(random.sample(range(1, 7), 5)):
-        assert killed_after(shards, random.uniform(0, 0.2), source, model, out) == -signal.SIGKILL
+    for shards in sorted(random.sample(range(1, 9), 5)):
+        assert killed_after(shards, random.uniform(0, 0.1), source, model, out) == -signal.SIGKILL
         assert len(list(out.glob("index-*.parquet"))) >= shards
     assert killed_after(1000, 0, source, model, out) == 0
     assert files(out) == files(tmp_path / "whole")
@@ -227,7 +227,7 @@ def test_a_full_disk_leaves_whole_shards_and_a_clear_error(images: Path, colour_
     out = tmp_path / "out"
     code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY)); {COMMAND}"
     process = subprocess.run(
-        [sys.executable, "-c", code.replace("shard_size=12", "shard_size=48"), images, colour_model, out],
+        [sys.executable, "-c", code.replace("shard_size=6", "shard_size=48"), images, colour_model, out],
         stderr=subprocess.PIPE,
         text=True,
         check=False,
