@@ -214,7 +214,7 @@ def test_the_importance_weighted_bound_converges_to_the_evidence_by_quadrature(n
     true = torch.trapezoid(joint.exp(), grid).log()
     estimates = (log_likelihood(vae, x.expand(200, -1, -1, -1), 500) - true).exp()
     assert within(estimates, 1.0)
-    assert estimates.std() < 0.5
+    assert estimates.std() < (0.5 if name == "logistic-shared" else 0.2)  # its scale depends on all pixels
 
 
 def test_the_evidence_of_all_binary_images_sums_to_one(device):
