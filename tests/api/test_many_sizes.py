@@ -148,7 +148,7 @@ async def test_model_info_of_a_model_of_many_sizes_has_its_rule_and_what_it_cann
     assert model["image_sizes"].items() >= {"factor": 8, "minimum": 16}.items()
     assert model["scaling"] == {"scale": [0.18215], "shift": [0.0]}
     supported = {name: entry["supported"] for name, entry in model["capabilities"].items()}
-    assert supported == {"samples": True, "sample": False, "elbo": False, "tiles": True}
+    assert supported == {"samples": True, "sample": False, "elbo": False, "typicality": False, "tiles": True}
     refused = await client.get("/sample")
     assert (refused.status_code, refused.json()["type"]) == (422, "urn:vae:problem:unsupported-by-model")
     assert "?force=true" in refused.json()["detail"]
