@@ -38,6 +38,9 @@ MAX_STATISTICS, MAX_CODE_VALUES, MAX_TEXT = 16, 1024, 1000
 
 NEIGHBOUR = 5
 
+MAX_SIDE, MAX_IMAGES = 2**16, 10**9
+"""Largest side of an image, and number of images, that a calibration may name."""
+
 MAX_SCORE = 1e30
 """Highest score of an image, which is finite in float32."""
 
@@ -73,13 +76,14 @@ class Typicality:
     def __post_init__(self) -> None:
         for name in ("digest", "source"):
             value = getattr(self, name)
-            _require(isinstance(value, str) and len(value) <= MAX_TEXT, name, f"text of at most {MAX_TEXT}", value)
+            is_text = isinstance(value, str) and len(value) <= MAX_TEXT and value.isprintable()
+            _require(is_text, name, f"printable text of at most {MAX_TEXT} characters", value)
         names, shape = self.statistics, self.image_shape
         _require(0 < len(names) <= MAX_STATISTICS and _all(names, str), "statistics", "names", names)
-        _require(len(shape) == 3 and _all(shape, int) and min(shape) > 0, "image_shape", "C, H, W", shape)
-        _require(
-            type(self.images) is int and self.images >= MIN_IMAGES, "images", f"at least {MIN_IMAGES}", self.images
-        )
+        is_shape = len(shape) == 3 and _all(shape, int) and min(shape) > 0 and max(shape) <= MAX_SIDE
+        _require(is_shape, "image_shape", f"C, H, W of at most {MAX_SIDE}", shape)
+        is_count = type(self.images) is int and MIN_IMAGES <= self.images <= MAX_IMAGES
+        _require(is_count, "images", f"at least {MIN_IMAGES} and at most {MAX_IMAGES}", self.images)
         for name in _ARRAYS:
             value = getattr(self, name)
             is_finite = value.dtype == np.float32 and bool(np.isfinite(value).all())
@@ -133,7 +137,7 @@ class Typicality:
         )
         middle, high = np.quantile(terms, [0.5, 0.9], axis=1)
         scale = np.stack([middle, np.maximum(high - middle, 1e-6)], 1).astype(np.float32)
-        about = (digest, tuple(image_shape), statistics, source[:MAX_TEXT], len(values))
+        about = (digest, tuple(image_shape), statistics, _printable(source)[:MAX_TEXT], len(values))
         draft = cls(*about, knots, centre, whitening, neighbours, scale, np.zeros(1, np.float32))
         ranks = np.sort(draft.scores(values[~chosen][:MAX_RANKS], codes[~chosen][:MAX_RANKS]))
         return cls(*about, knots, centre, whitening, neighbours, scale, ranks)
@@ -272,3 +276,8 @@ def _all(values: Any, kind: type) -> bool:
 def _require(valid: bool, name: str, expected: object, got: object) -> None:
     if not valid:
         raise ValueError(f"{name}: expected {expected}, got {str(got)[:100]}")
+
+
+def _printable(text: str) -> str:
+    """Return the text with a question mark for what cannot be printed, as names of files may have it."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -33,7 +33,20 @@ def read_typicality(folder: Path, spec: ModelSpec) -> Typicality | None:
     if found.statistics != statistic_names(spec) or found.centre.size != len(found.statistics) + code_length(spec):
         names = ", ".join(statistic_names(spec))
         raise CheckpointError(f"{path}: expected the statistics {names}, got {', '.join(found.statistics)}")
+    if not _takes(spec, found.image_shape):
+        channels, height, width = found.image_shape
+        raise CheckpointError(
+            f"{path}: image_shape: expected one that the model takes, by default {list(spec.image_shape)}, got "
+            f"{[channels, height, width]}"
+        )
     return found
+
+
+def _takes(spec: ModelSpec, image_shape: tuple[int, ...]) -> bool:
+    try:
+        return spec.at(*image_shape[1:]).image_shape == image_shape
+    except ValueError:
+        return False
 
 
 def write_typicality(folder: Path, typicality: Typicality) -> Path:

@@ -285,7 +285,7 @@ def score(
 ) -> None:
     """Score the images of a data set as /score does: a table, the least and most typical images, a histogram.
 
-    Exits with 4 if a larger share than --fail-above is anomalous.
+    Exits with 4 if a larger share than --fail-above is anomalous, else with 3 if an image could not be read.
     """
     with report_user_errors():
         from app.cli.score import ScoreOptions, run_score

@@ -10,6 +10,7 @@ import typer
 from app.cli.progress import notify
 from app.datasets.images import read_chunks
 from model.data.arrays import DataError
+from model.errors import UserError
 from model.evaluation.calibration import calibrate
 from model.files import CheckpointError
 from model.formats import read_model
@@ -18,6 +19,7 @@ from model.interface import ImageModel
 from model.shipped import find_model
 from model.typicality import MIN_IMAGES, Typicality
 from model.typicality_files import TYPICALITY, write_typicality
+from model.validation import require
 
 MAX_IMAGES = 20_000
 """Images that are used unless another limit is given; more hardly change the calibration."""
@@ -31,6 +33,7 @@ def run_calibration(model: Path, data: Sequence[str], limit: int) -> None:
 
     Raises `CheckpointError` for a folder that cannot be written, `DataError` for too few images.
     """
+    require(UserError, "limit", limit >= 0, "0 or more images", limit)
     if is_hub_name(model):
         raise CheckpointError(f"{model}: expected a folder for {TYPICALITY}, got a name on the hub")
     model = find_model(model)

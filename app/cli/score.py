@@ -14,12 +14,14 @@ import typer
 from app.api.capabilities import TYPICALITY, reasons
 from app.api.scoring import Columns, score_columns, typicality_columns
 from app.batching.rows import RowBatch
+from app.cli.datasets import UNREADABLE
 from app.cli.progress import notify
 from app.codecs.grid import bands
 from app.codecs.images import Fit
 from app.codecs.png import write_png_bands
 from app.context import Operation
 from app.datasets.images import read_chunks
+from app.datasets.options import MAX_SEED
 from app.inference.device import TorchDevice, configure_torch
 from app.inference.loaded_model import Scores
 from app.inference.noise import Noise
@@ -33,6 +35,7 @@ from model.files import write_atomically
 from model.formats import read_model
 from model.interface import StoredModel
 from model.statistics import statistic_names
+from model.validation import require
 
 ANOMALOUS = 4
 """Exit code of a data set with a larger share of anomalous images than allowed."""
@@ -67,6 +70,8 @@ class ScoreOptions:
             raise UserError(f"fit: expected {', '.join(get_args(Fit))}, got {self.fit!r}")
         if self.samples is not None and self.samples < 1:
             raise UserError(f"samples: expected at least 1, got {self.samples}")
+        require(UserError, "seed", 0 <= self.seed <= MAX_SEED, f"0 to {MAX_SEED}", self.seed)
+        require(UserError, "limit", self.limit >= 0, "0 or more images", self.limit)
 
 
 @dataclass(slots=True)
@@ -176,6 +181,8 @@ def run_score(data: Sequence[str], settings: Settings, out: Path, options: Score
     """
     if out.suffix not in (".csv", ".parquet"):
         raise UserError(f"out: expected a file .csv or .parquet, got {out.name}")
+    if not out.parent.is_dir():
+        raise UserError(f"out: expected a file in a folder that exists, got {out}")
     stored = read_model(settings.model)
     for warning in stored.warnings:
         notify(warning)
@@ -191,6 +198,8 @@ def run_score(data: Sequence[str], settings: Settings, out: Path, options: Score
     for name, reason in table.unreadable:
         notify(f"{name}: left out: {reason}")
     _report_anomalies(columns, options)
+    if table.unreadable:
+        raise typer.Exit(UNREADABLE)
 
 
 def histogram(columns: Mapping[str, np.ndarray]) -> Iterator[str]:

@@ -28,6 +28,9 @@ from model.training.trainer import Training
 SHOWN_SECONDS = 0.2
 """Interval at which the progress bar is updated."""
 
+MAX_MINUTES = 1e6
+"""Two years."""
+
 STARTED_MARKER = "training.begun"
 """The file that marks the folder of a training until its first snapshot is saved."""
 
@@ -35,6 +38,8 @@ STARTED_MARKER = "training.begun"
 def run_training(run: TrainingRun, values: dict[str, Any], hardware: Hardware, minutes: float | None) -> None:
     """Train until all epochs are done, then write plots and the model card; `values` are None where not given."""
     started = perf_counter()
+    if minutes is not None and not 0 < minutes <= MAX_MINUTES:
+        raise OptionsError(f"minutes: expected a number above 0, at most {MAX_MINUTES:g}, got {minutes:g}")
     if minutes is not None and "epochs" in run.given:
         raise OptionsError(f"minutes: expected in place of epochs, got {minutes:g} beside epochs {values['epochs']}")
     if _is_complete(run):

@@ -18,7 +18,7 @@ from app.datasets.decoding import ImageDecoder, Sizes
 from app.datasets.entries import Source
 from app.datasets.image_folder import ImageFolder, ImageFormat
 from app.datasets.latent_encoder import seed_of
-from app.datasets.options import EncodeOptions, Hardware, ProgressCallback
+from app.datasets.options import MAX_SEED, EncodeOptions, Hardware, ProgressCallback
 from app.datasets.pipeline import ImageBatch, ImagePipeline, chunks, in_order
 from app.datasets.sources import open_source, require_images
 from app.datasets.tally import Tally
@@ -30,6 +30,7 @@ from model.errors import UserError
 from model.files import write_atomically
 from model.formats import load
 from model.interface import ImageModel, ModelSpec
+from model.validation import require
 
 UNREADABLE = "unreadable.txt"
 """File with the images that could not be read and the reasons."""
@@ -133,6 +134,8 @@ def reconstruct_dataset(
     require_images(opened, locations)
     loaded = load(model) if isinstance(model, str | Path) else model
     spec = loaded.spec
+    if seed is not None:
+        require(UserError, "seed", 0 <= seed <= MAX_SEED, f"0 to {MAX_SEED}", seed)
     if seed is not None and not spec.has_variance:
         raise UserError(f"seed: {spec.identity} has a deterministic encoder, there is nothing to draw from")
     buckets = [list(size) for size in encoding.buckets]

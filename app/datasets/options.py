@@ -9,6 +9,7 @@ from app.inference.image_sizes import Size
 from app.settings import Settings, read_settings
 from model.errors import UserError
 from model.interface import FixedSize, ModelSpec
+from model.validation import require
 
 StoredType = Literal["float32", "float16", "bfloat16"]
 
@@ -16,6 +17,8 @@ FORMAT = 1
 """Version of the layout of shards and index."""
 
 MAX_SAMPLES = 4096
+MAX_SEED = 2**63 - 1
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,9 @@ class Hardware:
     def devices(self) -> Sequence[str]:
         """The names of the devices."""
         return [name.strip() for name in self.device.split(",")]
+
+    def __post_init__(self) -> None:
+        require(UserError, "threads", 0 <= self.threads <= MAX_THREADS, f"0 to {MAX_THREADS}", self.threads)
 
     def settings(self, device: str, threads: int = 0) -> Settings:
         """Return the settings of the service for one of the devices.
@@ -73,6 +79,7 @@ class EncodeOptions:
         """Return what determines the latents of an image. Raises `UserError` for what the model cannot do."""
         if not 0 <= self.samples <= MAX_SAMPLES:
             raise UserError(f"samples: expected 0 to {MAX_SAMPLES}, got {self.samples}")
+        require(UserError, "seed", 0 <= self.seed <= MAX_SEED, f"0 to {MAX_SEED}", self.seed)
         if self.samples and not spec.has_variance:
             raise UserError(f"samples: {spec.identity} has a deterministic encoder, there is nothing to draw from")
         rule = spec.sizes

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def _read_images(
     paths: Sequence[Path], image_shape: tuple[int, ...], skipped: _Skipped
 ) -> tuple[Images, tuple[Path, ...]]:
     """Return the images, and the paths of those that could be read."""
-    images = np.empty((len(paths), *image_shape), np.uint8)
+    images = _allocate((len(paths), *image_shape))
     kept: list[Path] = []
     for path in paths:
         with skipped.unreadable(path), Image.open(path) as image:
@@ -124,6 +125,14 @@ def _read_images(
     if not kept:
         raise DataError(f"{skipped.folder}: no image file of a split can be read: {skipped.reasons[-1]}")
     return images[: len(kept)], tuple(kept)
+
+
+def _allocate(shape: tuple[int, ...]) -> Images:
+    try:
+        return np.empty(shape, np.uint8)
+    except (MemoryError, ValueError):
+        gib = prod(shape) / 2**30
+        raise DataError(f"image_shape: {shape[0]} images of {list(shape[1:])} take {gib:.0f} GiB of memory") from None
 
 
 def _is_grey(images: Images) -> bool:

@@ -92,6 +92,15 @@ def test_a_damaged_calibration_is_left_out_with_a_warning(calibrated_model, cont
     assert TYPICALITY in stored.warnings[0]
 
 
+def test_a_calibration_by_images_of_another_shape_is_left_out(calibrated_model):
+    path = calibrated_model / TYPICALITY
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"image_shape": [3, 5, 5]}))
+    stored = read_model(calibrated_model)
+    assert stored.typicality is None
+    assert "image_shape: expected one that the model takes, by default [1, 8, 8], got [3, 5, 5]" in stored.warnings[0]
+
+
 def test_a_calibration_with_other_statistics_is_left_out(calibrated_model):
     path = calibrated_model / TYPICALITY
     content = json.loads(path.read_text())

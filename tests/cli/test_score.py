@@ -85,7 +85,7 @@ def test_files_that_cannot_be_read_have_a_row_with_the_reason(
 ) -> None:
     (normal / "005.png").write_bytes(b"no image")
     result = vae("score --device cpu", normal, "--model", calibrated_model, "--out", tmp_path / "scores.csv")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output
     table = rows(tmp_path / "scores.csv")
     assert len(table) == 120
     assert (table[-1]["path"], table[-1]["elbo"]) == ("005.png", "")
@@ -111,6 +111,10 @@ def test_options_that_do_not_fit_are_refused(
         "alpha: not supported by digits": ("score --alpha 0.1", mixed, "--model", model, *out),
         "alpha: expected a number between 0 and 1": ("score --alpha 1.5", mixed, "--model", calibrated_model, *out),
         "fail_above: expected a share": ("score --fail-above 0.1", mixed, "--model", calibrated_model, *out),
+        "seed: expected 0 to 9223372036854775807, got -1": ("score --seed=-1", mixed, "--model", model, *out),
+        "limit: expected 0 or more images, got -1": ("score --limit=-1", mixed, "--model", model, *out),
+        "out: expected a file in a folder that exists": ("score", mixed, "--model", model, "--out", "none/s.csv"),
+        "limit: expected 0 or more images, got -5": ("calibrate --limit=-5", "--model", model, "--data", normal),
         "fit: expected resize": ("score --fit other", mixed, "--model", calibrated_model, *out),
         "no such file or folder": ("score", tmp_path / "none", "--model", calibrated_model, *out),
         "got a name on the hub": ("calibrate", "--model", "hf:one/two", "--data", normal),

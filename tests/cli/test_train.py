@@ -298,6 +298,10 @@ def test_a_last_phase_starts_from_a_trained_model_and_its_architecture(
         ("--beta 0", "beta: expected a weight above 0, got 0.0"),
         ("--augment turn", "augment: expected flip, crop or flip,crop, got 'turn'"),
         ("--minutes 1", "minutes: expected in place of epochs, got 1 beside epochs 1"),
+        *(
+            (f"--minutes={value}", f"minutes: expected a number above 0, at most 1e+06, got {value}")
+            for value in ("0", "-1", "nan", "inf")
+        ),
         ("--warmup 9999", "warmup: expected at most the 34 steps of the training, got 9999"),
         ("--kl-warmup 1.5", "kl_warmup: expected at most the 1 epochs of the training, got 1.5"),
         ("--patience 3 --holdout 0", "patience: expected images for validation; holdout is 0"),
