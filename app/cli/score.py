@@ -31,7 +31,7 @@ from app.settings import Settings
 from model.data.arrays import DataError
 from model.elbo import ELBO, SCORE_DRAWS, Bounds
 from model.errors import UserError, reporting_file
-from model.files import write_atomically
+from model.files import renamed_when_written, write_atomically
 from model.formats import read_model
 from model.interface import StoredModel
 from model.statistics import statistic_names
@@ -216,19 +216,22 @@ def histogram(columns: Mapping[str, np.ndarray]) -> Iterator[str]:
 
 
 def _write(out: Path, table: ScoreTable, columns: Columns) -> None:
-    """Write a row for each image: its path, the fields of its score, and why an image has none."""
+    """Write a row for each image: its path, the fields of its score, and why an image has none.
+
+    A table that was there stays until the new one is complete.
+    """
     rows = len(table.ids)
     content: dict[str, list[Any]] = {"path": [*table.ids, *(name for name, _ in table.unreadable)]}
     content |= {name: [*column.tolist(), *[None] * len(table.unreadable)] for name, column in columns.items()}
     content["error"] = [*[""] * rows, *(reason for _, reason in table.unreadable)]
-    with reporting_file(out):
+    with renamed_when_written(out) as partial, reporting_file(out):
         if out.suffix == ".parquet":
             import pyarrow as pa  # noqa: PLC0415  # of an extra
             import pyarrow.parquet as pq  # noqa: PLC0415
 
-            pq.write_table(pa.table(content), out)
+            pq.write_table(pa.table(content), partial)
             return
-        with out.open("w", newline="", encoding="utf-8") as file:
+        with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(content)
             writer.writerows(zip(*content.values(), strict=True))

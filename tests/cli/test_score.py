@@ -93,6 +93,19 @@ def test_files_that_cannot_be_read_have_a_row_with_the_reason(
     assert "005.png: left out" in result.stderr
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_is_replaced_when_the_new_one_is_complete(
+    calibrated_model: Path, mixed: Path, tmp_path: Path, suffix: str
+) -> None:
+    out, opened_before = (tmp_path / f"{name}{suffix}" for name in ("scores", "before"))
+    out.write_bytes(b"the table of an earlier run")
+    opened_before.hardlink_to(out)
+    assert vae("score --device cpu", mixed, "--model", calibrated_model, "--out", out).exit_code == 0
+    assert opened_before.read_bytes() == b"the table of an earlier run"
+    assert out.read_bytes() != b"the table of an earlier run"
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_a_table_in_parquet_has_the_same_rows(calibrated_model: Path, mixed: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra datasets is not installed")
     for suffix in ("csv", "parquet"):
