@@ -42,11 +42,8 @@ class ImageFolder:
         with reporting_file(folder):
             folder.mkdir(parents=True, exist_ok=True)
         described = {**recipe, "image_format": image_format, "quality": quality if image_format in _LOSSY else None}
-        if not overwrite and (folder / RECIPE).exists() and (found := read_json(folder / RECIPE)) != described:
-            differing = [name for name, value in described.items() if found.get(name) != value]
-            raise DataError(
-                f"{folder}: has images of another {', '.join(differing)}; choose another folder, or --overwrite"
-            )
+        if not overwrite and (folder / RECIPE).exists():
+            _require_recipe(folder, described)
         write_json(folder / RECIPE, described)
 
     def has(self, name: str) -> bool:
@@ -73,6 +70,18 @@ class ImageFolder:
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
+
+
+def _require_recipe(folder: Path, described: Mapping[str, Any]) -> None:
+    """Raise `DataError` for a folder with images of another recipe."""
+    found = read_json(folder / RECIPE)
+    if not isinstance(found, dict):
+        raise DataError(f"{folder / RECIPE}: expected an object, got {type(found).__name__}")
+    if found != described:
+        differing = [name for name, value in described.items() if found.get(name) != value] or ["recipe"]
+        raise DataError(
+            f"{folder}: has images of another {', '.join(differing)}; choose another folder, or --overwrite"
+        )
 
 
 def _printable(part: str) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.datasets.decode import ImageOptions, decode_dataset, reconstruct_dataset
 from app.datasets.encode import encode_dataset
-from app.datasets.image_folder import ImageFolder
+from app.datasets.image_folder import RECIPE, ImageFolder
 from app.datasets.latent_encoder import seed_of
 from app.datasets.options import EncodeOptions, Hardware
 from model.data.arrays import DataError
@@ -104,6 +104,24 @@ def test_images_of_other_options_are_not_mixed(encoded: Path, colour_model: Path
         decode_dataset(encoded, colour_model, tmp_path / "out", hardware=CPU, draw=1)
     with pytest.raises(DataError, match="has images of another image_format, quality"):
         decode_dataset(encoded, colour_model, tmp_path / "out", ImageOptions("jpeg"), CPU)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", r"recipe\.json: expected an object, got list"),
+        ("5", r"recipe\.json: expected an object, got int"),
+        ("[" * 100_000, r"recipe\.json: not JSON: nested too deeply"),
+        ("{}", "has images of another draw, image_format"),
+        ('{"draw": 1, "image_format": "png", "quality": null, "more": 0}', "has images of another recipe"),
+    ],
+)
+def test_a_recipe_of_another_kind_is_refused_unless_it_is_overwritten(tmp_path: Path, content: str, message: str):
+    (tmp_path / RECIPE).write_text(content)
+    with pytest.raises(UserError, match=message):
+        ImageFolder(tmp_path, {"draw": 1})
+    ImageFolder(tmp_path, {"draw": 1}, overwrite=True)
+    ImageFolder(tmp_path, {"draw": 1})
 
 
 def test_latents_of_another_model_are_refused(encoded: Path, digits_model: Path, tmp_path: Path):
