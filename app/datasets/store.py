@@ -212,7 +212,8 @@ def _prepared(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     descriptor = _lock(folder)
     for partial in folder.glob("*.partial"):
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink(missing_ok=True)
     return descriptor
 
 

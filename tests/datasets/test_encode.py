@@ -241,6 +241,13 @@ def test_a_full_disk_leaves_whole_shards_and_a_clear_error(images: Path, colour_
     assert files(out) == files(tmp_path / "whole")
 
 
+def test_a_folder_with_the_name_of_a_temporary_file_is_left_alone(images: Path, colour_model: Path, tmp_path: Path):
+    (tmp_path / "out" / "x.partial").mkdir(parents=True)
+    (tmp_path / "out" / "y.partial").write_bytes(b"of a run that was killed")
+    assert encode(images, colour_model, tmp_path / "out").encoded == 44
+    assert [path.name for path in (tmp_path / "out").glob("*.partial")] == ["x.partial"]
+
+
 @pytest.mark.slow
 def test_a_process_for_each_device_gives_the_same_bytes(images: Path, colour_model: Path, tmp_path: Path):
     hardware, options = Hardware("cpu,cpu", threads=1), EncodeOptions(shard_size=10)
