@@ -6,11 +6,13 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from app.settings import DEFAULT_MODEL
+from model.checkpoint import write_checkpoint
 from model.config import VAEConfig
 from tests.support.browser import Visit, installed_browser, running_browser
-from tests.support.models import write
+from tests.support.models import DIGITS, build, write
 from tests.support.onnx_pairs import write_spatial_pair
 from tests.support.raw_http import server_process
 
@@ -41,6 +43,19 @@ def shipped(browser: Any) -> Iterator[str]:
 def spatial(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a service of a small colour model with spatial latents."""
     folder: Path = write(tmp_path_factory.mktemp("models") / "spatial", SPATIAL)
+    with server_process(folder) as server:
+        yield f"http://127.0.0.1:{server.port}/"
+
+
+@pytest.fixture(scope="session")
+def distant(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service of a model with clamped posteriors, whose latents are some 20,000 from the prior."""
+    vae = build(DIGITS)
+    bias = [weight for name, weight in vae.encoder.named_parameters() if name.endswith("bias")][-1]
+    with torch.no_grad():
+        bias[: DIGITS.latent_shape[0]] = torch.tensor([-20_000.0, 15_000.0, 3.0, 0.5])
+    folder: Path = tmp_path_factory.mktemp("models") / "distant"
+    write_checkpoint(folder, DIGITS, vae.state_dict())
     with server_process(folder) as server:
         yield f"http://127.0.0.1:{server.port}/"
 
