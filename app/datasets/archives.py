@@ -5,13 +5,16 @@ import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.lib.format import read_array, read_array_header_1_0, read_array_header_2_0, read_magic
 
-from app.datasets.entries import ArrayRow, Entry, is_image, require_size, valid_text
-from model.data.arrays import DataError
+from app.datasets.entries import ArrayRow, Entry, int64, is_image, parsing, require_size, valid_text
+from app.inference.memory import available
+from model.data.arrays import DataError, map_npy
 from model.data.mnist import TEST, TRAIN
 from model.files import open_regular
 
@@ -44,17 +47,14 @@ class ZipPlace(NamedTuple):
     def read(self) -> bytes:
         """Return its bytes."""
         require_size(self.info.file_size)
-        try:
-            return self.archive.read(self.info)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # damaged, or encrypted
-            raise ValueError(str(error)) from None
+        return self.archive.read(self.info)
 
 
 class _OpenFile:
     """A file that stays open while one of its members may be read."""
 
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+    def __init__(self, file: BinaryIO) -> None:
+        self.descriptor = os.dup(file.fileno())
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -83,19 +83,24 @@ class TarSource(NamedTuple):
     def entries(self) -> Iterator[Entry]:
         """List the images. Raises `DataError` for a file that is no archive, or a compressed one."""
         seen = set()
-        try:
-            file = _OpenFile(self.path)
-            with tarfile.open(self.path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
-                for member in archive:
-                    archive.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
-                    if not member.isreg() or member.issparse() or not is_image(member.name) or member.name in seen:
-                        continue
-                    seen.add(member.name)
+        with (
+            parsing(self.path, "expected a tar archive that is not compressed"),
+            open_regular(self.path, DataError) as (opened, _),
+            tarfile.open(fileobj=opened, mode="r:", encoding="utf-8", errors="surrogateescape") as archive,
+        ):
+            file = _OpenFile(opened)
+            for member in archive:
+                archive.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
+                if member.size < 0:  # would lead back to a header before, for ever
+                    raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
+                if not member.isreg() or member.issparse() or not is_image(member.name):
+                    continue
+                name = member.name.removeprefix("./")
+                if name not in seen:
+                    seen.add(name)
                     place = TarPlace(file, member.offset_data, member.size)
-                    name = valid_text(f"{self.name}/{member.name.removeprefix('./')}")
-                    yield Entry(name, member.size, int(member.mtime * 10**9), place)
-        except (tarfile.TarError, OSError) as error:
-            raise DataError(f"{self.path}: expected a tar archive that is not compressed: {error}") from None
+                    modified = int64(member.mtime * 10**9)
+                    yield Entry(valid_text(f"{self.name}/{name}"), int64(member.size), modified, place)
 
 
 class ZipSource(NamedTuple):
@@ -106,10 +111,8 @@ class ZipSource(NamedTuple):
 
     def entries(self) -> Iterator[Entry]:
         """List the images. Raises `DataError` for a file that is no archive."""
-        try:
+        with parsing(self.path, "expected a zip archive"), open_regular(self.path, DataError):
             archive = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{self.path}: expected a zip archive: {error}") from None
         members = {info.filename: info for info in archive.infolist() if not info.is_dir() and is_image(info.filename)}
         for name, info in members.items():
             yield Entry(valid_text(f"{self.name}/{name}"), info.file_size, _zip_time(info), ZipPlace(archive, info))
@@ -125,36 +128,52 @@ def is_idx(path: Path) -> bool:
 
 def npy_source(path: Path, name: str) -> ArraySource:
     """Return the images of a .npy file, mapped into memory. Raises `DataError` for another file or array."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a complete .npy array: {str(error).splitlines()[0]}") from None
-    if reason := _refused(array):
+    with parsing(path, "not a complete .npy array"), open_regular(path, DataError):
+        array = map_npy(path)
+    if reason := _refused(array.dtype, array.shape):
         raise DataError(f"{path}: {reason}")
     return ArraySource([(name, array)], path.stat().st_mtime_ns)
 
 
 def npz_source(path: Path, name: str) -> ArraySource:
     """Return the arrays of images in a .npz file; other arrays, such as labels, are left out."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {member: archive[member] for member in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a complete .npz file: {str(error).splitlines()[0]}") from None
-    images = [(f"{name}/{member}", array) for member, array in arrays.items() if not _refused(array)]
+    with parsing(path, "not a complete .npz file"), open_regular(path, DataError), zipfile.ZipFile(path) as archive:
+        found = {info.filename: _read_member(archive, info) for info in archive.infolist()}
+    arrays = {member.removesuffix(".npy"): array for member, array in found.items()}
+    images = [(f"{name}/{member}", array) for member, array in arrays.items() if isinstance(array, np.ndarray)]
     if not images:
-        reasons = "; ".join(f"{member}: {_refused(array)}" for member, array in arrays.items())
+        reasons = "; ".join(f"{member}: {reason}" for member, reason in arrays.items())
         raise DataError(f"{path}: {reasons or 'expected an array of images, got none'}")
     return ArraySource(images, path.stat().st_mtime_ns)
 
 
-def _refused(array: np.ndarray) -> str:
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray | str:
+    """Return an array of images in a .npz file, or why it is none.
+
+    Raises `ValueError` for an array that has another size than the archive states, or does not fit into memory.
+    """
+    if not info.filename.endswith(".npy"):
+        return "expected a .npy array"
+    with archive.open(info) as file:
+        shape, _, dtype = (read_array_header_1_0 if read_magic(file) == (1, 0) else read_array_header_2_0)(file)
+        if reason := _refused(dtype, shape):
+            return reason
+        size, stated = prod(shape) * dtype.itemsize, info.file_size - file.tell()
+        if size != stated:
+            raise ValueError(f"{info.filename}: expected {size} bytes, got {stated}")
+        if size > (free := available()):
+            raise ValueError(f"{info.filename}: expected at most the {free} bytes of free memory, got {size}")
+        file.seek(0)
+        return read_array(file, allow_pickle=False)
+
+
+def _refused(dtype: np.dtype, shape: Sequence[int]) -> str:
     """Return why an array is none of images, or ""."""
-    channels = array.shape[3] if array.ndim == 4 else 1
-    if array.dtype.name in _PIXEL_TYPES and array.ndim in (3, 4) and channels in (1, 3) and array.size:
+    channels = shape[3] if len(shape) == 4 else 1
+    if dtype.name in _PIXEL_TYPES and len(shape) in (3, 4) and channels in (1, 3) and min(shape) > 0:
         return ""
     expected = "uint8, or floats in [0, 1], [N, H, W] or [N, H, W, C] with C of 1 or 3"
-    return f"expected {expected}, got {array.dtype} {list(array.shape)}"
+    return f"expected {expected}, got {dtype} {list(shape)}"
 
 
 def _zip_time(info: zipfile.ZipInfo) -> int:

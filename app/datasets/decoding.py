@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from app.codecs.images import MAX_PIXELS, Fit, decode_images, fit_array, open_image, probe_images, upright_size
-from app.datasets.entries import ArrayRow, Entry
+from app.datasets.entries import ArrayRow, Entry, Place, reason_of
 from app.errors import ServiceError
 from app.inference.image_sizes import Size, resampling_of, size_of_request
+from model.data.arrays import DataError
 from model.errors import UserError
 from model.interface import FixedSize, ModelSpec, MultipleOfFactor
 
@@ -97,7 +98,7 @@ class ImageDecoder:
     def _decode_file(self, entry: Entry) -> tuple[list[ImageRecord], np.ndarray | None]:
         record = ImageRecord(entry)
         try:
-            content = entry.place.read()  # type: ignore[union-attr]  # the rows of arrays are read together
+            content = _content(entry.place)  # type: ignore[arg-type]  # the rows of arrays are read together
             record = record._replace(digest=sha256(content))
             opened = open_image(content, 0, MAX_PIXELS)
             own = upright_size(opened)
@@ -110,7 +111,7 @@ class ImageDecoder:
         except ServiceError as error:
             return [record._replace(error=error.detail.removeprefix(PREFIX))], None
         except (OSError, ValueError, UserError) as error:
-            return [record._replace(error=_reason(error))], None
+            return [record._replace(error=reason_of(error))], None
 
     def _decode_rows(self, entries: Sequence[Entry]) -> list[tuple[list[ImageRecord], np.ndarray | None]]:
         """Fit rows of one array together, or one by one if there is an error in one of them."""
@@ -118,8 +119,8 @@ class ImageDecoder:
         consecutive = rows == list(range(rows[0], rows[0] + len(rows)))
         images = np.ascontiguousarray(array[rows[0] : rows[0] + len(rows)] if consecutive else array[rows])
         own = images.shape[1:3]
-        size = self._sizes.of(own)
         try:
+            size = self._sizes.of(own)
             pixels = fit_array(images, (self._channels, *size), self._fit, resampling=self._resampling)
         except ServiceError as error:
             if len(entries) > 1:
@@ -135,9 +136,19 @@ def content_digest(entry: Entry) -> str:
     """Return the SHA-256 of the content of an image in hexadecimal; "" if it cannot be read."""
     try:
         place = entry.place
-        return sha256(np.ascontiguousarray(place.array[place.row]) if isinstance(place, ArrayRow) else place.read())
-    except (OSError, ValueError, UserError):
+        return sha256(np.ascontiguousarray(place.array[place.row]) if isinstance(place, ArrayRow) else _content(place))
+    except UserError:
         return ""
+
+
+def _content(place: Place) -> bytes:
+    """Return the bytes of an image file. Raises `DataError` for any exception of the archive or store that it is in."""
+    try:
+        return place.read()
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001  # decompressors and clients of stores raise many types of exceptions
+        raise DataError(reason_of(error)) from None
 
 
 def sha256(content: bytes | np.ndarray) -> str:
@@ -148,9 +159,3 @@ def sha256(content: bytes | np.ndarray) -> str:
 def _array_of(entry: Entry) -> int:
     """Return what the rows of one array have in common; 0 for all files."""
     return id(entry.place.array) if isinstance(entry.place, ArrayRow) else 0
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

@@ -1,10 +1,14 @@
 """Entries of a source: an image, its id and time, and the place from which it is read."""
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from model.data.arrays import DataError
+from model.errors import UserError
 
 _READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif")
 IMAGE_SUFFIXES = frozenset({*_READ, ".heic", ".heif"})
@@ -18,7 +22,7 @@ class Place(Protocol):
     """Where the content of one image lies."""
 
     def read(self) -> bytes:
-        """Return the image file. Raises `OSError` or `ValueError`. May be called in any thread."""
+        """Return the image file. Raises any exception for one that is damaged. May be called in any thread."""
 
 
 class Entry(NamedTuple):
@@ -42,6 +46,29 @@ class ArrayRow(NamedTuple):
 
     array: np.ndarray
     row: int
+
+
+@contextmanager
+def parsing(path: Path, expected: str) -> Iterator[None]:
+    """Raise a `DataError` that names a file for any exception of a parser; those of archives raise many types."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        raise DataError(f"{path}: {expected}: {reason_of(error)}") from None
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of what an exception says, or its type."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def int64(number: float) -> int:
+    """Return a number as an integer that the index can hold; 0 for one of more than 64 bits, or not finite."""
+    return int(number) if abs(number) < 2**63 else 0  # a comparison with NaN is false
 
 
 def require_size(size: int) -> None:

@@ -9,12 +9,13 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from app.datasets.archives import ArraySource, TarSource, ZipSource, is_idx, npy_source, npz_source
-from app.datasets.entries import IMAGE_SUFFIXES, Entry, Source, is_image, require_size, valid_text
+from app.datasets.entries import IMAGE_SUFFIXES, Entry, Source, int64, is_image, require_size, valid_text
 from model.data.arrays import DataError
 from model.data.mnist import TEST, TRAIN, find_mnist, read_idx
 from model.errors import reporting_file
@@ -105,7 +106,10 @@ class ListSource(NamedTuple):
     def entries(self) -> Iterator[Entry]:
         """List the images."""
         seen = set()
-        with reporting_file(self.path), self.path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+        with (
+            open_regular(self.path, DataError) as (file, _),
+            TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape") as lines,
+        ):
             for line in lines:
                 name = line.rstrip("\r\n")
                 if name.strip() and name not in seen:
@@ -219,9 +223,9 @@ def _file_entry(name: str, path: str) -> Entry:
     """Return the entry of a file; one that does not exist fails when it is read."""
     try:
         found = os.stat(path)  # noqa: PTH116  # a Path takes 2 us more
-    except OSError:
+    except (OSError, ValueError):  # a null character
         return Entry(valid_text(name), 0, 0, FilePlace(path))
-    return Entry(valid_text(name), found.st_size, found.st_mtime_ns, FilePlace(path))
+    return Entry(valid_text(name), found.st_size, int64(found.st_mtime_ns), FilePlace(path))
 
 
 def _store_time(info: dict[str, Any]) -> int:
@@ -229,7 +233,7 @@ def _store_time(info: dict[str, Any]) -> int:
     for key in ("LastModified", "mtime", "updated", "last_modified", "created"):
         value = info.get(key)
         if isinstance(value, datetime):
-            return int(value.timestamp() * 10**9)
+            return int64(value.timestamp() * 10**9)
         if isinstance(value, int | float):
-            return int(value * 10**9)
+            return int64(value * 10**9)
     return 0

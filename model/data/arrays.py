@@ -126,7 +126,7 @@ def _load(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
         with open_regular(path, DataError) as (file, _):
             is_npy = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
             file.seek(0)
-            return _read_npy(path) if is_npy else _read_npz(file)
+            return np.array(map_npy(path)) if is_npy else _read_npz(file)
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001  # numpy's parsers raise many types of exceptions
@@ -134,14 +134,17 @@ def _load(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
         raise DataError(f"{path}: not a complete .npy or .npz array: {why}") from None
 
 
-def _read_npy(path: Path) -> NDArray[Any]:
-    # The file is mapped first, so that its size is checked before memory is allocated for the array.
+def map_npy(path: Path) -> NDArray[Any]:
+    """Map a .npy file into memory, so that its size is checked before memory is allocated for the array.
+
+    Raises `ValueError` for a file of another size than its header states, and many other exceptions for other files.
+    """
     with np.errstate(over="raise"):  # else a size of more than 64 bits wraps around
         mapped = open_memmap(path, mode="r")
     expected, size = mapped.offset + mapped.nbytes, path.stat().st_size
     if expected != size:
         raise ValueError(f"expected {expected} bytes, got {size}")
-    return np.array(mapped)
+    return mapped
 
 
 def _read_npz(file: BinaryIO) -> dict[str, NDArray[Any]]:

@@ -1,10 +1,14 @@
 """Data sets are encoded as the service encodes their images, in any order of interruptions, and never twice."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -187,7 +191,10 @@ def test_progress_counts_all_images(images: Path, colour_model: Path, tmp_path: 
 
 COMMAND = """
 import sys
+import tarfile
 import time
+import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from app.datasets.encode import encode_dataset
 from app.datasets.options import EncodeOptions, Hardware
@@ -288,3 +295,36 @@ def test_ctrl_c_leaves_whole_shards_and_the_same_command_continues(tmp_path: Pat
     assert subprocess.run(command, check=False).returncode == 0
     encode(source, model, tmp_path / "whole", shard_size=6)
     assert files(out) == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_of_an_archive_is_recorded(digits_model: Path, tmp_path: Path, method: int):
+    write_images(tmp_path / "images", 1)
+    content = (tmp_path / "images" / "0" / "0000.png").read_bytes()
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("bad.png", content)
+        archive.writestr("good.png", content)
+    start = 30 + len("bad.png")  # of the data
+    path.write_bytes(path.read_bytes()[:start] + b"\xff" * 20 + path.read_bytes()[start + 20 :])
+    summary = encode(path, digits_model, tmp_path / "out")
+    assert (summary.encoded, summary.unreadable) == (1, 1)
+    assert index(tmp_path / "out")["x.zip/bad.png"]["error"]
+
+
+@pytest.mark.parametrize("year", [1900, 2500])
+def test_an_image_with_any_time_is_encoded(digits_model: Path, tmp_path: Path, year: int):
+    (path,) = write_images(tmp_path / "images", 1)
+    seconds = int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tar.gettarinfo(path)
+        info.mtime = seconds
+        tar.addfile(info, io.BytesIO(path.read_bytes()))
+    assert encode(tmp_path / "x.tar", digits_model, tmp_path / "out").encoded == 1
+
+
+def test_a_line_that_names_no_file_is_recorded(digits_model: Path, tmp_path: Path):
+    write_images(tmp_path, 1)
+    (tmp_path / "x.txt").write_bytes(b"a\0b.png\n..\n0/0000.png\n" + b"c" * 300 + b".png\n")
+    summary = encode(tmp_path / "x.txt", digits_model, tmp_path / "out")
+    assert (summary.encoded, summary.unreadable) == (1, 3)

@@ -1,6 +1,7 @@
 """Sources list images in a fixed order, with their relative path, and read them from files, arrays and archives."""
 
 import gzip
+import io
 import os
 import tarfile
 import zipfile
@@ -26,6 +27,13 @@ def contents(source: Source) -> dict[str, bytes]:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_tar(path: Path, headers: dict[str, str]) -> None:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.png")
+        info.size, info.pax_headers = 4, headers
+        tar.addfile(info, io.BytesIO(b"1234"))
 
 
 @pytest.fixture
@@ -156,3 +164,98 @@ def test_a_source_that_does_not_exist_or_has_no_images_is_refused(tmp_path: Path
         open_source(f"{tmp_path}/*.png")
     with pytest.raises(DataError, match="expected images"):
         require_images(open_source(tmp_path), [tmp_path])
+
+
+def npy_header(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+def npz_member(path: Path, content: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", content)
+
+
+@pytest.mark.parametrize("shape", ["(2**40,28,28)", "(1099511627776,28,28)", "(-3,-3,28)", "(1,28)", "(" * 5000])
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_an_array_with_a_false_header_is_refused(tmp_path: Path, suffix: str, shape: str) -> None:
+    content = npy_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n".encode()) + bytes(28)
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content) if suffix == ".npy" else npz_member(path, content)
+    with pytest.raises(DataError, match=path.name):
+        open_source(path)
+
+
+def test_an_array_that_does_not_fit_into_memory_is_not_read(tmp_path: Path) -> None:
+    header = npy_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({2**40}, 28, 28)}}\n".encode())
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", header)
+        archive.infolist()[0].file_size = len(header) + 2**40 * 28 * 28
+    with pytest.raises(DataError, match=r"expected at most the .* bytes of free memory"):
+        open_source(tmp_path / "x.npz")
+
+
+def test_arrays_of_objects_beside_the_images_are_left_out(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.array([{}, None], object))
+    assert ids(open_source(tmp_path / "x.npz")) == ["x.npz/images/0", "x.npz/images/1"]
+
+
+def zip_with(path: Path, old: bytes, new: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a\u00e9.png", bytes(1000))
+        archive.writestr("b.png", b"whole")
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\x63"),  # version needed 9.9
+        ("a\u00e9.png".encode(), b"a\xff\xff.png"),
+        (b"PK\x05\x06", b"PK\x05\x00"),
+    ],
+)
+def test_a_damaged_zip_archive_is_refused(tmp_path: Path, old: bytes, new: bytes) -> None:
+    with pytest.raises(DataError, match=r"x\.zip: expected a zip archive: "):
+        list(open_source(zip_with(tmp_path / "x.zip", old, new)).entries())
+
+
+@pytest.mark.parametrize("headers", [{"mtime": "inf"}, {"mtime": "nan"}, {"mtime": "1e300"}, {"mtime": "1e12"}])
+def test_a_time_that_no_index_can_hold_is_zero(tmp_path: Path, headers: dict[str, str]) -> None:
+    write_tar(tmp_path / "x.tar", headers)
+    (entry,) = open_source(tmp_path / "x.tar").entries()
+    assert entry.modified == 0
+
+
+@pytest.mark.parametrize("size", ["1" + "0" * 30, "-512"])
+def test_a_tar_archive_with_a_false_size_is_refused(tmp_path: Path, size: str) -> None:
+    write_tar(tmp_path / "x.tar", {"size": size})
+    with pytest.raises(DataError, match=r"x\.tar: expected a tar archive"):
+        list(open_source(tmp_path / "x.tar").entries())
+
+
+def test_members_of_a_tar_archive_with_one_name_count_once(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("a.png", "./a.png"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert ids(open_source(tmp_path / "x.tar")) == ["x.tar/a.png"]
+
+
+def test_a_line_with_a_null_character_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(b"a\0b.png\n")
+    assert ids(open_source(tmp_path / "x.txt")) == ["a\0b.png"]
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.zip", "x.npy", "x.npz", "x.txt", "x"])
+def test_a_pipe_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="expected a regular file"):
+        list(open_source(tmp_path / name).entries())
+
+
+def test_a_pipe_in_a_folder_of_archives_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.tar")
+    with pytest.raises(DataError, match="expected a regular file"):
+        list(open_source(tmp_path).entries())
