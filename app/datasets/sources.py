@@ -54,7 +54,8 @@ class StorePlace(NamedTuple):
 class FolderSource(NamedTuple):
     """The image files below a folder, in the order of their names; if it has none, its archives and arrays.
 
-    Names that begin with a dot are left out. Links are followed, but not those that lead back to a folder above.
+    Names that begin with a dot are left out. Links are followed; a folder that several lead to is
+    listed once, under the first of its names.
     """
 
     folder: Path
@@ -70,7 +71,7 @@ class FolderSource(NamedTuple):
             yield from _file_source(Path(path), name).entries()
 
     def _files(self, suffixes: frozenset[str]) -> Iterator[tuple[str, str]]:
-        return _walk(str(self.folder), self.prefix, suffixes, ())
+        return _walk(str(self.folder), self.prefix, suffixes)
 
 
 class FilesSource(NamedTuple):
@@ -204,19 +205,38 @@ def _file_source(path: Path, name: str) -> Source:
     return ImageSource(name, path)
 
 
-def _walk(folder: str, prefix: str, suffixes: frozenset[str], above: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    """List the files with these suffixes below a folder: id and path."""
-    with reporting_file(Path(folder)):
-        inode = Path(folder).stat().st_ino
-        if inode in above:
-            return
-        with os.scandir(folder) as found:
-            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", suffixes, (*above, inode))
-        elif os.path.splitext(entry.name)[1].lower() in suffixes:  # noqa: PTH122  # a Path takes 2 us more
-            yield valid_text(prefix + entry.name), entry.path
+def _walk(folder: str, prefix: str, suffixes: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """List the files with these suffixes below a folder: id and path. A folder with several names is listed once."""
+    visited = set()
+    pending = [(prefix, folder, True)]  # the next one last
+    while pending:
+        name, path, is_folder = pending.pop()
+        if not is_folder:
+            yield valid_text(name), path
+            continue
+        with reporting_file(Path(path)):
+            found = os.stat(path)  # noqa: PTH116
+            if (found.st_dev, found.st_ino) not in visited:
+                visited.add((found.st_dev, found.st_ino))
+                pending += reversed(_listed(path, name, suffixes))
+
+
+def _listed(folder: str, prefix: str, suffixes: frozenset[str]) -> list[tuple[str, str, bool]]:
+    """Return id, path and whether it is a folder of what is in a folder, in the order of the names."""
+    with os.scandir(folder) as entries:
+        ordered = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    return [
+        (f"{prefix}{entry.name}/" if is_folder else prefix + entry.name, entry.path, is_folder)
+        for entry in ordered
+        if (is_folder := _is_folder(entry)) or os.path.splitext(entry.name)[1].lower() in suffixes  # noqa: PTH122  # a Path takes 2 us more
+    ]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
 
 
 def _file_entry(name: str, path: str) -> Entry:

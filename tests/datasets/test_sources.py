@@ -67,8 +67,30 @@ def test_a_name_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
 def test_a_link_to_a_folder_above_ends(tmp_path: Path) -> None:
     write_images(tmp_path, 3)
     (tmp_path / "2" / "up").symlink_to(tmp_path)
-    (tmp_path / "linked").symlink_to(tmp_path / "1")
-    assert ids(open_source(tmp_path)) == ["0/0000.png", "1/0001.png", "2/0002.png", "linked/0001.png"]
+    assert ids(open_source(tmp_path)) == ["0/0000.png", "1/0001.png", "2/0002.png"]
+
+
+def test_a_folder_that_many_links_lead_to_is_listed_once(tmp_path: Path) -> None:
+    folders = [tmp_path / "images" / f"{number:02d}" for number in range(12)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "x.png").write_bytes(b"")
+        for other in folders:
+            (folder / f"to{other.name}").symlink_to(other)
+    write_images(tmp_path / "elsewhere", 1)
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
+    found = ids(open_source(tmp_path / "images"))
+    assert len(found) == 13
+    assert found[-1] == "linked/0/0000.png"
+
+
+def test_a_loop_of_links_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    source = open_source(tmp_path)
+    assert ids(source) == ["a.png", "b.png"]
+    with pytest.raises(DataError, match="symbolic links"):
+        contents(source)
 
 
 def test_a_pattern_and_several_locations_are_relative_to_what_they_share(folder: Path) -> None:
