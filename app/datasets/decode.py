@@ -25,7 +25,7 @@ from app.datasets.tally import Tally
 from app.inference.image_sizes import Size
 from app.inference.noise import Noise
 from model.data.arrays import DataError
-from model.data.latents import DRAWS, MEAN, Latents
+from model.data.latents import DRAWS, MEAN, Latents, check_shards
 from model.errors import UserError
 from model.files import write_atomically
 from model.formats import load
@@ -97,6 +97,7 @@ def decode_dataset(
     spec = loaded.spec
     if spec.digest != data.recipe["digest"]:
         raise DataError(f"{latents}: expected latents of {spec.identity}, got those of {data.recipe['model']}")
+    check_shards(data.folder, data.index, data.recipe, spec.sizes.latents_of)
     if draw is not None and not 0 <= draw < data.recipe["samples"]:
         raise UserError(f"draw: expected one of the {data.recipe['samples']} draws that {latents} has, got {draw}")
     recipe = {"model": spec.identity, "digest": spec.digest, "draw": draw}

@@ -88,7 +88,7 @@ class EncodeJob:
     def store(self, spec: ModelSpec, parts: Sequence[int] | None = None) -> LatentStore:
         """Open the folder of the latents as `LatentStore` does."""
         precision = self.hardware.settings(self.hardware.devices[0]).precision
-        return LatentStore(self.out, self.options.recipe(spec, precision), parts)
+        return LatentStore(self.out, self.options.recipe(spec, precision), spec.sizes.latents_of, parts)
 
     def count(self, store: LatentStore) -> tuple[int, int]:
         """Return the number of images that the folder lacks, and of those that it has."""

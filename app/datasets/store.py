@@ -26,6 +26,8 @@ from model.data.latents import (
     INDEX,
     METADATA,
     SCHEMA,
+    LatentsOf,
+    check_shards,
     part_name,
     part_numbers,
     read_index,
@@ -52,11 +54,14 @@ class LatentStore:
     """The folder that latents of one recipe are written to.
 
     Several processes share the work of one that has `parts`, the numbers of the shards that were there at the start:
-    they write shards of their own. Raises `DataError` for a folder with latents of another recipe.
+    they write shards of their own. `latents_of` is that of `check_shards`. Raises `DataError` for a folder with latents
+    of another recipe, or with a damaged index or shard.
     """
 
-    def __init__(self, folder: Path, recipe: Mapping[str, Any], parts: Sequence[int] | None = None) -> None:
-        self.folder, self.recipe = folder, dict(recipe)
+    def __init__(
+        self, folder: Path, recipe: Mapping[str, Any], latents_of: LatentsOf, parts: Sequence[int] | None = None
+    ) -> None:
+        self.folder, self.recipe, self._latents_of = folder, dict(recipe), latents_of
         self._lock: int | None = None
         if parts is None:
             self._lock = _prepared(folder)
@@ -170,9 +175,10 @@ class LatentStore:
             for number in pa.compute.unique(shards).to_pylist()
             if number is not None and not (self.folder / shard_name(number)).exists()
         ]
-        if not missing:
-            return table
-        return table.filter(pa.compute.invert(pa.compute.is_in(shards, pa.array(missing, pa.int32()))))
+        if missing:
+            table = table.filter(pa.compute.invert(pa.compute.is_in(shards, pa.array(missing, pa.int32()))))
+        check_shards(self.folder, table, metadata["recipe"], self._latents_of)
+        return table
 
     def _require_recipe(self, found: Mapping[str, Any]) -> None:
         names = [name for name in self.recipe if name != "model"]  # which is not part of the digest
