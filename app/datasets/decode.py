@@ -16,7 +16,7 @@ from app.context import Operation
 from app.datasets.computation import BatchComputation
 from app.datasets.decoding import ImageDecoder, Sizes
 from app.datasets.entries import Source
-from app.datasets.image_folder import ImageFolder, ImageFormat
+from app.datasets.image_folder import ImageFolder, ImageFormat, NameTooLong
 from app.datasets.latent_encoder import seed_of
 from app.datasets.options import MAX_SEED, EncodeOptions, Hardware, ProgressCallback
 from app.datasets.pipeline import ImageBatch, ImagePipeline, chunks, in_order
@@ -103,6 +103,7 @@ def decode_dataset(
     recipe = {"model": spec.identity, "digest": spec.digest, "draw": draw}
     folder = ImageFolder(Path(out), recipe, options.image_format, options.quality, overwrite=options.overwrite)
     ids = data.ids
+    folder.require_own_paths(ids)
     rows = [row for row, name in enumerate(ids) if not folder.has(name)]
     computation = BatchComputation(loaded, hardware, hardware.devices[0])
     try:
@@ -148,6 +149,7 @@ def reconstruct_dataset(
         "seed": seed,
     }
     folder = ImageFolder(Path(out), recipe, options.image_format, options.quality, overwrite=options.overwrite)
+    folder.require_own_paths(entry.id for entry in opened.entries())
     computation = BatchComputation(loaded, hardware, hardware.devices[0], row_by_row=seed is not None)
     try:
         total = sum(1 for _ in opened.entries())
@@ -248,11 +250,15 @@ def _write(
     lines: list[str] = []
 
     def write(batch: Images) -> Images:
+        refused: list[tuple[str, str]] = []
         for name, pixels in zip(
             batch.ids, () if batch.pixels is None else batch.pixels, strict=batch.pixels is not None
         ):
-            folder.write(name, pixels)
-        return batch._replace(pixels=None)
+            try:
+                folder.write(name, pixels)
+            except NameTooLong as error:
+                refused.append((name, str(error)))
+        return batch._replace(pixels=None, errors=[*batch.errors, *refused])
 
     for batch in in_order(computation.threads, write, images, computation.slots):
         errors = [*batch.errors, *((name, batch.error) for name in batch.ids if batch.error)]

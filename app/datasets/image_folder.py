@@ -1,6 +1,10 @@
 """A folder of image files that a command writes: one for each image of a data set, under its relative path."""
 
-from collections.abc import Mapping
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from unicodedata import category
@@ -11,7 +15,7 @@ from app.codecs.lossy import DEFAULT_QUALITY, write_lossy
 from app.codecs.media_types import JPEG, WEBP
 from app.codecs.png import write_png
 from model.data.arrays import DataError
-from model.errors import reporting_file
+from model.errors import UserError, reporting_file
 from model.files import read_json, write_json
 
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -21,6 +25,10 @@ RECIPE = "recipe.json"
 
 _LOSSY = {"jpeg": JPEG, "webp": WEBP}
 _SUFFIXES = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
+
+
+class NameTooLong(UserError):
+    """Name of an image that the file system does not allow."""
 
 
 class ImageFolder:
@@ -48,28 +56,52 @@ class ImageFolder:
 
     def has(self, name: str) -> bool:
         """Return whether the image of an id is there, and is to be kept."""
-        return not self._overwrite and self.path(name).exists()
+        return not self._overwrite and os.path.exists(self.path(name))  # noqa: PTH110  # False for a long name
+
+    def require_own_paths(self, names: Iterable[str]) -> None:
+        """Raise `DataError` if two of these ids have one path, or one has the path of another's folder."""
+        owners: dict[Path, str] = {}
+        folders: set[Path] = set()
+        for name in names:
+            path = self.path(name)
+            if owners.setdefault(path, name) != name:
+                raise DataError(f"{path}: expected one image, got {owners[path]} and {name}; rename one of them")
+            if path.parent not in folders:
+                folders.update(path.parents)
+        if both := owners.keys() & folders:
+            raise DataError(f"{min(both)}: expected an image or a folder, got both; rename one of them")
 
     def path(self, name: str) -> Path:
         """Return the path of the image of an id, always below the folder: `cats/tom.jpg.png`."""
-        *parents, last = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..")]
+        parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..")]
+        *parents, last = parts or ["_"]
         suffixes = _SUFFIXES[self._format]
         own = last if PurePosixPath(last).suffix.lower() in suffixes else last + suffixes[0]
         return self.folder.joinpath(*(_printable(part) for part in (*parents, own)))
 
     def write(self, name: str, pixels: np.ndarray) -> None:
-        """Write an image, uint8 [C, H, W]. Raises `UserError` where the disk is full."""
+        """Write an image, uint8 [C, H, W]. Raises `NameTooLong`, and `UserError` where the disk is full."""
         media_type = _LOSSY.get(self._format)
         content = write_lossy(media_type, pixels, self._quality) if media_type else write_png(pixels)
         path = self.path(name)
-        partial = path.with_name(f".{path.name}.partial")
-        with reporting_file(path):
+        partial = path.with_name(f".{sha256(path.name.encode()).hexdigest()[:16]}.partial")  # short
+        with reporting_file(path), _reporting_long_name(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 partial.write_bytes(content)
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reporting_long_name(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise NameTooLong(f"{path}: {error.strerror}") from None
 
 
 def _require_recipe(folder: Path, described: Mapping[str, Any]) -> None:

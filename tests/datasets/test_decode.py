@@ -16,7 +16,7 @@ from app.datasets.latent_encoder import seed_of
 from app.datasets.options import EncodeOptions, Hardware
 from model.data.arrays import DataError
 from model.errors import UserError
-from tests.support.image_folders import NAMES, write_images, write_named
+from tests.support.image_folders import NAMES, image, write_images, write_named
 from tests.support.in_thread_server import listening
 
 CPU = Hardware("cpu", threads=2)
@@ -63,8 +63,8 @@ def test_reconstructions_are_those_of_the_service(images: Path, colour_model: Pa
     expected = served(
         colour_model, "/reconstruct", images, lambda name: {} if seed is None else {"seed": seed_of(3, name)}
     )
-    for name, image in expected.items():
-        np.testing.assert_array_equal(found[name if name.endswith(".png") else f"{name}.png"], image)
+    for name, answer in expected.items():
+        np.testing.assert_array_equal(found[name if name.endswith(".png") else f"{name}.png"], answer)
 
 
 def test_decoded_means_are_the_reconstructions(images: Path, encoded: Path, colour_model: Path, tmp_path: Path):
@@ -134,3 +134,28 @@ def test_no_id_leads_out_of_the_folder(tmp_path: Path):
     paths = [folder.path(name) for name in ("../../x.png", "/etc/x.png", "a/../../x.png", "c:\\x.png", "a\nb.png")]
     assert all(path.is_relative_to(tmp_path / "out") and ".." not in path.parts for path in paths)
     assert paths[-1].name == "a_b.png"
+
+
+@pytest.mark.parametrize("names", [("x.jpg", "x.jpg.png"), ("a:b.png", "a_b.png"), ("x.png", "x.png/a/b.png")])
+def test_ids_with_one_path_are_refused(tmp_path: Path, names: tuple[str, ...]):
+    for ordered in (names, names[::-1]):
+        with pytest.raises(DataError, match="rename one of them"):
+            ImageFolder(tmp_path / "out", {}).require_own_paths(ordered)
+    ImageFolder(tmp_path / "out", {}).require_own_paths(["..", "x.jpg", "x.png", "x/y.png", "x.png"])
+
+
+def test_images_with_one_path_are_refused_before_any_is_written(digits_model: Path, tmp_path: Path):
+    for name in ("x.jpg", "x.jpg.png"):
+        image(0).save(tmp_path / name)
+    with pytest.raises(DataError, match=r"got x\.jpg and x\.jpg\.png"):
+        reconstruct_dataset([str(tmp_path / "x.jpg*")], digits_model, tmp_path / "out", hardware=CPU)
+    assert not pixels(tmp_path / "out")
+
+
+def test_an_image_with_a_long_name_is_listed_as_unreadable(digits_model: Path, tmp_path: Path):
+    for length in (246, 249):
+        image(0).save(tmp_path / ("x" * length + ".webp"))
+    out = tmp_path / "out"
+    summary = reconstruct_dataset([str(tmp_path / "*.webp")], digits_model, out, hardware=CPU)
+    assert (summary.written, summary.unreadable) == (1, 1)
+    assert "File name too long" in (out / "unreadable.txt").read_text()
