@@ -146,11 +146,12 @@ def _check_fields(name: str, found: Any, fields: Mapping[str, tuple[type, ...]])
 
 def _check_rows(table: pa.Table, shards: int) -> None:
     """Raise `ValueError` for an id that names no file, or for latents at no possible place."""
-    _check_values("id", table, pa.compute.invert(pa.compute.match_substring_regex(table.column("id"), NO_FILE)))
-    _check_values("id", table, pa.compute.less_equal(pa.compute.binary_length(table.column("id")), MAX_ID_BYTES))
-    for name in ("bytes", "modified"):
+    for name in ("id", "bytes", "modified"):
         _check_values(name, table, pa.compute.is_valid(table.column(name)))
     encoded = table.filter(pa.compute.is_null(table.column("error")))
+    ids = encoded.column("id")  # an image that could not be read may have any, for example of a line in a list
+    _check_values("id", encoded, pa.compute.invert(pa.compute.match_substring_regex(ids, NO_FILE)))
+    _check_values("id", encoded, pa.compute.less_equal(pa.compute.binary_length(ids), MAX_ID_BYTES))
     for name, lowest, end in (("shard", 0, shards), ("row", 0, 2**31), ("height", 1, 2**31), ("width", 1, 2**31)):
         column = encoded.column(name)
         within = pa.compute.and_(pa.compute.greater_equal(column, lowest), pa.compute.less(column, end))
