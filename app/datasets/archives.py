@@ -114,8 +114,9 @@ class ZipSource(NamedTuple):
         with parsing(self.path, "expected a zip archive"), open_regular(self.path, DataError):
             archive = zipfile.ZipFile(self.path)
         members = {info.filename: info for info in archive.infolist() if not info.is_dir() and is_image(info.filename)}
-        for name, info in members.items():
-            yield Entry(valid_text(f"{self.name}/{name}"), info.file_size, _zip_time(info), ZipPlace(archive, info))
+        with parsing(self.path, "expected a zip archive of images"):
+            for name, info in members.items():
+                yield Entry(valid_text(f"{self.name}/{name}"), info.file_size, _zip_time(info), ZipPlace(archive, info))
 
 
 def is_idx(path: Path) -> bool:

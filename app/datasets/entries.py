@@ -14,6 +14,9 @@ _READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bm
 IMAGE_SUFFIXES = frozenset({*_READ, ".heic", ".heif"})
 """Files that count as images. HEIC is not read, and reported as unreadable."""
 
+MAX_ID_BYTES = 4096
+"""Bytes of the id of an image that an index can hold; a character has at most 4."""
+
 MAX_FILE_BYTES = 2**30
 """Bytes of one image file; a larger one is recorded as unreadable."""
 
@@ -83,7 +86,11 @@ def is_image(name: str) -> bool:
 
 
 def valid_text(name: str) -> str:
-    """Return a name as valid Unicode: bytes that are no UTF-8 become backslash escapes."""
-    if name.isascii():
-        return name
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a name as valid Unicode: bytes that are no UTF-8 become backslash escapes.
+
+    Raises `ValueError` for a name that no index can hold: one that names no file, such as `..`, or a longer one.
+    """
+    text = name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if not text.strip("./\\") or (len(text) > MAX_ID_BYTES // 4 and len(text.encode()) > MAX_ID_BYTES):
+        raise ValueError(f"expected the path of an image, got {text!r:.40}")
+    return text

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from app.datasets.archives import ArraySource, TarSource, ZipSource, is_idx, npy_source, npz_source
-from app.datasets.entries import IMAGE_SUFFIXES, Entry, Source, int64, is_image, require_size, valid_text
+from app.datasets.entries import IMAGE_SUFFIXES, Entry, Source, int64, is_image, parsing, require_size, valid_text
 from model.data.arrays import DataError
 from model.data.mnist import TEST, TRAIN, find_mnist, read_idx
 from model.errors import reporting_file
@@ -108,6 +108,7 @@ class ListSource(NamedTuple):
         """List the images."""
         seen = set()
         with (
+            parsing(self.path, "expected a list of paths"),
             open_regular(self.path, DataError) as (file, _),
             TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape") as lines,
         ):

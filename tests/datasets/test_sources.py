@@ -281,3 +281,10 @@ def test_a_pipe_in_a_folder_of_archives_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.tar")
     with pytest.raises(DataError, match="expected a regular file"):
         list(open_source(tmp_path).entries())
+
+
+@pytest.mark.parametrize("line", ["..", "./", "c" * 5000 + ".png"])
+def test_a_list_with_a_line_that_no_index_can_hold_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "x.txt").write_text(f"a.png\n{line}\n")
+    with pytest.raises(DataError, match=r"x\.txt: expected a list of paths: expected the path of an image, got"):
+        list(open_source(tmp_path / "x.txt").entries())
