@@ -86,7 +86,7 @@ def refused(folder: Path, model: Path, name: str) -> str:
     assert f"{folder / name}: " in message
     options = EncodeOptions(samples=3, shard_size=20)
     np.save(folder.parent / "new.npy", np.zeros((1, 8, 8), np.uint8))
-    if "NaN" not in message:  # the values of a shard are read when they are decoded
+    if "NaN" not in message and "5000" not in message:  # of no concern for further images
         with pytest.raises(UserError, match=name):
             encode_dataset(folder.parent / "new.npy", model, folder, options, Hardware("cpu", threads=1))
     return message
