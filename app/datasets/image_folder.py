@@ -73,7 +73,7 @@ class ImageFolder:
 
     def path(self, name: str) -> Path:
         """Return the path of the image of an id, always below the folder: `cats/tom.jpg.png`."""
-        parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..")]
+        parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "//", "..")]
         *parents, last = parts or ["_"]
         suffixes = _SUFFIXES[self._format]
         own = last if PurePosixPath(last).suffix.lower() in suffixes else last + suffixes[0]

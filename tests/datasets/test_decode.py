@@ -131,7 +131,8 @@ def test_latents_of_another_model_are_refused(encoded: Path, digits_model: Path,
 
 def test_no_id_leads_out_of_the_folder(tmp_path: Path):
     folder = ImageFolder(tmp_path / "out", {})
-    paths = [folder.path(name) for name in ("../../x.png", "/etc/x.png", "a/../../x.png", "c:\\x.png", "a\nb.png")]
+    names = ("../../x.png", "/etc/x.png", "//etc/x.png", "\\\\x.png", "a/../../x.png", "c:\\x.png", "a\nb.png")
+    paths = [folder.path(name) for name in names]
     assert all(path.is_relative_to(tmp_path / "out") and ".." not in path.parts for path in paths)
     assert paths[-1].name == "a_b.png"
 
