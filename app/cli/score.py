@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
-import torch
 import typer
 
 from app.api.capabilities import TYPICALITY, reasons
@@ -29,12 +28,11 @@ from app.runtimes.base import CompiledModel
 from app.runtimes.selection import compile_model
 from app.settings import Settings
 from model.data.arrays import DataError
-from model.elbo import ELBO, SCORE_DRAWS, Bounds
+from model.elbo import SCORE_DRAWS
 from model.errors import UserError, reporting_file
 from model.files import renamed_when_written, write_atomically
 from model.formats import read_model
 from model.interface import StoredModel
-from model.statistics import statistic_names
 from model.validation import require
 
 ANOMALOUS = 4
@@ -162,12 +160,7 @@ class DatasetScorer:
             inputs = (pixels, self._noise.for_images(pixels, self._options.samples or SCORE_DRAWS, *latent).numpy())
         batch = RowBatch(inputs)
         rows = [self._run(batch[row : row + 1]) for row in range(len(batch))]
-        *bounds, values, codes = RowBatch.join(rows).columns
-        names = statistic_names(self._spec)
-        if not bounds:
-            return Scores(names, values, codes)
-        total, reconstruction, kl, log_likelihood = map(torch.from_numpy, bounds)
-        return Scores(names, values, codes, Bounds(ELBO(total, reconstruction, kl), log_likelihood))
+        return Scores.of_columns(self._spec, RowBatch.join(rows).columns)
 
     def _run(self, row: RowBatch) -> RowBatch:
         run = partial(self._compiled.run, Operation.SCORE, row, deterministic=True)

@@ -12,15 +12,9 @@ DEVIATIONS_SHOWN = 6.0
 _COLORS = ((0, 0, 0), (72, 12, 104), (178, 42, 92), (242, 110, 32), (250, 194, 62), (255, 255, 230))
 """Colours at equal distances, from no deviation to the largest; their luminance increases."""
 
-_TABLE = (
-    np.stack(
-        [
-            np.interp(np.linspace(0, len(_COLORS) - 1, 256), range(len(_COLORS)), column)
-            for column in zip(*_COLORS, strict=True)
-        ]
-    )
-    .round()
-    .astype(np.uint8)
+_PLACES = np.linspace(0, len(_COLORS) - 1, 256)
+_TABLE = np.array(
+    [np.interp(_PLACES, range(len(_COLORS)), column).round() for column in zip(*_COLORS, strict=True)], np.uint8
 )
 
 

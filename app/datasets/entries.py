@@ -7,15 +7,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from model.data.arrays import DataError
+from model.data.arrays import MAX_ID_BYTES, DataError
 from model.errors import UserError
 
 _READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif")
 IMAGE_SUFFIXES = frozenset({*_READ, ".heic", ".heif"})
 """Files that count as images. HEIC is not read, and reported as unreadable."""
-
-MAX_ID_BYTES = 4096
-"""Bytes of the id of an image that an index can hold; a character has at most 4."""
 
 MAX_FILE_BYTES = 2**30
 """Bytes of one image file; a larger one is recorded as unreadable."""

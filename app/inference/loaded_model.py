@@ -41,6 +41,15 @@ class Scores(NamedTuple):
     codes: np.ndarray
     bounds: Bounds | None = None
 
+    @classmethod
+    def of_columns(cls, spec: ModelSpec, columns: Sequence[np.ndarray]) -> "Scores":
+        """Return the scores from the results of the operation, each [N, ...]: the bounds, if any, values and codes."""
+        *found, values, codes = columns
+        if not found:
+            return cls(statistic_names(spec), values, codes)
+        total, reconstruction, kl, log_likelihood = map(torch.from_numpy, found)
+        return cls(statistic_names(spec), values, codes, Bounds(ELBO(total, reconstruction, kl), log_likelihood))
+
     def statistic(self, name: str) -> np.ndarray:
         """Return one statistic, [N]."""
         column: np.ndarray = self.values[:, self.names.index(name)]
@@ -52,10 +61,9 @@ class LoadedModel:
     """Encode, decode, reconstruct and score by one model, for many concurrent requests.
 
     `spec` are the properties of the model, `metrics` the records of its training and evaluation, `typicality` is its
-    calibration by normal images. `identity` is its
-    name as responses quote it. The shapes are those of an image of the default size and of its latent. `sized` has the
-    batches of a model of many sizes, `keys` those of all others. `on_tiled` is called with the operation of an image
-    that is computed in tiles.
+    calibration by normal images. `identity` is its name as responses quote it. The shapes are those of an image of the
+    default size and of its latent. `sized` has the batches of a model of many sizes, `keys` those of all others.
+    `on_tiled` is called with the operation of an image that is computed in tiles.
     """
 
     spec: ModelSpec
@@ -231,14 +239,10 @@ class LoadedModel:
     async def score(self, pixels: np.ndarray, noise: Tensor | None, context: RequestContext) -> Scores:
         """Return the statistics of images, and with `noise` [N, K, *latent] both bounds on log p(x) by its draws."""
         key = self._key(Operation.SCORE, True, pixels)
-        names = statistic_names(self.spec)
         if noise is None:
-            values, codes = (await self._submit(key, context, pixels)).columns
-            return Scores(names, values, codes)
+            return Scores.of_columns(self.spec, (await self._submit(key, context, pixels)).columns)
         key = replace(key, weight=key.weight * ceil(noise.shape[1] / SCORE_DRAWS))
-        *bounds, values, codes = (await self._submit(key, context, pixels, noise)).columns
-        total, reconstruction, kl, log_likelihood = map(torch.from_numpy, bounds)
-        return Scores(names, values, codes, Bounds(ELBO(total, reconstruction, kl), log_likelihood))
+        return Scores.of_columns(self.spec, (await self._submit(key, context, pixels, noise)).columns)
 
     def _key(self, operation: Operation, deterministic: bool, pixels: np.ndarray) -> ModelBatchKey:
         if self.sized is None:

@@ -21,6 +21,10 @@ MAX_PIXELS_PER_PASS = 2**20
 """Largest number of pixel values in a batch of large images: 4 MiB as float32, and several times that in features."""
 
 
+MAX_ID_BYTES = 4096
+"""Bytes of the id of an image, its path, as Linux limits them; a character has at most 4."""
+
+
 class DataError(UserError):
     """Data set that cannot be used; the message names the file, what was expected and what came."""
 

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.data.arrays import DataError
+from model.data.arrays import MAX_ID_BYTES, DataError
 from model.files import check_weights_file, parse_json
 
 LatentsOf = Callable[[int, int], tuple[int, ...]]
@@ -51,9 +51,6 @@ RECIPE_FIELDS: Mapping[str, tuple[type, ...]] = {
 """Fields of a recipe, and their types."""
 
 MAX_SHARDS = 2**31 - 1
-MAX_ID_BYTES = 4096
-"""Longest path of an image in bytes, as Linux limits it."""
-
 NO_FILE = r"^(?:\.{0,2}[/\\]+)*\.{0,2}$"
 """Regular expression of paths that name no file: empty, or of `.` and `..` alone."""
 
