@@ -1,5 +1,6 @@
 """The models that ship: whole, small, and with sane answers for images that are nothing like those of the training."""
 
+import shutil
 from math import exp
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from model.checkpoint import DEFAULT, read_checkpoint
 from model.elbo import elbo
+from model.evaluation.model_card import write_card
 from model.pixels import to_grey_levels, to_unit_interval
 from model.vae import VAE
 
@@ -61,6 +63,12 @@ def test_the_folder_has_the_weights_and_figures_of_one_model(folder: Path) -> No
     assert checkpoint.metrics.evaluations
     assert (folder / "README.md").read_text().startswith(f"# {folder.name}: ")
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= MAX_BYTES
+
+
+def test_the_card_is_the_generated_one_with_its_own_sections(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    assert write_card(copy)
+    assert (copy / "README.md").read_text() == (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("kind", KINDS)
