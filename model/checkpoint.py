@@ -24,6 +24,7 @@ from model.files import (
     METADATA,
     WEIGHTS,
     CheckpointError,
+    is_present,
     json_bytes,
     parse_json,
     read_file,
@@ -135,7 +136,7 @@ def _read_once(folder: Path) -> _Files:
     config, weights = read_json(folder / CONFIG), read_file(folder / WEIGHTS)
     digest = hashlib.sha256(weights).hexdigest()
     try:
-        return _Files(config, weights, digest, read_json(folder / METRICS) if (folder / METRICS).exists() else {})
+        return _Files(config, weights, digest, read_json(folder / METRICS) if is_present(folder / METRICS) else {})
     except CheckpointError as error:
         return _Files(config, weights, digest, {}, str(error).removeprefix(f"{folder / METRICS}: "))
 

@@ -19,8 +19,8 @@ METADATA = "__metadata__"
 MAX_BYTES = 2**34
 """Largest size of a file: 2**31 weights of 8 bytes."""
 
-MAX_JSON = 2**28
-"""Largest size of config.json and metrics.json in bytes."""
+MAX_JSON = 2**22
+"""Largest size of a JSON file in bytes. A record of 10,000 epochs fits, and any such file is read in a few seconds."""
 
 MAX_HEADER = 100_000_000
 """Largest header of a safetensors file in bytes, as the format defines it."""
@@ -31,7 +31,7 @@ class CheckpointError(UserError):
 
 
 def read_json(path: Path) -> Any:
-    """Read the JSON value in a file. Raises `CheckpointError`."""
+    """Read the JSON value in a file of at most `MAX_JSON` bytes. Raises `CheckpointError`."""
     try:
         return parse_json(read_file(path, MAX_JSON))
     except ValueError as error:
@@ -114,6 +114,11 @@ def json_bytes(path: Path, value: Any) -> bytes:
         return f"{json.dumps(value, indent=2, allow_nan=False)}\n".encode()
     except ValueError as error:
         raise CheckpointError(f"{path}: expected finite numbers: {error}") from None
+
+
+def is_present(path: Path) -> bool:
+    """Return whether a folder has an entry of this name, also a link to no file, of which the reading is an error."""
+    return os.path.lexists(path)
 
 
 def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:

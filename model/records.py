@@ -10,6 +10,10 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from model.elbo_percentiles import ElboPercentiles
 
 MAX_DEPTH = 100
+MAX_EVALUATIONS = 10_000
+MAX_FAULTS = 20
+"""Sentences about entries that are left out; of a damaged file there could be one for each entry."""
+
 VERSION = 1
 """Version of metrics.json that is written; a file without a version has this one."""
 
@@ -177,6 +181,8 @@ def read_metrics(content: Any) -> tuple[Metrics, list[str]]:
             _read_entry(name, value, entries, records, faults)
         except ValueError as error:
             faults.append(f"{error}; {'scores have no percentile' if name == 'reference' else 'the entry is left out'}")
+    if (more := len(faults) - MAX_FAULTS) > 0:
+        faults[MAX_FAULTS:] = [f"{more:,} more entries are left out"]
     if (version := entries.get("version", VERSION)) != VERSION:
         faults.append(f"version: expected {VERSION}, got {version}; the entries that this release knows are read")
     return Metrics(entries, **records), faults
@@ -207,6 +213,8 @@ def _read_entry(name: str, value: Any, entries: dict[str, Any], records: dict[st
 
 def _read_evaluations(values: list[Any], faults: list[str]) -> tuple[list[Any], tuple[EvaluationRecord, ...]]:
     """Return the usable evaluations as JSON and as records; one that is not usable does not affect the others."""
+    if len(values) > MAX_EVALUATIONS:
+        raise ValueError(f"evaluations: expected at most {MAX_EVALUATIONS:,}, got {len(values):,}")
     kept, records = [], []
     for number, value in enumerate(values):
         where = f"evaluations[{number}]"

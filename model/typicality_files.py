@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-from model.files import CheckpointError, parse_json, read_file, write_json
+from model.files import CheckpointError, is_present, read_json, write_json
 from model.interface import ModelSpec
 from model.statistics import code_length, statistic_names
 from model.typicality import Typicality
 
 TYPICALITY = "typicality.json"
-
-MAX_FILE = 2**24
-"""Largest size of the file in bytes. That of the shipped model has some 100 KB."""
 
 
 def read_typicality(folder: Path, spec: ModelSpec) -> Typicality | None:
@@ -19,10 +16,11 @@ def read_typicality(folder: Path, spec: ModelSpec) -> Typicality | None:
     Raises `CheckpointError` for a file that is damaged, or that was measured with other weights.
     """
     path = folder / TYPICALITY
-    if not path.exists():
+    if not is_present(path):
         return None
+    content = read_json(path)
     try:
-        found = Typicality.from_dict(parse_json(read_file(path, MAX_FILE)))
+        found = Typicality.from_dict(content)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if found.digest != spec.digest:

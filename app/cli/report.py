@@ -13,7 +13,7 @@ from model.evaluation.input_encoding import compare_inputs
 from model.evaluation.model_card import CARD, write_card
 from model.evaluation.ood import measure_elbo_percentiles
 from model.evaluation.plots import write_plots
-from model.files import WEIGHTS, CheckpointError, read_json, write_json
+from model.files import WEIGHTS, CheckpointError, is_present, read_json, write_json
 from model.formats.native import native_model
 from model.records import VERSION, EvaluationRecord
 from model.typicality_files import write_typicality
@@ -84,7 +84,7 @@ def _calibrate(model: Path, checkpoint: Checkpoint, images: Images, source: str)
 
 def _history(model: Path) -> dict[str, Any]:
     """All of metrics.json, with unknown fields, so that they are written back."""
-    history = read_json(model / METRICS) if (model / METRICS).exists() else {}
+    history = read_json(model / METRICS) if is_present(model / METRICS) else {}
     if not isinstance(history, dict):
         raise CheckpointError(f"{model / METRICS}: expected an object, got {type(history).__name__}")
     return history

@@ -7,6 +7,7 @@ import pytest
 
 from app.codecs.images import write_npy
 from model.evaluation.calibration import calibrate
+from model.files import MAX_JSON
 from model.formats import load, read_model
 from model.typicality_files import TYPICALITY, write_typicality
 from tests.api.kserve.test_inference import infer_images
@@ -90,6 +91,20 @@ def test_a_damaged_calibration_is_left_out_with_a_warning(calibrated_model, cont
     stored = read_model(calibrated_model)
     assert stored.typicality is None
     assert TYPICALITY in stored.warnings[0]
+
+
+def test_a_calibration_that_is_a_link_to_no_file_is_left_out_with_a_warning(calibrated_model):
+    path = calibrated_model / TYPICALITY
+    path.unlink()
+    path.symlink_to(calibrated_model / "none")
+    assert read_model(calibrated_model).warnings == (f"{path}: No such file or directory; scores have no typicality",)
+
+
+def test_a_calibration_that_is_too_large_is_left_out_before_it_is_parsed(calibrated_model):
+    with (calibrated_model / TYPICALITY).open("ab") as file:
+        file.truncate(MAX_JSON + 1)
+    (warning,) = read_model(calibrated_model).warnings
+    assert "expected at most 4,194,304 bytes, got 4,194,305" in warning
 
 
 def test_a_calibration_by_images_of_another_shape_is_left_out(calibrated_model):

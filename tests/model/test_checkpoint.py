@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.checkpoint import DEFAULT, METRICS, read_checkpoint, write_checkpoint
-from model.files import CONFIG, WEIGHTS, CheckpointError, write_atomically, write_json
+from model.files import CONFIG, MAX_JSON, WEIGHTS, CheckpointError, write_atomically, write_json
 from model.records import Metrics
 from tests.support.models import COLOUR, DIGITS, build
 
@@ -21,6 +21,18 @@ from tests.support.models import COLOUR, DIGITS, build
 def folder(tmp_path: Path) -> Path:
     write_checkpoint(tmp_path / "digits", DIGITS, build(DIGITS).state_dict())
     return tmp_path / "digits"
+
+
+def fault_of(folder: Path, name: str) -> str:
+    """Return what is said of a file: metrics are left out with a warning, other files are refused."""
+    try:
+        (message,) = read_checkpoint(folder).warnings
+    except CheckpointError as error:
+        message = str(error)
+    else:
+        assert name == METRICS
+    assert message.startswith(f"{folder / name}: ")
+    return message.removeprefix(f"{folder / name}: ")
 
 
 @pytest.mark.parametrize("config", [DIGITS, COLOUR])
@@ -176,12 +188,21 @@ def test_a_config_may_begin_with_a_byte_order_mark(folder: Path) -> None:
 def test_a_named_pipe_is_refused_at_once(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
-    if name == METRICS:
-        (warning,) = read_checkpoint(folder).warnings
-        assert f"{folder / name}: expected a regular file" in warning
-    else:
-        with pytest.raises(CheckpointError, match=rf"{name}: expected a regular file"):
-            read_checkpoint(folder)
+    assert fault_of(folder, name).startswith("expected a regular file")
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, METRICS])
+def test_a_link_to_no_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(folder / "none")
+    assert fault_of(folder, name).startswith("No such file or directory")
+
+
+@pytest.mark.parametrize("name", [CONFIG, METRICS])
+def test_a_json_file_that_is_too_large_is_refused_before_it_is_parsed(folder: Path, name: str) -> None:
+    with (folder / name).open("wb") as file:
+        file.truncate(MAX_JSON + 1)
+    assert fault_of(folder, name).startswith("expected at most 4,194,304 bytes, got 4,194,305")
 
 
 def test_a_damaged_evaluation_does_not_affect_the_other_entries(tmp_path: Path) -> None:

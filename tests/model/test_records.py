@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 
 from model.checkpoint import DEFAULT, METRICS
-from model.records import VERSION, Metrics, read_metrics
+from model.records import MAX_EVALUATIONS, MAX_FAULTS, VERSION, Metrics, read_metrics
 
 SHIPPED = json.loads((DEFAULT / METRICS).read_text())
 
@@ -81,6 +81,19 @@ def test_known_entries_of_another_version_are_read_with_a_warning(version):
     metrics, faults = read_metrics(SHIPPED | {"version": version})
     assert metrics.entries == SHIPPED | {"version": version}
     assert faults == [f"version: expected {VERSION}, got {version}; the entries that this release knows are read"]
+
+
+def test_of_many_entries_that_are_left_out_the_first_are_named():
+    _, faults = read_metrics({f"entry{number}": 2**64 for number in range(1000)} | {"version": 2})
+    assert faults[0] == "entry0: expected integers of 64 bits, got a larger one; the entry is left out"
+    assert faults[-2] == f"{1000 - MAX_FAULTS} more entries are left out"
+    assert len(faults) == MAX_FAULTS + 2
+
+
+def test_more_evaluations_than_a_record_has_are_left_out():
+    metrics, faults = read_metrics({"evaluations": [{}] * (MAX_EVALUATIONS + 1)})
+    assert metrics == Metrics()
+    assert faults == ["evaluations: expected at most 10,000, got 10,001; the entry is left out"]
 
 
 @pytest.mark.parametrize("history", [None, 3, [], "text"])
