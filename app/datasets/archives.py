@@ -81,7 +81,7 @@ class TarSource(NamedTuple):
     name: str
 
     def entries(self) -> Iterator[Entry]:
-        """List the images. Raises `DataError` for a file that is no archive, or a compressed one."""
+        """List the images. Raises `DataError` for a file that is no archive, a damaged or a compressed one."""
         seen = set()
         with (
             parsing(self.path, "expected a tar archive that is not compressed"),
@@ -101,6 +101,9 @@ class TarSource(NamedTuple):
                     place = TarPlace(file, member.offset_data, member.size)
                     modified = int64(member.mtime * 10**9)
                     yield Entry(valid_text(f"{self.name}/{name}"), int64(member.size), modified, place)
+            opened.seek(archive.offset)
+            if any(opened.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError(f"invalid header at byte {archive.offset}")
 
 
 class ZipSource(NamedTuple):

@@ -11,7 +11,7 @@ from model.data.arrays import MAX_ID_BYTES, DataError
 from model.errors import UserError
 
 _READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif")
-IMAGE_SUFFIXES = frozenset({*_READ, ".heic", ".heif"})
+IMAGE_SUFFIXES = (*_READ, ".heic", ".heif")
 """Files that count as images. HEIC is not read, and reported as unreadable."""
 
 MAX_FILE_BYTES = 2**30

@@ -7,9 +7,11 @@ parallel. The id of an image is its relative path; one in an archive or array fo
 
 import glob
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -21,7 +23,15 @@ from model.data.mnist import TEST, TRAIN, find_mnist, read_idx
 from model.errors import reporting_file
 from model.files import open_regular
 
-ARCHIVE_SUFFIXES = frozenset({".tar", ".zip", ".npy", ".npz"})
+COMPRESSED_TARS = {
+    (".tar.gz", ".tgz"): "gunzip",
+    (".tar.bz2", ".tbz2"): "bunzip2",
+    (".tar.xz", ".txz"): "unxz",
+    (".tar.zst", ".tzst"): "unzstd",
+}
+"""Suffixes of tar archives that are not read, as they are readable only from the start, and what decompresses them."""
+
+ARCHIVE_SUFFIXES = (".tar", ".zip", ".npy", ".npz", *chain.from_iterable(COMPRESSED_TARS))
 LIST_SUFFIXES = frozenset({".txt", ".lst"})
 
 
@@ -35,6 +45,16 @@ class FilePlace(NamedTuple):
         with open_regular(Path(self.path), DataError) as (file, size):
             require_size(size)
             return file.read(size) or b""
+
+
+class UnreadablePlace(NamedTuple):
+    """An archive or array that is damaged, or another file without images, with the reason."""
+
+    reason: str
+
+    def read(self) -> bytes:
+        """Raise `DataError` with the reason."""
+        raise DataError(self.reason)
 
 
 class StorePlace(NamedTuple):
@@ -68,9 +88,9 @@ class FolderSource(NamedTuple):
             yield from (_file_entry(name, path) for name, path in self._files(IMAGE_SUFFIXES))
             return
         for name, path in self._files(ARCHIVE_SUFFIXES):
-            yield from _file_source(Path(path), name).entries()
+            yield from _entries_of_one(Path(path), name)
 
-    def _files(self, suffixes: frozenset[str]) -> Iterator[tuple[str, str]]:
+    def _files(self, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         return _walk(str(self.folder), self.prefix, suffixes)
 
 
@@ -85,7 +105,7 @@ class FilesSource(NamedTuple):
             if path.is_dir():
                 yield from FolderSource(path, f"{name}/").entries()
             else:
-                yield from _file_source(path, name).entries()
+                yield from _entries_of_one(path, name)
 
 
 class ImageSource(NamedTuple):
@@ -188,6 +208,10 @@ def _folder_source(folder: Path) -> Source:
 
 def _file_source(path: Path, name: str) -> Source:
     """Return the source of a file by its suffix, or as an image."""
+    for suffixes, tool in COMPRESSED_TARS.items():
+        if path.name.lower().endswith(suffixes):
+            command = f"{tool} --keep {shlex.quote(path.name)}"
+            raise DataError(f"{path}: expected a tar archive that is not compressed; decompress it first: {command}")
     suffix = path.suffix.lower()
     openers: dict[str, Callable[[Path, str], Source]] = {
         ".npy": npy_source,
@@ -201,12 +225,19 @@ def _file_source(path: Path, name: str) -> Source:
         return ListSource(path)
     if suffix not in IMAGE_SUFFIXES and is_idx(path):
         return ArraySource([(name, read_idx(path)[:, 0])], path.stat().st_mtime_ns)
-    if path.name.endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")):
-        raise DataError(f"{path}: expected a tar archive that is not compressed; decompress it first")
     return ImageSource(name, path)
 
 
-def _walk(folder: str, prefix: str, suffixes: frozenset[str]) -> Iterator[tuple[str, str]]:
+def _entries_of_one(path: Path, name: str) -> Iterator[Entry]:
+    """List the images of one of several files; one that is damaged has an entry of its own, which cannot be read."""
+    try:
+        yield from _file_source(path, name).entries()
+    except DataError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        yield _file_entry(name, str(path))._replace(place=UnreadablePlace(reason))
+
+
+def _walk(folder: str, prefix: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """List the files with these suffixes below a folder: id and path. A folder with several names is listed once."""
     visited = set()
     pending = [(prefix, folder, True)]  # the next one last
@@ -222,14 +253,14 @@ def _walk(folder: str, prefix: str, suffixes: frozenset[str]) -> Iterator[tuple[
                 pending += reversed(_listed(path, name, suffixes))
 
 
-def _listed(folder: str, prefix: str, suffixes: frozenset[str]) -> list[tuple[str, str, bool]]:
+def _listed(folder: str, prefix: str, suffixes: tuple[str, ...]) -> list[tuple[str, str, bool]]:
     """Return id, path and whether it is a folder of what is in a folder, in the order of the names."""
     with os.scandir(folder) as entries:
         ordered = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     return [
         (f"{prefix}{entry.name}/" if is_folder else prefix + entry.name, entry.path, is_folder)
         for entry in ordered
-        if (is_folder := _is_folder(entry)) or os.path.splitext(entry.name)[1].lower() in suffixes  # noqa: PTH122  # a Path takes 2 us more
+        if (is_folder := _is_folder(entry)) or entry.name.lower().endswith(suffixes)
     ]
 
 

@@ -145,6 +145,25 @@ def test_unreadable_images_are_tried_again_when_asked(images: Path, colour_model
     assert (summary.unreadable, summary.contents) == (4, (48, 4, 1))
 
 
+def test_a_damaged_archive_among_shards_has_a_row_with_the_reason(images: Path, colour_model: Path, tmp_path: Path):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number in range(3):
+        with zipfile.ZipFile(shards / f"{number}.zip", "w") as archive:
+            archive.write(images / "cat.jpg", "cat.jpg")
+    whole = (shards / "1.zip").read_bytes()
+    (shards / "1.zip").write_bytes(whole[:-30])
+    summary = encode(shards, colour_model, tmp_path / "out")
+    assert (summary.encoded, summary.unreadable) == (2, 1)
+    rows = index(tmp_path / "out")
+    assert [*rows] == ["0.zip/cat.jpg", "1.zip", "2.zip/cat.jpg"]
+    assert rows["1.zip"]["error"] == "expected a zip archive: File is not a zip file"
+    with pytest.raises(DataError, match=r"1\.zip: expected a zip archive: .*strict"):
+        encode(shards, colour_model, tmp_path / "strict", strict=True)
+    (shards / "1.zip").write_bytes(whole)
+    assert encode(shards, colour_model, tmp_path / "out").encoded == 1
+
+
 def test_strict_stops_at_an_unreadable_image(images: Path, colour_model: Path, tmp_path: Path):
     with pytest.raises(DataError, match=r"0000\.png: .*strict"):
         encode(images, colour_model, tmp_path / "out", strict=True)

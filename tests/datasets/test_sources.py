@@ -164,7 +164,9 @@ def test_images_of_an_object_store_are_read(folder: Path) -> None:
         ("x.npz", b"no archive", "not a complete .npz file"),
         ("x.zip", b"no archive", "expected a zip archive"),
         ("x.tar", b"no archive", "expected a tar archive that is not compressed"),
-        ("x.tar.gz", b"\x1f\x8b", "decompress it first"),
+        ("x.tar.gz", b"\x1f\x8b", "decompress it first: gunzip --keep x.tar.gz"),
+        ("x.TGZ", b"\x1f\x8b", "decompress it first: gunzip --keep x.TGZ"),
+        ("x y.tar.xz", b"\xfd7zXZ", "decompress it first: unxz --keep 'x y.tar.xz'"),
     ],
 )
 def test_a_file_of_another_format_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -258,6 +260,29 @@ def test_a_tar_archive_with_a_false_size_is_refused(tmp_path: Path, size: str) -
         list(open_source(tmp_path / "x.tar").entries())
 
 
+def test_a_compressed_archive_among_others_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    for name in ("0.tar", "1.tar.gz", "2.tgz"):
+        with tarfile.open(tmp_path / name, "w" if name == "0.tar" else "w:gz") as tar:
+            tar.addfile(tarfile.TarInfo("a.png"))
+    first, *others = open_source(tmp_path).entries()
+    assert (first.id, [entry.id for entry in others]) == ("0.tar/a.png", ["1.tar.gz", "2.tgz"])
+    for entry in others:
+        with pytest.raises(DataError, match="decompress it first"):
+            contents(open_source(tmp_path))[entry.id]
+
+
+@pytest.mark.parametrize("length", [1100, 1700])
+def test_a_tar_archive_that_ends_early_is_refused_after_its_images(folder: Path, tmp_path: Path, length: int) -> None:
+    write_tar(tmp_path / "x.tar", {})
+    content = (tmp_path / "x.tar").read_bytes()[:1024]
+    (tmp_path / "x.tar").write_bytes((content + content)[:length])
+    listed = []
+    with pytest.raises(DataError, match=r"x\.tar: expected a tar archive .*: (invalid header|unexpected end)"):
+        listed += open_source(tmp_path / "x.tar").entries()
+    (tmp_path / "x.tar").write_bytes(content)  # without the blocks that mark the end
+    assert ids(open_source(tmp_path / "x.tar")) == ["x.tar/a.png"]
+
+
 def test_members_of_a_tar_archive_with_one_name_count_once(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for name in ("a.png", "./a.png"):
@@ -277,10 +302,39 @@ def test_a_pipe_is_refused(tmp_path: Path, name: str) -> None:
         list(open_source(tmp_path / name).entries())
 
 
-def test_a_pipe_in_a_folder_of_archives_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "x.tar")
-    with pytest.raises(DataError, match="expected a regular file"):
-        list(open_source(tmp_path).entries())
+@pytest.fixture
+def shards(folder: Path, tmp_path: Path) -> Path:
+    """Three archives of two images, the second of them damaged after the first one, and other damaged files."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number in range(3):
+        with tarfile.open(shards / f"{number}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+            tar.add(folder / "cat.jpg", "a.jpg")
+            tar.add(folder / "cat.jpg", "b.jpg")
+    content = (shards / "1.tar").read_bytes()
+    (shards / "1.tar").write_bytes(content.replace(b"b.jpg", b"?????"))
+    for name, damaged in {"3.zip": b"PK\x03\x04", "4.npy": b"no array", "5.npz": b"", "6.tar": b"?" * 1024}.items():
+        (shards / name).write_bytes(damaged)
+    os.mkfifo(shards / "7.tar")
+    return shards
+
+
+def test_a_damaged_archive_among_others_is_an_image_that_cannot_be_read(shards: Path) -> None:
+    expected = ["0.tar/a.jpg", "0.tar/b.jpg", "1.tar/a.jpg", "1.tar", "2.tar/a.jpg", "2.tar/b.jpg"]
+    expected += ["3.zip", "4.npy", "5.npz", "6.tar", "7.tar"]
+    names = [str(path) for path in sorted(shards.iterdir())]
+    for source in (open_source(shards), open_source(f"{shards}/*"), open_source(*names)):
+        assert ids(source) == expected
+        reasons = {}
+        for entry in source.entries():
+            if "/" not in entry.id:
+                assert not isinstance(entry.place, ArrayRow)
+                with pytest.raises(DataError) as raised:
+                    entry.place.read()
+                reasons[entry.id] = str(raised.value)
+        assert reasons["1.tar"].startswith("expected a tar archive that is not compressed: invalid header at byte ")
+        assert reasons["3.zip"] == "expected a zip archive: File is not a zip file"
+        assert reasons["7.tar"] == "expected a regular file"
 
 
 @pytest.mark.parametrize("line", ["..", "./", "c" * 5000 + ".png"])
