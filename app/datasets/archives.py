@@ -47,7 +47,9 @@ class ZipPlace(NamedTuple):
     def read(self) -> bytes:
         """Return its bytes."""
         require_size(self.info.file_size)
-        return self.archive.read(self.info)
+        _require_bounded(self.info)
+        with self.archive.open(self.info) as file:
+            return file.read(self.info.file_size)  # without a size 2 GiB are decompressed if the stated size is false
 
 
 class _OpenFile:
@@ -158,6 +160,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray 
     """
     if not info.filename.endswith(".npy"):
         return "expected a .npy array"
+    _require_bounded(info)
     with archive.open(info) as file:
         shape, _, dtype = (read_array_header_1_0 if read_magic(file) == (1, 0) else read_array_header_2_0)(file)
         if reason := _refused(dtype, shape):
@@ -178,6 +181,13 @@ def _refused(dtype: np.dtype, shape: Sequence[int]) -> str:
         return ""
     expected = "uint8, or floats in [0, 1], [N, H, W] or [N, H, W, C] with C of 1 or 3"
     return f"expected {expected}, got {dtype} {list(shape)}"
+
+
+def _require_bounded(info: zipfile.ZipInfo) -> None:
+    """Raise `ValueError` for a member whose method decompresses it without a limit."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        got = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")  # type: ignore[attr-defined]
+        raise ValueError(f"expected a stored or deflated member, got {got}")
 
 
 def _zip_time(info: zipfile.ZipInfo) -> int:

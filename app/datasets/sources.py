@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from app.datasets.archives import ArraySource, TarSource, ZipSource, is_idx, npy_source, npz_source
 from app.datasets.entries import IMAGE_SUFFIXES, Entry, Source, int64, is_image, parsing, require_size, valid_text
+from app.inference.memory import available
 from model.data.arrays import DataError
 from model.data.mnist import TEST, TRAIN, find_mnist, read_idx
 from model.errors import reporting_file
@@ -224,7 +225,7 @@ def _file_source(path: Path, name: str) -> Source:
     if suffix in LIST_SUFFIXES:
         return ListSource(path)
     if suffix not in IMAGE_SUFFIXES and is_idx(path):
-        return ArraySource([(name, read_idx(path)[:, 0])], path.stat().st_mtime_ns)
+        return ArraySource([(name, read_idx(path, available())[:, 0])], path.stat().st_mtime_ns)
     return ImageSource(name, path)
 
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException
@@ -57,21 +58,24 @@ def read_mnist(folder: Path) -> Dataset:
     return Dataset("MNIST", read_idx(train) if train.exists() or held_out is None else held_out[:0], held_out)
 
 
-def read_idx(path: Path) -> Images:
-    """Read the images of an IDX file, compressed by gzip or not, as uint8 [N, 1, H, W]. Raises `DataError`."""
+def read_idx(path: Path, most: int = sys.maxsize) -> Images:
+    """Read the images of an IDX file, compressed by gzip or not, as uint8 [N, 1, H, W].
+
+    Raises `DataError`, also for images of more than `most` bytes.
+    """
     try:
         with open_regular(path, DataError) as (file, size):
             is_compressed = file.read(2) == GZIP_MAGIC
             file.seek(0)
             if not is_compressed:
-                return _read_images(path, file, size)
+                return _read_images(path, file, size, most)
             with gzip.GzipFile(fileobj=file) as decompressed:
-                return _read_images(path, decompressed, size * MAX_COMPRESSION)
+                return _read_images(path, decompressed, size * MAX_COMPRESSION, most)
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a complete gzip file: {error}") from None
 
 
-def _read_images(path: Path, file: BinaryIO | gzip.GzipFile, limit: int) -> Images:
+def _read_images(path: Path, file: BinaryIO | gzip.GzipFile, limit: int, most: int) -> Images:
     """Read a header, and as many bytes as it states; the file has at most `limit` bytes."""
     header = file.read(HEADER_BYTES)
     if len(header) < HEADER_BYTES:
@@ -82,7 +86,9 @@ def _read_images(path: Path, file: BinaryIO | gzip.GzipFile, limit: int) -> Imag
     expected = count * height * width
     if not expected:
         raise DataError(f"{path}: expected at least one image, got {count} of {height}x{width} pixels")
-    content = file.read(min(expected, limit))
+    if (read := min(expected, limit)) > most:
+        raise DataError(f"{path}: expected at most {most} bytes of images, got {read}")
+    content = file.read(read)
     if len(content) < expected or file.read(1):
         got = f"{len(content)} bytes" if len(content) < expected else f"more than {expected} bytes"
         raise DataError(f"{path}: expected {count} images of {height}x{width} bytes, got {got}")

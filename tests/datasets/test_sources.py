@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -244,6 +245,33 @@ def zip_with(path: Path, old: bytes, new: bytes) -> Path:
 def test_a_damaged_zip_archive_is_refused(tmp_path: Path, old: bytes, new: bytes) -> None:
     with pytest.raises(DataError, match=r"x\.zip: expected a zip archive: "):
         list(open_source(zip_with(tmp_path / "x.zip", old, new)).entries())
+
+
+def test_a_member_with_a_false_size_is_not_decompressed_beyond_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(2**26))
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    size = content.index(b"PK\x01\x02") + 24
+    content[size : size + 4] = (1000).to_bytes(4, "little")
+    (tmp_path / "x.zip").write_bytes(content)
+    (entry,) = open_source(tmp_path / "x.zip").entries()
+    assert entry.size == 1000
+    tracemalloc.start()
+    try:
+        with pytest.raises(zipfile.BadZipFile):
+            entry.place.read()
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")])
+def test_a_member_that_only_decompresses_as_a_whole_is_refused(tmp_path: Path, method: int, name: str) -> None:
+    for path, member in (("x.zip", "a.png"), ("x.npz", "a.npy")):
+        with zipfile.ZipFile(tmp_path / path, "w", method) as archive:
+            archive.writestr(member, bytes(100))
+        with pytest.raises((ValueError, DataError), match=f"expected a stored or deflated member, got {name}"):
+            contents(open_source(tmp_path / path))
 
 
 @pytest.mark.parametrize("headers", [{"mtime": "inf"}, {"mtime": "nan"}, {"mtime": "1e300"}, {"mtime": "1e12"}])

@@ -126,6 +126,15 @@ def test_of_a_compressed_file_no_more_is_decompressed_than_its_header_states(tmp
     assert peak < 2**22
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_images_of_more_bytes_than_allowed_are_not_read(tmp_path: Path, compressed: bool) -> None:
+    content = idx(np.zeros((40, 1, 8, 8), np.uint8))
+    (tmp_path / TRAIN).write_bytes(gzip.compress(content) if compressed else content)
+    with pytest.raises(DataError, match="expected at most 2559 bytes of images, got 2560"):
+        read_idx(tmp_path / TRAIN, 2559)
+    assert len(read_idx(tmp_path / TRAIN, 2560)) == 40
+
+
 def test_a_download_writes_both_files_and_reports_progress(tmp_path: Path, published: Path, mirror: str) -> None:
     progress: list[Downloaded] = []
     download_mnist(tmp_path / "mnist", mirror, digests(published), progress.append)
