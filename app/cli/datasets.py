@@ -95,13 +95,13 @@ def report_images(summary: ImagesSummary, out: Path) -> None:
 
 
 def report(summary: EncodeSummary, out: Path) -> None:
-    """Print what a run has done; exit with `UNREADABLE` if images were left out."""
+    """Print what a run has done; exit with `UNREADABLE` if images of the source have no latents."""
     contents, speed = summary.contents, _speed(summary.encoded, summary.seconds, summary.waited)
     typer.echo(f"encoded {summary.encoded} images, {summary.unchanged} were there{speed}")
     shards = f"{contents.shards} shard{'s' * (contents.shards != 1)}"
     typer.echo(f"{out} has {contents.images - contents.unreadable} images in {shards}")
-    if contents.unreadable:
-        notify(f"{contents.unreadable} images cannot be read; the column `error` of the index has the reasons")
+    if unreadable := summary.unreadable + summary.still_unreadable:
+        notify(f"{unreadable} images cannot be read; the column `error` of the index has the reasons")
         _report_errors(summary.errors)
 
 

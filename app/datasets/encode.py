@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 from app.codecs.images import configure_pillow_limits
 from app.datasets.decoding import Sizes
@@ -29,13 +30,15 @@ MAX_SHARD_IMAGES = 4096
 class EncodeSummary:
     """What a run has done: images that were encoded or could not be read, and those that the folder had before.
 
-    `errors` are the first of the images that could not be read, with the reason. `contents` is what the folder holds
-    now. `seconds` are those of the encoding, `waited` is the share of it in which the device computed nothing.
+    `unchanged` images had latents. `still_unreadable` ones could not be read by an earlier run, and were not tried
+    again. `errors` are the first of the images that could not be read, with the reason. `contents` is what the folder
+    holds now. `seconds` are those of the encoding, `waited` is the share of it in which the device computed nothing.
     """
 
     encoded: int
     unreadable: int
     unchanged: int
+    still_unreadable: int
     errors: Sequence[str]
     contents: Contents
     seconds: float
@@ -67,6 +70,14 @@ def encode_dataset(
     return _encode_here(job, progress)
 
 
+class SourceCounts(NamedTuple):
+    """Images of a source: those that a folder lacks, that have latents in it, and that it records as unreadable."""
+
+    missing: int
+    encoded: int
+    unreadable: int
+
+
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
     """What is encoded, by which model, and where to; processes that share the work get it."""
@@ -90,10 +101,10 @@ class EncodeJob:
         precision = self.hardware.settings(self.hardware.devices[0]).precision
         return LatentStore(self.out, self.options.recipe(spec, precision), spec.sizes.latents_of, parts)
 
-    def count(self, store: LatentStore) -> tuple[int, int]:
-        """Return the number of images that the folder lacks, and of those that it has."""
-        found = Counter(self._has(store, entry) for entry in self.source().entries())
-        return found[False], found[True]
+    def count(self, store: LatentStore) -> SourceCounts:
+        """Count the images of the source by what the folder has of them."""
+        found = Counter((self._has(store, entry), store.is_unreadable(entry.id)) for entry in self.source().entries())
+        return SourceCounts(found[False, False] + found[False, True], found[True, False], found[True, True])
 
     def missing(self, store: LatentStore) -> Iterator[Entry]:
         """List the images that the folder lacks."""
@@ -122,13 +133,22 @@ def _encode_here(job: EncodeJob, progress: ProgressCallback | None) -> EncodeSum
         LatentEncoder(model, job.options, job.hardware, job.hardware.devices[0]) as encoder,
         closing(job.store(model.spec)) as store,
     ):
-        missing, unchanged = job.count(store)
-        tally = Tally(missing, lambda: encoder.waited, progress)
+        counts = job.count(store)
+        tally = Tally(counts.missing, lambda: encoder.waited, progress)
         encoder.write_shards(job.spans(model.spec, store), store, tally)
-        return summary_of(store, tally, unchanged, encoder.waited)
+        return summary_of(store, tally, counts, encoder.waited)
 
 
-def summary_of(store: LatentStore, tally: Tally, unchanged: int, waited: float) -> EncodeSummary:
+def summary_of(store: LatentStore, tally: Tally, counts: SourceCounts, waited: float) -> EncodeSummary:
     """Complete the folder, and return what was done."""
     contents, encoded = store.finish(), tally.done - tally.unreadable
-    return EncodeSummary(encoded, tally.unreadable, unchanged, tally.errors, contents, tally.seconds, waited)
+    return EncodeSummary(
+        encoded,
+        tally.unreadable,
+        counts.encoded,
+        counts.unreadable,
+        tally.errors,
+        contents,
+        tally.seconds,
+        waited,
+    )

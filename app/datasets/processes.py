@@ -46,8 +46,8 @@ def encode_in_processes(job: EncodeJob, progress: ProgressCallback | None) -> En
     devices = job.hardware.devices
     waited = [0.0] * len(devices)
     with closing(job.store(model.spec)) as store:
-        missing, unchanged = job.count(store)
-        tally = Tally(missing, lambda: sum(waited) / len(waited), progress)
+        counts = job.count(store)
+        tally = Tally(counts.missing, lambda: sum(waited) / len(waited), progress)
         context = get_context("spawn")
         reports: Queue[Report] = context.Queue()
         arguments = [(job, number, store.parts, reports) for number in range(len(devices))]
@@ -64,7 +64,7 @@ def encode_in_processes(job: EncodeJob, progress: ProgressCallback | None) -> En
             for process in processes:
                 process.terminate()
                 process.join()
-        return summary_of(store, tally, unchanged, sum(waited) / len(waited))
+        return summary_of(store, tally, counts, sum(waited) / len(waited))
 
 
 def _next(reports: "Queue[Report]", processes: Sequence[BaseProcess]) -> Report | None:

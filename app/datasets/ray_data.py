@@ -51,15 +51,15 @@ def encode_on_ray(
     require_images(job.source(), locations)
     spec = job.load().spec
     with closing(job.store(spec)) as store:
-        missing, unchanged = job.count(store)
-        tally = Tally(missing, progress=progress)
-        if missing:
+        counts = job.count(store)
+        tally = Tally(counts.missing, progress=progress)
+        if counts.missing:
             _connect(address)
             try:
-                _run(job, store.parts, -(-missing // job.shard_size(spec)), tally)
+                _run(job, store.parts, -(-counts.missing // job.shard_size(spec)), tally)
             finally:
                 ray.shutdown()
-        return summary_of(store, tally, unchanged, 0.0)
+        return summary_of(store, tally, counts, 0.0)
 
 
 def _run(job: EncodeJob, parts: Sequence[int], shards: int, tally: Tally) -> None:

@@ -95,6 +95,11 @@ class LatentStore:
             unchanged = self._verified(row, entry)
         return bool(unchanged) or self._replaced()
 
+    def is_unreadable(self, name: str) -> bool:
+        """Return whether the folder has no latents of an image because it could not be read."""
+        row = self._rows.get(name)
+        return row is not None and bool(self._errors[row])
+
     def _verified(self, row: int, entry: Entry) -> bool:
         """Return whether the content of an image is that of its row; then its size and time are those of the row."""
         if entry.id not in self._known:

@@ -107,12 +107,13 @@ def test_a_second_run_encodes_what_is_new_or_changed(images: Path, colour_model:
     out = tmp_path / "out"
     encode(images, colour_model, out, shard_size=20)
     before = files(out)
-    assert encode(images, colour_model, out).unchanged == 48
+    again = encode(images, colour_model, out)
+    assert (again.encoded, again.unreadable, again.unchanged, again.still_unreadable) == (0, 0, 44, 4)
     assert files(out) == before
     image(99).save(images / "new.png")
     image(98).save(images / "1" / "0001.png")
     summary = encode(images, colour_model, out)
-    assert (summary.encoded, summary.unchanged, summary.contents.images) == (2, 47, 49)
+    assert (summary.encoded, summary.unchanged, summary.still_unreadable, summary.contents.images) == (2, 43, 4, 49)
     assert {name: content for name, content in files(out).items() if name in before and name != latents.INDEX} == {
         name: content for name, content in before.items() if name != latents.INDEX
     }
@@ -142,7 +143,7 @@ def test_unreadable_images_are_tried_again_when_asked(images: Path, colour_model
     encode(images, colour_model, out)
     assert encode(images, colour_model, out).unreadable == 0
     summary = encode(images, colour_model, out, retry=True)
-    assert (summary.unreadable, summary.contents) == (4, (48, 4, 1))
+    assert (summary.unreadable, summary.still_unreadable, summary.contents) == (4, 0, (48, 4, 1))
 
 
 def test_a_damaged_archive_among_shards_has_a_row_with_the_reason(images: Path, colour_model: Path, tmp_path: Path):
@@ -161,7 +162,8 @@ def test_a_damaged_archive_among_shards_has_a_row_with_the_reason(images: Path, 
     with pytest.raises(DataError, match=r"1\.zip: expected a zip archive: .*strict"):
         encode(shards, colour_model, tmp_path / "strict", strict=True)
     (shards / "1.zip").write_bytes(whole)
-    assert encode(shards, colour_model, tmp_path / "out").encoded == 1
+    repaired = encode(shards, colour_model, tmp_path / "out")
+    assert (repaired.encoded, repaired.unchanged, repaired.still_unreadable) == (1, 2, 0)
 
 
 def test_strict_stops_at_an_unreadable_image(images: Path, colour_model: Path, tmp_path: Path):
@@ -318,7 +320,7 @@ def test_ctrl_c_leaves_whole_shards_and_the_same_command_continues(tmp_path: Pat
     assert files(out) == files(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_damaged_member_of_an_archive_is_recorded(digits_model: Path, tmp_path: Path, method: int):
     write_images(tmp_path / "images", 1)
     content = (tmp_path / "images" / "0" / "0000.png").read_bytes()
