@@ -149,7 +149,9 @@ def _described(training: Training, dataset: Dataset) -> str:
 def _expected_time(training: Training, plan: Plan) -> str:
     done = [record.seconds for record in training.records]
     pace = sum(done) / len(done) if done else plan.epoch_seconds or 0.0
-    early = f", less if {training.options.patience} epochs do not improve it" if training.options.patience else ""
+    patience, first_best = training.options.patience, max(1, training.best_epoch)
+    may_end_early = patience and first_best + patience < training.options.epochs
+    early = f", less if {patience} epochs do not improve it" if may_end_early else ""
     return f"expected time: {duration(pace * (training.options.epochs - training.epoch))}{early}"
 
 

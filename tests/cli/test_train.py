@@ -242,6 +242,15 @@ def test_a_budget_of_time_determines_the_epochs(data: Path, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize(("patience", "is_possible"), [(1, True), (2, False), (20, False)])
+def test_an_early_end_is_announced_only_where_it_can_happen(data: Path, tmp_path: Path, patience, is_possible) -> None:
+    line = f"train {SMALL} --epochs 3 --batch-size 300 --warmup 0 --patience {patience}"
+    result = vae(line, "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    expected = f"less if {patience} epochs do not improve it"
+    assert (expected in result.stderr) == is_possible
+
+
 def test_the_best_epoch_is_kept(tmp_path: Path, digits: np.ndarray) -> None:
     """The images for validation are negatives: the more the model learns, the less it explains them."""
     for name, images in (("train", digits[:60, 0]), ("val", 255 - digits[60:80, 0])):
