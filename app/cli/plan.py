@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from shlex import quote
 from typing import Any, NamedTuple
@@ -13,12 +14,14 @@ from app.cli.options import Architecture, Hardware, TrainingRun, command_line, c
 from app.cli.progress import notify, report_skipped
 from model.checkpoint import METRICS, Checkpoint, read_checkpoint
 from model.config import VAEConfig
-from model.data.arrays import Dataset
+from model.data.arrays import CheckOutline, Dataset, Outline
 from model.data.datasets import read_dataset
 from model.data.splits import split_by_content
 from model.files import CheckpointError, read_json
 from model.records import read_metrics
 from model.training.defaults import (
+    LEAST_BATCH,
+    MAX_EPOCHS,
     Choice,
     ImageStatistics,
     choose_architecture,
@@ -98,7 +101,7 @@ def new_plan(run: TrainingRun, values: dict[str, Any], hardware: Hardware, minut
         architecture = architecture.continued_from(start.vae.config, run.given, "--start has it")
     shape = architecture.resized_shape()
     device = hardware.use()
-    dataset = _read(run, shape)
+    dataset = _read(run, shape, partial(_require_possible_so_far, chosen.values, start))
     if dataset.shape_reason:
         chosen.choices.append(Choice("image_shape", ",".join(map(str, dataset.image_shape)), dataset.shape_reason))
     has_test, has_validation = dataset.test is not None, dataset.validation is not None
@@ -142,8 +145,32 @@ def resumed_plan(run: TrainingRun, values: dict[str, Any], hardware: Hardware) -
     return Plan(dataset, config, options, device, start, _recorded_command(run))
 
 
-def _read(run: TrainingRun, shape: tuple[int, ...] | None) -> Dataset:
-    dataset = read_dataset(run.data, shape)
+def _require_possible_so_far(given: dict[str, Any], start: Checkpoint | None, outline: Outline) -> None:
+    """Raise `UserError` for given options that cannot work with any images of this outline.
+
+    Options that are not given have the values that refuse least.
+    """
+    images = ImageStatistics(outline.image_shape, outline.images, grey_share=1.0)
+    likelihood = start.vae.config.likelihood if start else given.get("likelihood", "")
+    if not start:
+        _require_architecture(given, images)
+    least = {"epochs": MAX_EPOCHS, "batch_size": LEAST_BATCH, "warmup": 0, "kl_warmup": 0.0}
+    options = _Values({**least, "binarize": default_binarize(likelihood), **given}).options()
+    steps = options.epochs * steps_per_epoch(outline.images, options.batch_size)
+    validation = 1 if outline.has_validation else given.get("holdout", 1)
+    require_possible(images, likelihood, options, steps, validation)
+
+
+def _require_architecture(given: dict[str, Any], images: ImageStatistics) -> None:
+    """Raise `UserError` for an architecture that has no images; a latent for chosen networks is left open."""
+    has_networks = bool(NETWORK.keys() & given.keys())
+    fixed = _Values({option: value for option, value in given.items() if has_networks or option != "latent"})
+    fixed.choose(choose_architecture(images, with_networks=not has_networks))
+    _architecture(fixed.values).config(images.image_shape)
+
+
+def _read(run: TrainingRun, shape: tuple[int, ...] | None, check: CheckOutline | None = None) -> Dataset:
+    dataset = read_dataset(run.data, shape, check)
     report_skipped(dataset)
     return dataset
 

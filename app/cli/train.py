@@ -2,7 +2,9 @@
 
 import shlex
 from dataclasses import asdict
+from errno import EACCES, ENOTDIR
 from hashlib import sha256
+from os import W_OK, access, strerror
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -46,6 +48,7 @@ def run_training(run: TrainingRun, values: dict[str, Any], hardware: Hardware, m
         _finish_complete(run, values)
         return
     resumable = _is_resumable(run)
+    _require_writable(run.out)
     if run.download:
         with download_bar() as progress:
             download_mnist(run.data, progress=progress)
@@ -132,8 +135,18 @@ def _is_resumable(run: TrainingRun) -> bool:
     return begun
 
 
+def _require_writable(out: Path) -> None:
+    """Raise `UserError` for a folder that cannot be written or created, without creating it."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    with reporting_file(out):
+        if not nearest.is_dir():
+            raise NotADirectoryError(ENOTDIR, strerror(ENOTDIR))
+        if not access(nearest, W_OK):
+            raise PermissionError(EACCES, strerror(EACCES))
+
+
 def _prepare_output(out: Path) -> None:
-    """Create the marker file, so that a folder that cannot be written is reported before the training."""
+    """Create the folder, and the file that marks it until the first epoch is saved."""
     with reporting_file(out):
         out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / STARTED_MARKER, b"")

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib.format import MAGIC_PREFIX, open_memmap
@@ -27,6 +27,22 @@ MAX_ID_BYTES = 4096
 
 class DataError(UserError):
     """Data set that cannot be used; the message names the file, what was expected and what came."""
+
+
+class Outline(NamedTuple):
+    """What is known of a data set before all of its images are read.
+
+    `image_shape` is (C, H, W), with one channel where no colour was found yet. `images` is the largest possible number
+    of training images.
+    """
+
+    image_shape: tuple[int, ...]
+    images: int
+    has_validation: bool
+
+
+CheckOutline = Callable[[Outline], None]
+"""Raises an error for a data set that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +76,11 @@ class Dataset:
     def held_out(self) -> Images:
         """The test split, or all images if there is none."""
         return self.train if self.test is None else self.test
+
+    @property
+    def outline(self) -> Outline:
+        """Shape and number of the training images, and whether there are others for validation."""
+        return Outline(self.image_shape, len(self.train), self.validation is not None)
 
     def describe(self) -> dict[str, Any]:
         """Return source, numbers of images, shape and digest of the training split as a JSON object."""

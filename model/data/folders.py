@@ -2,15 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from model.data.arrays import DataError, Dataset, Images
+from model.data.arrays import CheckOutline, DataError, Dataset, Images, Outline
 from model.data.images import fit, upright_size
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
@@ -19,6 +19,9 @@ SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "te
 
 MAX_SIDE = 64
 """Largest height and width that are chosen from image files."""
+
+SAMPLED_FILES = 32
+"""Number of files of which one with colours shows that the images are in colour, before all are read."""
 
 SKIPPED_SHARE = 0.05
 SKIPPED_FILES = 10
@@ -49,16 +52,19 @@ class _Skipped:
             raise DataError(f"{reason} ({len(self.reasons)} of {self.files} files in {self.folder} cannot be read)")
 
 
-def read_image_folder(folder: Path, image_shape: tuple[int, ...] | None) -> Dataset:
+def read_image_folder(folder: Path, image_shape: tuple[int, ...] | None, check: CheckOutline | None = None) -> Dataset:
     """Read the image files below a folder, which may have a folder for each split and for each class.
 
-    Without an `image_shape` (C, H, W) it follows from the files. Unreadable files are skipped up to a limit. Raises
-    `DataError`.
+    Without an `image_shape` (C, H, W) it follows from the files. Unreadable files are skipped up to a limit. `check` is
+    called when some files are read. Raises `DataError`.
     """
     splits = _split_folders(folder)
     paths = {name: _image_paths(split) for name, split in splits.items()}
     skipped = _Skipped(folder, sum(map(len, paths.values())))
     shape, reason = (image_shape, "") if image_shape else _choose_shape(paths["train"], _Skipped(folder, skipped.files))
+    if check:
+        known = image_shape or (3 if _has_colour(paths["train"], shape) else 1, *shape[1:])
+        check(Outline(known, len(paths["train"]), "validation" in paths))
     read = {name: _read_images(of_split, shape, skipped) for name, of_split in paths.items()}
     if image_shape is None and all(_is_grey(images) for images, _ in read.values()):
         read = {name: (np.ascontiguousarray(images[:, :1]), kept) for name, (images, kept) in read.items()}
@@ -133,6 +139,15 @@ def _allocate(shape: tuple[int, ...]) -> Images:
     except (MemoryError, ValueError):
         gib = prod(shape) / 2**30
         raise DataError(f"image_shape: {shape[0]} images of {list(shape[1:])} take {gib:.0f} GiB of memory") from None
+
+
+def _has_colour(paths: Sequence[Path], image_shape: tuple[int, ...]) -> bool:
+    """Whether one of some files, from all over the folder, has colours."""
+    for path in paths[:: ceil(len(paths) / SAMPLED_FILES)]:
+        with suppress(Exception), Image.open(path) as image:  # unreadable files are counted when all are read
+            if not _is_grey(fit(image, image_shape)[np.newaxis]):
+                return True
+    return False
 
 
 def _is_grey(images: Images) -> bool:

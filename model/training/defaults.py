@@ -28,6 +28,9 @@ FEW_IMAGES = 300
 LATENT_CHANNELS = 16
 """Channels of a latent that has a place in the image."""
 
+LEAST_BATCH, LARGEST_BATCH = 16, 128
+"""Bounds of the batch size."""
+
 SAMPLED_IMAGES = 5000
 """Number of images from which the share of grey is measured."""
 
@@ -107,11 +110,11 @@ def choose_data_options(images: int, *, has_test: bool, has_validation: bool) ->
 
 def choose_length(images: int, given: Mapping[str, Any]) -> list[Choice]:
     """Choose batch size and epochs for a number of training images; `given` has options that are decided."""
-    batch = given.get("batch_size") or _power_of_two(images // 50, 16, 128)
+    batch = given.get("batch_size") or _power_of_two(images // 50, LEAST_BATCH, LARGEST_BATCH)
     steps = round(min(20_000, max(2000, 3000 * (images / 1000) ** 0.5)))
     epochs = max(1, min(MAX_EPOCHS, round(steps / steps_per_epoch(images, batch))))
     return [
-        Choice("batch_size", batch, f"a fiftieth of {images} images, from 16 to 128"),
+        Choice("batch_size", batch, f"a fiftieth of {images} images, from {LEAST_BATCH} to {LARGEST_BATCH}"),
         Choice("epochs", epochs, f"about {steps} steps for {images} images"),
     ]
 

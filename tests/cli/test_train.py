@@ -170,13 +170,12 @@ def test_an_existing_model_is_not_overwritten(digits_model: Path, data: Path, tm
         (tmp_path / "own" / name).unlink()
 
 
-@pytest.mark.parametrize(("name", "reason"), [("file", "File exists"), ("file/run", "Not a directory")])
-def test_an_unwritable_folder_is_reported_before_the_training(data: Path, tmp_path: Path, name, reason) -> None:
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_an_unwritable_folder_is_reported_before_the_data_are_read(data: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    result = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / name)
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1] == f"vae: {tmp_path / name}: {reason}"
-    assert not result.stdout
+    data.write_bytes(b"")
+    message = refusal(vae(f"train {SMALL} --epochs 1", "--data", data, "--out", tmp_path / name))
+    assert message == f"{tmp_path / name}: Not a directory"
 
 
 def test_a_run_killed_while_it_saved_its_first_epoch_starts_again(trained: Path, data: Path) -> None:
@@ -187,48 +186,6 @@ def test_a_run_killed_while_it_saved_its_first_epoch_starts_again(trained: Path,
     assert result.exit_code == 0, result.output
     assert (trained / WEIGHTS).read_bytes() == before
     assert not (trained / STARTED_MARKER).exists()
-
-
-@pytest.fixture
-def shapes(tmp_path: Path) -> Path:
-    """A folder of 80 small colour images in two class folders, and a damaged file."""
-    draw = np.random.default_rng(0)
-    for number in range(80):
-        image = np.full((16, 16, 3), 255, np.uint8)
-        top, left = draw.integers(0, 10, 2)
-        image[top : top + 6, left : left + 6] = draw.integers(0, 256, 3)
-        path = tmp_path / "shapes" / ("even", "odd")[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-    (tmp_path / "shapes" / "odd" / "damaged.png").write_bytes(b"nothing")
-    return tmp_path / "shapes"
-
-
-def test_a_folder_of_images_needs_no_other_option(shapes: Path, tmp_path: Path) -> None:
-    result = vae("train --epochs 1 --channels 8 --device cpu", "--data", shapes, "--out", tmp_path / "run")
-    assert result.exit_code == 0, result.output
-    checkpoint = read_checkpoint(tmp_path / "run")
-    assert (checkpoint.vae.config.image_shape, checkpoint.vae.config.likelihood) == ((3, 16, 16), "logistic-shared")
-    for line in (
-        "  --image-shape 3,16,16: colour; the size of 80 of 80 images is 16x16; multiples of 4",
-        "  --likelihood logistic-shared --init data: the images have colours",
-        "  --test-share 0.1: the data have no test split",
-        f"  {shapes / 'odd' / 'damaged.png'}: expected an image file, got 7 bytes of another format",
-    ):
-        assert f"vae: {line}\n" in result.stderr
-    recorded = checkpoint.metrics.entries["training"]
-    assert recorded["data"]["skipped"] == 1
-    assert recorded["data"]["classes"].keys() == {"even", "odd"}
-    assert recorded["options"]["kl_warmup"] == 0.1
-    assert recorded["best_epoch"] == 1
-
-
-def test_bernoulli_is_refused_for_colour_images(shapes: Path, tmp_path: Path) -> None:
-    line = f"train {SMALL} --epochs 1 --warmup 0"
-    result = vae(line, "--data", shapes, "--out", tmp_path / "run")
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("vae: likelihood: expected logistic, or binarize none, for colour")
-    assert vae(f"{line} --binarize none", "--data", shapes, "--out", tmp_path / "run").exit_code == 0
 
 
 def test_a_budget_of_time_determines_the_epochs(data: Path, tmp_path: Path) -> None:
@@ -266,18 +223,6 @@ def test_the_best_epoch_is_kept(tmp_path: Path, digits: np.ndarray) -> None:
     assert f"vae: epoch {best} had the best validation; its weights are kept\n" in result.stderr
 
 
-def test_image_files_are_resized_to_the_given_shape(tmp_path: Path, digits: np.ndarray) -> None:
-    (tmp_path / "pictures").mkdir()
-    for number, image in enumerate(digits[:60, 0]):
-        Image.fromarray(image).resize((20, 14)).save(tmp_path / "pictures" / f"{number}.png")
-    line = f"train {SMALL} --epochs 1 --image-shape 3,9,7 --likelihood logistic --warmup 0"
-    result = vae(line, "--data", tmp_path / "pictures", "--out", tmp_path / "run")
-    assert result.exit_code == 0, result.output
-    checkpoint = read_checkpoint(tmp_path / "run")
-    assert checkpoint.vae.config.image_shape == (3, 9, 7)
-    assert checkpoint.metrics.training.options.binarize == "none"
-
-
 def test_a_last_phase_starts_from_a_trained_model_and_its_architecture(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -311,7 +256,7 @@ def test_a_last_phase_starts_from_a_trained_model_and_its_architecture(
             (f"--minutes={value}", f"minutes: expected a number above 0, at most 1e+06, got {value}")
             for value in ("0", "-1", "nan", "inf")
         ),
-        ("--warmup 9999", "warmup: expected at most the 34 steps of the training, got 9999"),
+        ("--warmup 9999", "warmup: expected at most the 38 steps of the training, got 9999"),
         ("--kl-warmup 1.5", "kl_warmup: expected at most the 1 epochs of the training, got 1.5"),
         ("--patience 3 --holdout 0", "patience: expected images for validation; holdout is 0"),
         ("--holdout 600", "holdout: expected fewer than the 600 training images, got 600"),
