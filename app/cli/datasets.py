@@ -13,9 +13,9 @@ from rich.progress import Progress as Bar
 
 from app.cli.progress import NAME, notify
 from app.codecs.images import Fit
-from app.datasets.decode import UNREADABLE as REASONS
 from app.datasets.decode import ImageOptions, ImagesSummary, decode_dataset, reconstruct_dataset
 from app.datasets.encode import EncodeSummary, encode_dataset
+from app.datasets.image_folder import UNREADABLE as REASONS
 from app.datasets.image_folder import ImageFormat
 from app.datasets.options import EncodeOptions, Hardware, Progress, ProgressCallback, StoredType
 from app.inference.image_sizes import Size

@@ -27,13 +27,9 @@ from app.inference.noise import Noise
 from model.data.arrays import DataError
 from model.data.latents import DRAWS, MEAN, Latents, check_shards
 from model.errors import UserError
-from model.files import write_atomically
 from model.formats import load
 from model.interface import ImageModel, ModelSpec
 from model.validation import require
-
-UNREADABLE = "unreadable.txt"
-"""File with the images that could not be read and the reasons."""
 
 SPAN = 4096
 """Images of a source after which batches that are not full are computed."""
@@ -247,7 +243,7 @@ def _write(
     strict: bool = False,
 ) -> ImagesSummary:
     """Write images in threads, and count them; `total` images are in the source."""
-    lines: list[str] = []
+    unreadable: list[tuple[str, str]] = []
 
     def write(batch: Images) -> Images:
         refused: list[tuple[str, str]] = []
@@ -263,13 +259,10 @@ def _write(
     for batch in in_order(computation.threads, write, images, computation.slots):
         errors = [*batch.errors, *((name, batch.error) for name in batch.ids if batch.error)]
         tally.add(batch.read, errors)
-        lines += [f"{name}: {reason}\n" for name, reason in errors]
+        unreadable += errors
         if strict and errors:
             raise DataError(f"{': '.join(errors[0])}; with strict this stops the run")
-    if lines:
-        write_atomically(folder.folder / UNREADABLE, "".join(lines).encode())
-    else:
-        (folder.folder / UNREADABLE).unlink(missing_ok=True)
+    folder.write_unreadable(unreadable)
     written = tally.done - tally.unreadable
     return ImagesSummary(written, tally.unreadable, total - tally.done, tally.errors, tally.seconds, computation.waited)
 

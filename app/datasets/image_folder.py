@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -14,14 +15,20 @@ import numpy as np
 from app.codecs.lossy import DEFAULT_QUALITY, write_lossy
 from app.codecs.media_types import JPEG, WEBP
 from app.codecs.png import write_png
+from app.datasets.output import require_no_others, require_regular
 from model.data.arrays import DataError
 from model.errors import UserError, reporting_file
-from model.files import read_json, write_json
+from model.files import read_json, write_atomically, write_json
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 
 RECIPE = "recipe.json"
 """File with what determines the images: the model, and the options."""
+
+UNREADABLE = "unreadable.txt"
+"""File with the images that could not be read and the reasons."""
+
+_OF_KILLED_RUN = re.compile(rf"{re.escape(RECIPE)}\.[0-9a-f]+\.partial")
 
 _LOSSY = {"jpeg": JPEG, "webp": WEBP}
 _SUFFIXES = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
@@ -34,7 +41,8 @@ class NameTooLong(UserError):
 class ImageFolder:
     """Image files of one format below a folder, written one by one, each complete or not there.
 
-    Raises `DataError` for a folder with images of another recipe, unless they are to be overwritten.
+    Raises `DataError` for a folder with files of others, and for one with images of another recipe unless they are to
+    be overwritten.
     """
 
     def __init__(
@@ -49,6 +57,9 @@ class ImageFolder:
         self.folder, self._format, self._quality, self._overwrite = folder, image_format, quality, overwrite
         with reporting_file(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / RECIPE).exists():
+            require_no_others(folder, RECIPE, _OF_KILLED_RUN)
+        require_regular(folder / UNREADABLE)
         described = {**recipe, "image_format": image_format, "quality": quality if image_format in _LOSSY else None}
         if not overwrite and (folder / RECIPE).exists():
             _require_recipe(folder, described)
@@ -59,7 +70,10 @@ class ImageFolder:
         return not self._overwrite and os.path.exists(self.path(name))  # noqa: PTH110  # False for a long name
 
     def require_own_paths(self, names: Iterable[str]) -> None:
-        """Raise `DataError` if two of these ids have one path, or one has the path of another's folder."""
+        """Raise `DataError` if two of these ids have one path, or one has the path of another's folder.
+
+        Also for a path on which a link leads out of the folder.
+        """
         owners: dict[Path, str] = {}
         folders: set[Path] = set()
         for name in names:
@@ -67,9 +81,14 @@ class ImageFolder:
             if owners.setdefault(path, name) != name:
                 raise DataError(f"{path}: expected one image, got {owners[path]} and {name}; rename one of them")
             if path.parent not in folders:
+                self._require_below(path.parent)
                 folders.update(path.parents)
         if both := owners.keys() & folders:
             raise DataError(f"{min(both)}: expected an image or a folder, got both; rename one of them")
+
+    def _require_below(self, parent: Path) -> None:
+        if not (resolved := parent.resolve()).is_relative_to(self.folder.resolve()):
+            raise DataError(f"{parent}: expected a folder below {self.folder}, got a link to {resolved}")
 
     def path(self, name: str) -> Path:
         """Return the path of the image of an id, always below the folder: `cats/tom.jpg.png`."""
@@ -88,10 +107,20 @@ class ImageFolder:
         with reporting_file(path), _reporting_long_name(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                partial.write_bytes(content)
+                partial.unlink(missing_ok=True)  # of a run that was killed, or a link, through which it would write
+                with partial.open("xb") as file:
+                    file.write(content)
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
+
+    def write_unreadable(self, reasons: Sequence[tuple[str, str]]) -> None:
+        """Write the list of the images that could not be read, each by its id and the reason."""
+        if reasons:
+            content = "".join(f"{name}: {reason}\n" for name, reason in reasons)
+            write_atomically(self.folder / UNREADABLE, content.encode())
+        else:
+            (self.folder / UNREADABLE).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -6,9 +6,10 @@ is written again. `finish` joins the indices. The layout is that of `model.data.
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from app.datasets.decoding import content_digest
 from app.datasets.entries import Entry
+from app.datasets.output import require_no_others, require_regular
 from model.data.arrays import DataError
 from model.data.latents import (
     INDEX,
@@ -40,6 +42,10 @@ from model.files import json_bytes, renamed_when_written
 log = logging.getLogger(__name__)
 
 COMPRESSION = "zstd"
+
+_SHARD_OR_INDEX = re.compile(r"latents-\d{5,}\.safetensors|index(-\d{5,})?\.parquet")
+_TEMPORARY = re.compile(rf"({_SHARD_OR_INDEX.pattern})\.[0-9a-f]+\.partial")
+_OWN = re.compile(f"{_SHARD_OR_INDEX.pattern}|{_TEMPORARY.pattern}")
 
 
 class Contents(NamedTuple):
@@ -63,17 +69,20 @@ class LatentStore:
     ) -> None:
         self.folder, self.recipe, self._latents_of = folder, dict(recipe), latents_of
         self._lock: int | None = None
-        if parts is None:
-            self._lock = _prepared(folder)
-            self._remove_merged()
-        self.parts = tuple(part_numbers(folder) if parts is None else parts)
-        self._merged: int = read_index(folder / INDEX)[1]["shards"] if (folder / INDEX).exists() else 0
-        self._table = self._read()
-        self._rows = {name: row for row, name in enumerate(self._table.column("id").to_pylist())}
-        self._sizes, self._times = (self._table.column(name).to_numpy() for name in ("bytes", "modified"))
-        self._errors = self._table.column("error").is_valid().to_numpy()
-        self._replaces_rows = False
-        self._known: dict[str, tuple[int, int] | None] = {}  # of the images that were verified, None for a changed one
+        with ExitStack() as unlocking:
+            if parts is None:
+                self._lock = _created(folder)
+                unlocking.callback(self.close)
+                _prepare(folder)
+            self.parts = tuple(part_numbers(folder) if parts is None else parts)
+            self._merged: int = read_index(folder / INDEX)[1]["shards"] if (folder / INDEX).exists() else 0
+            self._table = self._read()
+            self._rows = {name: row for row, name in enumerate(self._table.column("id").to_pylist())}
+            self._sizes, self._times = (self._table.column(name).to_numpy() for name in ("bytes", "modified"))
+            self._errors = self._table.column("error").is_valid().to_numpy()
+            self._replaces_rows = False
+            self._known: dict[str, tuple[int, int] | None] = {}  # of verified images, None for a changed one
+            unlocking.pop_all()
 
     def close(self) -> None:
         """Let other processes write to the folder."""
@@ -160,14 +169,6 @@ class LatentStore:
         with renamed_when_written(path) as partial, _reporting(path):
             pq.write_table(combined, partial, compression=COMPRESSION)
 
-    def _remove_merged(self) -> None:
-        """Remove the indices of shards that are in the whole index: a run was killed before it did."""
-        if (self.folder / INDEX).exists():
-            merged = read_index(self.folder / INDEX)[1]["shards"]
-            for number in part_numbers(self.folder):
-                if number < merged:
-                    (self.folder / part_name(number)).unlink(missing_ok=True)
-
     def _read(self) -> pa.Table:
         """Return the rows of all indices; those of shards that are missing are left out."""
         if not (self.folder / INDEX).exists() and not self.parts:
@@ -217,15 +218,30 @@ def _cause(text: str) -> str:
     return text.splitlines()[0].rpartition("I/O error: ")[2]
 
 
-def _prepared(folder: Path) -> int:
-    """Create and lock a folder, and remove what a run that was killed has left; returns its descriptor."""
+def _created(folder: Path) -> int:
+    """Create and lock a folder; returns its descriptor."""
     with reporting_file(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(folder)
-    for partial in folder.glob("*.partial"):
-        if partial.is_file():
-            partial.unlink(missing_ok=True)
-    return descriptor
+        return _lock(folder)
+
+
+def _prepare(folder: Path) -> None:
+    """Check the names in a folder, and remove what a run that was killed has left.
+
+    Raises `DataError` for a folder with files of others, or with anything but a file under the name of one.
+    """
+    if not (folder / INDEX).exists() and not part_numbers(folder):
+        require_no_others(folder, INDEX, _OWN)
+    for path in folder.iterdir():
+        if _SHARD_OR_INDEX.fullmatch(path.name):
+            require_regular(path)
+        elif _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+    if (folder / INDEX).exists():
+        merged = read_index(folder / INDEX)[1]["shards"]
+        for number in part_numbers(folder):
+            if number < merged:  # it is in the whole index: a run was killed before it removed the part
+                (folder / part_name(number)).unlink(missing_ok=True)
 
 
 def _lock(folder: Path) -> int:

@@ -101,6 +101,8 @@ def tensor_names(stored: Container[str], size: tuple[int, int]) -> dict[str, str
 
 def read_index(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """Read and check an index and its metadata. Raises `DataError` for a file that is no index of latents."""
+    if path.exists() and not path.is_file():  # pyarrow reads all files of a folder, and waits for those of a pipe
+        raise DataError(f"{path}: expected a regular file")
     try:
         table = pq.read_table(path)
         metadata = _checked_metadata(parse_json((table.schema.metadata or {})[METADATA]))

@@ -1,6 +1,7 @@
 """Latents on disk are decoded, and data sets reconstructed, as the service does it; images that exist are kept."""
 
 import io
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from app.datasets.decode import ImageOptions, decode_dataset, reconstruct_dataset
 from app.datasets.encode import encode_dataset
-from app.datasets.image_folder import RECIPE, ImageFolder
+from app.datasets.image_folder import RECIPE, UNREADABLE, ImageFolder
 from app.datasets.latent_encoder import seed_of
 from app.datasets.options import EncodeOptions, Hardware
 from model.data.arrays import DataError
@@ -160,3 +161,51 @@ def test_an_image_with_a_long_name_is_listed_as_unreadable(digits_model: Path, t
     summary = reconstruct_dataset([str(tmp_path / "*.webp")], digits_model, out, hardware=CPU)
     assert (summary.written, summary.unreadable) == (1, 1)
     assert "File name too long" in (out / "unreadable.txt").read_text()
+
+
+def test_a_folder_with_files_of_others_is_refused(images: Path, digits_model: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "cat.jpg.png").write_bytes(b"of others")
+    for options in (ImageOptions(), ImageOptions(overwrite=True)):
+        with pytest.raises(DataError, match=r"out: expected a new or empty folder.*; .*out has cat\.jpg\.png$"):
+            reconstruct_dataset(images, digits_model, out, options=options, hardware=CPU)
+    assert [path.name for path in out.iterdir()] == ["cat.jpg.png"]
+
+
+def test_a_folder_that_a_killed_run_has_left_is_continued(images: Path, digits_model: Path, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"{RECIPE}.0123abcd.partial").write_bytes(b"{")
+    assert reconstruct_dataset(images, digits_model, tmp_path / "out", hardware=CPU).written == 16
+
+
+def test_a_folder_in_place_of_the_list_of_unreadable_images_is_refused(
+    images: Path, digits_model: Path, tmp_path: Path
+):
+    reconstruct_dataset(images, digits_model, tmp_path / "out", hardware=CPU)
+    (tmp_path / "out" / UNREADABLE).unlink()
+    (tmp_path / "out" / UNREADABLE).mkdir()
+    with pytest.raises(DataError, match=r"unreadable\.txt: expected a regular file"):
+        reconstruct_dataset(images, digits_model, tmp_path / "out", hardware=CPU)
+
+
+def test_links_in_the_folder_do_not_lead_out_of_it(images: Path, digits_model: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    elsewhere = tmp_path / "elsewhere"
+    reconstruct_dataset(images, digits_model, out, hardware=CPU)
+    elsewhere.write_bytes(b"of others")
+    path = out / "cat.jpg.png"
+    path.unlink()
+    for link in (path, path.with_name(f".{sha256(path.name.encode()).hexdigest()[:16]}.partial"), out / "new.png"):
+        link.symlink_to(elsewhere)
+    assert reconstruct_dataset(images, digits_model, out, options=ImageOptions(overwrite=True), hardware=CPU).written
+    assert elsewhere.read_bytes() == b"of others"
+    (tmp_path / "folder").mkdir()
+    (images / "linked" / "below").mkdir(parents=True)
+    image(3).save(images / "linked" / "below" / "x.png")
+    (out / "linked").symlink_to(tmp_path / "folder")
+    with pytest.raises(
+        DataError, match=r"out/linked/below: expected a folder below .*out, got a link to .*folder/below"
+    ):
+        reconstruct_dataset(images, digits_model, out, hardware=CPU)
+    assert list((tmp_path / "folder").iterdir()) == []

@@ -177,6 +177,7 @@ def test_latents_of_other_options_are_not_mixed(images: Path, colour_model: Path
     ((name, value),) = changed.items()
     with pytest.raises(DataError, match=rf"has latents with {name} .* got {value}"):
         encode(images, colour_model, tmp_path / "out", **changed)
+    assert encode(images, colour_model, tmp_path / "out").unchanged == 44  # the folder is not locked any more
 
 
 def test_latents_of_other_models_are_not_mixed(images: Path, digits_model: Path, colour_model: Path, tmp_path: Path):
@@ -269,11 +270,53 @@ def test_a_full_disk_leaves_whole_shards_and_a_clear_error(images: Path, colour_
     assert files(out) == files(tmp_path / "whole")
 
 
-def test_a_folder_with_the_name_of_a_temporary_file_is_left_alone(images: Path, colour_model: Path, tmp_path: Path):
-    (tmp_path / "out" / "x.partial").mkdir(parents=True)
-    (tmp_path / "out" / "y.partial").write_bytes(b"of a run that was killed")
-    assert encode(images, colour_model, tmp_path / "out").encoded == 44
-    assert [path.name for path in (tmp_path / "out").glob("*.partial")] == ["x.partial"]
+def test_temporary_files_of_a_run_that_was_killed_are_removed_and_others_left(
+    images: Path, colour_model: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
+    (out / f"{latents.shard_name(0)}.00c0ffee.partial").mkdir(parents=True)
+    (out / f"{latents.shard_name(0)}.0123abcd.partial").write_bytes(b"of a run that was killed")
+    (out / latents.shard_name(0)).write_bytes(b"of a run that was killed before it wrote the index")
+    assert encode(images, colour_model, out).encoded == 44
+    (out / "y.partial").write_bytes(b"a download")
+    assert encode(images, colour_model, out).encoded == 0
+    assert {path.name for path in out.glob("*.partial")} == {f"{latents.shard_name(0)}.00c0ffee.partial", "y.partial"}
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "y.partial", "latents.safetensors", "recipe.json"])
+def test_a_folder_with_files_of_others_is_refused(images: Path, digits_model: Path, tmp_path: Path, name: str):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".hidden").write_bytes(b"")
+    for each in (name, "z"):
+        (out / each).write_bytes(b"of others")
+    before = files(out)
+    with pytest.raises(DataError, match=rf"out: expected a new or empty folder.*; .*out has {name} and 1 more"):
+        encode(images, digits_model, out)
+    assert files(out) == before
+
+
+@pytest.mark.parametrize("name", [latents.INDEX, latents.shard_name(1), latents.part_name(0)])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_under_the_name_of_one_is_refused(
+    images: Path, digits_model: Path, tmp_path: Path, name: str, make: Any
+):
+    (tmp_path / "out").mkdir()
+    make(tmp_path / "out" / name)
+    with pytest.raises(DataError, match=rf"{name}: expected a regular file"):
+        encode(images, digits_model, tmp_path / "out")
+
+
+def test_links_in_the_folder_are_replaced_and_what_they_lead_to_is_kept(
+    images: Path, digits_model: Path, tmp_path: Path
+):
+    (tmp_path / "out").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"of others")
+    (tmp_path / "out" / latents.shard_name(0)).symlink_to(elsewhere)
+    encode(images, digits_model, tmp_path / "out")
+    assert elsewhere.read_bytes() == b"of others"
+    assert len(latents.open(tmp_path / "out")) == 44
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """Latents on disk are a PyTorch data set, also while they are written, and for worker processes."""
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,13 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         latents.open(tmp_path)
     pq.write_table(latents.SCHEMA.empty_table(), tmp_path / latents.INDEX)
     with pytest.raises(DataError, match="not an index of latents"):
+        latents.open(tmp_path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_an_index_that_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / latents.INDEX)
+    with pytest.raises(DataError, match=r"index\.parquet: expected a regular file"):
         latents.open(tmp_path)
 
 
