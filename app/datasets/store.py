@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 
 COMPRESSION = "zstd"
 
+REPEATING = [name for name in SCHEMA.names if name not in ("id", "row", "digest", "seed")]
+"""The columns of the index whose values repeat; a dictionary of the others takes time and room."""
+
 _SHARD_OR_INDEX = re.compile(r"latents-\d{5,}\.safetensors|index(-\d{5,})?\.parquet")
 _TEMPORARY = re.compile(rf"({_SHARD_OR_INDEX.pattern})\.[0-9a-f]+\.partial")
 _OWN = re.compile(f"{_SHARD_OR_INDEX.pattern}|{_TEMPORARY.pattern}")
@@ -167,7 +170,7 @@ class LatentStore:
         metadata = json_bytes(path, {"recipe": self.recipe, "shards": shards})
         combined = table.combine_chunks().replace_schema_metadata({METADATA: metadata})  # the same bytes for any parts
         with renamed_when_written(path) as partial, _reporting(path):
-            pq.write_table(combined, partial, compression=COMPRESSION)
+            pq.write_table(combined, partial, compression=COMPRESSION, use_dictionary=REPEATING)
 
     def _read(self) -> pa.Table:
         """Return the rows of all indices; those of shards that are missing are left out."""
