@@ -99,7 +99,9 @@ class EncodeJob:
     def store(self, spec: ModelSpec, parts: Sequence[int] | None = None) -> LatentStore:
         """Open the folder of the latents as `LatentStore` does."""
         precision = self.hardware.settings(self.hardware.devices[0]).precision
-        return LatentStore(self.out, self.options.recipe(spec, precision), spec.sizes.latents_of, parts)
+        recipe, given = self.options.recipe(spec, precision), self.options.shard_size
+        usual = self._usual_shard_size(spec)
+        return LatentStore(self.out, recipe, spec.sizes.latents_of, parts, shard_size=given, usual_shard_size=usual)
 
     def count(self, store: LatentStore) -> SourceCounts:
         """Count the images of the source by what the folder has of them."""
@@ -113,14 +115,12 @@ class EncodeJob:
     def _has(self, store: LatentStore, entry: Entry) -> bool:
         return store.has(entry, verify=self.options.verify, retry=self.options.retry)
 
-    def spans(self, spec: ModelSpec, store: LatentStore) -> Iterator[Span]:
+    def spans(self, store: LatentStore) -> Iterator[Span]:
         """Divide the images that the folder lacks into spans, each with the number of its shard."""
-        return map(Span, store.numbers(), chunks(self.missing(store), self.shard_size(spec)))
+        return map(Span, store.numbers(), chunks(self.missing(store), store.shard_size))
 
-    def shard_size(self, spec: ModelSpec) -> int:
-        """Return the number of images in a shard, also of those that cannot be read."""
-        if self.options.shard_size:
-            return self.options.shard_size
+    def _usual_shard_size(self, spec: ModelSpec) -> int:
+        """Return the number of images in a shard by the size of their latents."""
         latents = (2 if spec.has_variance else 1) + self.options.samples
         values = latents * prod(spec.sizes.latents_of(*Sizes(spec.sizes, self.options.buckets).largest))
         return max(1, min(MAX_SHARD_IMAGES, MAX_SHARD_BYTES // (values * DTYPES[self.options.dtype].itemsize)))
@@ -135,7 +135,7 @@ def _encode_here(job: EncodeJob, progress: ProgressCallback | None) -> EncodeSum
     ):
         counts = job.count(store)
         tally = Tally(counts.missing, lambda: encoder.waited, progress)
-        encoder.write_shards(job.spans(model.spec, store), store, tally)
+        encoder.write_shards(job.spans(store), store, tally)
         return summary_of(store, tally, counts, encoder.waited)
 
 

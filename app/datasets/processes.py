@@ -93,7 +93,7 @@ def _encode_share(job: EncodeJob, number: int, parts: Sequence[int], reports: "Q
         with LatentEncoder(model, job.options, replace(job.hardware, threads=threads), devices[number]) as encoder:
             tally = _ReportingTally(number, encoder, reports)
             store = job.store(model.spec, parts)
-            encoder.write_shards(islice(job.spans(model.spec, store), number, None, len(devices)), store, tally)
+            encoder.write_shards(islice(job.spans(store), number, None, len(devices)), store, tally)
     except UserError as error:
         reports.put(Report(number, failure=str(error)))
 

@@ -56,7 +56,7 @@ def encode_on_ray(
         if counts.missing:
             _connect(address)
             try:
-                _run(job, store.parts, -(-counts.missing // job.shard_size(spec)), tally)
+                _run(job, store.parts, -(-counts.missing // store.shard_size), tally)
             finally:
                 ray.shutdown()
         return summary_of(store, tally, counts, 0.0)
@@ -88,7 +88,7 @@ class ShardActor:
         configure_pillow_limits()
         model = job.load()
         device, cores = ("cuda", 0) if gpu else ("cpu", threads)
-        self._job, self._spec = job, model.spec
+        self._job = job
         self._store = job.store(model.spec, parts)
         self._encoder = LatentEncoder(model, job.options, Hardware(device, job.hardware.precision, cores), device)
         self._spans: Iterator[Span] = iter(())
@@ -108,7 +108,7 @@ class ShardActor:
     def _span(self, position: int) -> Span:
         """Return the span at a position; the source is listed once, unless a position before the last one comes."""
         if position < self._next or not self._next:
-            self._spans, self._next = self._job.spans(self._spec, self._store), 0
+            self._spans, self._next = self._job.spans(self._store), 0
         span = next(islice(self._spans, position - self._next, None))
         self._next = position + 1
         return span

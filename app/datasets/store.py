@@ -63,14 +63,24 @@ class LatentStore:
     """The folder that latents of one recipe are written to.
 
     Several processes share the work of one that has `parts`, the numbers of the shards that were there at the start:
-    they write shards of their own. `latents_of` is that of `check_shards`. Raises `DataError` for a folder with latents
-    of another recipe, or with a damaged index or shard.
+    they write shards of their own. `latents_of` is that of `check_shards`. `shard_size` is the number of images in a
+    shard, also of those that cannot be read; 0 for that of the shards that are there, or the usual one. Raises
+    `DataError` for a folder with latents of another recipe or in shards of another size, or with a damaged index or
+    shard.
     """
 
     def __init__(
-        self, folder: Path, recipe: Mapping[str, Any], latents_of: LatentsOf, parts: Sequence[int] | None = None
+        self,
+        folder: Path,
+        recipe: Mapping[str, Any],
+        latents_of: LatentsOf,
+        parts: Sequence[int] | None = None,
+        *,
+        shard_size: int,
+        usual_shard_size: int,
     ) -> None:
         self.folder, self.recipe, self._latents_of = folder, dict(recipe), latents_of
+        self.shard_size = shard_size
         self._lock: int | None = None
         with ExitStack() as unlocking:
             if parts is None:
@@ -80,6 +90,7 @@ class LatentStore:
             self.parts = tuple(part_numbers(folder) if parts is None else parts)
             self._merged: int = read_index(folder / INDEX)[1]["shards"] if (folder / INDEX).exists() else 0
             self._table = self._read()
+            self.shard_size = self.shard_size or usual_shard_size
             self._rows = {name: row for row, name in enumerate(self._table.column("id").to_pylist())}
             self._sizes, self._times = (self._table.column(name).to_numpy() for name in ("bytes", "modified"))
             self._errors = self._table.column("error").is_valid().to_numpy()
@@ -167,7 +178,7 @@ class LatentStore:
         return False
 
     def _write_index(self, path: Path, table: pa.Table, shards: int) -> None:
-        metadata = json_bytes(path, {"recipe": self.recipe, "shards": shards})
+        metadata = json_bytes(path, {"recipe": self.recipe, "shards": shards, "shard_size": self.shard_size})
         combined = table.combine_chunks().replace_schema_metadata({METADATA: metadata})  # the same bytes for any parts
         with renamed_when_written(path) as partial, _reporting(path):
             pq.write_table(combined, partial, compression=COMPRESSION, use_dictionary=REPEATING)
@@ -178,6 +189,7 @@ class LatentStore:
             return SCHEMA.empty_table()
         table, metadata = read_indices(self.folder, self.parts)
         self._require_recipe(metadata["recipe"])
+        self._keep_shard_size(metadata.get("shard_size", 0))
         shards = table.column("shard")
         missing = [
             number
@@ -198,6 +210,13 @@ class LatentStore:
                     f"{self.folder}: has latents with {shown} {_shown(found.get(shown))}, got "
                     f"{_shown(self.recipe[shown])}; choose another folder, or the options that it began with"
                 )
+
+    def _keep_shard_size(self, found: int) -> None:
+        if found and self.shard_size not in (0, found):
+            raise DataError(
+                f"shard_size: expected {found}, as {self.folder} has it, got {self.shard_size}; choose another folder"
+            )
+        self.shard_size = found or self.shard_size
 
 
 def _shown(value: object) -> str:

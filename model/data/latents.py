@@ -28,7 +28,10 @@ LatentsOf = Callable[[int, int], tuple[int, ...]]
 
 INDEX = "index.parquet"
 METADATA = b"vae"
-"""Key of the metadata of an index: a JSON object with `recipe`, and with `shards`, the number of the next shard."""
+"""Key of the metadata of an index: a JSON object.
+
+It has `recipe`; `shards`, the number of the next shard; and `shard_size`, the most images that one shard covers.
+"""
 
 MEAN, LOGVAR, DRAWS = "mean", "logvar", "z"
 
@@ -120,6 +123,10 @@ def _checked_metadata(metadata: Any) -> dict[str, Any]:
     _check_fields("metadata", metadata, {"recipe": (dict,), "shards": (int,)})
     if not 0 <= metadata["shards"] <= MAX_SHARDS:
         raise ValueError(f"shards: expected 0 to {MAX_SHARDS}, got {metadata['shards']}")
+    if "shard_size" in metadata:
+        _check_fields("metadata", metadata, {"shard_size": (int,)})
+        if metadata["shard_size"] < 1:
+            raise ValueError(f"shard_size: expected 1 or more, got {metadata['shard_size']}")
     recipe = metadata["recipe"]
     _check_fields("recipe", recipe, RECIPE_FIELDS)
     if recipe["dtype"] not in STORED_TYPES:

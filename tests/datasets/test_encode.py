@@ -180,6 +180,20 @@ def test_latents_of_other_options_are_not_mixed(images: Path, colour_model: Path
     assert encode(images, colour_model, tmp_path / "out").unchanged == 44  # the folder is not locked any more
 
 
+def test_a_folder_keeps_the_size_of_its_shards(images: Path, colour_model: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    encode(images, colour_model, out, shard_size=20)
+    with pytest.raises(DataError, match=r"shard_size: expected 20, as .*out has it, got 30"):
+        encode(images, colour_model, out, shard_size=30)
+    write_images(images / "new", 50)
+    assert encode(images, colour_model, out).contents.shards == 3 + 3
+    assert max(row["row"] for row in index(out).values() if not row["error"]) < 20
+    assert encode(images, colour_model, out, shard_size=20).encoded == 0
+    encode(images, colour_model, tmp_path / "default")
+    with pytest.raises(DataError, match=r"shard_size: expected 4096, .* got 20"):
+        encode(images, colour_model, tmp_path / "default", shard_size=20)
+
+
 def test_latents_of_other_models_are_not_mixed(images: Path, digits_model: Path, colour_model: Path, tmp_path: Path):
     encode(images, colour_model, tmp_path / "out")
     with pytest.raises(DataError, match=r"has latents with model colour:.* got digits:"):

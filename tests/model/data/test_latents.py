@@ -136,6 +136,8 @@ def without(name: str) -> Any:
         lambda _: {},
         lambda metadata: {"shards": metadata["shards"]},
         lambda metadata: {"recipe": metadata["recipe"]},
+        lambda metadata: {**metadata, "shard_size": 0},
+        lambda metadata: {**metadata, "shard_size": "20"},
         lambda metadata: {**metadata, "recipe": "digits"},
         lambda metadata: {**metadata, "recipe": {"digest": metadata["recipe"]["digest"]}},
         *(
