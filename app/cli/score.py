@@ -21,6 +21,7 @@ from app.codecs.png import write_png_bands
 from app.context import Operation
 from app.datasets.images import read_chunks
 from app.datasets.options import MAX_SEED
+from app.datasets.output import require_regular
 from app.inference.device import TorchDevice, configure_torch
 from app.inference.loaded_model import Scores
 from app.inference.noise import Noise
@@ -176,6 +177,9 @@ def run_score(data: Sequence[str], settings: Settings, out: Path, options: Score
         raise UserError(f"out: expected a file .csv or .parquet, got {out.name}")
     if not out.parent.is_dir():
         raise UserError(f"out: expected a file in a folder that exists, got {out}")
+    pictures = {name: out.with_name(f"{out.name}.{name}.png") for name in ("least", "most")}
+    for path in (out, *pictures.values()):
+        require_regular(path)
     stored = read_model(settings.model)
     for warning in stored.warnings:
         notify(warning)
@@ -183,8 +187,8 @@ def run_score(data: Sequence[str], settings: Settings, out: Path, options: Score
     table = DatasetScorer(stored, settings, options).score(data, least, most)
     columns = table.columns
     _write(out, table, columns)
-    for name, images in (("least", least), ("most", most)):
-        write_atomically(out.with_suffix(f".{name}.png"), images.picture())
+    write_atomically(pictures["least"], least.picture())
+    write_atomically(pictures["most"], most.picture())
     typer.echo(f"{len(table.ids):,} images in {out}; the {SHOWN} least and most typical ones beside it")
     for line in histogram(columns):
         typer.echo(line)

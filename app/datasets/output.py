@@ -22,4 +22,4 @@ def require_no_others(folder: Path, index: str, own: re.Pattern[str]) -> None:
 def require_regular(path: Path) -> None:
     """Raise `DataError` for a folder, pipe or device where a file will be written."""
     if path.exists() and not path.is_file():
-        raise DataError(f"{path}: expected a regular file")
+        raise DataError(f"out: {path}: expected a regular file")

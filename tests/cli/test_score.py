@@ -64,7 +64,7 @@ async def test_normal_images_calibrate_a_model_and_its_scores_are_those_of_the_s
     assert all(row["anomalous"] == "True" for row in table[30:])
     assert "0 to 0.1" in result.stdout
     for name in ("least", "most"):
-        with Image.open(out.with_suffix(f".{name}.png")) as picture:
+        with Image.open(tmp_path / f"scores.csv.{name}.png") as picture:
             assert picture.size == (56, 48)
 
 
@@ -113,6 +113,16 @@ def test_a_table_in_parquet_has_the_same_rows(calibrated_model: Path, mixed: Pat
         assert vae("score --device cpu", mixed, "--model", calibrated_model, "--out", out).exit_code == 0
     table = parquet.read_table(tmp_path / "scores.parquet").to_pylist()
     assert [str(row["elbo"]) for row in table] == [row["elbo"] for row in rows(tmp_path / "scores.csv")]
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.csv.least.png", "scores.csv.most.png"])
+def test_a_folder_under_the_name_of_an_output_is_refused_before_the_scoring(
+    model: Path, mixed: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    message = refusal(vae("score --device cpu", mixed, "--model", model, "--out", tmp_path / "scores.csv"))
+    assert message == f"out: {tmp_path / name}: expected a regular file"
+    assert [path.name for path in tmp_path.glob("scores*")] == [name]
 
 
 def test_options_that_do_not_fit_are_refused(
