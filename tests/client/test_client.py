@@ -16,10 +16,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from vae_client import AsyncClient, Client, Problem
+from vae_client import AsyncClient, Client, Problem, calls
 
 from app.codecs.images import write_npy
 from model.checkpoint import METRICS
+from model.elbo import SCORE_DRAWS
 from tests.support.in_thread_server import listening, on_a_socket
 
 KEY = "a-key-of-the-tests"
@@ -266,12 +267,26 @@ async def test_progress_counts_the_items_of_all_requests(url: str, digits: np.nd
     with Client(url, api_key=KEY, retries=20, max_items=6) as client:
         encoded = client.encode(images, progress=watch)
         client.decode(encoded, progress=watch)
-    async with AsyncClient(url, api_key=KEY, retries=20, max_items=6) as client:
+    async with AsyncClient(url, api_key=KEY, retries=20, max_items=6 * SCORE_DRAWS) as client:
         await client.score(images, progress=watch)
     for call in (steps[:4], steps[4:8], steps[8:]):
         assert [total for _, total in call] == [20] * 4
         assert sorted(done for done, _ in call) == [done for done, _ in call]
         assert call[-1] == (20, 20)
+
+
+def test_scores_are_counted_with_the_draws_that_the_service_takes(vae: Client, digits: np.ndarray) -> None:
+    counts: list[int] = []
+
+    def watch(done: int, _: int) -> None:
+        counts.append(done)
+
+    vae.score(digits[:100, 0], progress=watch)
+    assert sorted(np.diff([0, *counts])) == [4, 32, 32, 32]
+    assert calls.SCORE_DRAWS == SCORE_DRAWS
+    counts.clear()
+    vae.score(digits[:100, 0], samples=2, progress=watch)
+    assert counts == [100]
 
 
 def test_several_requests_of_a_call_are_sent_at_once() -> None:

@@ -7,7 +7,8 @@ import httpx
 import numpy as np
 
 from . import calls
-from .calls import Call, Counter, Limits, Progress, Size, Span
+from .base import BaseClient
+from .calls import Call, Counter, Progress, Size, Span
 from .items import Images, Tensor
 from .results import Encoded, Problem, Sampled, Scored
 from .retries import LOST, Tries
@@ -15,24 +16,11 @@ from .retries import LOST, Tries
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(BaseClient[httpx.AsyncClient]):
     """`Client` for asyncio, call for call; `concurrency` requests of a call that is divided are sent at once."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        retries: int = 3,
-        timeout: float | None = 60.0,
-        max_items: int = 256,
-        max_bytes: int = 2**24,
-        concurrency: int = 4,
-        **options: Any,
-    ) -> None:
-        self._http = httpx.AsyncClient(base_url=calls.base_url(url), **calls.with_headers(api_key, **options))
-        self._retries, self._timeout, self._limits = retries, timeout, Limits(max_items, max_bytes)
-        self._concurrency = concurrency
+    def _connect(self, **options: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(**options)
 
     async def __aenter__(self) -> Self:
         return self

@@ -38,6 +38,9 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with the items of a call that are done, and with all of them."""
 
+SCORE_DRAWS = 8
+"""Draws of each image that the service takes for a score without `samples`."""
+
 _JSON = "application/json"
 _TOO_LARGE = 413
 
@@ -244,7 +247,7 @@ def score(
 ) -> Call[Scored]:
     """POST /score."""
     params = {"samples": samples, "alpha": alpha, "fit": fit, **_sides(size)}
-    draws = _integer("samples", samples or 1)
+    draws = _integer("samples", samples or SCORE_DRAWS)
     return Call("POST", "/score", _scored, join_scored, _JSON, params, image_items(images), draws, _seed(seed))
 
 

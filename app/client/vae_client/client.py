@@ -9,7 +9,8 @@ import httpx
 import numpy as np
 
 from . import calls
-from .calls import Call, Counter, Limits, Progress, Size, Span
+from .base import BaseClient
+from .calls import Call, Counter, Progress, Size, Span
 from .items import Images, Tensor
 from .results import Encoded, Problem, Sampled, Scored
 from .retries import LOST, Tries
@@ -17,7 +18,7 @@ from .retries import LOST, Tries
 T = TypeVar("T")
 
 
-class Client:
+class Client(BaseClient[httpx.Client]):
     """A client of one service; it may be used by several threads.
 
     A request that gets 429 or 503, or whose connection is lost, is sent again up to `retries` times, not before its
@@ -34,21 +35,8 @@ class Client:
     header among them.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        retries: int = 3,
-        timeout: float | None = 60.0,
-        max_items: int = 256,
-        max_bytes: int = 2**24,
-        concurrency: int = 4,
-        **options: Any,
-    ) -> None:
-        self._http = httpx.Client(base_url=calls.base_url(url), **calls.with_headers(api_key, **options))
-        self._retries, self._timeout, self._limits = retries, timeout, Limits(max_items, max_bytes)
-        self._concurrency = max(1, concurrency)
+    def _connect(self, **options: Any) -> httpx.Client:
+        return httpx.Client(**options)
 
     def __enter__(self) -> Self:
         return self
