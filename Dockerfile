@@ -2,6 +2,7 @@
 #
 #   docker build --tag vae-service .                                           the torch build that the index offers
 #   docker build --build-arg TORCH_INDEX=URL ...                               the CPU wheels of that index
+#   docker build --build-arg EXTRAS="otel diffusers datasets" ...              with the extras for vae encode, decode, reconstruct
 #   docker build --build-context wheels=FOLDER ...                             wheels from a folder, for builds offline
 
 ARG PYTHON=3.11
@@ -12,14 +13,16 @@ FROM scratch AS wheels
 # What changes seldom and is large: a layer of its own. Tests, headers and tools that wheels bring along stay behind.
 FROM python:${PYTHON}-slim AS dependencies
 ARG TORCH_INDEX=""
+ARG EXTRAS="otel diffusers"
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=bind,from=wheels,target=/wheels \
     python -m venv --copies --without-pip /service && \
-    python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+    python -c "import sys, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
         extras = p['optional-dependencies']; \
-        print(*p['dependencies'], *extras['otel'], *extras['diffusers'], sep='\n')" > requirements.txt && \
+        print(*p['dependencies'], *(line for extra in sys.argv[1:] for line in extras[extra]), sep='\n')" \
+        ${EXTRAS} > requirements.txt && \
     pip --python /service/bin/python install --constraint constraints.txt --find-links /wheels \
         ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} --requirement requirements.txt && \
     cd /service/lib/python*/site-packages && \
