@@ -4,39 +4,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from app.cli.errors import UNREADABLE
 from app.cli.progress import NAME, notify
-from app.codecs.images import Fit
-from app.datasets.decode import ImageOptions, ImagesSummary, decode_dataset, reconstruct_dataset
+from app.cli.serve import settings_with
+from app.datasets.decode import ImagesSummary, decode_dataset, reconstruct_dataset
 from app.datasets.encode import EncodeSummary, encode_dataset
 from app.datasets.image_folder import UNREADABLE as REASONS
-from app.datasets.image_folder import ImageFormat
-from app.datasets.options import EncodeOptions, Hardware, Progress, ProgressCallback, StoredType
+from app.datasets.options import EncodeOptions, Hardware, ImageOptions, Progress, ProgressCallback
 from app.inference.image_sizes import Size
-from app.settings import read_settings
 from model.errors import UserError
-
-UNREADABLE = 3
-"""Exit code of a command that has left out images that it could not read."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as of a shell."""
-
-
-def encode_options(*, fit: str, bucket: str, dtype: str = "float32", **others: Any) -> EncodeOptions:
-    """Return the options of `vae encode`. Raises `UserError` for a value that an option does not take."""
-    _require_one_of("fit", fit, get_args(Fit))
-    _require_one_of("dtype", dtype, get_args(StoredType))
-    for name in ("samples", "shard_size"):
-        if others.get(name, 0) < 0:
-            raise UserError(f"{name}: expected 0 or more, got {others[name]}")
-    return EncodeOptions(fit=fit, buckets=_sizes(bucket), dtype=dtype, **others)  # type: ignore[arg-type]  # checked
 
 
 def run_encode(
@@ -49,16 +34,8 @@ def run_encode(
 
         encode = partial(encode_on_ray, address=ray)
     with interruptible(out), progress_bar("encoding") as progress:
-        summary = encode(source, _model(model), out, options, hardware, progress)
+        summary = encode(source, settings_with(model=model).model, out, options, hardware, progress)
     report(summary, out)
-
-
-def image_options(image_format: str, quality: int, *, overwrite: bool) -> ImageOptions:
-    """Return how images are written. Raises `UserError` for a value that an option does not take."""
-    _require_one_of("image_format", image_format, get_args(ImageFormat))
-    if not 1 <= quality <= 100:
-        raise UserError(f"quality: expected 1 to 100, got {quality}")
-    return ImageOptions(image_format, quality, overwrite)  # type: ignore[arg-type]  # checked
 
 
 def run_decode(
@@ -66,7 +43,7 @@ def run_decode(
 ) -> None:
     """Decode the latents of a data set, with a progress bar, and print what was done."""
     with interruptible(out), progress_bar("decoding") as progress:
-        summary = decode_dataset(latents, _model(model), out, options, hardware, progress, draw=draw)
+        summary = decode_dataset(latents, settings_with(model=model).model, out, options, hardware, progress, draw=draw)
     report_images(summary, out)
 
 
@@ -81,7 +58,9 @@ def run_reconstruct(
 ) -> None:
     """Reconstruct a data set, with a progress bar, and print what was done."""
     with interruptible(out), progress_bar("reconstructing") as progress:
-        summary = reconstruct_dataset(source, _model(model), out, encoding, options, hardware, progress, seed=seed)
+        summary = reconstruct_dataset(
+            source, settings_with(model=model).model, out, encoding, options, hardware, progress, seed=seed
+        )
     report_images(summary, out)
 
 
@@ -144,18 +123,8 @@ def progress_bar(what: str) -> Iterator[ProgressCallback | None]:
         yield watch
 
 
-def _model(model: str) -> Path:
-    """Return the model of the option, or that of the settings."""
-    return read_settings({"model": model} if model else {}).model
-
-
-def _require_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"{name}: expected {', '.join(allowed)}, got {value!r}")
-
-
-def _sizes(text: str) -> tuple[Size, ...]:
-    """Parse sizes WxH,WxH to (H, W)."""
+def parse_sizes(text: str) -> tuple[Size, ...]:
+    """Parse the sizes WxH,WxH of --bucket to (H, W). Raises `UserError` for another text."""
     found = []
     for part in filter(None, text.replace(" ", "").split(",")):
         width, _, height = part.partition("x")

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -13,7 +14,7 @@ import typer
 from app.api.capabilities import TYPICALITY, reasons
 from app.api.scoring import Columns, score_columns, typicality_columns
 from app.batching.rows import RowBatch
-from app.cli.datasets import UNREADABLE
+from app.cli.errors import UNREADABLE
 from app.cli.progress import notify
 from app.codecs.grid import bands
 from app.codecs.images import Fit
@@ -175,6 +176,8 @@ def run_score(data: Sequence[str], settings: Settings, out: Path, options: Score
     """
     if out.suffix not in (".csv", ".parquet"):
         raise UserError(f"out: expected a file .csv or .parquet, got {out.name}")
+    if out.suffix == ".parquet":
+        import_module("pyarrow")  # of an extra; missing, it is reported before the images are scored
     if not out.parent.is_dir():
         raise UserError(f"out: expected a file in a folder that exists, got {out}")
     pictures = {name: out.with_name(f"{out.name}.{name}.png") for name in ("least", "most")}

@@ -10,7 +10,7 @@ import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from app.settings import Settings, SettingsError, option_of, variable_of
+from app.settings import Settings, SettingsError, option_of, read_settings, variable_of
 
 FOLDER = "folder"
 
@@ -39,6 +39,11 @@ def given_settings(context: typer.Context) -> dict[str, Any]:
         if given.setdefault("model", folder) != folder:
             raise SettingsError(f"model: expected one folder, got {folder!r} and {given['model']!r} from --model")
     return given
+
+
+def settings_with(**options: str) -> Settings:
+    """Return the settings of the service with options of another command; an empty one is not given."""
+    return read_settings({name: value for name, value in options.items() if value})
 
 
 def _option(name: str, field: FieldInfo) -> tuple[str, Any, Any]:

@@ -11,14 +11,13 @@ import torch
 
 from app.batching.executor import OutOfMemory
 from app.codecs.images import configure_pillow_limits
-from app.codecs.lossy import DEFAULT_QUALITY
 from app.context import Operation
 from app.datasets.computation import BatchComputation
 from app.datasets.decoding import ImageDecoder, Sizes
 from app.datasets.entries import Source
-from app.datasets.image_folder import ImageFolder, ImageFormat, NameTooLong
+from app.datasets.image_folder import ImageFolder, NameTooLong
 from app.datasets.latent_encoder import seed_of
-from app.datasets.options import MAX_SEED, EncodeOptions, Hardware, ProgressCallback
+from app.datasets.options import MAX_SEED, EncodeOptions, Hardware, ImageOptions, ProgressCallback
 from app.datasets.pipeline import ImageBatch, ImagePipeline, chunks, in_order
 from app.datasets.sources import open_source, require_images
 from app.datasets.tally import Tally
@@ -33,15 +32,6 @@ from model.validation import require
 
 SPAN = 4096
 """Images of a source after which batches that are not full are computed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageOptions:
-    """How images are written: the format, the quality of JPEG and WebP, and whether images that exist are replaced."""
-
-    image_format: ImageFormat = "png"
-    quality: int = DEFAULT_QUALITY
-    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +67,7 @@ def decode_dataset(
     latents: str | Path,
     model: str | Path | ImageModel,
     out: str | Path,
-    options: ImageOptions = ImageOptions(),  # a frozen record
+    options: ImageOptions = ImageOptions(),  # noqa: B008  # a frozen record
     hardware: Hardware = Hardware(),  # noqa: B008
     progress: ProgressCallback | None = None,
     *,
@@ -88,20 +78,21 @@ def decode_dataset(
     Images that exist are kept. Raises `DataError` for a folder without latents, or with those of another model.
     """
     configure_pillow_limits()
+    device = hardware.only_device
     data = Latents(latents)
     loaded = load(model) if isinstance(model, str | Path) else model
     spec = loaded.spec
     if spec.digest != data.recipe["digest"]:
         raise DataError(f"{latents}: expected latents of {spec.identity}, got those of {data.recipe['model']}")
     check_shards(data.folder, data.index, data.recipe, spec.sizes.latents_of)
-    if draw is not None and not 0 <= draw < data.recipe["samples"]:
-        raise UserError(f"draw: expected one of the {data.recipe['samples']} draws that {latents} has, got {draw}")
+    if draw is not None:
+        _require_draw(data, draw)
     recipe = {"model": spec.identity, "digest": spec.digest, "draw": draw}
     folder = ImageFolder(Path(out), recipe, options.image_format, options.quality, overwrite=options.overwrite)
     ids = data.ids
     folder.require_own_paths(ids)
     rows = [row for row, name in enumerate(ids) if not folder.has(name)]
-    computation = BatchComputation(loaded, hardware, hardware.devices[0])
+    computation = BatchComputation(loaded, hardware, device)
     try:
         reader = LatentReader(data, spec, computation, draw)
         return _write(
@@ -116,7 +107,7 @@ def reconstruct_dataset(
     model: str | Path | ImageModel,
     out: str | Path,
     encoding: EncodeOptions = EncodeOptions(),  # noqa: B008  # a frozen record
-    options: ImageOptions = ImageOptions(),
+    options: ImageOptions = ImageOptions(),  # noqa: B008
     hardware: Hardware = Hardware(),  # noqa: B008
     progress: ProgressCallback | None = None,
     *,
@@ -127,6 +118,7 @@ def reconstruct_dataset(
     Of `encoding` the fit, buckets and `strict` count. Images that exist are kept. Raises errors as `encode_dataset`.
     """
     configure_pillow_limits()
+    device = hardware.only_device
     locations = [source] if isinstance(source, str | Path) else [*source]
     opened = open_source(*locations)
     require_images(opened, locations)
@@ -146,7 +138,7 @@ def reconstruct_dataset(
     }
     folder = ImageFolder(Path(out), recipe, options.image_format, options.quality, overwrite=options.overwrite)
     folder.require_own_paths(entry.id for entry in opened.entries())
-    computation = BatchComputation(loaded, hardware, hardware.devices[0], row_by_row=seed is not None)
+    computation = BatchComputation(loaded, hardware, device, row_by_row=seed is not None)
     try:
         total = sum(1 for _ in opened.entries())
         missing = sum(1 for entry in opened.entries() if not folder.has(entry.id))
@@ -155,6 +147,14 @@ def reconstruct_dataset(
         return _write(reconstructor.images(opened, folder), folder, tally, computation, total, strict=encoding.strict)
     finally:
         computation.close()
+
+
+def _require_draw(data: Latents, draw: int) -> None:
+    """Raise `UserError` for a draw that a folder does not have."""
+    count = data.recipe["samples"]
+    if not count:
+        raise UserError(f"draw: expected latents with draws, encoded with --samples, got {draw} for {data.folder}")
+    require(UserError, "draw", 0 <= draw < count, f"0 to {count - 1}, the draws in {data.folder}", draw)
 
 
 class LatentReader:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 from unicodedata import category
 
 import numpy as np
@@ -15,12 +15,11 @@ import numpy as np
 from app.codecs.lossy import DEFAULT_QUALITY, write_lossy
 from app.codecs.media_types import JPEG, WEBP
 from app.codecs.png import write_png
+from app.datasets.options import ImageFormat
 from app.datasets.output import require_no_others, require_regular
 from model.data.arrays import DataError
 from model.errors import UserError, reporting_file
 from model.files import read_json, write_atomically, write_json
-
-ImageFormat = Literal["png", "jpeg", "webp"]
 
 RECIPE = "recipe.json"
 """File with what determines the images: the model, and the options."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from app.codecs.images import Fit
+from app.codecs.lossy import DEFAULT_QUALITY
 from app.inference.image_sizes import Size
 from app.settings import Settings, read_settings
 from model.errors import UserError
@@ -12,6 +13,7 @@ from model.interface import FixedSize, ModelSpec
 from model.validation import require
 
 StoredType = Literal["float32", "float16", "bfloat16"]
+ImageFormat = Literal["png", "jpeg", "webp"]
 
 FORMAT = 1
 """Version of the layout of shards and index."""
@@ -19,6 +21,8 @@ FORMAT = 1
 MAX_SAMPLES = 4096
 MAX_SEED = 2**63 - 1
 MAX_THREADS = 1024
+MAX_BATCH_SIZE = 4096
+MAX_SHARD_SIZE = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,16 @@ class Hardware:
         return [name.strip() for name in self.device.split(",")]
 
     def __post_init__(self) -> None:
-        require(UserError, "threads", 0 <= self.threads <= MAX_THREADS, f"0 to {MAX_THREADS}", self.threads)
+        _require_between("threads", self.threads, 0, MAX_THREADS)
+        _require_between("batch_size", self.batch_size, 0, MAX_BATCH_SIZE)
+        for device in self.devices:
+            self.settings(device)
+
+    @property
+    def only_device(self) -> str:
+        """The name of the device. Raises `UserError` for several."""
+        require(UserError, "device", len(self.devices) == 1, "one device", self.device)
+        return self.devices[0]
 
     def settings(self, device: str, threads: int = 0) -> Settings:
         """Return the settings of the service for one of the devices.
@@ -75,11 +88,15 @@ class EncodeOptions:
     retry: bool = False
     strict: bool = False
 
+    def __post_init__(self) -> None:
+        _require_one_of("fit", self.fit, Fit)
+        _require_one_of("dtype", self.dtype, StoredType)
+        _require_between("samples", self.samples, 0, MAX_SAMPLES)
+        _require_between("seed", self.seed, 0, MAX_SEED)
+        _require_between("shard_size", self.shard_size, 0, MAX_SHARD_SIZE)
+
     def recipe(self, spec: ModelSpec, precision: str) -> dict[str, Any]:
         """Return what determines the latents of an image. Raises `UserError` for what the model cannot do."""
-        if not 0 <= self.samples <= MAX_SAMPLES:
-            raise UserError(f"samples: expected 0 to {MAX_SAMPLES}, got {self.samples}")
-        require(UserError, "seed", 0 <= self.seed <= MAX_SEED, f"0 to {MAX_SEED}", self.seed)
         if self.samples and not spec.has_variance:
             raise UserError(f"samples: {spec.identity} has a deterministic encoder, there is nothing to draw from")
         rule = spec.sizes
@@ -96,6 +113,30 @@ class EncodeOptions:
             "dtype": self.dtype,
             "scaled": self.scaled,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """How images are written: the format, the quality of JPEG and WebP, and whether images that exist are replaced.
+
+    Raises `UserError` for an invalid one, as the other options do.
+    """
+
+    image_format: ImageFormat = "png"
+    quality: int = DEFAULT_QUALITY
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _require_one_of("image_format", self.image_format, ImageFormat)
+        _require_between("quality", self.quality, 1, 100)
+
+
+def _require_one_of(name: str, value: str, allowed: Any) -> None:
+    require(UserError, name, value in get_args(allowed), ", ".join(get_args(allowed)), value)
+
+
+def _require_between(name: str, value: int, least: int, most: int) -> None:
+    require(UserError, name, least <= value <= most, f"{least} to {most}", value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.datasets.decode import ImageOptions, decode_dataset, reconstruct_dataset
+from app.datasets.decode import decode_dataset, reconstruct_dataset
 from app.datasets.encode import encode_dataset
 from app.datasets.image_folder import RECIPE, UNREADABLE, ImageFolder
 from app.datasets.latent_encoder import seed_of
-from app.datasets.options import EncodeOptions, Hardware
+from app.datasets.options import EncodeOptions, Hardware, ImageOptions
 from model.data.arrays import DataError
 from model.errors import UserError
 from tests.support.image_folders import NAMES, image, write_images, write_named
@@ -82,7 +82,7 @@ def test_a_draw_is_decoded_when_it_is_named(encoded: Path, colour_model: Path, t
         decode_dataset(encoded, colour_model, tmp_path / str(draw), hardware=CPU, draw=draw)
     first, second = pixels(tmp_path / "0"), pixels(tmp_path / "1")
     assert any((first[name] != second[name]).any() for name in first)
-    with pytest.raises(UserError, match="draw: expected one of the 2 draws"):
+    with pytest.raises(UserError, match=r"draw: expected 0 to 1, the draws in .*latents, got 2"):
         decode_dataset(encoded, colour_model, tmp_path / "2", hardware=CPU, draw=2)
 
 
