@@ -9,11 +9,13 @@ import typer
 from app.cli.commands.datasets import decode, encode, reconstruct, score
 from app.cli.commands.serving import ServeCommand, export, inspect, serve
 from app.cli.commands.training import calibrate, evaluate, train
+from app.cli.errors import OneLineErrors
 from app.server.startup import prepare_command
 
 DISTRIBUTION = "vae-service"
 
 cli = typer.Typer(
+    cls=OneLineErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its tables cut the names of options off in a narrow terminal

@@ -5,9 +5,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from model.errors import UserError
 
@@ -16,6 +18,35 @@ UNREADABLE = 3
 
 EXTRAS = {"matplotlib": "train", "pyarrow": "datasets", "ray": "ray"}
 """The extra that installs each optional module."""
+
+
+class OneLineErrors(TyperGroup):
+    """A group of commands that reports arguments that typer refuses in one line as well."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        if not args:  # typer prints the help
+            return super().make_context(info_name, args, *rest, **extra)
+        try:
+            return super().make_context(info_name, args, *rest, **extra)
+        except TyperException as error:
+            _exit(f"{_described(error)}; vae -h prints the options")
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TyperException as error:
+            command = " ".join(filter(None, ("vae", ctx.invoked_subcommand)))
+            _exit(f"{_described(error)}; {command} -h prints the options")
+
+
+def _described(error: TyperException) -> str:
+    """Return the parameter that is wrong, what was expected and what came."""
+    parameter = getattr(error, "param", None)
+    if parameter is None:
+        return error.format_message().rstrip(".")
+    if not error.message:
+        return f"{parameter.name}: expected a value, got none"
+    return f"{parameter.name}: {error.message.rstrip('.')}"
 
 
 @contextmanager
