@@ -171,6 +171,11 @@ class Typicality:
         """The images in words, such as "10,000 images of the test split"."""
         return f"{self.images:,} {self.source or 'images'}"
 
+    @property
+    def smallest(self) -> float:
+        """The smallest typicality, that of an image whose score no rank reaches: 1 / (1 + m)."""
+        return 1 / (1 + len(self.ranks))
+
     def scores(self, values: Array, codes: Array) -> Array:
         """Return how unusual images are by their statistics [N, S] and codes [N, J], float32 [N]; higher is rarer.
 

@@ -1,6 +1,6 @@
 """Scores of images for every dialect: draws, the fields of each score, and what the model cannot do."""
 
-from math import prod
+from math import ceil, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,9 @@ from model.typicality import Typicality
 DENSITY_COST = 20_000
 """Bytes or pixels of codec work that take as long as the typicality of one image, some 70 us."""
 
+DECIMALS = 10**6
+"""Inverse of the step to which the smallest alpha is rounded up in an error."""
+
 Columns = dict[str, np.ndarray]
 """The fields of `schemas.Score` or `schemas.ReconstructionScore`, each [N]."""
 
@@ -33,11 +36,26 @@ class Scored(NamedTuple):
 
 
 def require_scores(model: LoadedModel, query: ScoreQuery, where: str = "") -> None:
-    """Raise `UnsupportedByModel` for a parameter, named after `where`, that asks for what the model lacks."""
+    """Raise `UnsupportedByModel` for a parameter, named after `where`, that asks for what the model lacks.
+
+    Raises `UnprocessableContent` for an alpha below all typicalities.
+    """
     if query.samples is not None:
         capabilities.require(model.spec, capabilities.ELBO, f"{where}samples")
     if query.alpha is not None:
-        capabilities.require(model.spec, capabilities.TYPICALITY, f"{where}alpha", model.typicality)
+        require_decidable(model.spec, model.typicality, query.alpha, f"{where}alpha")
+
+
+def require_decidable(spec: ModelSpec, typicality: Typicality | None, alpha: float, name: str = "alpha") -> None:
+    """Raise `UnsupportedByModel` without a calibration, `UnprocessableContent` if no image can be anomalous.
+
+    `name` is that of the parameter with `alpha`.
+    """
+    capabilities.require(spec, capabilities.TYPICALITY, name, typicality)
+    if typicality and alpha < typicality.smallest:
+        least = ceil(DECIMALS * typicality.smallest) / DECIMALS
+        ranks = f"the smallest typicality among {len(typicality.ranks):,} ranks"
+        raise UnprocessableContent(f"{name}: expected at least {least:g}, {ranks}, got {alpha:g}")
 
 
 async def score_images(request: EndpointRequest, model: LoadedModel, query: ScoreQuery, pixels: np.ndarray) -> Scored:

@@ -44,7 +44,7 @@ def run_calibration(model: Path, data: Sequence[str], limit: int) -> None:
     path = write_typicality(model, found)
     typer.echo(
         f"calibrated {stored.model.spec.identity} by {found.images:,} images: {', '.join(found.statistics)}\n"
-        f"{path}: a typicality is a rank among {len(found.ranks):,} of them, at least {1 / (1 + len(found.ranks)):.2g}"
+        f"{path}: a typicality is a rank among {len(found.ranks):,} of them, at least {found.smallest:.2g}"
     )
 
 

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import typer
 
-from app.api.capabilities import TYPICALITY, reasons
-from app.api.scoring import Columns, score_columns, typicality_columns
+from app.api.scoring import Columns, require_decidable, score_columns, typicality_columns
 from app.batching.rows import RowBatch
 from app.cli.errors import UNREADABLE
 from app.cli.progress import notify
@@ -23,6 +22,7 @@ from app.context import Operation
 from app.datasets.images import read_chunks
 from app.datasets.options import MAX_SEED
 from app.datasets.output import require_regular
+from app.errors import ServiceError
 from app.inference.device import TorchDevice, configure_torch
 from app.inference.loaded_model import Scores
 from app.inference.noise import Noise
@@ -120,8 +120,11 @@ class DatasetScorer:
 
     def __init__(self, stored: StoredModel, settings: Settings, options: ScoreOptions) -> None:
         self._stored, self._options, self._spec = stored, options, stored.model.spec
-        if options.alpha is not None and (reason := reasons(self._spec, stored.typicality)[TYPICALITY]):
-            raise UserError(f"alpha: not supported by {self._spec.identity}: {reason}")
+        if options.alpha is not None:
+            try:
+                require_decidable(self._spec, stored.typicality, options.alpha)
+            except ServiceError as error:
+                raise UserError(error.detail) from None
         configure_torch(settings)
         self._device = TorchDevice(settings)
         compiled = partial(compile_model, stored.model, settings, self._device.target)

@@ -46,6 +46,23 @@ async def test_alpha_marks_images_with_a_typicality_of_at_most_alpha(serve, cali
             assert (await client.post(f"/score?alpha={wrong}", content=b"")).status_code == 422
 
 
+async def test_an_alpha_that_no_typicality_reaches_is_refused(serve, calibrated_model, digits):
+    smallest = read_model(calibrated_model).typicality.smallest
+    noise = np.random.default_rng(0).integers(0, 256, (1, *digits.shape[1:]), np.uint8)
+    async with serve(model=calibrated_model) as client:
+        (found,) = await scores(client, noise, f"alpha={smallest!r}")
+        assert (found["typicality"], found["anomalous"]) == (smallest, True)
+        body = write_npy(noise.transpose(0, 2, 3, 1))
+        refused = await client.post(f"/score?alpha={smallest / 2!r}", content=body)
+        assert refused.status_code == 422
+        expected, _, got = refused.json()["detail"].partition(", the smallest typicality among ")
+        assert expected.startswith("alpha: expected at least 0.00")
+        assert 0 <= float(expected.rpartition(" ")[2]) - smallest < 1e-5
+        assert got.endswith(f"ranks, got {smallest / 2:g}")
+        answer = await infer_images(client, "score", noise, parameters={"alpha": smallest / 2})
+        assert answer.error.startswith("parameters.alpha: expected at least 0.00")
+
+
 async def test_a_model_without_a_calibration_refuses_alpha_and_answers_no_typicality(client, digits):
     assert "typicality" not in (await scores(client, digits[:1]))[0]
     answer = await client.post("/score?alpha=0.01", content=write_npy(digits[:1, 0]))

@@ -134,6 +134,7 @@ def test_options_that_do_not_fit_are_refused(
         "alpha: not supported by digits": ("score --alpha 0.1", mixed, "--model", model, *out),
         "alpha: expected a number between 0 and 1": ("score --alpha 1.5", mixed, "--model", calibrated_model, *out),
         "fail_above: expected a share": ("score --fail-above 0.1", mixed, "--model", calibrated_model, *out),
+        "alpha: expected at least 0.00": ("score --alpha 1e-6", mixed, "--model", calibrated_model, *out),
         "seed: expected 0 to 9223372036854775807, got -1": ("score --seed=-1", mixed, "--model", model, *out),
         "limit: expected 0 or more images, got -1": ("score --limit=-1", mixed, "--model", model, *out),
         "out: expected a file in a folder that exists": ("score", mixed, "--model", model, "--out", "none/s.csv"),
