@@ -48,10 +48,16 @@ class ELBO(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Both bounds from the same draws: `log_likelihood` is the importance-weighted one, [B] nats."""
+    """Both bounds from the same draws, [B] nats: `log_likelihood` is the importance-weighted one.
+
+    `level_elbo` and `level_log_likelihood` are those on the log-mass of the 8-bit levels of the image. If p(x|z) is a
+    mass, they are the same.
+    """
 
     elbo: ELBO
     log_likelihood: Tensor
+    level_elbo: Tensor
+    level_log_likelihood: Tensor
 
 
 class LogDensities(NamedTuple):
@@ -69,6 +75,21 @@ class LogDensities(NamedTuple):
     def tempered_log_weights(self, beta: float) -> Tensor:
         """Return log p(x|z_k) (p(z_k) / q(z_k|x))^beta, [K, B] nats; `log_weights` up to rounding for beta = 1."""
         return self.likelihood + beta * (self.prior - self.posterior)
+
+
+class _Means(NamedTuple):
+    """The sum of log weights of draws so far, and the logarithm of the sum of the weights, [B] each."""
+
+    total: Tensor
+    log_sum: Tensor
+
+    @classmethod
+    def none(cls, zeros: Tensor) -> "_Means":
+        return cls(zeros, torch.full_like(zeros, -torch.inf))
+
+    def with_draws(self, log_weights: Tensor) -> "_Means":
+        """Add the log weights of draws, [K, B]."""
+        return _Means(self.total + log_weights.sum(0), torch.logaddexp(self.log_sum, log_weights.logsumexp(0)))
 
 
 def log_densities(vae: Autoencoder, x: Tensor, z: Tensor, q: DiagonalGaussian) -> LogDensities:
@@ -97,17 +118,18 @@ def bounds(
     At most `chunk` draws are in memory at a time. `q` is the posterior of x if it is known.
     """
     q = q or vae.posterior(x)
-    draws = len(noise) if noise is not None else samples
-    total = torch.zeros_like(x[:, 0, 0, 0])
-    log_sum = torch.full_like(total, -torch.inf)
+    draws, prior = len(noise) if noise is not None else samples, DiagonalGaussian.standard(q.mean)
+    found = levels = _Means.none(torch.zeros_like(x[:, 0, 0, 0]))
     for start in range(0, draws, chunk):
         check_interruption()
         count = min(chunk, draws - start)
         z = q.rsample(count) if noise is None else q.reparameterize(noise[start : start + count])
-        log_weights = log_densities(vae, x, z, q).log_weights
-        log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
-        total = total + log_weights.sum(0)
-    return Bounds(ELBO.from_mean_log_weight(total / draws, q.kl_to_standard()), log_sum - log(draws))
+        likelihood = vae.likelihood(z).log_probabilities(x)
+        densities = LogDensities(likelihood.value, prior.log_prob(z), q.log_prob(z))
+        found = found.with_draws(densities.log_weights)
+        levels = levels.with_draws(densities._replace(likelihood=likelihood.level).log_weights)
+    elbo = ELBO.from_mean_log_weight(found.total / draws, q.kl_to_standard())
+    return Bounds(elbo, found.log_sum - log(draws), levels.total / draws, levels.log_sum - log(draws))
 
 
 def log_likelihood(vae: Autoencoder, x: Tensor, samples: int, chunk: int = 64) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from model.gaussian import DiagonalGaussian
-from model.likelihoods import FAMILIES, Likelihood
+from model.likelihoods import FAMILIES, Likelihood, LogProbabilities
 from model.records import Metrics
 from model.typicality import Typicality
 from model.validation import MAX_NUMBER
@@ -226,6 +226,10 @@ class DecodedImage:
         """Raise `NotImplementedError`."""
         raise NotImplementedError(f"the decoder defines no density for images of {tuple(x.shape)}")
 
+    def log_probabilities(self, x: Tensor) -> LogProbabilities:
+        """Raise `NotImplementedError`."""
+        return LogProbabilities(self.log_prob(x), self.log_prob(x))
+
 
 class ImageLikelihood(Protocol):
     """The distribution p(x|z), or a decoder without a density: its `log_prob` raises `NotImplementedError`."""
@@ -240,6 +244,9 @@ class ImageLikelihood(Protocol):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x|z) in nats, [..., B], for x of [B, C, H, W] in [0, 1]."""
+
+    def log_probabilities(self, x: Tensor) -> LogProbabilities:
+        """Return log p(x|z), and the log-mass of the 8-bit levels nearest to x."""
 
 
 class Autoencoder(Protocol):

@@ -9,7 +9,7 @@ section 2.1.
 
 from abc import ABC, abstractmethod
 from math import log, pi, sqrt
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,18 @@ Number = TypeVar("Number", float, Tensor)
 
 LEVELS = 256
 """Number of grey levels of an 8-bit pixel; level k stands for the value k / 255."""
+
+
+def bits_per_dim(log_mass: Number, dimensions: int) -> Number:
+    """Convert the log-mass of an image with `dimensions` values from nats to bits per value; lower is better."""
+    return -log_mass / (dimensions * log(2))
+
+
+class LogProbabilities(NamedTuple):
+    """log p(x|z) of images, and the log-mass of their 8-bit levels, [..., B] nats each; the same for a mass."""
+
+    value: Tensor
+    level: Tensor
 
 
 class Likelihood(ABC):
@@ -34,23 +46,12 @@ class Likelihood(ABC):
     has_scale: ClassVar[bool] = False
     """Whether the distribution of a pixel has a scale, so that `deviation` is a number."""
 
-    log_bin_width: ClassVar[float] = 0.0
-    """Logarithm of the width of one grey level, nats per value, which turns a density into a mass; 0 for a mass."""
-
     description: ClassVar[str]
     """Text for people: the kind of probability that log p(x|z) is."""
 
     def __init__(self, raw: Tensor, scale: float = 1.0) -> None:
         self.logits, *self.extra_params = raw.chunk(self.params_per_channel, dim=-3)
         self.scale = scale
-
-    @classmethod
-    def bits_per_dim(cls, log_p: Number, dimensions: int) -> Number:
-        """Convert log p(x) of an image with `dimensions` values from nats to bits per 8-bit value; lower is better.
-
-        A density counts as constant over a level, which is too favourable if it is narrow; `level_log_prob` is exact.
-        """
-        return -(log_p / dimensions + cls.log_bin_width) / log(2)
 
     @property
     def mean(self) -> Tensor:
@@ -74,9 +75,10 @@ class Likelihood(ABC):
         """Return log p(x|z), [..., B] nats per image, for x of [B, C, H, W] in [0, 1]."""
         return self.pixel_log_prob(x).sum((-3, -2, -1))
 
-    def level_log_prob(self, x: Tensor) -> Tensor:
-        """Return the log-mass of the 8-bit levels nearest to x, [..., B] nats per image; `log_prob` of a mass."""
-        return self.log_prob(x)
+    def log_probabilities(self, x: Tensor) -> LogProbabilities:
+        """Return `log_prob` and the log-mass of the 8-bit levels nearest to x."""
+        log_prob = self.log_prob(x)
+        return LogProbabilities(log_prob, log_prob)
 
 
 class Bernoulli(Likelihood):
@@ -94,7 +96,6 @@ class Gaussian(Likelihood):
     description = "the log-density of pixels in [0, 1]"
 
     has_scale: ClassVar[bool] = True
-    log_bin_width: ClassVar[float] = -log(LEVELS - 1)
 
     @property
     def log_scale(self) -> Tensor:
@@ -109,8 +110,12 @@ class Gaussian(Likelihood):
         standardised = (x - self.mean) * torch.exp(-self.log_scale)
         return -0.5 * (standardised**2 + log(2 * pi)) - self.log_scale
 
-    def level_log_prob(self, x: Tensor) -> Tensor:
-        """Return the log-mass of the bins of the levels nearest to x, [..., B]; the outer bins are unbounded."""
+    def log_probabilities(self, x: Tensor) -> LogProbabilities:
+        """Return the log-density, and the log-mass of the bins of the levels; the outer bins are unbounded."""
+        log_prob = self.log_prob(x)
+        return LogProbabilities(log_prob, self._level_log_prob(x).to(log_prob.dtype))
+
+    def _level_log_prob(self, x: Tensor) -> Tensor:
         level = torch.round(x * (LEVELS - 1))
         centre, half = (level / (LEVELS - 1)).double(), 0.5 / (LEVELS - 1)
         scale = torch.exp(-self.log_scale.double())

@@ -9,6 +9,7 @@ import numpy as np
 from app.api.schemas import EXAMPLE_PNG
 from app.codecs.png import write_png
 from model.interface import ModelSpec
+from model.likelihoods import bits_per_dim
 
 MAX_LATENT_VALUES = 4096
 """Values of a latent in an example; more would make a document of megabytes."""
@@ -63,7 +64,7 @@ def _score(spec: ModelSpec) -> dict[str, float]:
     """Return scores that are consistent, and typical for images and latents of these shapes."""
     reconstruction, kl = round(-0.07 * spec.image_values, 1), round(0.8 * prod(spec.latent_shape), 1)
     elbo = round(reconstruction - kl, 1)
-    bits = round(float(spec.family.bits_per_dim(elbo, spec.image_values)), 3)
+    bits = round(bits_per_dim(elbo, spec.image_values), 3)
     likelihood = round(elbo + 0.1 * kl, 1)
     return {
         "elbo": elbo,

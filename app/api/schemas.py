@@ -94,13 +94,19 @@ _TYPICALITY = (
 _ANOMALOUS = "whether the typicality is at most ?alpha="
 
 
+_BITS = (
+    "-elbo in bits per pixel value, lower is better; of a density with the masses of the 8-bit levels in its place, as "
+    "vae evaluate computes it"
+)
+
+
 class Score(Schema):
     """How well the model explains one image, in nats, higher is better."""
 
     elbo: float = Field(examples=[-82.6], description="the lower bound on log p(x): reconstruction - kl")
     reconstruction: float = Field(examples=[-57.4], description="the expected log p(x|z)")
     kl: float = Field(examples=[25.2], description="KL(q(z|x) || p(z)), at least 0")
-    bits_per_dim: float = Field(examples=[0.152], description="-elbo in bits per pixel value, lower is better")
+    bits_per_dim: float = Field(examples=[0.152], description=_BITS)
     percentile: float | None = Field(
         None, examples=[48.2], description="percentage of the evaluated images with an elbo that is not higher"
     )

@@ -16,6 +16,7 @@ from app.inference.noise import Noise
 from model.elbo import SCORE_DRAWS, Bounds
 from model.elbo_percentiles import ElboPercentiles
 from model.interface import ModelSpec
+from model.likelihoods import bits_per_dim
 from model.typicality import Typicality
 
 DENSITY_COST = 20_000
@@ -87,7 +88,7 @@ def score_columns(
 def bounds_columns(bounds: Bounds, spec: ModelSpec, *, with_likelihood: bool) -> Columns:
     """Return the ELBO with its terms, and the importance-weighted bound if it was asked for."""
     total, reconstruction, kl = bounds.elbo
-    bits = spec.family.bits_per_dim(total, spec.image_values)
+    bits = bits_per_dim(bounds.level_elbo, spec.image_values)
     tensors = {"elbo": total, "reconstruction": reconstruction, "kl": kl, "bits_per_dim": bits}
     if with_likelihood:
         tensors["log_likelihood"] = bounds.log_likelihood

@@ -47,8 +47,8 @@ class Scores(NamedTuple):
         *found, values, codes = columns
         if not found:
             return cls(statistic_names(spec), values, codes)
-        total, reconstruction, kl, log_likelihood = map(torch.from_numpy, found)
-        return cls(statistic_names(spec), values, codes, Bounds(ELBO(total, reconstruction, kl), log_likelihood))
+        total, reconstruction, kl, *others = map(torch.from_numpy, found)
+        return cls(statistic_names(spec), values, codes, Bounds(ELBO(total, reconstruction, kl), *others))
 
     def statistic(self, name: str) -> np.ndarray:
         """Return one statistic, [N]."""

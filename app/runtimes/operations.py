@@ -17,8 +17,8 @@ from model.statistics import image_statistics
 MAX_DRAWS = 64
 """Number of draws that are scored at once if the images are small."""
 
-MAX_SCORED_VALUES = 2**22
-"""Number of image values that are scored at once: a likelihood needs about ten floats for each."""
+MAX_SCORED_VALUES = 2**21
+"""Number of image values that are scored at once: a likelihood needs about ten floats or doubles for each."""
 
 
 def _encode(model: ImageModel, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -56,7 +56,7 @@ def _score(model: ImageModel, pixels: Tensor, noise: Tensor | None = None) -> tu
     chunk = max(1, min(MAX_DRAWS, MAX_SCORED_VALUES // pixels.numel()))
     vae = cast("Autoencoder", model)  # only a model with an ELBO is scored by draws
     found = bounds(vae, x, noise.shape[1], noise=noise.transpose(0, 1), chunk=chunk, q=q)
-    return (*found.elbo, found.log_likelihood, *statistics)
+    return (*found.elbo, *found[1:], *statistics)
 
 
 OPERATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {

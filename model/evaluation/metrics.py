@@ -7,7 +7,6 @@ bits per dimension = -log P(x) / (dimensions ln 2),   P(x) with the masses of th
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import log
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from model.data.arrays import Images
 from model.device import autocast
 from model.elbo import bounds
-from model.likelihoods import Likelihood
+from model.likelihoods import bits_per_dim
 from model.pixels import to_pixels
 from model.records import Evaluation
 from model.vae import VAE
@@ -79,7 +78,7 @@ def evaluate(
         kl=kl,
         log_likelihood=log_likelihood,
         standard_error=error,
-        bits_per_dim=-log_mass / vae.config.dimensions / log(2),
+        bits_per_dim=bits_per_dim(log_mass, vae.config.dimensions),
         active_units=int((variance > ACTIVE_UNIT_VARIANCE).sum()),
         units=len(variance),
         binarize=binarize,
@@ -127,33 +126,6 @@ def _evaluate_batches(
 
 
 def _evaluate_batch(vae: VAE, x: Tensor, samples: int, chunk: int) -> _BatchScores:
-    is_density = bool(vae.decoder.family.log_bin_width)
-    log_mass = _level_log_likelihood(vae, x, samples, chunk) if is_density else None
     both = bounds(vae, x, samples, chunk=chunk)
-    scores = torch.stack([*both.elbo, both.log_likelihood, both.log_likelihood if log_mass is None else log_mass], 1)
+    scores = torch.stack([*both.elbo, both.log_likelihood, both.level_log_likelihood], 1)
     return _BatchScores(scores.double().cpu(), vae.posterior(x).mean.flatten(1).double().cpu())
-
-
-class _LevelLikelihood:
-    """A likelihood with the log-mass of 8-bit levels as `log_prob`."""
-
-    def __init__(self, likelihood: Likelihood) -> None:
-        self.mean, self.deviation = likelihood.mean, likelihood.deviation
-        self.log_prob = likelihood.level_log_prob
-
-
-class _LevelModel:
-    """A VAE with the likelihood of 8-bit levels."""
-
-    def __init__(self, vae: VAE) -> None:
-        self.posterior = vae.posterior
-        self._vae = vae
-
-    def likelihood(self, z: Tensor) -> _LevelLikelihood:
-        return _LevelLikelihood(self._vae.likelihood(z))
-
-
-def _level_log_likelihood(vae: VAE, x: Tensor, samples: int, chunk: int) -> Tensor:
-    """Return the importance-weighted bound of the 8-bit levels, [B] nats, from the draws that follow again."""
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-        return bounds(_LevelModel(vae), x, samples, chunk=chunk).log_likelihood

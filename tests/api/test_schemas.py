@@ -95,18 +95,18 @@ def test_json_keeps_every_bit_of_latents(data, shape, count, draws, order):
         assert b'"z"' not in content
 
 
-@pytest.mark.parametrize(("likelihood", "cell"), [("bernoulli", 0.0), ("logistic", 0.0), ("gaussian", math.log(255))])
-def test_bits_per_dimension_refer_to_eight_bit_pixels(likelihood, cell):
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic", "gaussian"])
+def test_bits_per_dimension_refer_to_the_masses_of_eight_bit_levels(likelihood):
     config = VAEConfig(image_shape=(1, 4, 4), latent_shape=(2,), hidden=(3,), likelihood=likelihood)
     total, kl = torch.tensor([-32.0, 8.0]), torch.tensor([3.0, 4.0])
-    bounds = Bounds(ELBO(total, total + kl, kl), total + 1)
+    bounds = Bounds(ELBO(total, total + kl, kl), total + 1, total - 80, total - 79)
     for with_likelihood in (True, False):
         answer = Scores.model_validate_json(
             scores_json(bounds_columns(bounds, model_of(build(config)).spec, with_likelihood=with_likelihood))
         )
         for score, elbo in zip(answer.scores, total.tolist(), strict=True):
             assert score.elbo == elbo == score.reconstruction - score.kl
-            assert score.bits_per_dim == pytest.approx((cell - elbo / 16) / math.log(2))
+            assert score.bits_per_dim == pytest.approx((80 - elbo) / 16 / math.log(2))
             assert score.log_likelihood == (elbo + 1 if with_likelihood else None)
 
 

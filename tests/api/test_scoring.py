@@ -1,16 +1,21 @@
 """Typicality of /score: what it answers with and without a calibration, for other sizes, and in other dialects."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from app.codecs.images import write_npy
+from model.checkpoint import write_checkpoint
 from model.evaluation.calibration import calibrate
+from model.evaluation.metrics import evaluate
 from model.files import MAX_JSON
 from model.formats import load, read_model
 from model.typicality_files import TYPICALITY, write_typicality
 from tests.api.kserve.test_inference import infer_images
+from tests.support.models import DIGITS, build
 from tests.support.onnx_pairs import write_spatial_pair
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +93,19 @@ async def test_the_open_inference_protocol_has_typicality_and_anomalous(serve, c
         assert {*answer.outputs} == {*native[0]}
         for name in ("typicality", "anomalous"):
             np.testing.assert_allclose(answer.outputs[name], [score[name] for score in native], rtol=1e-6)
+
+
+async def test_bits_of_a_density_are_those_of_the_mass_of_levels_as_an_evaluation_has_them(serve, tmp_path):
+    config, images = replace(DIGITS, likelihood="gaussian", scale=0.001), np.full((2, 1, 8, 8), 127, np.uint8)
+    vae = build(config)
+    with torch.no_grad():
+        for weight in vae.parameters():
+            weight.zero_()  # every mean pixel is 1/2, so that the level 127 has half of the mass
+    write_checkpoint(tmp_path / "narrow", config, vae.state_dict())
+    async with serve(model=tmp_path / "narrow") as client:
+        found = await scores(client, images)
+    assert [score["bits_per_dim"] for score in found] == pytest.approx([1, 1], abs=1e-3)
+    assert found[0]["bits_per_dim"] == pytest.approx(evaluate(vae, images, 8, binarize="none").bits_per_dim, rel=1e-5)
 
 
 def test_a_calibration_of_other_weights_is_left_out_with_a_warning(calibrated_model):

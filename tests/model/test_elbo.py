@@ -1,5 +1,6 @@
 """Tests of the bounds against known evidence: closed form, quadrature, and the sum over all binary images."""
 
+from dataclasses import replace
 from itertools import pairwise, product
 from math import log
 
@@ -123,6 +124,22 @@ def test_bounds_use_the_same_draws_for_the_elbo_and_one_draw_per_noise_row(vae, 
     noise = noise_for(vae, 7, 3)
     assert_close(bounds(vae, x, samples=1, noise=noise).elbo, elbo(vae, x, noise=noise))
     assert_close(bounds(vae, x, samples=1, noise=noise), bounds(vae, x, samples=7, noise=noise))
+
+
+@pytest.mark.parametrize("likelihood", FAMILIES)
+def test_bounds_of_the_levels_have_their_masses_in_place_of_densities(likelihood, device):
+    vae = build(replace(DIGITS, likelihood=likelihood, scale=0.01)).double().to(device)
+    levels = torch.randint(256, (3, 1, 8, 8), device=device)
+    noise, x = noise_for(vae, 5, 3), levels.double() / 255
+    found, q = bounds(vae, x, 5, noise, chunk=2), vae.posterior(x)
+    z, standard = q.reparameterize(noise), Normal(torch.zeros_like(q.mean), 1)
+    ratio = (standard.log_prob(z) - Normal(q.mean, (0.5 * q.logvar).exp()).log_prob(z)).flatten(2).sum(2)
+    weights = torch.stack([vae.likelihood(draw).log_probabilities(x).level for draw in z]) + ratio
+    assert_close(found.level_elbo, weights.mean(0))
+    assert_close(found.level_log_likelihood, weights.logsumexp(0) - log(5))
+    assert (found.level_log_likelihood <= 0).all()
+    if not likelihood.startswith("gaussian"):
+        assert torch.equal(found.level_elbo, found.elbo.total)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 64])

@@ -42,9 +42,10 @@ class Sampled(NamedTuple):
 class Scored(NamedTuple):
     """Scores of each image, [N], in nats, higher is better; `log_likelihood` only with samples.
 
-    `bits_per_dim` is better the lower it is. `percentile`, 0 to 100, is the rank of each ELBO among those of the images
-    on which the model was evaluated; None without an evaluation. Of a model without a density, `squared_error` is the
-    mean of the reconstruction's squared error, `psnr` its ratio in decibels, and what is not defined is NaN.
+    `bits_per_dim`, of the masses of the 8-bit levels, is better the lower it is. `percentile`, 0 to 100, is the rank of
+    each ELBO among those of the images on which the model was evaluated; None without an evaluation. Of a model without
+    a density, `squared_error` is the mean of the reconstruction's squared error, `psnr` its ratio in decibels, and what
+    is not defined is NaN.
     `typicality`, 0 to 1, is the two-sided p-value of an image among those by which the model was calibrated; None
     without a calibration. `anomalous` says with `alpha` whether it is at most that.
     """

@@ -18,7 +18,7 @@ from model.formats.onnx.signature import batch_of, in_layout
 from model.gaussian import DiagonalGaussian
 from model.interface import DecodedImage, DeterministicCode, FixedSize, ImageLikelihood, ModelSpec, MultipleOfFactor
 from model.interruption import check_interruption
-from model.likelihoods import FAMILIES, Likelihood
+from model.likelihoods import FAMILIES, Likelihood, LogProbabilities
 
 Result = TypeVar("Result")
 
@@ -74,6 +74,10 @@ class MeanLikelihood:
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x|z) in nats, [..., B], for x of [B, C, H, W] in [0, 1]."""
         return self._distribution.log_prob(x)
+
+    def log_probabilities(self, x: Tensor) -> LogProbabilities:
+        """Return log p(x|z), and the log-mass of the 8-bit levels nearest to x."""
+        return self._distribution.log_probabilities(x)
 
     @property
     def _distribution(self) -> Likelihood:
