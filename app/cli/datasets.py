@@ -67,20 +67,19 @@ def run_reconstruct(
 def report_images(summary: ImagesSummary, out: Path) -> None:
     """Print which images were written; exit with `UNREADABLE` if some were left out."""
     speed = _speed(summary.written, summary.seconds, summary.waited)
-    typer.echo(f"wrote {summary.written} images to {out}, {summary.unchanged} were there{speed}")
+    typer.echo(f"wrote {_counted(summary.written)} to {out}, {summary.unchanged} were there{speed}")
     if summary.unreadable:
-        notify(f"{summary.unreadable} images could not be computed; {out / REASONS} has the reasons")
+        notify(f"{_counted(summary.unreadable)} could not be computed; {out / REASONS} has the reasons")
         _report_errors(summary.errors)
 
 
 def report(summary: EncodeSummary, out: Path) -> None:
     """Print what a run has done; exit with `UNREADABLE` if images of the source have no latents."""
     contents, speed = summary.contents, _speed(summary.encoded, summary.seconds, summary.waited)
-    typer.echo(f"encoded {summary.encoded} images, {summary.unchanged} were there{speed}")
-    shards = f"{contents.shards} shard{'s' * (contents.shards != 1)}"
-    typer.echo(f"{out} has {contents.images - contents.unreadable} images in {shards}")
+    typer.echo(f"encoded {_counted(summary.encoded)}, {summary.unchanged} were there{speed}")
+    typer.echo(f"{out} has {_counted(contents.images - contents.unreadable)} in {_counted(contents.shards, 'shard')}")
     if unreadable := summary.unreadable + summary.still_unreadable:
-        notify(f"{unreadable} images cannot be read; the column `error` of the index has the reasons")
+        notify(f"{_counted(unreadable)} cannot be read; the column `error` of the index has the reasons")
         _report_errors(summary.errors)
 
 
@@ -88,6 +87,10 @@ def _report_errors(errors: Sequence[str]) -> None:
     for error in errors:
         notify(f"  {error}")
     raise typer.Exit(UNREADABLE)
+
+
+def _counted(count: int, noun: str = "image") -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _speed(images: int, seconds: float, waited: float) -> str:

@@ -16,7 +16,7 @@ def require_no_others(folder: Path, index: str, own: re.Pattern[str]) -> None:
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         expected = f"a new or empty folder, or one with {index} of an earlier run"
-        raise DataError(f"out: expected {expected}; {folder} has {others[0]}{more}")
+        raise DataError(f"out: expected {expected}; {folder} has {others[0]!r}{more}")
 
 
 def require_regular(path: Path) -> None:

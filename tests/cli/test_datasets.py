@@ -28,12 +28,12 @@ def test_unreadable_images_are_named_and_the_exit_code_is_3(images: Path, digits
     line = ["encode --device cpu --threads 1", images, "--model", digits_model, "--out", tmp_path / "out"]
     result = vae(*line)
     assert result.exit_code == 3
-    assert "vae: 1 images cannot be read" in result.stderr
+    assert "vae: 1 image cannot be read" in result.stderr
     assert "кот.png: expected PNG" in result.stderr
     again = vae(*line)
     assert again.exit_code == 3
     assert again.stdout.startswith("encoded 0 images, 9 were there\n")
-    assert again.stderr.startswith("vae: 1 images cannot be read")
+    assert again.stderr.startswith("vae: 1 image cannot be read")
     assert "strict" in refusal(vae(*line, "--strict", "--retry"))
     (images / "кот.png").unlink()
     assert vae(*line).exit_code == 0
@@ -76,7 +76,7 @@ def test_latents_are_decoded_and_images_reconstructed(images: Path, digits_model
     (images / "broken.png").write_bytes(b"broken")
     reconstructed = vae("reconstruct", images, *model, "--out", tmp_path / "reconstructed")
     assert reconstructed.exit_code == 3
-    assert "vae: 1 images could not be computed" in reconstructed.stderr
+    assert "vae: 1 image could not be computed" in reconstructed.stderr
     decode = ("decode", tmp_path / "latents", *model, "--out", tmp_path / "refused")
     assert refusal(vae(*decode, "--draw", "0")) == (
         f"draw: expected latents with draws, encoded with --samples, got 0 for {tmp_path / 'latents'}"

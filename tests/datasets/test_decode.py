@@ -168,7 +168,7 @@ def test_a_folder_with_files_of_others_is_refused(images: Path, digits_model: Pa
     out.mkdir()
     (out / "cat.jpg.png").write_bytes(b"of others")
     for options in (ImageOptions(), ImageOptions(overwrite=True)):
-        with pytest.raises(DataError, match=r"out: expected a new or empty folder.*; .*out has cat\.jpg\.png$"):
+        with pytest.raises(DataError, match=r"out: expected a new or empty folder.*; .*out has 'cat\.jpg\.png'$"):
             reconstruct_dataset(images, digits_model, out, options=options, hardware=CPU)
     assert [path.name for path in out.iterdir()] == ["cat.jpg.png"]
 

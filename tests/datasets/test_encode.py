@@ -305,7 +305,7 @@ def test_a_folder_with_files_of_others_is_refused(images: Path, digits_model: Pa
     for each in (name, "z"):
         (out / each).write_bytes(b"of others")
     before = files(out)
-    with pytest.raises(DataError, match=rf"out: expected a new or empty folder.*; .*out has {name} and 1 more"):
+    with pytest.raises(DataError, match=rf"out: expected a new or empty folder.*; .*out has '{name}' and 1 more"):
         encode(images, digits_model, out)
     assert files(out) == before
 
