@@ -10,7 +10,7 @@ import typer
 from app.cli.progress import notify
 from app.datasets.images import read_chunks
 from model.data.arrays import DataError
-from model.errors import UserError
+from model.errors import OptionsError
 from model.evaluation.calibration import calibrate
 from model.files import CheckpointError
 from model.formats import read_model
@@ -33,7 +33,7 @@ def run_calibration(model: Path, data: Sequence[str], limit: int) -> None:
 
     Raises `CheckpointError` for a folder that cannot be written, `DataError` for too few images.
     """
-    require(UserError, "limit", limit >= 0, "0 or more images", limit)
+    require(OptionsError, "limit", limit >= 0, "0 or more images", limit)
     if is_hub_name(model):
         raise CheckpointError(f"{model}: expected a folder for {TYPICALITY}, got a name on the hub")
     model = find_model(model)

@@ -18,7 +18,7 @@ from app.datasets.encode import EncodeSummary, encode_dataset
 from app.datasets.image_folder import UNREADABLE as REASONS
 from app.datasets.options import EncodeOptions, Hardware, ImageOptions, Progress, ProgressCallback
 from app.inference.image_sizes import Size
-from model.errors import UserError
+from model.errors import OptionsError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as of a shell."""
@@ -132,6 +132,6 @@ def parse_sizes(text: str) -> tuple[Size, ...]:
     for part in filter(None, text.replace(" ", "").split(",")):
         width, _, height = part.partition("x")
         if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-            raise UserError(f"bucket: expected sizes such as 512x512,768x512, got {part!r}")
+            raise OptionsError(f"bucket: expected sizes such as 512x512,768x512, got {part!r}")
         found.append((int(height), int(width)))
     return tuple(found)

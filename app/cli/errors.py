@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from model.errors import UserError
+from model.errors import OptionsError, UserError
 
 UNREADABLE = 3
 """Exit code of a command that has left out images that it could not read."""
@@ -40,18 +40,28 @@ class OneLineErrors(TyperGroup):
 
 
 def _described(error: TyperException) -> str:
-    """Return the parameter that is wrong, what was expected and what came."""
+    """Return the parameter that is wrong, as it is typed, what was expected and what came."""
     parameter = getattr(error, "param", None)
     if parameter is None:
         return error.format_message().rstrip(".")
-    if not error.message:
-        return f"{parameter.name}: expected a value, got none"
-    return f"{parameter.name}: {error.message.rstrip('.')}"
+    name = parameter.name if parameter.param_type_name == "argument" else parameter.opts[0]
+    return f"{name}: {error.message.rstrip('.') or 'expected a value, got none'}"
+
+
+def _as_typed(message: str) -> str:
+    """Replace the name of a parameter at the beginning of a message by its option."""
+    from app.settings import option_of  # noqa: PLC0415  # no command needs it that succeeds
+
+    name, colon, rest = message.partition(":")
+    return f"{option_of(name)}{colon}{rest}"
 
 
 @contextmanager
 def report_user_errors() -> Iterator[None]:
-    """Report a `UserError` in one line on stderr, with exit code 2. Any other exception keeps its traceback."""
+    """Report a `UserError` in one line on stderr, with exit code 2. Any other exception keeps its traceback.
+
+    An option is named as it is typed.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
@@ -59,6 +69,8 @@ def report_user_errors() -> Iterator[None]:
         if extra is None:
             raise
         _exit(f"{error}; install it with pip install 'vae-service[{extra}]'")
+    except OptionsError as error:
+        _exit(_as_typed(str(error)))
     except UserError as error:
         _exit(str(error))
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 
 from app.inference.device import choose_device
-from model.config import VAEConfig
+from model.config import ConfigError, VAEConfig
 from model.device import disable_tf32
-from model.training.options import BOUNDS, PRECISIONS, OptionsError, TrainingOptions, require_between
+from model.errors import OptionsError
+from model.training.options import BOUNDS, PRECISIONS, TrainingOptions, require_between
 
 
 class Architecture(NamedTuple):
@@ -37,8 +38,11 @@ class Architecture(NamedTuple):
         return self.start.image_shape if self.start else self._given_shape()
 
     def config(self, image_shape: tuple[int, ...]) -> VAEConfig:
-        """The architecture for images of one shape."""
-        return self.start or VAEConfig(**self._fields_for(image_shape))
+        """The architecture for images of one shape. Raises `OptionsError`."""
+        try:
+            return self.start or VAEConfig(**self._fields_for(image_shape))
+        except ConfigError as error:
+            raise OptionsError(str(error).replace("latent_shape:", "latent:", 1)) from None
 
     def continued_from(self, start: VAEConfig, given: Container[str], source: str) -> "Architecture":
         """The architecture of a trained model; raises `OptionsError` for a given option that contradicts it.

@@ -17,6 +17,7 @@ from model.config import VAEConfig
 from model.data.arrays import CheckOutline, Dataset, Outline
 from model.data.datasets import read_dataset
 from model.data.splits import split_by_content
+from model.errors import OptionsError
 from model.files import CheckpointError, read_json
 from model.records import read_metrics
 from model.training.defaults import (
@@ -33,7 +34,7 @@ from model.training.defaults import (
     require_possible,
     steps_per_epoch,
 )
-from model.training.options import OptionsError, TrainingOptions
+from model.training.options import TrainingOptions
 from model.training.resume import read_recorded_training
 from model.training.trainer import Training, measure_speed
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import model
-from model.errors import reporting_file
-from model.training.options import OptionsError
+from model.errors import OptionsError, reporting_file
 
 SHIPPED = Path(*model.__path__) / "recipes"
 

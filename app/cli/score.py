@@ -31,7 +31,7 @@ from app.runtimes.selection import compile_model
 from app.settings import Settings
 from model.data.arrays import DataError
 from model.elbo import SCORE_DRAWS
-from model.errors import UserError, reporting_file
+from model.errors import OptionsError, reporting_file
 from model.files import renamed_when_written, write_atomically
 from model.formats import read_model
 from model.interface import StoredModel
@@ -51,7 +51,7 @@ BINS, WIDTH = 10, 40
 class ScoreOptions:
     """Options of `vae score`: as the parameters of /score, `limit` of 0 for all images.
 
-    `fail_above` is the largest share of anomalous images that is no failure.
+    `fail_above` is the largest share of anomalous images that is no failure; it needs `alpha`. Raises `OptionsError`.
     """
 
     samples: int | None = None
@@ -63,15 +63,15 @@ class ScoreOptions:
 
     def __post_init__(self) -> None:
         if self.alpha is not None and not 0 < self.alpha < 1:
-            raise UserError(f"alpha: expected a number between 0 and 1, got {self.alpha}")
+            raise OptionsError(f"alpha: expected a number between 0 and 1, got {self.alpha}")
         if self.fail_above is not None and (self.alpha is None or not 0 <= self.fail_above <= 1):
-            raise UserError(f"fail_above: expected a share from 0 to 1 together with --alpha, got {self.fail_above}")
+            raise OptionsError(f"fail_above: expected a share from 0 to 1 together with alpha, got {self.fail_above}")
         if self.fit not in get_args(Fit):
-            raise UserError(f"fit: expected {', '.join(get_args(Fit))}, got {self.fit!r}")
+            raise OptionsError(f"fit: expected {', '.join(get_args(Fit))}, got {self.fit!r}")
         if self.samples is not None and self.samples < 1:
-            raise UserError(f"samples: expected at least 1, got {self.samples}")
-        require(UserError, "seed", 0 <= self.seed <= MAX_SEED, f"0 to {MAX_SEED}", self.seed)
-        require(UserError, "limit", self.limit >= 0, "0 or more images", self.limit)
+            raise OptionsError(f"samples: expected at least 1, got {self.samples}")
+        require(OptionsError, "seed", 0 <= self.seed <= MAX_SEED, f"0 to {MAX_SEED}", self.seed)
+        require(OptionsError, "limit", self.limit >= 0, "0 or more images", self.limit)
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class DatasetScorer:
             try:
                 require_decidable(self._spec, stored.typicality, options.alpha)
             except ServiceError as error:
-                raise UserError(error.detail) from None
+                raise OptionsError(error.detail) from None
         configure_torch(settings)
         self._device = TorchDevice(settings)
         compiled = partial(compile_model, stored.model, settings, self._device.target)
@@ -178,11 +178,11 @@ def run_score(data: Sequence[str], settings: Settings, out: Path, options: Score
     Exits with `ANOMALOUS` if a larger share than `fail_above` is anomalous.
     """
     if out.suffix not in (".csv", ".parquet"):
-        raise UserError(f"out: expected a file .csv or .parquet, got {out.name}")
+        raise OptionsError(f"out: expected a file .csv or .parquet, got {out.name}")
     if out.suffix == ".parquet":
         import_module("pyarrow")  # of an extra; missing, it is reported before the images are scored
     if not out.parent.is_dir():
-        raise UserError(f"out: expected a file in a folder that exists, got {out}")
+        raise OptionsError(f"out: expected a file in a folder that exists, got {out}")
     pictures = {name: out.with_name(f"{out.name}.{name}.png") for name in ("least", "most")}
     for path in (out, *pictures.values()):
         require_regular(path)

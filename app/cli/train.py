@@ -18,12 +18,11 @@ from app.cli.report import write_report
 from model.checkpoint import METRICS, write_checkpoint
 from model.data.arrays import Dataset
 from model.data.mnist import download_mnist
-from model.errors import reporting_file
+from model.errors import OptionsError, reporting_file
 from model.evaluation.model_card import CARD, PLOTS
 from model.files import CONFIG, WEIGHTS, CheckpointError, read_file, read_json, write_atomically, write_json
 from model.records import VERSION, TrainingRecord, read_metrics
 from model.training.budget import TimeBudget
-from model.training.options import OptionsError
 from model.training.resume import SNAPSHOT, resume_training, write_snapshot
 from model.training.trainer import Training
 

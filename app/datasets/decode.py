@@ -25,7 +25,7 @@ from app.inference.image_sizes import Size
 from app.inference.noise import Noise
 from model.data.arrays import DataError
 from model.data.latents import DRAWS, MEAN, Latents, check_shards
-from model.errors import UserError
+from model.errors import OptionsError
 from model.formats import load
 from model.interface import ImageModel, ModelSpec
 from model.validation import require
@@ -125,9 +125,9 @@ def reconstruct_dataset(
     loaded = load(model) if isinstance(model, str | Path) else model
     spec = loaded.spec
     if seed is not None:
-        require(UserError, "seed", 0 <= seed <= MAX_SEED, f"0 to {MAX_SEED}", seed)
+        require(OptionsError, "seed", 0 <= seed <= MAX_SEED, f"0 to {MAX_SEED}", seed)
     if seed is not None and not spec.has_variance:
-        raise UserError(f"seed: {spec.identity} has a deterministic encoder, there is nothing to draw from")
+        raise OptionsError(f"seed: {spec.identity} has a deterministic encoder, there is nothing to draw from")
     buckets = [list(size) for size in encoding.buckets]
     recipe = {
         "model": spec.identity,
@@ -153,8 +153,8 @@ def _require_draw(data: Latents, draw: int) -> None:
     """Raise `UserError` for a draw that a folder does not have."""
     count = data.recipe["samples"]
     if not count:
-        raise UserError(f"draw: expected latents with draws, encoded with --samples, got {draw} for {data.folder}")
-    require(UserError, "draw", 0 <= draw < count, f"0 to {count - 1}, the draws in {data.folder}", draw)
+        raise OptionsError(f"draw: expected latents with draws, encoded with --samples, got {draw} for {data.folder}")
+    require(OptionsError, "draw", 0 <= draw < count, f"0 to {count - 1}, the draws in {data.folder}", draw)
 
 
 class LatentReader:

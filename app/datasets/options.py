@@ -8,7 +8,7 @@ from app.codecs.images import Fit
 from app.codecs.lossy import DEFAULT_QUALITY
 from app.inference.image_sizes import Size
 from app.settings import Settings, read_settings
-from model.errors import UserError
+from model.errors import OptionsError
 from model.interface import FixedSize, ModelSpec
 from model.validation import require
 
@@ -53,7 +53,7 @@ class Hardware:
     @property
     def only_device(self) -> str:
         """The name of the device. Raises `UserError` for several."""
-        require(UserError, "device", len(self.devices) == 1, "one device", self.device)
+        require(OptionsError, "device", len(self.devices) == 1, "one device", self.device)
         return self.devices[0]
 
     def settings(self, device: str, threads: int = 0) -> Settings:
@@ -98,7 +98,7 @@ class EncodeOptions:
     def recipe(self, spec: ModelSpec, precision: str) -> dict[str, Any]:
         """Return what determines the latents of an image. Raises `UserError` for what the model cannot do."""
         if self.samples and not spec.has_variance:
-            raise UserError(f"samples: {spec.identity} has a deterministic encoder, there is nothing to draw from")
+            raise OptionsError(f"samples: {spec.identity} has a deterministic encoder, there is nothing to draw from")
         rule = spec.sizes
         return {
             "format": FORMAT,
@@ -132,11 +132,11 @@ class ImageOptions:
 
 
 def _require_one_of(name: str, value: str, allowed: Any) -> None:
-    require(UserError, name, value in get_args(allowed), ", ".join(get_args(allowed)), value)
+    require(OptionsError, name, value in get_args(allowed), ", ".join(get_args(allowed)), value)
 
 
 def _require_between(name: str, value: int, least: int, most: int) -> None:
-    require(UserError, name, least <= value <= most, f"{least} to {most}", value)
+    require(OptionsError, name, least <= value <= most, f"{least} to {most}", value)
 
 
 @dataclass(frozen=True, slots=True)

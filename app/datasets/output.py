@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from model.data.arrays import DataError
+from model.errors import OptionsError
 
 
 def require_no_others(folder: Path, index: str, own: re.Pattern[str]) -> None:
@@ -16,10 +16,10 @@ def require_no_others(folder: Path, index: str, own: re.Pattern[str]) -> None:
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         expected = f"a new or empty folder, or one with {index} of an earlier run"
-        raise DataError(f"out: expected {expected}; {folder} has {others[0]!r}{more}")
+        raise OptionsError(f"out: expected {expected}; {folder} has {others[0]!r}{more}")
 
 
 def require_regular(path: Path) -> None:
     """Raise `DataError` for a folder, pipe or device where a file will be written."""
     if path.exists() and not path.is_file():
-        raise DataError(f"out: {path}: expected a regular file")
+        raise OptionsError(f"out: {path}: expected a regular file")

@@ -36,7 +36,7 @@ from model.data.latents import (
     read_indices,
     shard_name,
 )
-from model.errors import UserError, reporting_file
+from model.errors import OptionsError, UserError, reporting_file
 from model.files import json_bytes, renamed_when_written
 
 log = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ class LatentStore:
 
     def _keep_shard_size(self, found: int) -> None:
         if found and self.shard_size not in (0, found):
-            raise DataError(
+            raise OptionsError(
                 f"shard_size: expected {found}, as {self.folder} has it, got {self.shard_size}; choose another folder"
             )
         self.shard_size = found or self.shard_size

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from model.data.arrays import CheckOutline, DataError, Dataset, Images, Outline
 from model.data.images import fit, upright_size
+from model.errors import OptionsError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
@@ -138,7 +139,9 @@ def _allocate(shape: tuple[int, ...]) -> Images:
         return np.empty(shape, np.uint8)
     except (MemoryError, ValueError):
         gib = prod(shape) / 2**30
-        raise DataError(f"image_shape: {shape[0]} images of {list(shape[1:])} take {gib:.0f} GiB of memory") from None
+        raise OptionsError(
+            f"image_shape: {shape[0]} images of {list(shape[1:])} take {gib:.0f} GiB of memory"
+        ) from None
 
 
 def _has_colour(paths: Sequence[Path], image_shape: tuple[int, ...]) -> bool:

@@ -6,7 +6,8 @@ from math import ceil, prod
 from typing import Any, NamedTuple
 
 from model.data.arrays import Images
-from model.training.options import OptionsError, TrainingOptions
+from model.errors import OptionsError
+from model.training.options import TrainingOptions
 
 MAX_EPOCHS = 10**6
 

@@ -6,13 +6,8 @@ from functools import partial
 from math import isfinite
 from typing import Any
 
-from model.errors import UserError
+from model.errors import OptionsError
 from model.validation import require
-
-
-class OptionsError(UserError):
-    """Invalid option; the message names the option, what was expected and what came."""
-
 
 _require: Callable[[str, bool, str, object], None] = partial(require, OptionsError)
 

@@ -16,9 +16,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from model.config import ConfigError, VAEConfig
+from model.errors import OptionsError
 from model.files import CheckpointError, open_regular, parse_json, write_atomically
 from model.records import EpochRecord, read_record
-from model.training.options import OptionsError, TrainingOptions
+from model.training.options import TrainingOptions
 from model.training.trainer import Training
 
 SNAPSHOT = "training.safetensors"

@@ -21,7 +21,7 @@ from model.checkpoint import Checkpoint
 from model.config import VAEConfig
 from model.data.arrays import DataError, Images, digest
 from model.device import autocast
-from model.errors import UserError
+from model.errors import OptionsError, UserError
 from model.pixels import to_pixels
 from model.records import EpochRecord
 from model.training import schedules
@@ -295,7 +295,7 @@ def _check_number(images: Images, holdout: int) -> None:
     if not len(images):
         raise DataError("images: expected at least one to train on, got none")
     if len(images) <= holdout:
-        raise DataError(f"holdout: expected fewer than the {len(images)} training images, got {holdout}")
+        raise OptionsError(f"holdout: expected fewer than the {len(images)} training images, got {holdout}")
 
 
 def _initial_vae(config: VAEConfig, images: Images, seed: int, start: Checkpoint | None) -> VAE:

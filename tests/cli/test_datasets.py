@@ -42,15 +42,15 @@ def test_unreadable_images_are_named_and_the_exit_code_is_3(images: Path, digits
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--fit stretch", "fit: expected resize, pad, crop, exact, got 'stretch'"),
-        ("--dtype float64", "dtype: expected float32, float16, bfloat16, got 'float64'"),
-        ("--bucket 512", "bucket: expected sizes such as 512x512,768x512, got '512'"),
+        ("--fit stretch", "--fit: expected resize, pad, crop, exact, got 'stretch'"),
+        ("--dtype float64", "--dtype: expected float32, float16, bfloat16, got 'float64'"),
+        ("--bucket 512", "--bucket: expected sizes such as 512x512,768x512, got '512'"),
         ("--bucket 16x16", "bucket 16x16: height: expected 8, the only one that the model takes, got 16"),
-        ("--samples -1", "samples: expected 0 to 4096, got -1"),
-        ("--shard-size -1", "shard_size: expected 0 to 1000000000, got -1"),
-        ("--batch-size 5000", "batch_size: expected 0 to 4096, got 5000"),
-        ("--seed -1", "seed: expected 0 to 9223372036854775807, got -1"),
-        ("--threads -1", "threads: expected 0 to 1024, got -1"),
+        ("--samples -1", "--samples: expected 0 to 4096, got -1"),
+        ("--shard-size -1", "--shard-size: expected 0 to 1000000000, got -1"),
+        ("--batch-size 5000", "--batch-size: expected 0 to 4096, got 5000"),
+        ("--seed -1", "--seed: expected 0 to 9223372036854775807, got -1"),
+        ("--threads -1", "--threads: expected 0 to 1024, got -1"),
         ("--precision int8", "precision: expected 'float32', 'bfloat16' or 'float16', got 'int8' from --precision"),
         ("--device tpu", "device: expected auto, cpu, cuda or cuda:N, got 'tpu' from --device"),
     ],
@@ -79,9 +79,9 @@ def test_latents_are_decoded_and_images_reconstructed(images: Path, digits_model
     assert "vae: 1 image could not be computed" in reconstructed.stderr
     decode = ("decode", tmp_path / "latents", *model, "--out", tmp_path / "refused")
     assert refusal(vae(*decode, "--draw", "0")) == (
-        f"draw: expected latents with draws, encoded with --samples, got 0 for {tmp_path / 'latents'}"
+        f"--draw: expected latents with draws, encoded with --samples, got 0 for {tmp_path / 'latents'}"
     )
-    assert "quality: expected 1 to 100, got 0" in refusal(vae(*decode, "--quality", "0"))
-    assert "image_format: expected png, jpeg, webp, got 'gif'" in refusal(vae(*decode, "--image-format", "gif"))
-    assert "device: expected one device, got 'cpu,cpu'" in refusal(vae(*decode, "--device", "cpu,cpu"))
+    assert "--quality: expected 1 to 100, got 0" in refusal(vae(*decode, "--quality", "0"))
+    assert "--image-format: expected png, jpeg, webp, got 'gif'" in refusal(vae(*decode, "--image-format", "gif"))
+    assert "--device: expected one device, got 'cpu,cpu'" in refusal(vae(*decode, "--device", "cpu,cpu"))
     assert not (tmp_path / "refused").exists()

@@ -143,7 +143,7 @@ def test_replace_lets_figures_of_fewer_images_replace_earlier_ones(evaluated: Pa
     assert kept["reference"]["images"] == 20
     assert "Means over 20 images" in (evaluated / "README.md").read_text()
     message = refusal(vae("evaluate --replace", "--model", evaluated, "--data", data))
-    assert message == "replace: expected together with --save"
+    assert message == "--replace: expected together with --save"
 
 
 def test_figures_are_not_saved_if_the_weights_have_changed_meanwhile(evaluated: Path, data: Path) -> None:
@@ -213,10 +213,10 @@ def test_figures_are_printed_although_they_cannot_be_written(digits_model: Path,
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("--samples 0", "samples: expected an integer from 1 to 1000000, got 0"),
-        ("--binarize static", "binarize: expected dynamic or none, got 'static'"),
-        ("--precision half", "precision: expected float32 or bfloat16, got 'half'"),
-        ("--limit -1", "limit: expected an integer from 0 to 1000000000, got -1"),
+        ("--samples 0", "--samples: expected an integer from 1 to 1000000, got 0"),
+        ("--binarize static", "--binarize: expected dynamic or none, got 'static'"),
+        ("--precision half", "--precision: expected float32 or bfloat16, got 'half'"),
+        ("--limit -1", "--limit: expected an integer from 0 to 1000000000, got -1"),
         ("--device cuda:99", "device: expected"),
     ],
 )

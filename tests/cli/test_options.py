@@ -45,15 +45,15 @@ ARCHITECTURE = "--latent 4 --stride 2 --channels 8,8 --blocks 1,0 --hidden 24 --
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ("--latent 5", "latent: expected 4, as --start has it, got 5"),
-        ("--stride 1", "stride: expected 2, as --start has it, got 1"),
-        ("--channels 8", "channels: expected 8,8, as --start has it, got 8"),
-        ("--blocks 1,1", "blocks: expected 1,0, as --start has it, got 1,1"),
-        ("--hidden=", "hidden: expected 24, as --start has it, got none"),
-        ("--image-shape 3,8,8", "image_shape: expected 1,8,8, as --start has it, got 3,8,8"),
-        ("--likelihood logistic", "likelihood: expected 'bernoulli', as --start has it, got 'logistic'"),
-        ("--scale 0.2", "scale: expected 0.1, as --start has it, got 0.2"),
-        ("--recipe mnist-cpu", "latent: expected 4, as --start has it, got 32"),
+        ("--latent 5", "--latent: expected 4, as --start has it, got 5"),
+        ("--stride 1", "--stride: expected 2, as --start has it, got 1"),
+        ("--channels 8", "--channels: expected 8,8, as --start has it, got 8"),
+        ("--blocks 1,1", "--blocks: expected 1,0, as --start has it, got 1,1"),
+        ("--hidden=", "--hidden: expected 24, as --start has it, got none"),
+        ("--image-shape 3,8,8", "--image-shape: expected 1,8,8, as --start has it, got 3,8,8"),
+        ("--likelihood logistic", "--likelihood: expected 'bernoulli', as --start has it, got 'logistic'"),
+        ("--scale 0.2", "--scale: expected 0.1, as --start has it, got 0.2"),
+        ("--recipe mnist-cpu", "--latent: expected 4, as --start has it, got 32"),
     ],
 )
 def test_an_architecture_that_contradicts_the_trained_model_is_rejected(digits_model, data, tmp_path, given, reason):
@@ -101,7 +101,7 @@ def test_a_number_out_of_range_is_reported_with_its_option(digits_model, data, t
     for value in (HUGE, most + 1):
         line = f"{command} --{option.replace('_', '-')} {value} --device cpu"
         message = refusal(vae(line, *where, "--data", data))
-        assert message.startswith(f"{option}: expected ")
+        assert message.startswith(f"--{option.replace('_', '-')}: expected ")
         assert message.endswith(f" to {most}, got {value}")
 
 

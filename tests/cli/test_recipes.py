@@ -58,7 +58,7 @@ def test_a_recipe_can_be_a_file(data: Path, tmp_path: Path):
         (ABOUT + "[options]\nepoch = 3", "epoch is not an option of vae train"),
         (ABOUT + '[options]\nout = "elsewhere"', "out is not an option of vae train"),
         (ABOUT + "[options]\nchannels = [8, 8]", "channels: expected integers like 4,7,7, got '[8, 8]'"),
-        (ABOUT + "[options]\nepochs = 2.5", "epochs: expected an integer, got 2.5"),
+        (ABOUT + "[options]\nepochs = 2.5", "--epochs: expected an integer, got 2.5"),
         (ABOUT + '[options]\nobjective = "better"', "objective: expected elbo, iwae or dreg, got 'better'"),
     ],
 )
@@ -88,4 +88,4 @@ def test_the_recipe_in_the_documents_is_valid(tmp_path: Path):
 
 def test_an_unknown_recipe_is_reported_with_the_known_ones(tmp_path: Path):
     message = refusal(vae("train --recipe cifar --data x --out y"))
-    assert message == "recipe: expected emoji, mnist, mnist-cpu, mnist-iwae, photos or a .toml file, got 'cifar'"
+    assert message == "--recipe: expected emoji, mnist, mnist-cpu, mnist-iwae, photos or a .toml file, got 'cifar'"

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.cli.score import ANOMALOUS
+from app.cli.score import ANOMALOUS, ScoreOptions
 from app.codecs.images import write_npy
+from model.errors import OptionsError
 from model.typicality_files import TYPICALITY
 from tests.support.cli_runner import refusal, vae
 
@@ -121,8 +122,13 @@ def test_a_folder_under_the_name_of_an_output_is_refused_before_the_scoring(
 ) -> None:
     (tmp_path / name).mkdir()
     message = refusal(vae("score --device cpu", mixed, "--model", model, "--out", tmp_path / "scores.csv"))
-    assert message == f"out: {tmp_path / name}: expected a regular file"
+    assert message == f"--out: {tmp_path / name}: expected a regular file"
     assert [path.name for path in tmp_path.glob("scores*")] == [name]
+
+
+def test_the_python_api_names_its_parameter() -> None:
+    with pytest.raises(OptionsError, match=r"^fail_above: expected a share from 0 to 1 together with alpha, got 0.1$"):
+        ScoreOptions(fail_above=0.1)
 
 
 def test_options_that_do_not_fit_are_refused(
@@ -130,16 +136,16 @@ def test_options_that_do_not_fit_are_refused(
 ) -> None:
     out = ("--out", tmp_path / "scores.csv")
     refusals = {
-        "out: expected a file .csv or .parquet": ("score", mixed, "--model", model, "--out", tmp_path / "scores.txt"),
-        "alpha: not supported by digits": ("score --alpha 0.1", mixed, "--model", model, *out),
-        "alpha: expected a number between 0 and 1": ("score --alpha 1.5", mixed, "--model", calibrated_model, *out),
-        "fail_above: expected a share": ("score --fail-above 0.1", mixed, "--model", calibrated_model, *out),
-        "alpha: expected at least 0.00": ("score --alpha 1e-6", mixed, "--model", calibrated_model, *out),
-        "seed: expected 0 to 9223372036854775807, got -1": ("score --seed=-1", mixed, "--model", model, *out),
-        "limit: expected 0 or more images, got -1": ("score --limit=-1", mixed, "--model", model, *out),
-        "out: expected a file in a folder that exists": ("score", mixed, "--model", model, "--out", "none/s.csv"),
-        "limit: expected 0 or more images, got -5": ("calibrate --limit=-5", "--model", model, "--data", normal),
-        "fit: expected resize": ("score --fit other", mixed, "--model", calibrated_model, *out),
+        "--out: expected a file .csv or .parquet": ("score", mixed, "--model", model, "--out", tmp_path / "scores.txt"),
+        "--alpha: not supported by digits": ("score --alpha 0.1", mixed, "--model", model, *out),
+        "--alpha: expected a number between 0 and 1": ("score --alpha 1.5", mixed, "--model", calibrated_model, *out),
+        "--fail-above: expected a share": ("score --fail-above 0.1", mixed, "--model", calibrated_model, *out),
+        "--alpha: expected at least 0.00": ("score --alpha 1e-6", mixed, "--model", calibrated_model, *out),
+        "--seed: expected 0 to 9223372036854775807, got -1": ("score --seed=-1", mixed, "--model", model, *out),
+        "--limit: expected 0 or more images, got -1": ("score --limit=-1", mixed, "--model", model, *out),
+        "--out: expected a file in a folder that exists": ("score", mixed, "--model", model, "--out", "none/s.csv"),
+        "--limit: expected 0 or more images, got -5": ("calibrate --limit=-5", "--model", model, "--data", normal),
+        "--fit: expected resize": ("score --fit other", mixed, "--model", calibrated_model, *out),
         "no such file or folder": ("score", tmp_path / "none", "--model", calibrated_model, *out),
         "got a name on the hub": ("calibrate", "--model", "hf:one/two", "--data", normal),
         "at least 40 different images": ("calibrate --limit 10", "--model", model, "--data", tmp_path / "ten.npy"),

@@ -94,9 +94,9 @@ def test_an_interrupted_training_prints_how_to_continue(data: Path, tmp_path: Pa
 def test_a_finished_run_is_not_overwritten_and_not_changed_by_resuming(trained: Path, data: Path) -> None:
     before = (trained / WEIGHTS).read_bytes()
     again = vae(f"train {SMALL} --epochs 1", "--data", data, "--out", trained)
-    assert refusal(again) == f"out: {trained} already holds a training; use --resume to continue it"
+    assert refusal(again) == f"--out: {trained} already holds a training; use --resume to continue it"
     other = vae(f"train {SMALL} --epochs 1 --resume --clip 7", "--data", data, "--out", trained)
-    assert refusal(other) == "clip: expected 100.0, as in the snapshot, got 7.0"
+    assert refusal(other) == "--clip: expected 100.0, as in the snapshot, got 7.0"
     assert vae(f"train {SMALL} --epochs 1 --resume", "--data", data, "--out", trained).exit_code == 0
     assert (trained / WEIGHTS).read_bytes() == before
 
@@ -113,13 +113,13 @@ def test_a_training_is_resumed_with_its_own_options(trained: Path, data: Path, o
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("--beta 2", "beta: expected 1.0, as in the snapshot, got 2.0"),
-        ("--latent 4", "latent: expected 3, as in the snapshot, got 4"),
-        ("--channels 8,8", "channels: expected 8, as in the snapshot, got 8,8"),
-        ("--likelihood logistic", "likelihood: expected 'bernoulli', as in the snapshot, got 'logistic'"),
-        ("--binarize none", "binarize: expected 'dynamic', as in the snapshot, got 'none'"),
-        ("--objective vae", "objective: expected elbo, iwae or dreg, got 'vae'"),
-        ("--recipe mnist-cpu", "latent: expected 3, as in the snapshot, got 32"),
+        ("--beta 2", "--beta: expected 1.0, as in the snapshot, got 2.0"),
+        ("--latent 4", "--latent: expected 3, as in the snapshot, got 4"),
+        ("--channels 8,8", "--channels: expected 8, as in the snapshot, got 8,8"),
+        ("--likelihood logistic", "--likelihood: expected 'bernoulli', as in the snapshot, got 'logistic'"),
+        ("--binarize none", "--binarize: expected 'dynamic', as in the snapshot, got 'none'"),
+        ("--objective vae", "--objective: expected elbo, iwae or dreg, got 'vae'"),
+        ("--recipe mnist-cpu", "--latent: expected 3, as in the snapshot, got 32"),
     ],
 )
 def test_an_option_that_contradicts_the_resumed_training_is_reported(
@@ -145,8 +145,8 @@ def test_a_complete_training_without_state_is_left_as_it_is(data: Path, tmp_path
     for options in ("", line.removeprefix("train")):
         assert "vae: all 1 epochs are done\n" in vae(f"train --resume {options}", "--data", data, "--out", run).stderr
     message = refusal(vae("train --resume --epochs 3", "--data", data, "--out", run))
-    assert message.startswith("epochs: expected 1, as the complete training had, got 3; its state was removed")
-    assert refusal(vae(line, "--data", data, "--out", run)) == f"out: {run} already holds a model"
+    assert message.startswith("--epochs: expected 1, as the complete training had, got 3; its state was removed")
+    assert refusal(vae(line, "--data", data, "--out", run)) == f"--out: {run} already holds a model"
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -157,7 +157,7 @@ def test_a_training_from_a_model_is_resumed_without_it(trained: Path, data: Path
         result = vae("train --resume --keep-state", *start, *last)
         assert result.exit_code == 0, result.output
     message = refusal(vae("train --resume", "--start", tmp_path / "last", *last))
-    assert message.startswith("start: expected ")
+    assert message.startswith("--start: expected ")
 
 
 def test_an_existing_model_is_not_overwritten(digits_model: Path, data: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_an_existing_model_is_not_overwritten(digits_model: Path, data: Path, tm
         line = ["--start", digits_model, "--data", data, "--out", tmp_path / "own"]
         for resume in ([], ["--resume"]):
             message = refusal(vae("train --epochs 1 --device cpu", *line, *resume))
-            assert message == f"out: {tmp_path / 'own'} already holds a model"
+            assert message == f"--out: {tmp_path / 'own'} already holds a model"
         (tmp_path / "own" / name).unlink()
 
 
@@ -239,29 +239,29 @@ def test_a_last_phase_starts_from_a_trained_model_and_its_architecture(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("--epochs 0", "epochs: expected an integer from 1 to 1000000, got 0"),
-        ("--latent x", "latent: expected integers like 4,7,7, got 'x'"),
-        ("--latent 4,2,2,2", "latent_shape: expected 1 or 3 integers"),
-        ("--channels 8,8 --blocks 1", "blocks: expected as many as channels, got (1,)"),
-        ("--stride 3", "stride: expected 1 or 2, got 3"),
-        ("--likelihood poisson", "likelihood: expected one of bernoulli"),
-        ("--schedule linear", "schedule: expected cosine or constant, got 'linear'"),
-        ("--image-shape 1,8", "image_shape: expected C,H,W with C of 1 or 3, got '1,8'"),
+        ("--epochs 0", "--epochs: expected an integer from 1 to 1000000, got 0"),
+        ("--latent x", "--latent: expected integers like 4,7,7, got 'x'"),
+        ("--latent 4,2,2,2", "--latent: expected 1 or 3 integers"),
+        ("--channels 8,8 --blocks 1", "--blocks: expected as many as channels, got (1,)"),
+        ("--stride 3", "--stride: expected 1 or 2, got 3"),
+        ("--likelihood poisson", "--likelihood: expected one of bernoulli"),
+        ("--schedule linear", "--schedule: expected cosine or constant, got 'linear'"),
+        ("--image-shape 1,8", "--image-shape: expected C,H,W with C of 1 or 3, got '1,8'"),
         ("--image-shape 1,9,9", "expected images of shape (1, 9, 9), got (1, 8, 8)"),
-        ("--objective vae", "objective: expected elbo, iwae or dreg, got 'vae'"),
-        ("--beta 0", "beta: expected a weight above 0, got 0.0"),
-        ("--augment turn", "augment: expected flip, crop or flip,crop, got 'turn'"),
-        ("--minutes 1", "minutes: expected in place of epochs, got 1 beside epochs 1"),
+        ("--objective vae", "--objective: expected elbo, iwae or dreg, got 'vae'"),
+        ("--beta 0", "--beta: expected a weight above 0, got 0.0"),
+        ("--augment turn", "--augment: expected flip, crop or flip,crop, got 'turn'"),
+        ("--minutes 1", "--minutes: expected in place of epochs, got 1 beside epochs 1"),
         *(
-            (f"--minutes={value}", f"minutes: expected a number above 0, at most 1e+06, got {value}")
+            (f"--minutes={value}", f"--minutes: expected a number above 0, at most 1e+06, got {value}")
             for value in ("0", "-1", "nan", "inf")
         ),
-        ("--warmup 9999", "warmup: expected at most the 38 steps of the training, got 9999"),
-        ("--kl-warmup 1.5", "kl_warmup: expected at most the 1 epochs of the training, got 1.5"),
-        ("--patience 3 --holdout 0", "patience: expected images for validation; holdout is 0"),
-        ("--holdout 600", "holdout: expected fewer than the 600 training images, got 600"),
-        ("--device tpu", "device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
-        ("--threads -1", "threads: expected an integer from 0 to 1024, got -1"),
+        ("--warmup 9999", "--warmup: expected at most the 38 steps of the training, got 9999"),
+        ("--kl-warmup 1.5", "--kl-warmup: expected at most the 1 epochs of the training, got 1.5"),
+        ("--patience 3 --holdout 0", "--patience: expected images for validation; holdout is 0"),
+        ("--holdout 600", "--holdout: expected fewer than the 600 training images, got 600"),
+        ("--device tpu", "--device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
+        ("--threads -1", "--threads: expected an integer from 0 to 1024, got -1"),
     ],
 )
 def test_an_invalid_option_is_reported_in_one_line(data: Path, tmp_path: Path, options: str, reason: str) -> None:
@@ -272,11 +272,11 @@ def test_an_invalid_option_is_reported_in_one_line(data: Path, tmp_path: Path, o
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("train --epochs many", "epochs: expected an integer, got 'many'"),
-        ("train --epochs 2.5", "epochs: expected an integer, got '2.5'"),
-        ("train --learning-rate=", "learning_rate: expected a number, got ''"),
-        ("train --kl-warmup 1,5", "kl_warmup: expected a number, got '1,5'"),
-        ("evaluate --limit all", "limit: expected an integer, got 'all'"),
+        ("train --epochs many", "--epochs: expected an integer, got 'many'"),
+        ("train --epochs 2.5", "--epochs: expected an integer, got '2.5'"),
+        ("train --learning-rate=", "--learning-rate: expected a number, got ''"),
+        ("train --kl-warmup 1,5", "--kl-warmup: expected a number, got '1,5'"),
+        ("evaluate --limit all", "--limit: expected an integer, got 'all'"),
     ],
 )
 def test_a_text_in_place_of_a_number_is_reported_with_its_option(line: str, reason: str) -> None:
@@ -317,6 +317,6 @@ def test_files_that_a_training_would_overwrite_are_reported_before_it(data: Path
     path.write_text("written by hand")
     for resume in ([], ["--resume"]):
         message = refusal(vae(f"train {SMALL} --epochs 1", *resume, "--data", data, "--out", tmp_path / "project"))
-        assert message.startswith(f"out: {tmp_path / 'project'} already holds ")
+        assert message.startswith(f"--out: {tmp_path / 'project'} already holds ")
     assert path.read_text() == "written by hand"
     assert [file for file in (tmp_path / "project").rglob("*") if file.is_file()] == [path]

@@ -48,22 +48,23 @@ def test_bernoulli_is_refused_for_colour_images(shapes: Path, tmp_path: Path) ->
     line = f"train {SMALL} --epochs 1 --warmup 0"
     result = vae(line, "--data", shapes, "--out", tmp_path / "run")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("vae: likelihood: expected logistic, or binarize none, for colour")
+    expected = "vae: --likelihood: expected logistic, or binarize none, for colour"
+    assert result.stderr.splitlines()[-1].startswith(expected)
     assert vae(f"{line} --binarize none", "--data", shapes, "--out", tmp_path / "run").exit_code == 0
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("--likelihood bernoulli", "likelihood: expected logistic, or binarize none, for colour images"),
-        ("--likelihood poisson", "likelihood: expected one of bernoulli"),
-        ("--channels 8,8 --blocks 1", "blocks: expected as many as channels, got (1,)"),
-        ("--channels 8 --hidden= --latent 4,3,3", "latent_shape: expected a latent on the coarsest grid (8, 8)"),
-        ("--epochs 2 --kl-warmup 3", "kl_warmup: expected at most the 2 epochs of the training, got 3"),
-        ("--epochs 2 --warmup 99", "warmup: expected at most the 12 steps of the training, got 99"),
-        ("--epochs 2 --batch-size 90 --warmup 3", "warmup: expected at most the 2 steps of the training, got 3"),
-        ("--holdout 90", "holdout: expected fewer than the 81 training images, got 90"),
-        ("--holdout 0 --patience 3", "patience: expected images for validation; holdout is 0"),
+        ("--likelihood bernoulli", "--likelihood: expected logistic, or binarize none, for colour images"),
+        ("--likelihood poisson", "--likelihood: expected one of bernoulli"),
+        ("--channels 8,8 --blocks 1", "--blocks: expected as many as channels, got (1,)"),
+        ("--channels 8 --hidden= --latent 4,3,3", "--latent: expected a latent on the coarsest grid (8, 8)"),
+        ("--epochs 2 --kl-warmup 3", "--kl-warmup: expected at most the 2 epochs of the training, got 3"),
+        ("--epochs 2 --warmup 99", "--warmup: expected at most the 12 steps of the training, got 99"),
+        ("--epochs 2 --batch-size 90 --warmup 3", "--warmup: expected at most the 2 steps of the training, got 3"),
+        ("--holdout 90", "--holdout: expected fewer than the 81 training images, got 90"),
+        ("--holdout 0 --patience 3", "--patience: expected images for validation; holdout is 0"),
     ],
 )
 def test_options_that_cannot_work_are_reported_before_all_images_are_read(

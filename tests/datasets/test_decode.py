@@ -16,7 +16,7 @@ from app.datasets.image_folder import RECIPE, UNREADABLE, ImageFolder
 from app.datasets.latent_encoder import seed_of
 from app.datasets.options import EncodeOptions, Hardware, ImageOptions
 from model.data.arrays import DataError
-from model.errors import UserError
+from model.errors import OptionsError, UserError
 from tests.support.image_folders import NAMES, image, write_images, write_named
 from tests.support.in_thread_server import listening
 
@@ -168,7 +168,7 @@ def test_a_folder_with_files_of_others_is_refused(images: Path, digits_model: Pa
     out.mkdir()
     (out / "cat.jpg.png").write_bytes(b"of others")
     for options in (ImageOptions(), ImageOptions(overwrite=True)):
-        with pytest.raises(DataError, match=r"out: expected a new or empty folder.*; .*out has 'cat\.jpg\.png'$"):
+        with pytest.raises(OptionsError, match=r"out: expected a new or empty folder.*; .*out has 'cat\.jpg\.png'$"):
             reconstruct_dataset(images, digits_model, out, options=options, hardware=CPU)
     assert [path.name for path in out.iterdir()] == ["cat.jpg.png"]
 
@@ -185,7 +185,7 @@ def test_a_folder_in_place_of_the_list_of_unreadable_images_is_refused(
     reconstruct_dataset(images, digits_model, tmp_path / "out", hardware=CPU)
     (tmp_path / "out" / UNREADABLE).unlink()
     (tmp_path / "out" / UNREADABLE).mkdir()
-    with pytest.raises(DataError, match=r"unreadable\.txt: expected a regular file"):
+    with pytest.raises(OptionsError, match=r"unreadable\.txt: expected a regular file"):
         reconstruct_dataset(images, digits_model, tmp_path / "out", hardware=CPU)
 
 

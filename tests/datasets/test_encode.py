@@ -25,7 +25,7 @@ from app.datasets.latent_encoder import seed_of
 from app.datasets.options import EncodeOptions, Hardware, Progress
 from model.data import latents
 from model.data.arrays import DataError
-from model.errors import UserError
+from model.errors import OptionsError, UserError
 from model.formats import load
 from tests.support.image_folders import NAMES, image, write_images, write_named
 from tests.support.in_thread_server import listening
@@ -183,14 +183,14 @@ def test_latents_of_other_options_are_not_mixed(images: Path, colour_model: Path
 def test_a_folder_keeps_the_size_of_its_shards(images: Path, colour_model: Path, tmp_path: Path):
     out = tmp_path / "out"
     encode(images, colour_model, out, shard_size=20)
-    with pytest.raises(DataError, match=r"shard_size: expected 20, as .*out has it, got 30"):
+    with pytest.raises(OptionsError, match=r"shard_size: expected 20, as .*out has it, got 30"):
         encode(images, colour_model, out, shard_size=30)
     write_images(images / "new", 50)
     assert encode(images, colour_model, out).contents.shards == 3 + 3
     assert max(row["row"] for row in index(out).values() if not row["error"]) < 20
     assert encode(images, colour_model, out, shard_size=20).encoded == 0
     encode(images, colour_model, tmp_path / "default")
-    with pytest.raises(DataError, match=r"shard_size: expected 4096, .* got 20"):
+    with pytest.raises(OptionsError, match=r"shard_size: expected 4096, .* got 20"):
         encode(images, colour_model, tmp_path / "default", shard_size=20)
 
 
@@ -305,7 +305,7 @@ def test_a_folder_with_files_of_others_is_refused(images: Path, digits_model: Pa
     for each in (name, "z"):
         (out / each).write_bytes(b"of others")
     before = files(out)
-    with pytest.raises(DataError, match=rf"out: expected a new or empty folder.*; .*out has '{name}' and 1 more"):
+    with pytest.raises(OptionsError, match=rf"out: expected a new or empty folder.*; .*out has '{name}' and 1 more"):
         encode(images, digits_model, out)
     assert files(out) == before
 
@@ -317,7 +317,7 @@ def test_what_is_no_file_under_the_name_of_one_is_refused(
 ):
     (tmp_path / "out").mkdir()
     make(tmp_path / "out" / name)
-    with pytest.raises(DataError, match=rf"{name}: expected a regular file"):
+    with pytest.raises(OptionsError, match=rf"{name}: expected a regular file"):
         encode(images, digits_model, tmp_path / "out")
 
 

@@ -9,7 +9,7 @@ import typer
 from app.cli.commands.parameters import Model, TorchDevice, TorchThreads
 from app.cli.errors import report_user_errors
 from app.cli.number_options import integer_option, real_option
-from model.errors import UserError
+from model.errors import OptionsError
 from model.shipped import find_model
 from model.training.options import TrainingOptions
 
@@ -157,7 +157,7 @@ def evaluate(
 
         model = find_model(model)
         if replace and not save:
-            raise UserError("replace: expected together with --save")
+            raise OptionsError("replace: expected together with --save")
         if save:
             from app.cli.report import require_saveable, save_evaluation
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from model.config import VAEConfig
-from model.training.options import OptionsError, TrainingOptions
+from model.errors import OptionsError
+from model.training.options import TrainingOptions
 from model.training.trainer import Training
 
 COLOUR = VAEConfig(

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from model.config import VAEConfig
 from model.elbo import bounds
+from model.errors import OptionsError
 from model.gaussian import DiagonalGaussian
 from model.training.objectives import OBJECTIVES
-from model.training.options import OptionsError, TrainingOptions
+from model.training.options import TrainingOptions
 from model.vae import VAE
 
 CONFIG = VAEConfig(image_shape=(1, 4, 4), latent_shape=(3,), hidden=(8,))

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from model.training.options import OptionsError, TrainingOptions
+from model.errors import OptionsError
+from model.training.options import TrainingOptions
 
 OPTIONS = TrainingOptions(learning_rate=0.01, warmup=10, kl_warmup=4.0, ema=0.99)
 

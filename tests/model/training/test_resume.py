@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from model.checkpoint import Checkpoint
 from model.config import VAEConfig
+from model.errors import OptionsError
 from model.files import CheckpointError
-from model.training.options import OptionsError, TrainingOptions
+from model.training.options import TrainingOptions
 from model.training.resume import (
     SNAPSHOT,
     RecordedTraining,
