@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from model.checkpoint import METRICS, read_checkpoint
 from model.elbo_percentiles import ElboPercentiles, auroc
@@ -19,6 +18,8 @@ RISING = [float(n) for n in range(-150, -49)]
 
 @given(scores, scores)
 def test_the_auroc_agrees_with_scikit_learn(positive, negative):
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415  # a second, which other tests do not need
+
     labels = np.r_[np.ones(len(positive)), np.zeros(len(negative))]
     assert auroc(positive, negative) == pytest.approx(roc_auc_score(labels, np.r_[positive, negative]))
 

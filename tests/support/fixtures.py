@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from sklearn.datasets import load_digits
 
 from app import single_flight
 from app.codecs.images import configure_pillow_limits
@@ -56,8 +56,16 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def digits() -> np.ndarray:
-    """1,797 real handwritten digits, uint8 [N, 1, 8, 8]."""
-    return (load_digits().images * 255 / 16).round().astype(np.uint8)[:, None]
+    """1,797 real handwritten digits, uint8 [N, 1, 8, 8].
+
+    They are read from the file of scikit-learn; its import takes a second of each process.
+    """
+    spec = find_spec("sklearn")
+    assert spec
+    assert spec.submodule_search_locations
+    file = Path(spec.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+    levels = np.loadtxt(file, delimiter=",")[:, :64].reshape(-1, 1, 8, 8)
+    return (levels * 255 / 16).round().astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
