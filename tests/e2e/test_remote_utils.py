@@ -146,9 +146,16 @@ def side_by_side(images: torch.Tensor) -> torch.Tensor:
     return torch.cat([*images], dim=-1)[None]
 
 
-@pytest.mark.parametrize("scaling", SCALINGS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("form", [form for form in FORMS if form.image_format == "png" or form.processor], ids=str)
+LOSSLESS = [form for form in FORMS if form.image_format == "png" or form.processor]
+PAIRS = [
+    (form, DTYPES[(place + number) % len(DTYPES)], scaling)
+    for place, form in enumerate(LOSSLESS)
+    for number, scaling in enumerate(SCALINGS)
+]
+"""Each two of a form, a data type and a scaling together."""
+
+
+@pytest.mark.parametrize(("form", "dtype", "scaling"), PAIRS, ids=str)
 async def test_decoded_images_are_those_of_diffusers(service, local, form, dtype, scaling):
     for count, is_packed in product((1, 2), (False, True)):
         z, expected = local(count, dtype, scaling)
