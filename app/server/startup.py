@@ -1,10 +1,12 @@
 """First steps of the command, before any slow import: standard files and signals."""
 
+import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 STDERR = 2
@@ -19,6 +21,18 @@ def prepare_command(arguments: Sequence[str]) -> None:
     open_standard_files()
     if arguments[:1] == ["serve"]:
         hold_signals()
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Postpone the collection of garbage in a block of slow imports, which takes a quarter of their time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def open_standard_files() -> None:

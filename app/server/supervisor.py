@@ -32,7 +32,7 @@ from app.server.messages import (
     ReloadModel,
 )
 from app.server.open_files import fit_connections
-from app.server.startup import ignore_signals, release_signals
+from app.server.startup import ignore_signals, release_signals, without_collections
 from app.server.worker_process import WorkerProcess, backoff
 from app.settings import Settings
 from model.errors import UserError
@@ -64,7 +64,8 @@ def serve(settings: Settings, policy: SupervisionPolicy | None = None) -> None:
     """
     settings = fit_connections(with_worker_count(settings))
     if settings.workers == 1:
-        from app.server.server import serve as serve_single  # noqa: PLC0415  # it imports torch, see above
+        with without_collections():
+            from app.server.server import serve as serve_single  # noqa: PLC0415  # it imports torch, see above
 
         serve_single(settings)
         return

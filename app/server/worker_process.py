@@ -24,6 +24,7 @@ from app.server.messages import (
     StartFailed,
     SupervisorMessage,
 )
+from app.server.startup import without_collections
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if sys.platform != "wi
 def _run_worker(
     settings: Settings, number: int, messages: socket.socket, connections: socket.socket, slots: MutableSequence[int]
 ) -> None:
-    from app.server.worker import run_worker  # noqa: PLC0415  # it imports torch, which the supervisor does not need
+    with without_collections():
+        from app.server.worker import run_worker  # noqa: PLC0415  # it imports torch, which the supervisor does not need
 
     run_worker(settings, number, messages, connections, slots)
 

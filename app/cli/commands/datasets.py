@@ -21,6 +21,7 @@ from app.cli.commands.parameters import (
 )
 from app.cli.errors import report_user_errors
 from app.cli.number_options import integer_option, real_option
+from app.server.startup import without_collections
 
 
 def encode(
@@ -57,8 +58,9 @@ def encode(
     Exits with 3 if an image could not be read; the index has the reason.
     """
     with report_user_errors():
-        from app.cli.datasets import parse_sizes, run_encode
-        from app.datasets.options import EncodeOptions, Hardware
+        with without_collections():
+            from app.cli.datasets import parse_sizes, run_encode
+            from app.datasets.options import EncodeOptions, Hardware
 
         options = EncodeOptions(
             fit=fit,  # type: ignore[arg-type]  # it checks the options
@@ -90,8 +92,9 @@ def decode(
 ) -> None:
     """Decode latents that encode has written: an image for each, under its relative path."""
     with report_user_errors():
-        from app.cli.datasets import run_decode
-        from app.datasets.options import Hardware, ImageOptions
+        with without_collections():
+            from app.cli.datasets import run_decode
+            from app.datasets.options import Hardware, ImageOptions
 
         options = ImageOptions(image_format, quality, overwrite)  # type: ignore[arg-type]  # it checks them
         run_decode(latents, model, out, options, Hardware(device, precision, threads, batch_size), draw)
@@ -118,8 +121,9 @@ def reconstruct(
     Exits with 3 if an image could not be read; unreadable.txt has the reason.
     """
     with report_user_errors():
-        from app.cli.datasets import parse_sizes, run_reconstruct
-        from app.datasets.options import EncodeOptions, Hardware, ImageOptions
+        with without_collections():
+            from app.cli.datasets import parse_sizes, run_reconstruct
+            from app.datasets.options import EncodeOptions, Hardware, ImageOptions
 
         encoding = EncodeOptions(fit, parse_sizes(bucket), strict=strict)  # type: ignore[arg-type]  # it checks them
         options = ImageOptions(image_format, quality, overwrite)  # type: ignore[arg-type]
@@ -146,8 +150,9 @@ def score(
     Exits with 4 if a larger share than --fail-above is anomalous, else with 3 if an image could not be read.
     """
     with report_user_errors():
-        from app.cli.score import ScoreOptions, run_score
-        from app.cli.serve import settings_with
+        with without_collections():
+            from app.cli.score import ScoreOptions, run_score
+            from app.cli.serve import settings_with
 
         options = ScoreOptions(samples, seed, alpha, fail_above, fit, limit)  # type: ignore[arg-type]  # it checks them
         run_score(source, settings_with(model=model, device=device, precision=precision), out, options)

@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from app.cli.commands.parameters import Device, Model, Precision
 from app.cli.errors import report_user_errors
+from app.server.startup import without_collections
 from model.errors import UserError
 from model.formats import check_model
 
@@ -67,8 +68,9 @@ def inspect(
     The variables of serve apply, so that the result is that of the service.
     """
     with report_user_errors():
-        from app.cli.inspect import image_and_model, inspect_model, table
-        from app.cli.serve import settings_with
+        with without_collections():
+            from app.cli.inspect import image_and_model, inspect_model, table
+            from app.cli.serve import settings_with
 
         image, model = image_and_model(first, image, model)
         settings = settings_with(model=model, device=device, precision=precision)
@@ -84,9 +86,10 @@ def export(
     The pair is compared with the model before it is written. Needs the extras diffusers and export.
     """
     with report_user_errors():
-        from app.cli.serve import settings_with
-        from model.formats import read_model
-        from model.formats.onnx.conversion import convert
+        with without_collections():
+            from app.cli.serve import settings_with
+            from model.formats import read_model
+            from model.formats.onnx.conversion import convert
 
         if out.is_dir() and any(out.iterdir()):
             raise UserError(f"out: expected a new or empty folder, got {out} with files")

@@ -9,6 +9,7 @@ import typer
 from app.cli.commands.parameters import Model, TorchDevice, TorchThreads
 from app.cli.errors import report_user_errors
 from app.cli.number_options import integer_option, real_option
+from app.server.startup import without_collections
 from model.errors import OptionsError
 from model.shipped import find_model
 from model.training.options import TrainingOptions
@@ -118,8 +119,9 @@ def train(
     """Train a model by gradient ascent on the ELBO. Options that are not given are chosen from the data and printed."""
     values = dict(locals())  # first, so that it has the parameters alone
     with report_user_errors():
-        from app.cli.options import Hardware, TrainingRun
-        from app.cli.train import run_training
+        with without_collections():
+            from app.cli.options import Hardware, TrainingRun
+            from app.cli.train import run_training
 
         given = frozenset(_given_options(context))
         run = TrainingRun(data, out, resume, keep_state, download, start and find_model(start), given)
@@ -150,16 +152,18 @@ def evaluate(
 ) -> None:
     """Evaluate a model: two bounds on log p(x) with standard errors, bits per dimension, active units."""
     with report_user_errors():
-        from app.cli.evaluate import run_evaluation
-        from app.cli.options import EvaluationOptions, Hardware
-        from app.cli.progress import print_figures
-        from model.files import write_json
+        with without_collections():
+            from app.cli.evaluate import run_evaluation
+            from app.cli.options import EvaluationOptions, Hardware
+            from app.cli.progress import print_figures
+            from model.files import write_json
 
         model = find_model(model)
         if replace and not save:
             raise OptionsError("replace: expected together with --save")
         if save:
-            from app.cli.report import require_saveable, save_evaluation
+            with without_collections():
+                from app.cli.report import require_saveable, save_evaluation
 
             require_saveable(model)
         options = EvaluationOptions(samples, binarize, seed, limit, precision)
@@ -186,9 +190,10 @@ def calibrate(
     Half of the images estimate the density of their statistics, the other half are the ranks of the p-value.
     """
     with report_user_errors():
-        from app.cli.calibrate import run_calibration
-        from app.cli.options import Hardware
-        from app.cli.serve import settings_with
+        with without_collections():
+            from app.cli.calibrate import run_calibration
+            from app.cli.options import Hardware
+            from app.cli.serve import settings_with
 
         Hardware("cpu", threads).use()
         run_calibration(settings_with(model=model).model, data, limit)
