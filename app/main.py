@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from opentelemetry.trace import TracerProvider
 from starlette.routing import BaseRoute
 
@@ -72,6 +72,7 @@ def create_app(
     tracing, root_path = Tracing(tracer_provider), services.settings.root_path
     app = DocumentedApplication(
         spec=lambda: services.engine.loaded_model.spec,
+        documented=partial(_documented, requires_key=bool(services.api_keys)),
         tags={dialect.name: dialect.description for dialect in DIALECTS},
         schemas=[schema for dialect in DIALECTS for schema in dialect.schemas],
         title="VAE service",
@@ -97,13 +98,6 @@ def create_app(
     )
     _require_no_own_path(root_path, app.routes)
     app.state.services = services
-    requires_key = bool(services.api_keys)
-    app.include_router(documentation(model_api.ENDPOINTS, "model", requires_key=requires_key))
-    if requires_key:
-        app.include_router(documentation(admin.ENDPOINTS, "operations", requires_key=True))
-    app.include_router(documentation(health.ENDPOINTS, "operations"))
-    for dialect in DIALECTS:
-        app.include_router(documentation(dialect.endpoints, dialect.name, requires_key=requires_key))
     app.add_middleware(
         LifecycleMiddleware,
         request_timeout=services.limits.request_timeout_s,
@@ -124,6 +118,15 @@ def create_app(
             expose_headers=["X-Request-ID", "X-Model", "X-Seed", "Server-Timing", "Retry-After"],
         )
     return app
+
+
+def _documented(*, requires_key: bool) -> list[APIRouter]:
+    """Return the routers of the OpenAPI document."""
+    groups = [(model_api.ENDPOINTS, "model", requires_key), (health.ENDPOINTS, "operations", False)]
+    if requires_key:
+        groups.insert(1, (admin.ENDPOINTS, "operations", True))
+    groups += [(dialect.endpoints, dialect.name, requires_key) for dialect in DIALECTS]
+    return [documentation(endpoints, tag, requires_key=locked) for endpoints, tag, locked in groups]
 
 
 def _require_no_own_path(root_path: str, routes: Iterable[BaseRoute]) -> None:

@@ -5,6 +5,7 @@ from inspect import cleandoc
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Response
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
@@ -189,14 +190,16 @@ def documentation(endpoints: Iterable[Endpoint], tag: str, *, requires_key: bool
 class DocumentedApplication(FastAPI):
     """FastAPI application with a complete OpenAPI document: all bodies, problems, and examples of the served model.
 
-    `spec` returns the properties of the served model. `tags` describe more groups of endpoints, `schemas` are those of
-    their bodies.
+    `spec` returns the properties of the served model. `documented` returns the routers of the document; it is called
+    when the document is first asked for, as their fields take a third of the start of a small model to build. `tags`
+    describe more groups of endpoints, `schemas` are those of their bodies.
     """
 
     def __init__(
         self,
         *,
         spec: Callable[[], ModelSpec],
+        documented: Callable[[], Iterable[APIRouter]],
         tags: Mapping[str, str],
         schemas: Sequence[type[BaseModel]] = (),
         **options: Any,
@@ -211,6 +214,7 @@ class DocumentedApplication(FastAPI):
             **options,
         )
         self._spec = spec
+        self._documented = documented
         self._bodies: list[type[BaseModel]] = [Images, LatentsIn, SampleQuery, Problem, *schemas]
         self._example_model = ""
         self._json: dict[str, bytes] = {}
@@ -227,10 +231,18 @@ class DocumentedApplication(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """Return the document, with examples of the served model."""
-        is_complete = self.openapi_schema is not None
-        document = super().openapi()
-        if not is_complete:
-            _complete(document, self._bodies)
+        if self.openapi_schema is None:
+            self.openapi_schema = get_openapi(
+                title=self.title,
+                version=self.version,
+                description=self.description,
+                license_info=self.license_info,
+                routes=[route for router in self._documented() for route in router.routes],
+                tags=self.openapi_tags,
+                servers=self.servers,
+            )
+            _complete(self.openapi_schema, self._bodies)
+        document = self.openapi_schema
         spec = self._spec()
         if spec.identity != self._example_model:
             _add_examples(document, examples_of(spec))
