@@ -86,7 +86,7 @@ async def test_a_seed_takes_the_reconstruction_of_a_draw(client, digits):
 async def test_an_autoencoder_without_a_density_has_deviations_in_pixel_values(serve, tmp_path: Path):
     pytest.importorskip("diffusers")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
-    async with serve(model=write(tmp_path / "kl", "kl")) as client:
+    async with serve(model=write(tmp_path / "kl", "kl"), warm_sizes="32x48", max_batch_size=2) as client:
         deviations, images = await array(client, MAP, pixels), await array(client, "/reconstruct", pixels)
     assert np.abs(pixels / 255 - deviations - images / 255).max() <= 0.51 / 255
 

@@ -80,7 +80,7 @@ def test_an_interrupted_training_prints_how_to_continue(data: Path, tmp_path: Pa
     # the parent process may ignore the signal
     handle_interrupt = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     words = [sys.executable, "-c", f"{handle_interrupt}; from app.cli import main; main()", "train", *SMALL.split()]
-    line = [*words, "--epochs", "10000", "--data", str(data), "--out", str(tmp_path / "run")]
+    line = [*words, "--epochs", "1000", "--data", str(data), "--out", str(tmp_path / "run")]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

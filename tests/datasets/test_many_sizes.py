@@ -1,5 +1,6 @@
 """Data sets of images of many sizes, by autoencoders of diffusers: each at its own size, or at the nearest bucket."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -36,22 +37,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return diffusers_models.write(tmp_path_factory.mktemp("models") / "kl", "kl")
 
 
-def service(model: Path, images: Path, queries: list[dict[str, object]]) -> list[np.ndarray]:
-    """The answers of the service for each image: mean, logvar and draws."""
-    found = []
+@pytest.fixture(scope="module")
+def service(model: Path) -> Iterator[httpx.Client]:
     settings = {"model": model, "device": "cpu", "threads": 1, "warm_sizes": "64x64", "max_batch_size": 1}
     with listening(**settings) as url, httpx.Client(base_url=url, timeout=60) as client:
         while client.get("/readyz").status_code != 200:
             pass
-        for number, query in enumerate(queries):
-            answer = client.post("/encode", params=query, content=(images / f"{number}.png").read_bytes())
-            found.append(answer.json()["latents"][0])
+        yield client
+
+
+def answers_of(service: httpx.Client, images: Path, queries: list[dict[str, object]]) -> list[np.ndarray]:
+    """The answers of the service for each image: mean, logvar and draws."""
+    found = []
+    for number, query in enumerate(queries):
+        answer = service.post("/encode", params=query, content=(images / f"{number}.png").read_bytes())
+        found.append(answer.json()["latents"][0])
     return found
 
 
-def test_latents_are_those_of_the_service_in_batches_of_one_size(images: Path, model: Path, tmp_path: Path):
+def test_latents_are_those_of_the_service_in_batches_of_one_size(images: Path, model: Path, service, tmp_path: Path):
     encode_dataset(images, model, tmp_path / "out", EncodeOptions(scaled=True), CPU)
-    answers = service(model, images, [{"scaled": "true"}] * len(SIZES))
+    answers = answers_of(service, images, [{"scaled": "true"}] * len(SIZES))
     data = latents.open(tmp_path / "out")
     assert data.sizes == [(64, 64), (64, 80), (96, 64), (64, 64), (64, 64), (64, 96)]
     for item, answer in zip(data, answers, strict=True):
@@ -59,10 +65,11 @@ def test_latents_are_those_of_the_service_in_batches_of_one_size(images: Path, m
         np.testing.assert_allclose(item["logvar"], np.float32(answer["logvar"]), atol=1e-5)
 
 
-def test_draws_are_those_of_the_service_bit_for_bit(images: Path, model: Path, tmp_path: Path):
+def test_draws_are_those_of_the_service_bit_for_bit(images: Path, model: Path, service, tmp_path: Path):
     encode_dataset(images, model, tmp_path / "out", EncodeOptions(samples=1, seed=5), CPU)
     queries = [{"samples": 1, "seed": seed_of(5, f"{number}.png")} for number in range(len(SIZES))]
-    for item, answer in zip(latents.open(tmp_path / "out"), service(model, images, queries), strict=True):
+    answers = answers_of(service, images, queries)
+    for item, answer in zip(latents.open(tmp_path / "out"), answers, strict=True):
         for name in ("mean", "logvar", "z"):
             np.testing.assert_array_equal(item[name], np.float32(answer[name]))
 

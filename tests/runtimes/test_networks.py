@@ -93,7 +93,7 @@ def test_a_compiled_vae_has_the_posteriors_and_likelihoods_of_torch(network, con
 
 
 @needs_mnn
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(configs(), st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 2))
 def test_mnn_computes_every_architecture_in_batches_of_changing_size(config, batches, threads):
     vae = build(config)
