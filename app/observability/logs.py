@@ -5,6 +5,7 @@ otherwise soon after by a thread of the handler. While stderr takes nothing, lin
 dropped, counted, and reported once lines can be written again. API keys are redacted in every line.
 """
 
+import json
 import logging.config
 import os
 import threading
@@ -90,7 +91,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info or record.exc_text:
             fields["exc_info"] = record.exc_text or self.formatException(record.exc_info)  # type: ignore[arg-type]
-        return orjson.dumps(fields, str, orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(fields, str, orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # for half a surrogate pair, which the name of a file can have
+            return json.dumps(fields, default=str)
 
 
 class StderrHandler(logging.Handler):

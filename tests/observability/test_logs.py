@@ -15,6 +15,7 @@ from app.settings import Settings
 configure_logging(Settings(log_format=sys.argv[1], log_level="warning"))
 logging.getLogger("app.x").info("too quiet")
 logging.getLogger("app.x").warning("said %d", 7, extra={"request_id": "an-id", "ms": 1.5, "path": "/x"})
+logging.getLogger("app.x").warning("file %s", chr(0xD800) + ".json")
 try:
     1 / 0
 except ZeroDivisionError:
@@ -34,9 +35,11 @@ def test_every_line_has_time_level_logger_and_message(logged):
     form, lines = logged
     if form == "text":
         assert lines[0].split()[2:] == ["WARNING", "app.x", "said", "7", "path=/x", "ms=1.5", "request_id=an-id"]
-        assert lines[1].split()[2:] == ["ERROR", "uvicorn.error", "broke"]
+        assert lines[1].split()[2:] == ["WARNING", "app.x", "file", "\\ud800.json"]
+        assert lines[2].split()[2:] == ["ERROR", "uvicorn.error", "broke"]
         return
-    said, broke = map(json.loads, lines)
+    said, file, broke = map(json.loads, lines)
+    assert file["message"] == "file \ud800.json"
     assert {key: said[key] for key in ("level", "logger", "message", "request_id")} == {
         "level": "WARNING",
         "logger": "app.x",
