@@ -213,9 +213,10 @@ def _measure_epoch(plan: Plan) -> float:
 
 
 def _budgeted_epochs(epoch_seconds: float, budget: float) -> Choice:
-    epochs = max(1, min(10**6, int(budget / epoch_seconds)))
     spent = f"{budget / BUDGET_SHARE / 60:g} minutes with {epoch_seconds:.3g} s for each epoch"
-    return Choice("epochs", epochs, f"{spent}, adapted while it runs")
+    if epoch_seconds > budget:
+        return Choice("epochs", 1, f"{spent}; even one takes longer, --threads 1 is faster where cores are busy")
+    return Choice("epochs", min(10**6, int(budget / epoch_seconds)), f"{spent}, adapted while it runs")
 
 
 def _report_choices(choices: list[Choice]) -> None:

@@ -108,6 +108,8 @@ def _train(run: TrainingRun, training: Training, plan: Plan, started: float) -> 
                     training.change_length(budget.epochs_after(training.epoch))
                 _save_epoch(run.out, training, plan)
                 print_epoch(record, training.options)
+        if budget and training.epoch == training.options.epochs != plan.options.epochs:
+            notify(f"the time was that of {training.epoch} epochs; {plan.options.epochs} were planned at the start")
         _notify_best(training)
     except KeyboardInterrupt:
         if (run.out / SNAPSHOT).exists():

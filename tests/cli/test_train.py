@@ -199,6 +199,14 @@ def test_a_budget_of_time_determines_the_epochs(data: Path, tmp_path: Path) -> N
     )
 
 
+def test_a_budget_that_is_shorter_than_an_epoch_is_announced(data: Path, tmp_path: Path) -> None:
+    line = f"train {SMALL.replace('--kl-warmup 1 ', '')} --minutes 0.00001"
+    result = vae(line, "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"--epochs 1: 1e-05 minutes with .* s for each epoch; even one takes longer", result.stderr)
+    assert len(_epochs(tmp_path / "run")) == 1
+
+
 @pytest.mark.parametrize(("patience", "is_possible"), [(1, True), (2, False), (20, False)])
 def test_an_early_end_is_announced_only_where_it_can_happen(data: Path, tmp_path: Path, patience, is_possible) -> None:
     line = f"train {SMALL} --epochs 3 --batch-size 300 --warmup 0 --patience {patience}"
