@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from app.cli.options import Architecture, Hardware, TrainingRun, command_line, continued_options, default_binarize
-from app.cli.progress import notify, report_skipped
+from app.cli.progress import duration, notify, report_skipped
 from model.checkpoint import METRICS, Checkpoint, read_checkpoint
 from model.config import VAEConfig
 from model.data.arrays import CheckOutline, Dataset, Outline
@@ -123,6 +123,8 @@ def new_plan(run: TrainingRun, values: dict[str, Any], hardware: Hardware, minut
     steps = options.epochs * steps_per_epoch(_trained(plan), options.batch_size)
     require_possible(images, config.likelihood, options, steps, plan.validation)
     _report_choices(chosen.choices)
+    if not start:
+        _warn_of_few_epochs(options, _trained(plan), epoch_seconds)
     return plan._replace(options=options, epoch_seconds=epoch_seconds, budget=budget)
 
 
@@ -217,6 +219,16 @@ def _budgeted_epochs(epoch_seconds: float, budget: float) -> Choice:
     if epoch_seconds > budget:
         return Choice("epochs", 1, f"{spent}; even one takes longer, --threads 1 is faster where cores are busy")
     return Choice("epochs", min(10**6, int(budget / epoch_seconds)), f"{spent}, adapted while it runs")
+
+
+def _warn_of_few_epochs(options: TrainingOptions, images: int, epoch_seconds: float) -> None:
+    """Warn of a training of less than half of the steps that are chosen for so many images."""
+    _, usual = choose_length(images, {"batch_size": options.batch_size})
+    if options.epochs < usual.value / 2:
+        few = f"{options.epochs} epochs are few for {images} images, and may leave reconstructions blank"
+        notify(
+            f"warning: {few}; by default it would be {usual.value}, in about {duration(usual.value * epoch_seconds)}"
+        )
 
 
 def _report_choices(choices: list[Choice]) -> None:

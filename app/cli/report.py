@@ -10,7 +10,7 @@ from model.checkpoint import METRICS, Checkpoint, read_checkpoint
 from model.data.arrays import DataError, Dataset, Images
 from model.evaluation.calibration import calibrate
 from model.evaluation.input_encoding import compare_inputs
-from model.evaluation.model_card import CARD, write_card
+from model.evaluation.model_card import CARD, PICTURES, write_card
 from model.evaluation.ood import measure_elbo_percentiles
 from model.evaluation.plots import write_plots
 from model.files import WEIGHTS, CheckpointError, is_present, read_json, write_json
@@ -24,7 +24,7 @@ def write_report(folder: Path, dataset: Dataset) -> None:
     """Write the plots and the model card of a finished training."""
     checkpoint = read_checkpoint(folder)
     epochs = checkpoint.metrics.training.epochs if checkpoint.metrics.training else ()
-    write_plots(folder / "pictures", checkpoint.vae, dataset.held_out, epochs)
+    write_plots(folder / PICTURES, checkpoint.vae, dataset.held_out, epochs)
     _write_card(folder)
 
 
@@ -58,7 +58,7 @@ def save_evaluation(model: Path, images: Images, figures: EvaluationRecord, *, r
     _keep(model, checkpoint, figures, _measured(checkpoint.vae, images, figures), replace=replace)
     _calibrate(model, checkpoint, images[: figures.images], f"images of the {figures.split}")
     epochs = checkpoint.metrics.training.epochs if checkpoint.metrics.training else ()
-    write_plots(model / "pictures", checkpoint.vae, images, epochs)
+    write_plots(model / PICTURES, checkpoint.vae, images, epochs)
     _write_card(model)
 
 

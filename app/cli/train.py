@@ -19,7 +19,7 @@ from model.checkpoint import METRICS, write_checkpoint
 from model.data.arrays import Dataset
 from model.data.mnist import download_mnist
 from model.errors import OptionsError, reporting_file
-from model.evaluation.model_card import CARD, PLOTS
+from model.evaluation.model_card import CARD, PICTURES, PLOTS
 from model.files import CONFIG, WEIGHTS, CheckpointError, read_file, read_json, write_atomically, write_json
 from model.records import VERSION, TrainingRecord, read_metrics
 from model.training.budget import TimeBudget
@@ -128,7 +128,7 @@ def _is_resumable(run: TrainingRun) -> bool:
     own = begun or (run.out / STARTED_MARKER).exists()
     if not own and any((run.out / name).exists() for name in (CONFIG, WEIGHTS)):
         raise OptionsError(f"out: {run.out} already holds a model")
-    written = (METRICS, CARD, *(f"pictures/{name}.png" for name in PLOTS))
+    written = (METRICS, CARD, *(f"{PICTURES}/{name}.png" for name in PLOTS))
     if not own and (found := [name for name in written if (run.out / name).exists()]):
         raise OptionsError(f"out: {run.out} already holds {found[0]}, which the training would overwrite")
     if run.resume and not begun:
@@ -187,7 +187,7 @@ def _save_epoch(out: Path, training: Training, plan: Plan) -> None:
 
 def _notify_next_steps(run: TrainingRun) -> None:
     model, data = shlex.quote(str(run.out)), shlex.quote(str(run.data))
-    notify(f"the model is in {run.out}")
+    notify(f"the model is in {run.out}, pictures of it in {run.out / PICTURES}")
     notify(f"next: vae evaluate --model {model} --data {data} --save")
     notify(f"then: vae serve --model {model}")
 

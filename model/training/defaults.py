@@ -104,7 +104,9 @@ def choose_data_options(images: int, *, has_test: bool, has_validation: bool) ->
     return [
         Choice("test_share", test, "the data have a test split" if has_test else "the data have no test split"),
         Choice(
-            "holdout", holdout, "the data have a validation split" if has_validation else "validation, 1000 at most"
+            "holdout",
+            holdout,
+            "the data have a validation split" if has_validation else "a tenth, at most 1000, for validation",
         ),
     ]
 

@@ -69,7 +69,8 @@ def test_a_training_ends_with_the_next_commands(data: Path, tmp_path: Path) -> N
     line = f"train {SMALL} --epochs 1"
     ends = [vae(line, *words, "--data", data, "--out", run).stderr for words in ([], ["--resume"])]
     evaluate, serve = f"vae evaluate --model {run} --data {data} --save", f"vae serve --model {run}"
-    after = f"vae: the model is in {run}\nvae: next: {evaluate}\nvae: then: {serve}\n"
+    where = f"vae: the model is in {run}, pictures of it in {run}/pictures\n"
+    after = f"{where}vae: next: {evaluate}\nvae: then: {serve}\n"
     held_out = "(60 for validation, 100 for tests), 1 epochs of 11 steps on cpu"
     before = f"vae: training on 540 images of shape 1,8,8 {held_out}, into {run}\nvae: expected time: "
     assert re.search(re.escape(before) + r"[\d.]+ (seconds|minutes|hours)\n" + re.escape(after) + "$", ends[0])
