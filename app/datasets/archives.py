@@ -14,7 +14,7 @@ from numpy.lib.format import read_array, read_array_header_1_0, read_array_heade
 
 from app.datasets.entries import ArrayRow, Entry, int64, is_image, parsing, require_size, valid_text
 from app.inference.memory import available
-from model.data.arrays import DataError, map_npy
+from model.data.arrays import DataError, map_npy, require_short_header
 from model.data.mnist import TEST, TRAIN
 from model.files import open_regular
 
@@ -162,6 +162,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray 
         return "expected a .npy array"
     _require_bounded(info)
     with archive.open(info) as file:
+        require_short_header(file)
         shape, _, dtype = (read_array_header_1_0 if read_magic(file) == (1, 0) else read_array_header_2_0)(file)
         if reason := _refused(dtype, shape):
             return reason

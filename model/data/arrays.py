@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib.format import MAGIC_PREFIX, open_memmap
@@ -23,6 +23,10 @@ MAX_PIXELS_PER_PASS = 2**20
 
 MAX_ID_BYTES = 4096
 """Bytes of the id of an image, its path, as Linux limits them; a character has at most 4."""
+
+
+MAX_NPY_HEADER = 10_000
+"""Bytes of the header of a .npy array. numpy has the same limit, but reads a header of any length before."""
 
 
 class DataError(UserError):
@@ -164,6 +168,8 @@ def map_npy(path: Path) -> NDArray[Any]:
 
     Raises `ValueError` for a file of another size than its header states, and many other exceptions for other files.
     """
+    with path.open("rb") as file:
+        require_short_header(file)
     with np.errstate(over="raise"):  # else a size of more than 64 bits wraps around
         mapped = open_memmap(path, mode="r")
     expected, size = mapped.offset + mapped.nbytes, path.stat().st_size
@@ -172,8 +178,23 @@ def map_npy(path: Path) -> NDArray[Any]:
     return mapped
 
 
+def require_short_header(file: IO[bytes]) -> None:
+    """Raise `ValueError` for a .npy array whose header is longer than `MAX_NPY_HEADER`; it is not read.
+
+    The file is then at its start. One of another format raises nothing.
+    """
+    start = file.read(12)
+    length = int.from_bytes(start[8:10] if start[6:7] == b"\1" else start[8:], "little")
+    if start.startswith(MAGIC_PREFIX) and length > MAX_NPY_HEADER:
+        raise ValueError(f"expected a header of at most {MAX_NPY_HEADER} bytes, got {length}")
+    file.seek(0)
+
+
 def _read_npz(file: BinaryIO) -> dict[str, NDArray[Any]]:
     with np.load(file, allow_pickle=False) as archive:
+        for name in archive.zip.namelist():
+            with archive.zip.open(name) as member:
+                require_short_header(member)
         if damaged := archive.zip.testzip():  # numpy does not notice data after the end of an array
             raise ValueError(f"{damaged} is damaged")
         members = dict(archive)

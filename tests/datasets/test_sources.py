@@ -6,6 +6,7 @@ import os
 import tarfile
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -14,7 +15,7 @@ import pytest
 
 from app.datasets.entries import ArrayRow, Source
 from app.datasets.sources import open_source, require_images
-from model.data.arrays import DataError
+from model.data.arrays import DataError, read_arrays
 from tests.support.image_folders import NAMES, write_images, write_named
 
 
@@ -208,6 +209,27 @@ def test_an_array_with_a_false_header_is_refused(tmp_path: Path, suffix: str, sh
     path.write_bytes(content) if suffix == ".npy" else npz_member(path, content)
     with pytest.raises(DataError, match=path.name):
         open_source(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize("read", [open_source, read_arrays])
+def test_a_long_header_of_an_array_is_refused_before_it_is_read(
+    tmp_path: Path, suffix: str, read: Callable[[Path], object]
+) -> None:
+    path, length = tmp_path / f"x{suffix}", 2**24
+    header = b"\x93NUMPY\x02\x00" + length.to_bytes(4, "little") + b" " * length
+    if suffix == ".npy":
+        path.write_bytes(header)
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("images.npy", header)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=f"expected a header of at most 10000 bytes, got {length}"):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_array_that_does_not_fit_into_memory_is_not_read(tmp_path: Path) -> None:
