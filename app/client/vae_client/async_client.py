@@ -150,7 +150,7 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
     ) -> list[T]:
         try:
             async with turn:
-                result = call.result(await self._send(call, span, timeout))
+                result = call.result(await self._send(call, span, timeout), span)
         except Problem as error:
             halves = span.halves(error)
         else:

@@ -6,6 +6,7 @@ divided into several, in the order of its items.
 
 import io
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,9 @@ SCORE_DRAWS = 8
 """Draws of each image that the service takes for a score without `samples`."""
 
 _JSON = "application/json"
+_ITEM = re.compile(r"\b(images|latents)\[([0-9]{1,9})\]")
+"""An item in the detail of an error, by its place in the request."""
+
 _TOO_LARGE = 413
 
 
@@ -130,11 +134,16 @@ class Call(Generic[T]):
             **arguments,
         )
 
-    def result(self, response: httpx.Response) -> T:
-        """Read a response; raises `Problem` for an error."""
+    def result(self, response: httpx.Response, span: Span) -> T:
+        """Read the response to some of the items; raises `Problem` for an error."""
         if not response.is_success:
-            raise Problem(response)
+            raise Problem(response, lambda detail: self._placed(detail, span.start))
         return self.read(response)
+
+    def _placed(self, detail: str, start: int) -> str:
+        """Name items of a request that begins at `start` by their places in the call."""
+        items = self.items
+        return _ITEM.sub(lambda item: item[1] + items.place(start + int(item[2])), detail) if items else detail
 
 
 def base_url(url: str) -> str:
@@ -207,7 +216,7 @@ def decode(latents: "np.ndarray | Tensor | Encoded", scaled: bool) -> Call[np.nd
         images = join_arrays(parts)
         return images.reshape(*leading, *images.shape[1:])
 
-    rows = Rows(array.reshape(math.prod(leading), *latent))
+    rows = Rows(array.reshape(math.prod(leading), *latent), leading)
     return Call("POST", "/decode", _array, join, params=_flag("scaled", scaled), items=rows)
 
 

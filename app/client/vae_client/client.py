@@ -185,7 +185,7 @@ class Client(BaseClient[httpx.Client]):
 
     def _send_part(self, call: Call[T], span: Span, timeout: float | None, counter: Counter) -> list[T]:
         try:
-            result = call.result(self._send(call, span, timeout))
+            result = call.result(self._send(call, span, timeout), span)
         except Problem as error:
             return [result for half in span.halves(error) for result in self._send_part(call, half, timeout, counter)]
         counter.add(span.stop - span.start)

@@ -64,12 +64,15 @@ class Items(Protocol):
     def arguments(self, start: int, stop: int) -> dict[str, Any]:
         """Return arguments of `httpx.Client.build_request` for some of the items."""
 
+    def place(self, index: int) -> str:
+        """Return the place of an item in the argument of the caller, with the path of a file: `[300] (broken.png)`."""
+
 
 class Rows:
-    """The rows of an array."""
+    """The rows of an array; the caller's array may have several `axes` of them, here in one."""
 
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
+    def __init__(self, array: np.ndarray, axes: Sequence[int] = ()) -> None:
+        self._array, self._axes = array, tuple(axes) or array.shape[:1]
         self.sizes = [array[:1].nbytes] * len(array)
 
     def arguments(self, start: int, stop: int) -> dict[str, Any]:
@@ -77,6 +80,11 @@ class Rows:
         stream = io.BytesIO()
         np.save(stream, self._array[start:stop], allow_pickle=False)
         return {"content": stream.getvalue(), "headers": {"Content-Type": NPY}}
+
+    def place(self, index: int) -> str:
+        """Return an index for each axis of the caller's array."""
+        place = np.unravel_index(index, self._axes) if index < len(self._array) else (index,)
+        return "".join(f"[{axis}]" for axis in place)
 
 
 class Files:
@@ -93,6 +101,11 @@ class Files:
             return {"content": contents[0], "headers": {"Content-Type": "application/octet-stream"}}
         return {"files": [("images", (f"{index}", content)) for index, content in enumerate(contents)]}
 
+    def place(self, index: int) -> str:
+        """Return the index, and the path if the file has one."""
+        file = self._files[index] if index < len(self._files) else None
+        return f"[{index}] ({file})" if isinstance(file, str | Path) else f"[{index}]"
+
 
 class Draws:
     """Draws from the prior: a number of images, without a body."""
@@ -105,6 +118,10 @@ class Draws:
         """Return the number of images as a parameter; one that the service refuses is sent as it is."""
         return {"params": {"n": min(self._count, stop - start)}}
 
+    def place(self, index: int) -> str:
+        """Return the index."""
+        return f"[{index}]"
+
 
 class Whole:
     """Items that belong into one request."""
@@ -116,6 +133,10 @@ class Whole:
     def arguments(self, start: int, stop: int) -> dict[str, Any]:  # noqa: ARG002  # there is one span
         """Return a body with all items."""
         return self._items.arguments(0, len(self._items.sizes))
+
+    def place(self, index: int) -> str:
+        """Return the place of one of the items."""
+        return self._items.place(index)
 
 
 def image_items(images: Images) -> Items:

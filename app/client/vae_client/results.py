@@ -1,6 +1,6 @@
 """Results of the calls, the error of a call, and how the results of several requests become one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import httpx
@@ -8,14 +8,17 @@ import numpy as np
 
 
 class Problem(Exception):
-    """An error response: its status, title and detail, and the request id under which the service has logged it."""
+    """An error response: its status, title and detail, and the request id under which the service has logged it.
 
-    def __init__(self, response: httpx.Response) -> None:
+    The detail names images and latents by their places in the argument of the call, also if that was divided.
+    """
+
+    def __init__(self, response: httpx.Response, placed: Callable[[str], str] = str) -> None:
         is_problem = response.headers.get("content-type") == "application/problem+json"
         body: dict[str, Any] = response.json() if is_problem else {}
         self.status = response.status_code
         self.title = str(body.get("title", response.reason_phrase))
-        self.detail = str(body.get("detail", "the response is not one of the service"))
+        self.detail = placed(str(body.get("detail", "the response is not one of the service")))
         self.request_id = response.headers.get("x-request-id", "")
         super().__init__(f"{self.status} {self.title}: {self.detail}")
 
