@@ -60,6 +60,7 @@ def save_evaluation(model: Path, images: Images, figures: EvaluationRecord, *, r
     epochs = checkpoint.metrics.training.epochs if checkpoint.metrics.training else ()
     write_plots(model / PICTURES, checkpoint.vae, images, epochs)
     _write_card(model)
+    notify(f"figures, percentiles and pictures are saved in {model}")
 
 
 def _keep(

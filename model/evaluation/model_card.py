@@ -153,10 +153,13 @@ def _out_of_distribution(reference: ElboPercentiles | None) -> str:
 def _training(training: TrainingRecord | None) -> str:
     if training is None or not training.epochs:
         return "The training is not recorded."
-    last = training.epochs[-1]
+    last = training.epochs[-1].epoch
+    kept = next((record for record in training.epochs if record.epoch == training.best_epoch), training.epochs[-1])
     run = f"{_duration(training.seconds)} on {training.device}, torch {training.torch}"
-    held_out = "" if last.validation is None else f", on held-out images {last.validation:.2f}"
-    end = f"After {last.epoch} epochs the ELBO of the training batches was {last.elbo:.2f} nats{held_out}; {run}."
+    held_out = "" if kept.validation is None else f", on held-out images {kept.validation:.2f}"
+    best = f"Epoch {kept.epoch} of {last} had the best validation, and its weights are kept:"
+    which = best if kept.epoch < last else f"After {last} epochs"
+    end = f"{which} the ELBO of the training batches was {kept.elbo:.2f} nats{held_out}; {run}."
     digest = f"SHA-256 of the training images: `{training.data.digest}`."
     return f"    {training.command}\n\n{end}\n\n{_table('option', training.options.values)}\n\n{digest}"
 

@@ -24,6 +24,7 @@ def test_an_evaluation_is_printed_written_and_saved(trained: Path, data: Path, t
     line = "evaluate --samples 3 --seed 5 --save --device cpu"
     result = vae(line, "--model", trained, "--data", data, "--json", tmp_path / "figures.json")
     assert result.exit_code == 0, result.output
+    assert f"vae: figures, percentiles and pictures are saved in {trained}\n" in result.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     kept = json.loads((trained / METRICS).read_text())
     assert kept["evaluations"] == [figures]

@@ -107,6 +107,13 @@ def test_the_card_has_the_command_and_data_of_the_training(folder: Path, trainin
     assert "the probability of white" in text
 
 
+def test_the_figures_of_a_training_are_those_of_the_epoch_whose_weights_are_kept(folder: Path, training: dict) -> None:
+    later = asdict(EpochRecord(2, -18.5, -15.0, 3.5, -23.25, 1e-3, 1000.0, 90.0))
+    write_json(folder / METRICS, {"training": training | {"epochs": [*training["epochs"], later], "best_epoch": 1}})
+    kept = "Epoch 1 of 2 had the best validation, and its weights are kept: the ELBO of the training batches was "
+    assert f"{kept}-20.50 nats, on held-out images -21.75; 90 seconds on cpu" in card(folder)
+
+
 def test_a_training_without_epochs_is_not_described(folder: Path, training: dict) -> None:
     write_json(folder / METRICS, {"training": training | {"epochs": []}})
     assert "The training is not recorded" in card(folder)
