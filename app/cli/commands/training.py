@@ -50,7 +50,7 @@ def train(
             is_eager=True,
             callback=_apply_recipe,
             help="Read options from a recipe: mnist-cpu (two cores, 55 minutes), mnist (one GPU), mnist-iwae (16 "
-            "minutes, with --start mnist), emoji (12 minutes), photos (5 minutes) or a .toml file.",
+            "minutes, with --start mnist), emoji (12 minutes), photos (2 minutes) or a .toml file.",
         ),
     ] = "",
     resume: Annotated[
