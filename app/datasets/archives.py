@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.lib.format import read_array, read_array_header_1_0, read_array_header_2_0, read_magic
 
-from app.datasets.entries import ArrayRow, Entry, int64, is_image, parsing, require_size, valid_text
+from app.datasets.entries import ArrayRow, Entry, entry_of, is_image, note, parsing, require_size, valid_text
 from app.inference.memory import available
 from model.data.arrays import DataError, map_npy, require_short_header
 from model.data.mnist import TEST, TRAIN
@@ -20,6 +20,9 @@ from model.files import open_regular
 
 _PIXEL_TYPES = ("uint8", "float16", "float32", "float64")
 _IDX_MAGIC = b"\0\0\x08\x03"
+
+MAX_NAMED, MAX_NAME = 5, 200
+"""Members of an archive that a message names, and characters of each."""
 
 
 class TarPlace(NamedTuple):
@@ -71,9 +74,32 @@ class ArraySource(NamedTuple):
     def entries(self) -> Iterator[Entry]:
         """List the rows."""
         for name, array in self.arrays:
-            size = array[:1].nbytes
+            size, folder = array[:1].nbytes, valid_text(name)
             for row in range(len(array)):
-                yield Entry(f"{name}/{row}", size, self.modified, ArrayRow(array, row))
+                yield Entry(f"{folder}/{row}", size, self.modified, ArrayRow(array, row))
+
+
+class _Names:
+    """The names of the members of an archive: the first member of each name counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: set[str] = set()
+        self._repeated: list[str] = []
+
+    def new(self, name: str) -> str:
+        """Return a name without `./` in front, or "" if a member before has it."""
+        own = name.removeprefix("./")
+        if own in self._seen:
+            self._repeated.append(own)
+            return ""
+        self._seen.add(own)
+        return own
+
+    def report(self) -> None:
+        """Say which members were left out."""
+        if self._repeated:
+            note(f"{self._path}: left out members with the name of an earlier one: {_few(self._repeated)}")
 
 
 class TarSource(NamedTuple):
@@ -84,7 +110,7 @@ class TarSource(NamedTuple):
 
     def entries(self) -> Iterator[Entry]:
         """List the images. Raises `DataError` for a file that is no archive, a damaged or a compressed one."""
-        seen = set()
+        names = _Names(self.path)
         with (
             parsing(self.path, "expected a tar archive that is not compressed"),
             open_regular(self.path, DataError) as (opened, _),
@@ -97,19 +123,17 @@ class TarSource(NamedTuple):
                     raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
                 if not member.isreg() or member.issparse() or not is_image(member.name):
                     continue
-                name = member.name.removeprefix("./")
-                if name not in seen:
-                    seen.add(name)
+                if name := names.new(member.name):
                     place = TarPlace(file, member.offset_data, member.size)
-                    modified = int64(member.mtime * 10**9)
-                    yield Entry(valid_text(f"{self.name}/{name}"), int64(member.size), modified, place)
+                    yield entry_of(f"{self.name}/{name}", member.size, member.mtime * 10**9, place)
             opened.seek(archive.offset)
             if any(opened.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
                 raise tarfile.ReadError(f"invalid header at byte {archive.offset}")
+        names.report()
 
 
 class ZipSource(NamedTuple):
-    """The images in a zip archive, in its order."""
+    """The images in a zip archive, in its order. A name counts once."""
 
     path: Path
     name: str
@@ -118,10 +142,13 @@ class ZipSource(NamedTuple):
         """List the images. Raises `DataError` for a file that is no archive."""
         with parsing(self.path, "expected a zip archive"), open_regular(self.path, DataError):
             archive = zipfile.ZipFile(self.path)
-        members = {info.filename: info for info in archive.infolist() if not info.is_dir() and is_image(info.filename)}
+        names = _Names(self.path)
+        members = (info for info in archive.infolist() if not info.is_dir() and is_image(info.filename))
         with parsing(self.path, "expected a zip archive of images"):
-            for name, info in members.items():
-                yield Entry(valid_text(f"{self.name}/{name}"), info.file_size, _zip_time(info), ZipPlace(archive, info))
+            for info in members:
+                if name := names.new(info.filename):
+                    yield entry_of(f"{self.name}/{name}", info.file_size, _zip_time(info), ZipPlace(archive, info))
+        names.report()
 
 
 def is_idx(path: Path) -> bool:
@@ -142,14 +169,19 @@ def npy_source(path: Path, name: str) -> ArraySource:
 
 
 def npz_source(path: Path, name: str) -> ArraySource:
-    """Return the arrays of images in a .npz file; other arrays, such as labels, are left out."""
+    """Return the arrays of images in a .npz file; other arrays, such as labels, are left out with a warning."""
     with parsing(path, "not a complete .npz file"), open_regular(path, DataError), zipfile.ZipFile(path) as archive:
         found = {info.filename: _read_member(archive, info) for info in archive.infolist()}
-    arrays = {member.removesuffix(".npy"): array for member, array in found.items()}
-    images = [(f"{name}/{member}", array) for member, array in arrays.items() if isinstance(array, np.ndarray)]
+    images = [
+        (f"{name}/{member.removesuffix('.npy')}", array)
+        for member, array in found.items()
+        if isinstance(array, np.ndarray)
+    ]
+    others = [f"{member.removesuffix('.npy')}: {reason}" for member, reason in found.items() if isinstance(reason, str)]
     if not images:
-        reasons = "; ".join(f"{member}: {reason}" for member, reason in arrays.items())
-        raise DataError(f"{path}: {reasons or 'expected an array of images, got none'}")
+        raise DataError(f"{path}: {_few(others) or 'expected an array of images, got none'}")
+    if others:
+        note(f"{path}: left out what holds no images: {_few(others)}")
     return ArraySource(images, path.stat().st_mtime_ns)
 
 
@@ -182,6 +214,12 @@ def _refused(dtype: np.dtype, shape: Sequence[int]) -> str:
         return ""
     expected = "uint8, or floats in [0, 1], [N, H, W] or [N, H, W, C] with C of 1 or 3"
     return f"expected {expected}, got {dtype} {list(shape)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return the first names of some, and the number of the others."""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{'; '.join(name[:MAX_NAME] for name in names[:MAX_NAMED])}{more}"
 
 
 def _require_bounded(info: zipfile.ZipInfo) -> None:

@@ -1,7 +1,11 @@
 """Entries of a source: an image, its id and time, and the place from which it is read."""
 
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
@@ -10,12 +14,20 @@ import numpy as np
 from model.data.arrays import MAX_ID_BYTES, DataError
 from model.errors import UserError
 
+log = logging.getLogger(__name__)
+
 _READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif")
 IMAGE_SUFFIXES = (*_READ, ".heic", ".heif")
 """Files that count as images. HEIC is not read, and reported as unreadable."""
 
 MAX_FILE_BYTES = 2**30
 """Bytes of one image file; a larger one is recorded as unreadable."""
+
+SHOWN_CHARACTERS = 80
+"""Characters of a name that no index can hold with which the id of its entry begins."""
+
+_ESCAPED = re.compile(r"[\udc80-\udcff]|\\x[89a-f][0-9a-f]")
+"""A byte that is no UTF-8, as Python has it in a file name, or text that looks like the escape of one."""
 
 
 class Place(Protocol):
@@ -41,6 +53,16 @@ class Source(Protocol):
         """List the images. Raises `DataError` where the source itself cannot be read."""
 
 
+class UnreadablePlace(NamedTuple):
+    """An archive or array that is damaged, or another file without images, with the reason."""
+
+    reason: str
+
+    def read(self) -> bytes:
+        """Raise `DataError` with the reason."""
+        raise DataError(self.reason)
+
+
 class ArrayRow(NamedTuple):
     """A row of an array of images, [N, H, W] or [N, H, W, C]."""
 
@@ -63,7 +85,7 @@ def reason_of(error: Exception) -> str:
     """Return the first line of what an exception says, or its type."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return _decoded(next(iter(str(error).splitlines()), "") or type(error).__name__)
 
 
 def int64(number: float) -> int:
@@ -82,12 +104,37 @@ def is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not PurePosixPath(name).name.startswith(".")
 
 
-def valid_text(name: str) -> str:
-    """Return a name as valid Unicode: bytes that are no UTF-8 become backslash escapes.
+def entry_of(name: str, size: int, modified: float, place: Place) -> Entry:
+    """Return the entry of an image by its name, which becomes its id.
 
-    Raises `ValueError` for a name that no index can hold: one that names no file, such as `..`, or a longer one.
+    A name that no index can hold, one that names no file, such as `..`, or a very long one, cannot be read. Its id is
+    shortened.
     """
-    text = name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if not text.strip("./\\") or (len(text) > MAX_ID_BYTES // 4 and len(text.encode()) > MAX_ID_BYTES):
-        raise ValueError(f"expected the path of an image, got {text!r:.40}")
-    return text
+    text = valid_text(name)
+    if text.strip("./\\") and (len(text) <= MAX_ID_BYTES // 4 or len(text.encode()) <= MAX_ID_BYTES):
+        return Entry(text, int64(size), int64(modified), place)
+    shown = text[:SHOWN_CHARACTERS]
+    own = text if text == shown else f"{shown}...{sha256(text.encode()).hexdigest()[:16]}"
+    expected = f"expected the path of an image, of at most {MAX_ID_BYTES} bytes"
+    return Entry(own, int64(size), int64(modified), UnreadablePlace(f"{expected}, got {shown!r}"))
+
+
+def valid_text(name: str) -> str:
+    r"""Return a name as valid Unicode: a byte that is no UTF-8 becomes an escape such as `\xff`.
+
+    No two names become one: the backslashes of a name with such a byte, or with text that looks like its escape, are
+    doubled.
+    """
+    if "\\" in name and _ESCAPED.search(name):
+        name = name.replace("\\", "\\\\")
+    return name if name.isascii() else _decoded(name)
+
+
+def _decoded(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@lru_cache(1024)
+def note(text: str) -> None:
+    """Log a warning on a source, once: a command lists its source several times."""
+    log.warning("%s", _decoded(text))

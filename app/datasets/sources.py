@@ -17,7 +17,16 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from app.datasets.archives import ArraySource, TarSource, ZipSource, is_idx, npy_source, npz_source
-from app.datasets.entries import IMAGE_SUFFIXES, Entry, Source, int64, is_image, parsing, require_size, valid_text
+from app.datasets.entries import (
+    IMAGE_SUFFIXES,
+    Entry,
+    Source,
+    UnreadablePlace,
+    entry_of,
+    is_image,
+    parsing,
+    require_size,
+)
 from app.inference.memory import available
 from model.data.arrays import DataError
 from model.data.mnist import TEST, TRAIN, find_mnist, read_idx
@@ -48,16 +57,6 @@ class FilePlace(NamedTuple):
             return file.read(size) or b""
 
 
-class UnreadablePlace(NamedTuple):
-    """An archive or array that is damaged, or another file without images, with the reason."""
-
-    reason: str
-
-    def read(self) -> bytes:
-        """Raise `DataError` with the reason."""
-        raise DataError(self.reason)
-
-
 class StorePlace(NamedTuple):
     """An object of a file system of fsspec, such as S3."""
 
@@ -84,29 +83,37 @@ class FolderSource(NamedTuple):
 
     def entries(self) -> Iterator[Entry]:
         """List the images."""
+        for name, path in self.files():
+            yield from _entries_of_one(path, name)
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """List the names and paths of the images, or of the archives and arrays."""
         any_image = next(self._files(IMAGE_SUFFIXES), None)
-        if any_image is not None:
-            yield from (_file_entry(name, path) for name, path in self._files(IMAGE_SUFFIXES))
-            return
-        for name, path in self._files(ARCHIVE_SUFFIXES):
-            yield from _entries_of_one(Path(path), name)
+        return self._files(IMAGE_SUFFIXES if any_image else ARCHIVE_SUFFIXES)
 
     def _files(self, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         return _walk(str(self.folder), self.prefix, suffixes)
 
 
 class FilesSource(NamedTuple):
-    """Files by their ids; each is an image, or an archive or array of images."""
+    """Files and folders by their names, each file an image, or an archive or array of images. A name counts once."""
 
     files: Sequence[tuple[str, Path]]
 
     def entries(self) -> Iterator[Entry]:
         """List the images."""
+        seen = set()
+        for name, path in self._all_files():
+            if name not in seen:
+                seen.add(name)
+                yield from _entries_of_one(path, name)
+
+    def _all_files(self) -> Iterator[tuple[str, str]]:
         for name, path in self.files:
             if path.is_dir():
-                yield from FolderSource(path, f"{name}/").entries()
+                yield from FolderSource(path, f"{name}/").files()
             else:
-                yield from _entries_of_one(path, name)
+                yield name, str(path)
 
 
 class ImageSource(NamedTuple):
@@ -158,27 +165,33 @@ class StoreSource(NamedTuple):
             if is_image(path):
                 name = os.path.relpath(path, root) if path != root else PurePosixPath(path).name
                 size = int(info.get("size") or 0)
-                yield Entry(name, size, _store_time(info), StorePlace(system, path, size))
+                yield entry_of(name, size, _store_time(info), StorePlace(system, path, size))
 
 
 def open_source(*locations: str | Path) -> Source:
     """Return the source of one or several locations.
 
     A location is a folder, a pattern such as `shards/*.tar`, a .txt or .lst file with paths, a .npy, .npz, .zip or .tar
-    file, MNIST files or their folder, an image file, or a URL of an object store. Raises `DataError` for one that does
-    not exist or has another format.
+    file, MNIST files or their folder, an image file, or a URL of an object store. One that is given twice counts once.
+    Raises `DataError` for one that does not exist or has another format.
     """
-    texts = [str(location) for location in locations]
+    texts = list(dict.fromkeys(_without_scheme(str(location)) for location in locations))
     if len(texts) == 1 and "://" in texts[0] and len(urlsplit(texts[0]).scheme) > 1:
         return StoreSource(texts[0])
-    paths = [path for text in texts for path in _expanded(text)]
-    if len(texts) == 1 and len(paths) == 1 and paths[0] == Path(texts[0]):
+    found = [path for text in texts for path in _expanded(text)]
+    paths = _distinct(found)
+    if len(paths) == 1 and all(Path(text) == paths[0] for text in texts):
         (path,) = paths
         if path.is_dir():
             return _folder_source(path)
         return _file_source(path, path.name)
     common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    return FilesSource([(valid_text(str(path.absolute().relative_to(common))), path) for path in paths])
+    return FilesSource([(str(path.absolute().relative_to(common)), path) for path in paths])
+
+
+def _without_scheme(location: str) -> str:
+    """Return the path of a URL of a local file, as fsspec reads it: the code for paths takes any name of a file."""
+    return location.removeprefix("file://").removeprefix("local://")
 
 
 def require_images(source: Source, locations: Iterable[object]) -> None:
@@ -197,6 +210,14 @@ def _expanded(text: str) -> list[Path]:
     if not found:
         raise DataError(f"{text}: no such file or folder")
     return [Path(name) for name in found]
+
+
+def _distinct(paths: Iterable[Path]) -> list[Path]:
+    """Return paths without repetitions, and each folder under its first name."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        found.setdefault(path.resolve() if path.is_dir() else path.absolute(), path)
+    return [*found.values()]
 
 
 def _folder_source(folder: Path) -> Source:
@@ -229,13 +250,16 @@ def _file_source(path: Path, name: str) -> Source:
     return ImageSource(name, path)
 
 
-def _entries_of_one(path: Path, name: str) -> Iterator[Entry]:
+def _entries_of_one(path: str, name: str) -> Iterator[Entry]:
     """List the images of one of several files; one that is damaged has an entry of its own, which cannot be read."""
+    if path.lower().endswith(IMAGE_SUFFIXES):
+        yield _file_entry(name, path)
+        return
     try:
-        yield from _file_source(path, name).entries()
+        yield from _file_source(Path(path), name).entries()
     except DataError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        yield _file_entry(name, str(path))._replace(place=UnreadablePlace(reason))
+        yield _file_entry(name, path)._replace(place=UnreadablePlace(reason))
 
 
 def _walk(folder: str, prefix: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -245,7 +269,7 @@ def _walk(folder: str, prefix: str, suffixes: tuple[str, ...]) -> Iterator[tuple
     while pending:
         name, path, is_folder = pending.pop()
         if not is_folder:
-            yield valid_text(name), path
+            yield name, path
             continue
         with reporting_file(Path(path)):
             found = os.stat(path)  # noqa: PTH116
@@ -277,16 +301,16 @@ def _file_entry(name: str, path: str) -> Entry:
     try:
         found = os.stat(path)  # noqa: PTH116  # a Path takes 2 us more
     except (OSError, ValueError):  # a null character
-        return Entry(valid_text(name), 0, 0, FilePlace(path))
-    return Entry(valid_text(name), found.st_size, int64(found.st_mtime_ns), FilePlace(path))
+        return entry_of(name, 0, 0, FilePlace(path))
+    return entry_of(name, found.st_size, found.st_mtime_ns, FilePlace(path))
 
 
-def _store_time(info: dict[str, Any]) -> int:
+def _store_time(info: dict[str, Any]) -> float:
     """Return the time of an object, under one of the names that stores have for it; 0 if it has none."""
     for key in ("LastModified", "mtime", "updated", "last_modified", "created"):
         value = info.get(key)
         if isinstance(value, datetime):
-            return int64(value.timestamp() * 10**9)
+            return value.timestamp() * 10**9
         if isinstance(value, int | float):
-            return int64(value * 10**9)
+            return value * 10**9
     return 0

@@ -333,13 +333,6 @@ def test_a_tar_archive_that_ends_early_is_refused_after_its_images(folder: Path,
     assert ids(open_source(tmp_path / "x.tar")) == ["x.tar/a.png"]
 
 
-def test_members_of_a_tar_archive_with_one_name_count_once(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        for name in ("a.png", "./a.png"):
-            tar.addfile(tarfile.TarInfo(name))
-    assert ids(open_source(tmp_path / "x.tar")) == ["x.tar/a.png"]
-
-
 def test_a_line_with_a_null_character_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(b"a\0b.png\n")
     assert ids(open_source(tmp_path / "x.txt")) == ["a\0b.png"]
@@ -385,10 +378,3 @@ def test_a_damaged_archive_among_others_is_an_image_that_cannot_be_read(shards: 
         assert reasons["1.tar"].startswith("expected a tar archive that is not compressed: invalid header at byte ")
         assert reasons["3.zip"] == "expected a zip archive: File is not a zip file"
         assert reasons["7.tar"] == "expected a regular file"
-
-
-@pytest.mark.parametrize("line", ["..", "./", "c" * 5000 + ".png"])
-def test_a_list_with_a_line_that_no_index_can_hold_is_refused(tmp_path: Path, line: str) -> None:
-    (tmp_path / "x.txt").write_text(f"a.png\n{line}\n")
-    with pytest.raises(DataError, match=r"x\.txt: expected a list of paths: expected the path of an image, got"):
-        list(open_source(tmp_path / "x.txt").entries())
