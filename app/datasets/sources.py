@@ -37,7 +37,7 @@ COMPRESSED_TARS = {
     (".tar.gz", ".tgz"): "gunzip",
     (".tar.bz2", ".tbz2"): "bunzip2",
     (".tar.xz", ".txz"): "unxz",
-    (".tar.zst", ".tzst"): "unzstd",
+    (".tar.zst", ".tzst"): "unzstd --rm",
 }
 """Suffixes of tar archives that are not read, as they are readable only from the start, and what decompresses them."""
 
@@ -232,7 +232,7 @@ def _file_source(path: Path, name: str) -> Source:
     """Return the source of a file by its suffix, or as an image."""
     for suffixes, tool in COMPRESSED_TARS.items():
         if path.name.lower().endswith(suffixes):
-            command = f"{tool} --keep {shlex.quote(path.name)}"
+            command = f"{tool} {shlex.quote(path.name)}"
             raise DataError(f"{path}: expected a tar archive that is not compressed; decompress it first: {command}")
     suffix = path.suffix.lower()
     openers: dict[str, Callable[[Path, str], Source]] = {

@@ -166,9 +166,9 @@ def test_images_of_an_object_store_are_read(folder: Path) -> None:
         ("x.npz", b"no archive", "not a complete .npz file"),
         ("x.zip", b"no archive", "expected a zip archive"),
         ("x.tar", b"no archive", "expected a tar archive that is not compressed"),
-        ("x.tar.gz", b"\x1f\x8b", "decompress it first: gunzip --keep x.tar.gz"),
-        ("x.TGZ", b"\x1f\x8b", "decompress it first: gunzip --keep x.TGZ"),
-        ("x y.tar.xz", b"\xfd7zXZ", "decompress it first: unxz --keep 'x y.tar.xz'"),
+        ("x.tar.gz", b"\x1f\x8b", "decompress it first: gunzip x.tar.gz"),
+        ("x.TGZ", b"\x1f\x8b", "decompress it first: gunzip x.TGZ"),
+        ("x y.tar.xz", b"\xfd7zXZ", "decompress it first: unxz 'x y.tar.xz'"),
     ],
 )
 def test_a_file_of_another_format_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
