@@ -18,6 +18,7 @@ from app.datasets.entries import Source
 from app.datasets.image_folder import ImageFolder, NameTooLong
 from app.datasets.latent_encoder import seed_of
 from app.datasets.options import MAX_SEED, EncodeOptions, Hardware, ImageOptions, ProgressCallback
+from app.datasets.output import locked_folder
 from app.datasets.pipeline import ImageBatch, ImagePipeline, chunks, in_order
 from app.datasets.sources import open_source, require_images
 from app.datasets.tally import Tally
@@ -88,18 +89,23 @@ def decode_dataset(
     if draw is not None:
         _require_draw(data, draw)
     recipe = {"model": spec.identity, "digest": spec.digest, "draw": draw}
-    folder = ImageFolder(Path(out), recipe, options.image_format, options.quality, overwrite=options.overwrite)
-    ids = data.ids
-    folder.require_own_paths(ids)
-    rows = [row for row, name in enumerate(ids) if not folder.has(name)]
-    computation = BatchComputation(loaded, hardware, device)
-    try:
-        reader = LatentReader(data, spec, computation, draw)
-        return _write(
-            reader.images(rows), folder, Tally(len(rows), lambda: computation.waited, progress), computation, len(ids)
-        )
-    finally:
-        computation.close()
+    with locked_folder(Path(out)):
+        folder = ImageFolder(Path(out), recipe, options.image_format, options.quality, overwrite=options.overwrite)
+        ids = data.ids
+        folder.require_own_paths(ids)
+        rows = [row for row, name in enumerate(ids) if not folder.has(name)]
+        computation = BatchComputation(loaded, hardware, device)
+        try:
+            reader = LatentReader(data, spec, computation, draw)
+            return _write(
+                reader.images(rows),
+                folder,
+                Tally(len(rows), lambda: computation.waited, progress),
+                computation,
+                len(ids),
+            )
+        finally:
+            computation.close()
 
 
 def reconstruct_dataset(
@@ -136,17 +142,20 @@ def reconstruct_dataset(
         "sizes": buckets,
         "seed": seed,
     }
-    folder = ImageFolder(Path(out), recipe, options.image_format, options.quality, overwrite=options.overwrite)
-    folder.require_own_paths(entry.id for entry in opened.entries())
-    computation = BatchComputation(loaded, hardware, device, row_by_row=seed is not None)
-    try:
-        total = sum(1 for _ in opened.entries())
-        missing = sum(1 for entry in opened.entries() if not folder.has(entry.id))
-        reconstructor = Reconstructor(spec, encoding, computation, seed)
-        tally = Tally(missing, lambda: computation.waited, progress)
-        return _write(reconstructor.images(opened, folder), folder, tally, computation, total, strict=encoding.strict)
-    finally:
-        computation.close()
+    with locked_folder(Path(out)):
+        folder = ImageFolder(Path(out), recipe, options.image_format, options.quality, overwrite=options.overwrite)
+        folder.require_own_paths(entry.id for entry in opened.entries())
+        computation = BatchComputation(loaded, hardware, device, row_by_row=seed is not None)
+        try:
+            total = sum(1 for _ in opened.entries())
+            missing = sum(1 for entry in opened.entries() if not folder.has(entry.id))
+            reconstructor = Reconstructor(spec, encoding, computation, seed)
+            tally = Tally(missing, lambda: computation.waited, progress)
+            return _write(
+                reconstructor.images(opened, folder), folder, tally, computation, total, strict=encoding.strict
+            )
+        finally:
+            computation.close()
 
 
 def _require_draw(data: Latents, draw: int) -> None:

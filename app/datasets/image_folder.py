@@ -38,10 +38,10 @@ class NameTooLong(UserError):
 
 
 class ImageFolder:
-    """Image files of one format below a folder, written one by one, each complete or not there.
+    """Image files of one format below a folder that exists, written one by one, each complete or not there.
 
-    Raises `DataError` for a folder with files of others, and for one with images of another recipe unless they are to
-    be overwritten.
+    One process writes to it at a time, see `locked_folder`. Raises `DataError` for a folder with files of others, and
+    for one with images of another recipe unless they are to be overwritten.
     """
 
     def __init__(
@@ -54,8 +54,6 @@ class ImageFolder:
         overwrite: bool = False,
     ) -> None:
         self.folder, self._format, self._quality, self._overwrite = folder, image_format, quality, overwrite
-        with reporting_file(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         if not (folder / RECIPE).exists():
             require_no_others(folder, RECIPE, _OF_KILLED_RUN)
         require_regular(folder / UNREADABLE)
@@ -71,7 +69,7 @@ class ImageFolder:
     def require_own_paths(self, names: Iterable[str]) -> None:
         """Raise `DataError` if two of these ids have one path, or one has the path of another's folder.
 
-        Also for a path on which a link leads out of the folder.
+        Also for a path on which a link leads out of the folder, and for a folder with the name of a file beside them.
         """
         owners: dict[Path, str] = {}
         folders: set[Path] = set()
@@ -82,6 +80,11 @@ class ImageFolder:
             if path.parent not in folders:
                 self._require_below(path.parent)
                 folders.update(path.parents)
+        for name in (RECIPE, UNREADABLE):
+            if self.folder / name in folders:
+                raise DataError(
+                    f"{self.folder / name}: expected no folder of images with the name of this file; rename it"
+                )
         if both := owners.keys() & folders:
             raise DataError(f"{min(both)}: expected an image or a folder, got both; rename one of them")
 

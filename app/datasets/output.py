@@ -1,9 +1,47 @@
 """Folders that commands write to: new ones, empty ones, and those of an earlier run."""
 
+import logging
+import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from model.errors import OptionsError
+from model.errors import OptionsError, UserError, reporting_file
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Create a folder, and keep other processes from writing to it until the context ends.
+
+    Raises `OptionsError` for a path that is no folder, `UserError` if another process writes to it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OptionsError(f"out: expected a folder, got the file {folder}")
+    with reporting_file(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(folder, descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(folder: Path, descriptor: int) -> None:
+    if sys.platform == "win32":
+        return
+    import fcntl  # noqa: PLC0415  # not on Windows
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{folder}: another process writes to this folder") from None
+    except OSError:
+        log.warning("%s: the file system has no locks; run one process at a time", folder)
 
 
 def require_no_others(folder: Path, index: str, own: re.Pattern[str]) -> None:

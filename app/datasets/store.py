@@ -4,10 +4,7 @@ A shard and its index are written to temporary files, synchronised and renamed, 
 is written again. `finish` joins the indices. The layout is that of `model.data.latents`.
 """
 
-import logging
-import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -22,7 +19,7 @@ from torch import Tensor
 
 from app.datasets.decoding import content_digest
 from app.datasets.entries import Entry
-from app.datasets.output import require_no_others, require_regular
+from app.datasets.output import locked_folder, require_no_others, require_regular
 from model.data.arrays import DataError
 from model.data.latents import (
     INDEX,
@@ -36,10 +33,8 @@ from model.data.latents import (
     read_indices,
     shard_name,
 )
-from model.errors import OptionsError, UserError, reporting_file
+from model.errors import OptionsError, UserError
 from model.files import json_bytes, renamed_when_written
-
-log = logging.getLogger(__name__)
 
 COMPRESSION = "zstd"
 
@@ -81,11 +76,9 @@ class LatentStore:
     ) -> None:
         self.folder, self.recipe, self._latents_of = folder, dict(recipe), latents_of
         self.shard_size = shard_size
-        self._lock: int | None = None
         with ExitStack() as unlocking:
             if parts is None:
-                self._lock = _created(folder)
-                unlocking.callback(self.close)
+                unlocking.enter_context(locked_folder(folder))
                 _prepare(folder)
             self.parts = tuple(part_numbers(folder) if parts is None else parts)
             self._merged: int = read_index(folder / INDEX)[1]["shards"] if (folder / INDEX).exists() else 0
@@ -96,12 +89,11 @@ class LatentStore:
             self._errors = self._table.column("error").is_valid().to_numpy()
             self._replaces_rows = False
             self._known: dict[str, tuple[int, int] | None] = {}  # of verified images, None for a changed one
-            unlocking.pop_all()
+            self._unlocking = unlocking.pop_all()
 
     def close(self) -> None:
         """Let other processes write to the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
+        self._unlocking.close()
 
     def has(self, entry: Entry, *, verify: bool, retry: bool) -> bool:
         """Return whether the image is in the folder, unchanged by size and time or, to `verify`, by its content.
@@ -240,13 +232,6 @@ def _cause(text: str) -> str:
     return text.splitlines()[0].rpartition("I/O error: ")[2]
 
 
-def _created(folder: Path) -> int:
-    """Create and lock a folder; returns its descriptor."""
-    with reporting_file(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        return _lock(folder)
-
-
 def _prepare(folder: Path) -> None:
     """Check the names in a folder, and remove what a run that was killed has left.
 
@@ -264,19 +249,3 @@ def _prepare(folder: Path) -> None:
         for number in part_numbers(folder):
             if number < merged:  # it is in the whole index: a run was killed before it removed the part
                 (folder / part_name(number)).unlink(missing_ok=True)
-
-
-def _lock(folder: Path) -> int:
-    """Lock a folder against other processes that write to it; returns its descriptor."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    if sys.platform != "win32":
-        import fcntl  # noqa: PLC0415  # not on Windows
-
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise UserError(f"{folder}: another process writes to this folder") from None
-        except OSError:
-            log.warning("%s: the file system has no locks; run one process at a time", folder)
-    return descriptor

@@ -1,6 +1,7 @@
 """Latents on disk are decoded, and data sets reconstructed, as the service does it; images that exist are kept."""
 
 import io
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from app.datasets.decode import decode_dataset, reconstruct_dataset
 from app.datasets.encode import encode_dataset
 from app.datasets.image_folder import RECIPE, UNREADABLE, ImageFolder
 from app.datasets.latent_encoder import seed_of
-from app.datasets.options import EncodeOptions, Hardware, ImageOptions
+from app.datasets.options import EncodeOptions, Hardware, ImageOptions, ProgressCallback
 from model.data.arrays import DataError
 from model.errors import OptionsError, UserError
 from tests.support.image_folders import NAMES, image, write_images, write_named
@@ -131,6 +132,7 @@ def test_latents_of_another_model_are_refused(encoded: Path, digits_model: Path,
 
 
 def test_no_id_leads_out_of_the_folder(tmp_path: Path):
+    (tmp_path / "out").mkdir()
     folder = ImageFolder(tmp_path / "out", {})
     names = ("../../x.png", "/etc/x.png", "//etc/x.png", "\\\\x.png", "a/../../x.png", "c:\\x.png", "a\nb.png")
     paths = [folder.path(name) for name in names]
@@ -140,6 +142,7 @@ def test_no_id_leads_out_of_the_folder(tmp_path: Path):
 
 @pytest.mark.parametrize("names", [("x.jpg", "x.jpg.png"), ("a:b.png", "a_b.png"), ("x.png", "x.png/a/b.png")])
 def test_ids_with_one_path_are_refused(tmp_path: Path, names: tuple[str, ...]):
+    (tmp_path / "out").mkdir()
     for ordered in (names, names[::-1]):
         with pytest.raises(DataError, match="rename one of them"):
             ImageFolder(tmp_path / "out", {}).require_own_paths(ordered)
@@ -152,6 +155,51 @@ def test_images_with_one_path_are_refused_before_any_is_written(digits_model: Pa
     with pytest.raises(DataError, match=r"got x\.jpg and x\.jpg\.png"):
         reconstruct_dataset([str(tmp_path / "x.jpg*")], digits_model, tmp_path / "out", hardware=CPU)
     assert not pixels(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [RECIPE, UNREADABLE])
+def test_a_folder_of_images_with_the_name_of_a_file_of_the_command_is_refused(
+    digits_model: Path, tmp_path: Path, name: str
+):
+    (tmp_path / "images" / name).mkdir(parents=True)
+    image(0).save(tmp_path / "images" / name / "a.png")
+    with pytest.raises(DataError, match=rf"out/{name}: expected the file of the command, got a folder of images"):
+        reconstruct_dataset(tmp_path / "images", digits_model, tmp_path / "out", hardware=CPU)
+    assert not (tmp_path / "out" / name / "a.png").exists()
+
+
+def test_two_runs_do_not_write_to_one_folder(images: Path, encoded: Path, colour_model: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    refused: list[str] = []
+
+    def second(run: Callable[[], object]) -> Callable[[object], None]:
+        def start(_: object) -> None:
+            with pytest.raises(UserError) as raised:
+                run()
+            refused.append(str(raised.value))
+
+        return start
+
+    def decode(progress: ProgressCallback | None = None) -> None:
+        decode_dataset(encoded, colour_model, out, hardware=CPU, progress=progress)
+
+    decode(second(decode))
+    assert set(refused) == {f"{out}: another process writes to this folder"}
+    decode()
+    recon, refused[:] = tmp_path / "reconstructed", []
+
+    def reconstruct(progress: ProgressCallback | None = None) -> None:
+        reconstruct_dataset(images, colour_model, recon, hardware=CPU, progress=progress)
+
+    reconstruct(second(reconstruct))
+    assert set(refused) == {f"{recon}: another process writes to this folder"}
+
+
+def test_a_file_in_place_of_the_folder_is_refused(images: Path, digits_model: Path, tmp_path: Path):
+    out = images / "cat.jpg"
+    for run in (encode_dataset, reconstruct_dataset):
+        with pytest.raises(OptionsError, match=rf"^out: expected a folder, got the file {out}$"):
+            run(images / "x.tiff", digits_model, out, hardware=CPU)
 
 
 def test_an_image_with_a_long_name_is_listed_as_unreadable(digits_model: Path, tmp_path: Path):
