@@ -81,10 +81,8 @@ class ImageFolder:
                 self._require_below(path.parent)
                 folders.update(path.parents)
         for name in (RECIPE, UNREADABLE):
-            if self.folder / name in folders:
-                raise DataError(
-                    f"{self.folder / name}: expected no folder of images with the name of this file; rename it"
-                )
+            if (found := self.folder / name) in folders:
+                raise DataError(f"{found}: expected the file of the command, got a folder of images; rename it")
         if both := owners.keys() & folders:
             raise DataError(f"{min(both)}: expected an image or a folder, got both; rename one of them")
 
