@@ -99,6 +99,11 @@ def require_size(size: int) -> None:
         raise ValueError(f"expected at most {MAX_FILE_BYTES} bytes, got {size}")
 
 
+def without_scheme(location: str) -> str:
+    """Return the path of a URL of a local file, as fsspec reads it: the code for paths takes any name of a file."""
+    return location.removeprefix("file://").removeprefix("local://")
+
+
 def is_image(name: str) -> bool:
     """Return whether a name is that of an image file."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not PurePosixPath(name).name.startswith(".")

@@ -1,6 +1,7 @@
 """A folder of image files that a command writes: one for each image of a data set, under its relative path."""
 
 import errno
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -139,10 +140,17 @@ def _require_recipe(folder: Path, described: Mapping[str, Any]) -> None:
     if not isinstance(found, dict):
         raise DataError(f"{folder / RECIPE}: expected an object, got {type(found).__name__}")
     if found != described:
-        differing = [name for name, value in described.items() if found.get(name) != value] or ["recipe"]
-        raise DataError(
-            f"{folder}: has images of another {', '.join(differing)}; choose another folder, or --overwrite"
-        )
+        differing = [name for name, value in described.items() if found.get(name) != value]
+        has, got = "images of another recipe", ""
+        if differing:
+            has, got = f"images with {_shown(found, differing)}", f", got {_shown(described, differing)}"
+        raise DataError(f"{folder}: has {has}{got}; choose another folder, or --overwrite")
+
+
+def _shown(recipe: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return fields of a recipe and their values; a model has a digest in its name."""
+    shown = [name for name in names if name != "digest" or "model" not in names]
+    return ", ".join(f"{name} {json.dumps(recipe.get(name)):.80}" for name in shown)
 
 
 def _printable(part: str) -> str:

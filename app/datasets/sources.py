@@ -26,6 +26,7 @@ from app.datasets.entries import (
     is_image,
     parsing,
     require_size,
+    without_scheme,
 )
 from app.inference.memory import available
 from model.data.arrays import DataError
@@ -175,7 +176,7 @@ def open_source(*locations: str | Path) -> Source:
     file, MNIST files or their folder, an image file, or a URL of an object store. One that is given twice counts once.
     Raises `DataError` for one that does not exist or has another format.
     """
-    texts = list(dict.fromkeys(_without_scheme(str(location)) for location in locations))
+    texts = list(dict.fromkeys(without_scheme(str(location)) for location in locations))
     if len(texts) == 1 and "://" in texts[0] and len(urlsplit(texts[0]).scheme) > 1:
         return StoreSource(texts[0])
     found = [path for text in texts for path in _expanded(text)]
@@ -187,11 +188,6 @@ def open_source(*locations: str | Path) -> Source:
         return _file_source(path, path.name)
     common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     return FilesSource([(str(path.absolute().relative_to(common)), path) for path in paths])
-
-
-def _without_scheme(location: str) -> str:
-    """Return the path of a URL of a local file, as fsspec reads it: the code for paths takes any name of a file."""
-    return location.removeprefix("file://").removeprefix("local://")
 
 
 def require_images(source: Source, locations: Iterable[object]) -> None:
@@ -208,7 +204,8 @@ def _expanded(text: str) -> list[Path]:
         return [path]
     found = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []  # noqa: PTH207  # absolute as well
     if not found:
-        raise DataError(f"{text}: no such file or folder")
+        missing = "no file or folder matches this pattern" if glob.has_magic(text) else "no such file or folder"
+        raise DataError(f"{text}: {missing}")
     return [Path(name) for name in found]
 
 

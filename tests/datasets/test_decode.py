@@ -102,9 +102,11 @@ def test_images_that_exist_are_kept_unless_they_are_overwritten(encoded: Path, c
 
 def test_images_of_other_options_are_not_mixed(encoded: Path, colour_model: Path, tmp_path: Path):
     decode_dataset(encoded, colour_model, tmp_path / "out", hardware=CPU)
-    with pytest.raises(DataError, match="has images of another draw"):
+    with pytest.raises(DataError, match=r"out: has images with draw null, got draw 1; choose"):
         decode_dataset(encoded, colour_model, tmp_path / "out", hardware=CPU, draw=1)
-    with pytest.raises(DataError, match="has images of another image_format, quality"):
+    with pytest.raises(
+        DataError, match='with image_format "png", quality null, got image_format "jpeg", quality 90; choose'
+    ):
         decode_dataset(encoded, colour_model, tmp_path / "out", ImageOptions("jpeg"), CPU)
 
 
@@ -114,7 +116,7 @@ def test_images_of_other_options_are_not_mixed(encoded: Path, colour_model: Path
         ("[]", r"recipe\.json: expected an object, got list"),
         ("5", r"recipe\.json: expected an object, got int"),
         ("[" * 100_000, r"recipe\.json: not JSON: nested too deeply"),
-        ("{}", "has images of another draw, image_format"),
+        ("{}", 'has images with draw null, image_format null, got draw 1, image_format "png"; choose'),
         ('{"draw": 1, "image_format": "png", "quality": null, "more": 0}', "has images of another recipe"),
     ],
 )

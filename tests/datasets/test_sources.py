@@ -186,7 +186,7 @@ def test_arrays_that_hold_no_images_are_refused(tmp_path: Path) -> None:
 def test_a_source_that_does_not_exist_or_has_no_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         open_source(tmp_path / "missing")
-    with pytest.raises(DataError, match="no such file or folder"):
+    with pytest.raises(DataError, match=r"\*\.png: no file or folder matches this pattern"):
         open_source(f"{tmp_path}/*.png")
     with pytest.raises(DataError, match="expected images"):
         require_images(open_source(tmp_path), [tmp_path])
@@ -321,13 +321,13 @@ def test_a_compressed_archive_among_others_is_an_image_that_cannot_be_read(tmp_p
             contents(open_source(tmp_path))[entry.id]
 
 
-@pytest.mark.parametrize("length", [1100, 1700])
+@pytest.mark.parametrize("length", [520, 1100, 1700])
 def test_a_tar_archive_that_ends_early_is_refused_after_its_images(folder: Path, tmp_path: Path, length: int) -> None:
     write_tar(tmp_path / "x.tar", {})
     content = (tmp_path / "x.tar").read_bytes()[:1024]
     (tmp_path / "x.tar").write_bytes((content + content)[:length])
     listed = []
-    with pytest.raises(DataError, match=r"x\.tar: expected a tar archive .*: (invalid header|unexpected end)"):
+    with pytest.raises(DataError, match=r"x\.tar: expected a whole tar archive, got a truncated one: "):
         listed += open_source(tmp_path / "x.tar").entries()
     (tmp_path / "x.tar").write_bytes(content)  # without the blocks that mark the end
     assert ids(open_source(tmp_path / "x.tar")) == ["x.tar/a.png"]
