@@ -21,7 +21,7 @@ from app.codecs.png import write_png_bands
 from app.context import Operation
 from app.datasets.images import read_chunks
 from app.datasets.options import MAX_SEED
-from app.datasets.output import require_regular
+from app.datasets.output import require_outside, require_regular
 from app.errors import ServiceError
 from app.inference.device import TorchDevice, configure_torch
 from app.inference.loaded_model import Scores
@@ -186,6 +186,7 @@ def run_score(data: Sequence[str], settings: Settings, out: Path, options: Score
     pictures = {name: out.with_name(f"{out.name}.{name}.png") for name in ("least", "most")}
     for path in (out, *pictures.values()):
         require_regular(path)
+        require_outside(path, data)
     stored = read_model(settings.model)
     for warning in stored.warnings:
         notify(warning)

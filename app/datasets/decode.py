@@ -18,7 +18,7 @@ from app.datasets.entries import Source
 from app.datasets.image_folder import ImageFolder, NameTooLong
 from app.datasets.latent_encoder import seed_of
 from app.datasets.options import MAX_SEED, EncodeOptions, Hardware, ImageOptions, ProgressCallback
-from app.datasets.output import locked_folder
+from app.datasets.output import locked_folder, require_outside
 from app.datasets.pipeline import ImageBatch, ImagePipeline, chunks, in_order
 from app.datasets.sources import open_source, require_images
 from app.datasets.tally import Tally
@@ -81,6 +81,7 @@ def decode_dataset(
     configure_pillow_limits()
     device = hardware.only_device
     data = Latents(latents)
+    require_outside(Path(out), [latents])
     loaded = load(model) if isinstance(model, str | Path) else model
     spec = loaded.spec
     if spec.digest != data.recipe["digest"]:
@@ -128,6 +129,7 @@ def reconstruct_dataset(
     locations = [source] if isinstance(source, str | Path) else [*source]
     opened = open_source(*locations)
     require_images(opened, locations)
+    require_outside(Path(out), locations)
     loaded = load(model) if isinstance(model, str | Path) else model
     spec = loaded.spec
     if seed is not None:

@@ -13,6 +13,7 @@ from app.datasets.decoding import Sizes
 from app.datasets.entries import Entry, Source
 from app.datasets.latent_encoder import DTYPES, LatentEncoder, Span
 from app.datasets.options import EncodeOptions, Hardware, ProgressCallback
+from app.datasets.output import require_outside
 from app.datasets.pipeline import chunks
 from app.datasets.sources import open_source, require_images
 from app.datasets.store import Contents, LatentStore
@@ -63,6 +64,7 @@ def encode_dataset(
     configure_pillow_limits()
     job = EncodeJob([source] if isinstance(source, str | Path) else [*source], model, Path(out), options, hardware)
     require_images(job.source(), job.locations)
+    require_outside(job.out, job.locations)
     if len(hardware.devices) > 1:
         from app.datasets.processes import encode_in_processes  # noqa: PLC0415  # it imports this module
 

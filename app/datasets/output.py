@@ -4,13 +4,47 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
+from glob import has_magic
 from pathlib import Path
 
+from app.datasets.entries import without_scheme
 from model.errors import OptionsError, UserError, reporting_file
 
 log = logging.getLogger(__name__)
+
+
+def require_outside(out: Path, locations: Iterable[str | Path]) -> None:
+    """Raise `OptionsError` for a path below a folder of a source, or that its pattern leads to.
+
+    The next run would take it as input. Names that begin with a dot are in no source.
+    """
+    for location in locations:
+        if _leads_to(Path(without_scheme(str(location))), out):
+            raise OptionsError(f"out: expected a path outside of the source {location}, got {out}")
+
+
+def _leads_to(location: Path, out: Path) -> bool:
+    """Return whether the source at a folder or pattern has the files at a path or below it."""
+    is_pattern = not location.exists() and has_magic(str(location))
+    if not is_pattern and not location.is_dir():
+        return False
+    fixed = location
+    while is_pattern and has_magic(str(fixed)):
+        fixed = fixed.parent
+    expected, parts = location.parts[len(fixed.parts) :], out.resolve().parts
+    base = fixed.resolve().parts
+    below = parts[len(base) :]
+    if parts[: len(base)] != base or any(part.startswith(".") for part in below):
+        return False
+    for pattern, part in zip(expected, below, strict=False):
+        if pattern == "**":
+            return True
+        if not fnmatch(part, pattern):
+            return False
+    return len(below) >= len(expected)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from app.codecs.images import configure_pillow_limits
 from app.datasets.encode import EncodeJob, EncodeSummary, summary_of
 from app.datasets.latent_encoder import LatentEncoder, Span
 from app.datasets.options import EncodeOptions, Hardware, ProgressCallback
+from app.datasets.output import require_outside
 from app.datasets.sources import require_images
 from app.datasets.tally import Tally
 from model.errors import UserError
@@ -49,6 +50,7 @@ def encode_on_ray(
     named = _absolute(model) if Path(model).exists() else str(model)  # a name on the hub, or of a shipped model
     job = EncodeJob([_absolute(each) for each in locations], named, Path(out).absolute(), options, hardware)
     require_images(job.source(), locations)
+    require_outside(job.out, locations)
     spec = job.load().spec
     with closing(job.store(spec)) as store:
         counts = job.count(store)

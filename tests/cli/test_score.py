@@ -145,6 +145,12 @@ def test_options_that_do_not_fit_are_refused(
         "--limit: expected 0 or more images, got -1": ("score --limit=-1", mixed, "--model", model, *out),
         "--out: expected a file in a folder that exists": ("score", mixed, "--model", model, "--out", "none/s.csv"),
         "--limit: expected 0 or more images, got -5": ("calibrate --limit=-5", "--model", model, "--data", normal),
+        f"--out: expected a path outside of the source {normal}, got {normal / 's.csv'}": (
+            *("score", normal, "--model", model, "--out", normal / "s.csv"),
+        ),
+        f"--out: expected a path outside of the source {normal}/*, got {normal / 's.csv'}": (
+            *("score", f"{normal}/*", "--model", model, "--out", normal / "s.csv"),
+        ),
         "--fit: expected resize": ("score --fit other", mixed, "--model", calibrated_model, *out),
         "no such file or folder": ("score", tmp_path / "none", "--model", calibrated_model, *out),
         "got a name on the hub": ("calibrate", "--model", "hf:one/two", "--data", normal),

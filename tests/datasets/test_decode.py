@@ -259,3 +259,18 @@ def test_links_in_the_folder_do_not_lead_out_of_it(images: Path, digits_model: P
     ):
         reconstruct_dataset(images, digits_model, out, hardware=CPU)
     assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_a_folder_below_the_source_is_refused(images: Path, encoded: Path, digits_model: Path, tmp_path: Path):
+    out = images / "more" / "out"
+    before = sorted(images.rglob("*"))
+    for run in (encode_dataset, reconstruct_dataset):
+        for source in (images, f"file://{images}", f"{images}/**/*.png", f"{images}/*", [images / "cat.jpg", images]):
+            with pytest.raises(OptionsError, match=rf"^out: expected a path outside of the source .*, got {out}$"):
+                run(source, digits_model, out, hardware=CPU)
+    for below in (encoded, encoded / "out"):
+        with pytest.raises(OptionsError, match=r"out: expected a path outside of the source .*latents"):
+            decode_dataset(encoded, digits_model, below, hardware=CPU)
+    assert sorted(images.rglob("*")) == before
+    assert reconstruct_dataset(f"{images}/*.jpg", digits_model, images / "beside", hardware=CPU).written == 1
+    assert reconstruct_dataset(f"{images}/*.jpg", digits_model, images / ".hidden", hardware=CPU).written == 1
