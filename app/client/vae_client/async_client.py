@@ -1,6 +1,7 @@
 """The client for asyncio."""
 
 import asyncio
+from contextlib import aclosing
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -10,6 +11,7 @@ from . import calls
 from .base import BaseClient
 from .calls import Call, Counter, Progress, Size, Span
 from .items import Images, Tensor
+from .responses import naming_url, receiving
 from .results import Encoded, Problem, Sampled, Scored
 from .retries import LOST, Tries
 
@@ -163,8 +165,8 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
         while True:
             request = call.request(self._http, span, tries)
             try:
-                with calls.naming_url(request):
-                    response = await self._http.send(request)
+                with naming_url(request):
+                    response = await self._receive(request, tries)
             except LOST:
                 if (pause := tries.pause(None)) is None:
                     raise
@@ -172,3 +174,11 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
                 if (pause := tries.pause(response)) is None:
                     return response
             await asyncio.sleep(pause)
+
+    async def _receive(self, request: httpx.Request, tries: Tries) -> httpx.Response:
+        response = await self._http.send(request, stream=True)
+        async with aclosing(response):
+            with receiving(response, self._max_response_bytes, tries) as body:
+                async for chunk in response.aiter_bytes():
+                    body.add(chunk)
+        return body.response()

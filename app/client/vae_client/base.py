@@ -22,11 +22,12 @@ class BaseClient(Generic[Http]):
         max_items: int = 256,
         max_bytes: int = 2**24,
         concurrency: int = 4,
+        max_response_bytes: int = 2**30,
         **options: Any,
     ) -> None:
         self._http = self._connect(base_url=base_url(url), **with_headers(api_key, **options))
         self._retries, self._timeout, self._limits = retries, timeout, Limits(max_items, max_bytes)
-        self._concurrency = max(1, concurrency)
+        self._concurrency, self._max_response_bytes = max(1, concurrency), max_response_bytes
 
     def _connect(self, **options: Any) -> Http:
         raise NotImplementedError

@@ -4,11 +4,9 @@ They are sent by `client` and `async_client` alike. A call with more items or by
 divided into several, in the order of its items.
 """
 
-import io
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
 from secrets import randbits
@@ -19,6 +17,7 @@ import httpx
 import numpy as np
 
 from .items import NPY, Draws, Images, Items, Rows, Tensor, Whole, as_numpy, image_items
+from .responses import not_expected, problem, read_array, read_encoded, read_object, read_sampled, read_scored
 from .results import (
     Encoded,
     Problem,
@@ -90,18 +89,20 @@ class Limits:
 class Call(Generic[T]):
     """A call: its requests, the function that reads a response, and the one that joins the results of several.
 
-    `draws` are those of each item, `seed` is that of the call if it draws.
+    `read` is given the response and the number of rows that it must have: `rows`, by default one for each item of the
+    request. `draws` are those of each item, `seed` is that of the call if it draws.
     """
 
     method: str
     path: str
-    read: Callable[[httpx.Response], T]
+    read: Callable[[httpx.Response, int], T]
     join: Callable[[Sequence[T]], T]
     accept: str = NPY
     params: dict[str, Any] = field(default_factory=dict)
     items: Items | None = None
     draws: int = 1
     seed: int | None = None
+    rows: int | None = None
 
     @property
     def count(self) -> int:
@@ -135,10 +136,15 @@ class Call(Generic[T]):
         )
 
     def result(self, response: httpx.Response, span: Span) -> T:
-        """Read the response to some of the items; raises `Problem` for an error."""
+        """Read the response to some of the items; raises `Problem` for an error and for what cannot be read."""
         if not response.is_success:
-            raise Problem(response, lambda detail: self._placed(detail, span.start))
-        return self.read(response)
+            raise problem(response, lambda detail: self._placed(detail, span.start))
+        rows = span.stop - span.start if self.rows is None else self.rows
+        try:
+            return self.read(response, rows)
+        except Exception as error:  # the libraries raise any exception for a body that is not one of the service
+            expected = f"{rows} items in {self.accept}" if self.items else f"a JSON object in {self.accept}"
+            raise not_expected(response, expected, error) from error
 
     def _placed(self, detail: str, start: int) -> str:
         """Name items of a request that begins at `start` by their places in the call."""
@@ -162,16 +168,6 @@ def with_headers(api_key: str | None, **options: Any) -> dict[str, Any]:
     return {**options, "headers": headers}
 
 
-@contextmanager
-def naming_url(request: httpx.Request) -> Iterator[None]:
-    """Add the URL of the request to an error of the connection; httpx has only the words of the operating system."""
-    try:
-        yield
-    except httpx.TransportError as error:
-        kind, url = type(error), request.url.copy_with(userinfo=b"")  # without a password
-        raise kind(f"{request.method} {url}: {str(error) or kind.__name__}", request=request) from error
-
-
 def seed_of_part(call: Call[Any], start: int) -> int | None:
     """Return the seed of the part of a call that begins with an item: its own draws, and the seed itself for the first.
 
@@ -193,7 +189,7 @@ def encode(
     return Call(
         "POST",
         "/encode",
-        _encoded,
+        read_encoded,
         join_encoded,
         params=params,
         items=image_items(images),
@@ -217,7 +213,7 @@ def decode(latents: "np.ndarray | Tensor | Encoded", scaled: bool) -> Call[np.nd
         return images.reshape(*leading, *images.shape[1:])
 
     rows = Rows(array.reshape(math.prod(leading), *latent), leading)
-    return Call("POST", "/decode", _array, join, params=_flag("scaled", scaled), items=rows)
+    return Call("POST", "/decode", read_array, join, params=_flag("scaled", scaled), items=rows)
 
 
 def reconstruct(
@@ -225,7 +221,7 @@ def reconstruct(
 ) -> Call[np.ndarray]:
     """POST /reconstruct."""
     params = {"fit": fit, "output": output, **_sides(size)}
-    return Call("POST", "/reconstruct", _array, join_arrays, params=params, items=image_items(images), seed=seed)
+    return Call("POST", "/reconstruct", read_array, join_arrays, params=params, items=image_items(images), seed=seed)
 
 
 def interpolate(
@@ -235,8 +231,8 @@ def interpolate(
     items = Rows(_latents(ends)) if isinstance(ends, Encoded) or _is_float(ends) else image_items(ends)
     if len(items.sizes) != 2:
         raise ValueError(f"ends: expected two images or two latents, got {len(items.sizes)}")
-    params = {"steps": steps, "mode": mode, "fit": fit, **_sides(size), **_flag("scaled", scaled)}
-    return Call("POST", "/interpolate", _array, join_arrays, params=params, items=Whole(items))
+    params = {"steps": _integer("steps", steps), "mode": mode, "fit": fit, **_sides(size), **_flag("scaled", scaled)}
+    return Call("POST", "/interpolate", read_array, join_arrays, params=params, items=Whole(items), rows=steps)
 
 
 def _is_float(ends: Any) -> bool:
@@ -247,7 +243,7 @@ def sample(n: int, seed: int | None, temperature: float | None, size: Size | Non
     """GET /sample."""
     params = {"temperature": temperature, **_sides(size), **_flag("force", force)}
     return Call(
-        "GET", "/sample", _sampled, join_sampled, params=params, items=Draws(_integer("n", n)), seed=_seed(seed)
+        "GET", "/sample", read_sampled, join_sampled, params=params, items=Draws(_integer("n", n)), seed=_seed(seed)
     )
 
 
@@ -257,17 +253,17 @@ def score(
     """POST /score."""
     params = {"samples": samples, "alpha": alpha, "fit": fit, **_sides(size)}
     draws = _integer("samples", samples or SCORE_DRAWS)
-    return Call("POST", "/score", _scored, join_scored, _JSON, params, image_items(images), draws, _seed(seed))
+    return Call("POST", "/score", read_scored, join_scored, _JSON, params, image_items(images), draws, _seed(seed))
 
 
 def model() -> Call[dict[str, Any]]:
     """GET /model."""
-    return Call("GET", "/model", _object, lambda parts: parts[0], _JSON)
+    return Call("GET", "/model", read_object, lambda parts: parts[0], _JSON)
 
 
 def history() -> Call[dict[str, Any]]:
     """GET /model/history."""
-    return Call("GET", "/model/history", _object, lambda parts: parts[0], _JSON)
+    return Call("GET", "/model/history", read_object, lambda parts: parts[0], _JSON)
 
 
 def _seed(seed: int | None) -> int:
@@ -299,33 +295,3 @@ def _latents(latents: "np.ndarray | Tensor | Encoded") -> np.ndarray:
     if not 2 <= array.ndim <= 5:
         raise ValueError(f"latents: expected an array [N, *latent] or [L, N, *latent], got {list(array.shape)}")
     return array
-
-
-def _object(response: httpx.Response) -> dict[str, Any]:
-    return dict(response.json())
-
-
-def _array(response: httpx.Response) -> np.ndarray:
-    array: np.ndarray = np.load(io.BytesIO(response.content), allow_pickle=False)
-    return array
-
-
-def _encoded(response: httpx.Response) -> Encoded:
-    array = _array(response)
-    seed = response.headers.get("x-seed")
-    logvar = array[1] if len(array) > 1 else np.full_like(array[0], -np.inf)
-    return Encoded(array[0], logvar, array[2:], int(seed) if seed else None)
-
-
-def _sampled(response: httpx.Response) -> Sampled:
-    return Sampled(_array(response), int(response.headers["x-seed"]))
-
-
-def _scored(response: httpx.Response) -> Scored:
-    scores, seed = response.json()["scores"], response.headers.get("x-seed")
-    columns: dict[str, Any] = {
-        name: np.array([score[name] for score in scores], bool if name == "anomalous" else float) for name in scores[0]
-    }
-    undefined = dict.fromkeys(("elbo", "reconstruction", "kl", "bits_per_dim"), np.full(len(scores), np.nan))
-    fields = {**undefined, "percentile": None, "log_likelihood": None, **columns}
-    return Scored(**fields, seed=int(seed) if seed else None)

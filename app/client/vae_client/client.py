@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -12,6 +13,7 @@ from . import calls
 from .base import BaseClient
 from .calls import Call, Counter, Progress, Size, Span
 from .items import Images, Tensor
+from .responses import naming_url, receiving
 from .results import Encoded, Problem, Sampled, Scored
 from .retries import LOST, Tries
 
@@ -24,15 +26,18 @@ class Client(BaseClient[httpx.Client]):
     A request that gets 429 or 503, or whose connection is lost, is sent again up to `retries` times, not before its
     Retry-After; a Retry-After of more than 60 seconds raises `Problem` at once. `timeout` is the number of seconds that
     a request and its retries may take together; the service gets it as X-Request-Timeout, and stops working after it.
-    None means no limit but the service's. A call of more than `max_items` images or latents, counted with their draws,
-    or of more than `max_bytes` is sent as several requests, `concurrency` at once, and a request that the service finds
-    too large as two halves. Results keep the order of the items. Each part of such a call has its own draws, which
-    follow from its seed and the limits. `progress` of a call is called after each response, in any thread, with the
-    number of items that are done and of all.
+    The client waits a second longer, and looks at the time whenever a part of the response arrives. None means no limit
+    but the service's. A response has at most `max_response_bytes`, counted after decompression.
 
-    An error response raises `Problem`, an error of the connection that of httpx with the URL in its text, and an
-    argument that is no image `TypeError`. `options` are those of `httpx.Client`; the API key replaces an Authorization
-    header among them.
+    A call of more than `max_items` images or latents, counted with their draws, or of more than `max_bytes` is sent as
+    several requests, `concurrency` at once, and a request that the service finds too large as two halves. Results keep
+    the order of the items. Each part of such a call has its own draws, which follow from its seed and the limits.
+    `progress` of a call is called after each response, in any thread, with the number of items that are done and of
+    all.
+
+    An error response and one that cannot be read raise `Problem`, an error of the connection that of httpx with the URL
+    in its text, and an argument that is no image `TypeError`. `options` are those of `httpx.Client`; the API key
+    replaces an Authorization header among them.
     """
 
     def _connect(self, **options: Any) -> httpx.Client:
@@ -196,8 +201,8 @@ class Client(BaseClient[httpx.Client]):
         while True:
             request = call.request(self._http, span, tries)
             try:
-                with calls.naming_url(request):
-                    response = self._http.send(request)
+                with naming_url(request):
+                    response = self._receive(request, tries)
             except LOST:
                 if (pause := tries.pause(None)) is None:
                     raise
@@ -205,3 +210,10 @@ class Client(BaseClient[httpx.Client]):
                 if (pause := tries.pause(response)) is None:
                     return response
             time.sleep(pause)
+
+    def _receive(self, request: httpx.Request, tries: Tries) -> httpx.Response:
+        response = self._http.send(request, stream=True)
+        with closing(response), receiving(response, self._max_response_bytes, tries) as body:
+            for chunk in response.iter_bytes():
+                body.add(chunk)
+        return body.response()

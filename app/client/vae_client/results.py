@@ -1,26 +1,25 @@
 """Results of the calls, the error of a call, and how the results of several requests become one."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import httpx
 import numpy as np
 
 
 class Problem(Exception):
     """An error response: its status, title and detail, and the request id under which the service has logged it.
 
-    The detail names images and latents by their places in the argument of the call, also if that was divided.
+    The detail names images and latents by their places in the argument of the call, also if that was divided. A
+    response that cannot be read, or has other items than the request, is a problem as well, with the status that it
+    came with and the title "Unreadable response".
     """
 
-    def __init__(self, response: httpx.Response, placed: Callable[[str], str] = str) -> None:
-        is_problem = response.headers.get("content-type") == "application/problem+json"
-        body: dict[str, Any] = response.json() if is_problem else {}
-        self.status = response.status_code
-        self.title = str(body.get("title", response.reason_phrase))
-        self.detail = placed(str(body.get("detail", "the response is not one of the service")))
-        self.request_id = response.headers.get("x-request-id", "")
-        super().__init__(f"{self.status} {self.title}: {self.detail}")
+    def __init__(self, status: int, title: str, detail: str, request_id: str = "") -> None:
+        super().__init__(status, title, detail, request_id)
+        self.status, self.title, self.detail, self.request_id = status, title, detail, request_id
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.title}: {self.detail}"
 
 
 class Encoded(NamedTuple):

@@ -39,7 +39,7 @@ class Tries:
     ) -> None:
         self._left, self._done = retries, 0
         self._clock, self._jitter = clock, jitter
-        self._deadline = None if timeout is None else clock() + timeout
+        self._timeout, self._deadline = timeout, None if timeout is None else clock() + timeout
 
     def arguments(self) -> dict[str, httpx.Timeout]:
         """Return the timeout of the next try for httpx."""
@@ -50,6 +50,11 @@ class Tries:
         """Return the deadline of the next try for the service."""
         left = self._seconds_left()
         return {} if left is None or left > MAX_TIMEOUT else {"X-Request-Timeout": f"{left:.3f}"}
+
+    def require_time(self) -> None:
+        """Raise `httpx.ReadTimeout` after the time of all tries, while a response arrives."""
+        if self._deadline is not None and self._clock() > self._deadline + _GRACE:
+            raise httpx.ReadTimeout(f"the response was not complete within the timeout of {self._timeout:g} s")
 
     def pause(self, response: httpx.Response | None) -> float | None:
         """Return the seconds until the request is sent again after a response, or after none; None if it is not."""
@@ -77,5 +82,5 @@ def _retry_after(response: httpx.Response) -> float | None:
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 1.0
