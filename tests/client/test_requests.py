@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from vae_client import Client
+from vae_client import AsyncClient, Client
 
 from tests.support.in_thread_server import listening
 
@@ -191,3 +191,45 @@ def test_images_and_latents_are_interpolated(vae: Client, digits: np.ndarray, mo
 def test_other_than_two_ends_are_not_sent(vae: Client, digits: np.ndarray) -> None:
     with pytest.raises(ValueError, match="ends: expected two images or two latents, got 3"):
         vae.interpolate(digits[:3, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "reason"),
+    [
+        ({"max_items": 0}, ValueError, "max_items: expected an integer of at least 1, got 0"),
+        ({"max_items": -3}, ValueError, "max_items: expected an integer of at least 1, got -3"),
+        ({"max_bytes": 0}, ValueError, "max_bytes: expected an integer of at least 1, got 0"),
+        ({"max_response_bytes": 0}, ValueError, "max_response_bytes: expected an integer of at least 1, got 0"),
+        ({"concurrency": 0}, ValueError, "concurrency: expected an integer of at least 1, got 0"),
+        ({"concurrency": 2.5}, TypeError, "concurrency: expected an integer, got float"),
+        ({"retries": -1}, ValueError, "retries: expected an integer of at least 0, got -1"),
+        ({"retries": True}, TypeError, "retries: expected an integer, got bool"),
+        ({"timeout": -1}, ValueError, "timeout: expected a number of seconds above 0, or None, got -1"),
+        ({"timeout": np.inf}, ValueError, "timeout: expected a number of seconds above 0, or None, got inf"),
+        ({"timeout": "a"}, TypeError, "timeout: expected a number of seconds above 0, or None, got str"),
+        ({"url": 5}, ValueError, "url: expected an address such as http://localhost:8000, got 5"),
+    ],
+)
+def test_a_client_that_could_not_work_is_refused(arguments: dict[str, Any], error: type, reason: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(error, match=f"^{re.escape(reason)}$"):
+            kind(**{"url": "http://vae", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "reason"),
+    [
+        ({"size": 3}, TypeError, "size: expected a height and a width in pixels, got 3"),
+        ({"size": (3, "a")}, TypeError, "size[1]: expected an integer, got str"),
+        ({"progress": "yes"}, TypeError, "progress: expected a function or None, got str"),
+        ({"timeout": 0}, ValueError, "timeout: expected a number of seconds above 0, or None, got 0"),
+        ({"timeout": "a"}, TypeError, "timeout: expected a number of seconds above 0, or None, got str"),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_call_that_could_not_work_is_not_sent(arguments: dict[str, Any], error: type, reason: str) -> None:
+    with Client("http://127.0.0.1:1") as client, pytest.raises(error, match=f"^{re.escape(reason)}$"):
+        client.encode(GREY, **arguments)
+    async with AsyncClient("http://127.0.0.1:1") as client:
+        with pytest.raises(error, match=f"^{re.escape(reason)}$"):
+            await client.encode(GREY, **arguments)

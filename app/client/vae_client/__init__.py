@@ -6,8 +6,8 @@ with Client("http://localhost:8000") as vae:
     images = vae.decode(encoded.mean)       # uint8 [N, H, W, C]
 """
 
+from .arguments import Size
 from .async_client import AsyncClient
-from .calls import Size
 from .client import Client
 from .items import Images
 from .results import Encoded, Problem, Sampled, Scored

@@ -8,8 +8,9 @@ import httpx
 import numpy as np
 
 from . import calls
+from .arguments import Size
 from .base import BaseClient
-from .calls import Call, Counter, Progress, Size, Span
+from .calls import Call, Counter, Progress, Span
 from .items import Images, Tensor
 from .responses import naming_url, receiving
 from .results import Encoded, Problem, Sampled, Scored
@@ -137,7 +138,7 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
         return await self._call(calls.history(), timeout)
 
     async def _call(self, call: Call[T], timeout: float | None, progress: Progress | None = None) -> T:
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self._seconds(timeout)
         turn, counter = asyncio.Semaphore(self._concurrency), Counter(call.count, progress)
         spans = call.spans(self._limits)
         parts = [asyncio.create_task(self._send_part(call, span, seconds, turn, counter)) for span in spans]

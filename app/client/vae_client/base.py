@@ -4,7 +4,8 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
-from .calls import Limits, base_url, with_headers
+from .arguments import base_url, integer, seconds
+from .calls import Limits, with_headers
 
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
@@ -25,9 +26,15 @@ class BaseClient(Generic[Http]):
         max_response_bytes: int = 2**30,
         **options: Any,
     ) -> None:
+        self._retries, self._timeout = integer("retries", retries, 0), seconds("timeout", timeout)
+        self._limits = Limits(integer("max_items", max_items, 1), integer("max_bytes", max_bytes, 1))
+        self._concurrency = integer("concurrency", concurrency, 1)
+        self._max_response_bytes = integer("max_response_bytes", max_response_bytes, 1)
         self._http = self._connect(base_url=base_url(url), **with_headers(api_key, **options))
-        self._retries, self._timeout, self._limits = retries, timeout, Limits(max_items, max_bytes)
-        self._concurrency, self._max_response_bytes = max(1, concurrency), max_response_bytes
+
+    def _seconds(self, timeout: float | None) -> float | None:
+        """Return the timeout of a call, by default that of the client."""
+        return self._timeout if timeout is None else seconds("timeout", timeout)
 
     def _connect(self, **options: Any) -> Http:
         raise NotImplementedError

@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from secrets import randbits
 from threading import Lock
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -16,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import httpx
 import numpy as np
 
+from .arguments import Size, function, integer, sides
 from .items import NPY, Draws, Images, Items, Rows, Tensor, Whole, as_numpy, image_items
 from .responses import not_expected, problem, read_array, read_encoded, read_object, read_sampled, read_scored
 from .results import (
@@ -29,9 +29,6 @@ from .results import (
     join_scored,
 )
 from .retries import Tries
-
-Size = tuple[int, int]
-"""Height and width of images in pixels."""
 
 T = TypeVar("T")
 
@@ -52,7 +49,7 @@ class Counter:
     """Counts the items of a call that are done, in any thread, for a function that shows the progress."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
-        self._done, self._total, self._progress = 0, total, progress
+        self._done, self._total, self._progress = 0, total, function("progress", progress)
         self._lock = Lock()
 
     def add(self, count: int) -> None:
@@ -152,13 +149,6 @@ class Call(Generic[T]):
         return _ITEM.sub(lambda item: item[1] + items.place(start + int(item[2])), detail) if items else detail
 
 
-def base_url(url: str) -> str:
-    """Check the address of a service. Raises `ValueError` for one without http:// or https://."""
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"url: expected an address such as http://localhost:8000, got {url!r}")
-    return url
-
-
 def with_headers(api_key: str | None, **options: Any) -> dict[str, Any]:
     """Return options of httpx with the headers of all requests; the API key replaces an Authorization header."""
     headers = httpx.Headers(options.get("headers"))
@@ -184,7 +174,7 @@ def encode(
     images: Images, samples: int | None, seed: int | None, fit: str | None, size: Size | None, scaled: bool
 ) -> Call[Encoded]:
     """POST /encode."""
-    params = {"samples": samples, "fit": fit, **_sides(size), **_flag("scaled", scaled)}
+    params = {"samples": samples, "fit": fit, **sides(size), **_flag("scaled", scaled)}
     drawn = seed if samples is None else _seed(seed)
     return Call(
         "POST",
@@ -193,7 +183,7 @@ def encode(
         join_encoded,
         params=params,
         items=image_items(images),
-        draws=_integer("samples", samples or 1),
+        draws=integer("samples", samples or 1),
         seed=drawn,
     )
 
@@ -220,7 +210,7 @@ def reconstruct(
     images: Images, seed: int | None, fit: str | None, size: Size | None, output: str | None = None
 ) -> Call[np.ndarray]:
     """POST /reconstruct."""
-    params = {"fit": fit, "output": output, **_sides(size)}
+    params = {"fit": fit, "output": output, **sides(size)}
     return Call("POST", "/reconstruct", read_array, join_arrays, params=params, items=image_items(images), seed=seed)
 
 
@@ -231,7 +221,7 @@ def interpolate(
     items = Rows(_latents(ends)) if isinstance(ends, Encoded) or _is_float(ends) else image_items(ends)
     if len(items.sizes) != 2:
         raise ValueError(f"ends: expected two images or two latents, got {len(items.sizes)}")
-    params = {"steps": _integer("steps", steps), "mode": mode, "fit": fit, **_sides(size), **_flag("scaled", scaled)}
+    params = {"steps": integer("steps", steps), "mode": mode, "fit": fit, **sides(size), **_flag("scaled", scaled)}
     return Call("POST", "/interpolate", read_array, join_arrays, params=params, items=Whole(items), rows=steps)
 
 
@@ -241,9 +231,9 @@ def _is_float(ends: Any) -> bool:
 
 def sample(n: int, seed: int | None, temperature: float | None, size: Size | None, force: bool) -> Call[Sampled]:
     """GET /sample."""
-    params = {"temperature": temperature, **_sides(size), **_flag("force", force)}
+    params = {"temperature": temperature, **sides(size), **_flag("force", force)}
     return Call(
-        "GET", "/sample", read_sampled, join_sampled, params=params, items=Draws(_integer("n", n)), seed=_seed(seed)
+        "GET", "/sample", read_sampled, join_sampled, params=params, items=Draws(integer("n", n)), seed=_seed(seed)
     )
 
 
@@ -251,8 +241,8 @@ def score(
     images: Images, samples: int | None, alpha: float | None, seed: int | None, fit: str | None, size: Size | None
 ) -> Call[Scored]:
     """POST /score."""
-    params = {"samples": samples, "alpha": alpha, "fit": fit, **_sides(size)}
-    draws = _integer("samples", samples or SCORE_DRAWS)
+    params = {"samples": samples, "alpha": alpha, "fit": fit, **sides(size)}
+    draws = integer("samples", samples or SCORE_DRAWS)
     return Call("POST", "/score", read_scored, join_scored, _JSON, params, image_items(images), draws, _seed(seed))
 
 
@@ -268,18 +258,7 @@ def history() -> Call[dict[str, Any]]:
 
 def _seed(seed: int | None) -> int:
     """Return the seed of a call that draws: the one of the caller, or a new one, from which parts have theirs."""
-    return randbits(63) if seed is None else _integer("seed", seed)
-
-
-def _integer(name: str, value: int) -> int:
-    """Return an argument that is an integer, of Python or NumPy; raises `TypeError` for any other value."""
-    if not isinstance(value, Integral):
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    return value
-
-
-def _sides(size: Size | None) -> dict[str, int]:
-    return {} if size is None else {"height": size[0], "width": size[1]}
+    return randbits(63) if seed is None else integer("seed", seed)
 
 
 def _flag(name: str, value: bool) -> dict[str, str]:

@@ -10,8 +10,9 @@ import httpx
 import numpy as np
 
 from . import calls
+from .arguments import Size
 from .base import BaseClient
-from .calls import Call, Counter, Progress, Size, Span
+from .calls import Call, Counter, Progress, Span
 from .items import Images, Tensor
 from .responses import naming_url, receiving
 from .results import Encoded, Problem, Sampled, Scored
@@ -36,7 +37,8 @@ class Client(BaseClient[httpx.Client]):
     all.
 
     An error response and one that cannot be read raise `Problem`, an error of the connection that of httpx with the URL
-    in its text, and an argument that is no image `TypeError`. `options` are those of `httpx.Client`; the API key
+    in its text, and an argument that is no image `TypeError`. Other arguments out of
+    their range raise `ValueError`, before a request is sent. `options` are those of `httpx.Client`; the API key
     replaces an Authorization header among them.
     """
 
@@ -175,7 +177,7 @@ class Client(BaseClient[httpx.Client]):
         return self._call(calls.history(), timeout)
 
     def _call(self, call: Call[T], timeout: float | None, progress: Progress | None = None) -> T:
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self._seconds(timeout)
         spans, counter = list(call.spans(self._limits)), Counter(call.count, progress)
         send = partial(self._send_part, call, timeout=seconds, counter=counter)
         if len(spans) == 1 or self._concurrency == 1:
