@@ -108,7 +108,8 @@ class Training:
     `images` are uint8 [N, C, H, W]. They stay on the device; each epoch draws binary pixels and the order anew. All
     random numbers come from `generator`, so a training with the same options, data and device gives the same weights.
     `start` is a trained model of the same config that provides the initial weights. `validation` are images that are
-    held out in place of `holdout` training images. Raises `DataError` if no image is left to train on.
+    held out in place of `holdout` training images. Raises `DataError` without an image,
+    `OptionsError` if none is left to train on.
     """
 
     def __init__(

@@ -38,5 +38,5 @@ def test_a_model_that_no_config_of_a_pair_describes_is_refused(tmp_path, digits_
         convert(read_model(digits_model).model, tmp_path / "pair")
     with pytest.raises(ExportError, match="units of patches of latents"):
         convert(read_model(write(tmp_path / "flux2", "flux2")).model, tmp_path / "pair")
-    assert refusal(vae("export", tmp_path, "--model", digits_model)).endswith("expected a new or empty folder")
+    assert "expected a new or empty folder" in refusal(vae("export", tmp_path, "--model", digits_model))
     assert not (tmp_path / "pair").exists()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from model.config import VAEConfig
-from model.data.arrays import DataError
 from model.elbo import elbo
+from model.errors import OptionsError
 from model.records import EpochRecord
 from model.training.options import TrainingOptions
 from model.training.trainer import AVERAGED_STEPS, Progress, Training, TrainingError, init_output_bias, new_vae
@@ -142,7 +142,7 @@ def test_augmentation_changes_what_is_trained_on(digits: np.ndarray) -> None:
 
 
 def test_all_images_cannot_be_held_out(digits: np.ndarray) -> None:
-    with pytest.raises(DataError, match="holdout: expected fewer than the 50 training images, got 50"):
+    with pytest.raises(OptionsError, match="holdout: expected fewer than the 50 training images, got 50"):
         Training(MLP, digits[:50], replace(QUICK, holdout=50))
 
 
