@@ -1,4 +1,4 @@
-"""Each image of a source has an id of its own, whatever its name, and none is left out without a word."""
+"""Each image of a source has an id of its own, under any name, and what a source leaves out is reported."""
 
 import os
 import tarfile
