@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import io
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from vae_client import AsyncClient, Client, Problem
 
@@ -161,6 +162,44 @@ def test_a_response_that_cannot_be_read_is_a_problem(call: str, body: bytes, hea
         rf"^200 Unreadable response: \w+ http://vae/{call}\S*: expected {expected} .*, got {len(body)} bytes of text/x",
         str(caught.value),
     )
+
+
+def busy(most: int, sizes: list[int]) -> Starlette:
+    """A service that answers 504 to more images than some."""
+
+    async def answer(request: Request) -> Response:
+        images = np.load(io.BytesIO(await request.body()))
+        sizes.append(len(images))
+        if len(images) > most:
+            if (seconds := float(request.headers["x-request-timeout"])) <= 1:
+                await asyncio.sleep(seconds)
+            return Response(b'{"title": "Deadline exceeded"}', 504, media_type=PROBLEM)
+        if request.url.path == "/encode":
+            return Response(write_npy(np.zeros((3, len(images), 4))), headers={"x-seed": "1"})
+        return JSONResponse({"scores": [{"elbo": float(image.max())} for image in images]})
+
+    return Starlette(routes=[Route("/{path:path}", answer, methods=["POST"])])
+
+
+@pytest.mark.anyio
+async def test_a_request_that_took_a_busy_service_too_long_is_sent_as_halves() -> None:
+    images, sizes = np.arange(6, dtype=np.uint8).repeat(64).reshape(6, 8, 8), []
+    with on_a_socket(busy(2, sizes)) as address, Client(address) as client:
+        np.testing.assert_array_equal(client.score(images).elbo, range(6))
+        assert sizes == [6, 3, 1, 2, 3, 1, 2]
+        async with AsyncClient(address) as other:
+            np.testing.assert_array_equal((await other.score(images, seed=5)).elbo, range(6))
+        sizes.clear()
+        with pytest.raises(Problem, match="504"):  # its draws would depend on the load
+            client.encode(images, samples=1, seed=5)
+        with pytest.raises(Problem, match="504"):
+            client.score(images, timeout=1)
+        assert sizes == [6, 6]
+
+
+def test_a_single_image_that_takes_a_service_too_long_is_a_problem() -> None:
+    with on_a_socket(busy(0, [])) as address, Client(address) as client, pytest.raises(Problem, match="504"):
+        client.score(GREY)
 
 
 def test_an_interpolation_has_its_steps() -> None:

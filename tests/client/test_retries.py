@@ -37,6 +37,11 @@ def test_a_date_in_retry_after_is_read() -> None:
     assert Tries(3, None, jitter=lambda: 0.0).pause(refusal("Wed, 21 Oct 2015 07:28:00 GMT")) == 0.0
 
 
+def test_a_date_beyond_all_calendars_is_one_second() -> None:
+    date = f"Wed, 21 Oct {10**20} 07:28:00 GMT"
+    assert Tries(3, None, jitter=lambda: 0.0).pause(refusal(date)) == 1.0
+
+
 def test_a_pause_beyond_the_timeout_is_not_made() -> None:
     clock = Clock()
     tries = Tries(9, 10, clock, jitter=lambda: 0.0)

@@ -153,16 +153,16 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
     ) -> list[T]:
         try:
             async with turn:
-                result = call.result(await self._send(call, span, timeout), span)
+                tries = Tries(self._retries, timeout)
+                result = call.result(await self._send(call, span, tries), span)
         except Problem as error:
-            halves = span.halves(error)
+            halves = call.halves(span, error, tries)
         else:
             counter.add(span.stop - span.start)
             return [result]
         return [result for half in halves for result in await self._send_part(call, half, timeout, turn, counter)]
 
-    async def _send(self, call: Call[Any], span: Span, timeout: float | None) -> httpx.Response:
-        tries = Tries(self._retries, timeout)
+    async def _send(self, call: Call[Any], span: Span, tries: Tries) -> httpx.Response:
         while True:
             request = call.request(self._http, span, tries)
             try:

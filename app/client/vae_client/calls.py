@@ -42,7 +42,7 @@ _JSON = "application/json"
 _ITEM = re.compile(r"\b(images|latents)\[([0-9]{1,9})\]")
 """An item in the detail of an error, by its place in the request."""
 
-_TOO_LARGE = 413
+_TOO_LARGE, _OUT_OF_TIME = 413, 504
 
 
 class Counter:
@@ -65,13 +65,6 @@ class Span(NamedTuple):
 
     start: int
     stop: int
-
-    def halves(self, error: Problem) -> tuple["Span", "Span"]:
-        """Divide a request that was too large; raises the error for another one, or a single item."""
-        middle = (self.start + self.stop) // 2
-        if error.status != _TOO_LARGE or middle == self.start:
-            raise error
-        return Span(self.start, middle), Span(middle, self.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +111,38 @@ class Call(Generic[T]):
             total += size
         yield Span(start, len(sizes))
 
+    def halves(self, span: Span, error: Problem, tries: Tries) -> tuple[Span, Span]:
+        """Divide a request that was too large, or took the service too long; raises the error for any other.
+
+        After 504 a request whose own timeout is over is not divided, nor one whose draws would then depend on the load
+        of the service.
+        """
+        middle = (span.start + span.stop) // 2
+        divisible = error.status == _TOO_LARGE or (
+            error.status == _OUT_OF_TIME and self._draws_alike_in_parts and not tries.is_over()
+        )
+        if not divisible or middle == span.start:
+            raise error
+        return Span(span.start, middle), Span(middle, span.stop)
+
+    @property
+    def _draws_alike_in_parts(self) -> bool:
+        """Whether no item has other draws in another part; those of /score follow from the pixels as well."""
+        return self.seed is None or self.path == "/score"
+
+    def seed_of_part(self, start: int) -> int | None:
+        """Return the seed of the part that begins with an item: its own draws, and the seed itself for the first.
+
+        The service draws the same numbers for the first image of every request with one seed.
+        """
+        if self.seed is None or start == 0 or self._draws_alike_in_parts:
+            return self.seed
+        return int(np.random.SeedSequence([self.seed, start]).generate_state(1, np.uint64)[0] >> 1)
+
     def request(self, http: "httpx.Client | httpx.AsyncClient", span: Span, tries: Tries) -> httpx.Request:
         """Build the request for some of the items; parameters that are None are left out."""
         arguments = self.items.arguments(*span) if self.items else {}
-        params = {**self.params, **arguments.pop("params", {}), "seed": seed_of_part(self, span.start)}
+        params = {**self.params, **arguments.pop("params", {}), "seed": self.seed_of_part(span.start)}
         headers = {"Accept": self.accept, **arguments.pop("headers", {}), **tries.headers()}
         return http.build_request(
             self.method,
@@ -156,18 +177,6 @@ def with_headers(api_key: str | None, **options: Any) -> dict[str, Any]:
     if api_key:
         headers.update([(b"Authorization", f"Bearer {api_key}".encode())])  # as bytes: a str has to be ASCII
     return {**options, "headers": headers}
-
-
-def seed_of_part(call: Call[Any], start: int) -> int | None:
-    """Return the seed of the part of a call that begins with an item: its own draws, and the seed itself for the first.
-
-    The service draws the same numbers for the first image of every request with one seed. The draws of /score follow
-    from the pixels as well, so that an image has the same scores in any part.
-    """
-    seed = call.seed
-    if seed is None or start == 0 or call.path == "/score":
-        return seed
-    return int(np.random.SeedSequence([seed, start]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def encode(

@@ -31,15 +31,16 @@ class Client(BaseClient[httpx.Client]):
     but the service's. A response has at most `max_response_bytes`, counted after decompression.
 
     A call of more than `max_items` images or latents, counted with their draws, or of more than `max_bytes` is sent as
-    several requests, `concurrency` at once, and a request that the service finds too large as two halves. Results keep
-    the order of the items. Each part of such a call has its own draws, which follow from its seed and the limits.
-    `progress` of a call is called after each response, in any thread, with the number of items that are done and of
-    all.
+    several requests, `concurrency` at once. Results keep the order of the items. Each part of such a call has its own
+    draws, which follow from its seed and the limits. A request that the service finds too large is sent as two halves,
+    each with a timeout of its own. So is a request of `score`, or of a call without draws, that got 504 before its
+    timeout was over; draws of other calls would depend on the load of the service. `progress` of a call is called after
+    each response, in any thread, with the number of items that are done and of all.
 
     An error response and one that cannot be read raise `Problem`, an error of the connection that of httpx with the URL
-    in its text, and an argument that is no image `TypeError`. Other arguments out of
-    their range raise `ValueError`, before a request is sent. `options` are those of `httpx.Client`; the API key
-    replaces an Authorization header among them.
+    in its text. An argument of a wrong type, such as one that is no image, raises `TypeError`, one out of its range
+    `ValueError`, before a request is sent. `options` are those of `httpx.Client`; the API key replaces an Authorization
+    header among them.
     """
 
     def _connect(self, **options: Any) -> httpx.Client:
@@ -191,15 +192,16 @@ class Client(BaseClient[httpx.Client]):
                     part.cancel()
 
     def _send_part(self, call: Call[T], span: Span, timeout: float | None, counter: Counter) -> list[T]:
+        tries = Tries(self._retries, timeout)
         try:
-            result = call.result(self._send(call, span, timeout), span)
+            result = call.result(self._send(call, span, tries), span)
         except Problem as error:
-            return [result for half in span.halves(error) for result in self._send_part(call, half, timeout, counter)]
+            halves = call.halves(span, error, tries)
+            return [result for half in halves for result in self._send_part(call, half, timeout, counter)]
         counter.add(span.stop - span.start)
         return [result]
 
-    def _send(self, call: Call[Any], span: Span, timeout: float | None) -> httpx.Response:
-        tries = Tries(self._retries, timeout)
+    def _send(self, call: Call[Any], span: Span, tries: Tries) -> httpx.Response:
         while True:
             request = call.request(self._http, span, tries)
             try:

@@ -25,6 +25,8 @@ _RETRIED = (429, 503)
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.1, 5.0
 _GRACE = 1.0
 """Seconds by which the client waits longer than the service works, so that its 504 arrives."""
+_NEARLY = 0.01
+"""Seconds before the deadline at which it counts as over: the service gets it rounded to milliseconds."""
 
 
 class Tries:
@@ -50,6 +52,11 @@ class Tries:
         """Return the deadline of the next try for the service."""
         left = self._seconds_left()
         return {} if left is None or left > MAX_TIMEOUT else {"X-Request-Timeout": f"{left:.3f}"}
+
+    def is_over(self) -> bool:
+        """Return whether the time of all tries is over, or nearly so."""
+        left = self._seconds_left()
+        return left is not None and left <= _NEARLY
 
     def require_time(self) -> None:
         """Raise `httpx.ReadTimeout` after the time of all tries, while a response arrives."""
