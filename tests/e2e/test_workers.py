@@ -231,7 +231,7 @@ async def test_a_second_signal_cancels_the_requests_in_flight_and_exits_with_1(d
 
 
 async def test_a_service_whose_workers_cannot_start_exits_and_reports_the_reason(digits_model, tmp_path):
-    (tmp_path / "starlette.py").write_text("raise SystemExit(7)")  # only workers import Starlette
+    (tmp_path / "torch.py").write_text("raise SystemExit(7)")  # only workers import torch
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from app.cli import main; main()"
     options = ("--model", str(digits_model), "--port", "0", "--workers", "2", "--log-format", "text")
     process = await python("-c", code, "serve", *options)

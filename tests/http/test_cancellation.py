@@ -83,7 +83,7 @@ async def drive(app: Any, chance: random.Random) -> tuple[Caller, bool]:
     return caller, stays
 
 
-@settings(max_examples=8, database=None)
+@settings(max_examples=4, database=None)
 @given(st.randoms(use_true_random=False))
 async def test_disconnects_at_random_times_leave_other_requests_and_no_state_behind(app, chance):
     def count(name: str, **labels: str) -> float:
