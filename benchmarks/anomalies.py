@@ -1,6 +1,7 @@
 """How well the figures of /score tell other images from those of the test split, and how they are calibrated.
 
 python -m benchmarks.anomalies --model model/checkpoints/mnist --data DIR
+python -m benchmarks.anomalies --model model/checkpoints/emoji --data emoji --count 150 --others Symbola.ttf
 
 The test split is divided into two folds. Each fold calibrates the typicality of the other one and of what is made of
 it, so that every image counts once and no image is scored by itself. Areas under the ROC curve are those of the images
@@ -8,25 +9,27 @@ of both folds against as many of another kind: of the ELBO as it was (one draw, 
 (both tails are anomalous), and of the typicality.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from app.cli.evaluate import evaluated_images
 from model.checkpoint import read_checkpoint
 from model.data.arrays import Images, batches
 from model.data.datasets import read_dataset
+from model.data.images import fit
 from model.elbo import SCORE_DRAWS, bounds
 from model.elbo_percentiles import ElboPercentiles, auroc
 from model.evaluation.calibration import calibrate, measure_statistics
 from model.evaluation.ood import elbos, ood_datasets
 from model.formats.native import NativeModel, native_model
 from model.pixels import to_unit_interval
+from model.recipes.render_emoji import FONT_SIZE, HEIGHT, WIDTH
 from model.typicality import Typicality
 
 Array = np.ndarray
@@ -36,24 +39,70 @@ SECOND_SPLIT = 5000
 
 SEEDS = 16
 
+MIDDLE = 127
+
+PICTOGRAPHS = range(0x1F300, 0x1FB00)
+UNASSIGNED = "\u0378"
+"""A character that no font has: it is drawn as the sign of a missing one."""
+
 
 def anomalies(images: Images, seed: int = 0) -> dict[str, Images]:
-    """Make images of other kinds from uint8 images [N, C, H, W], as many of each."""
+    """Make images of other kinds from uint8 images [N, C, H, W], as many of each.
+
+    What is blank or erased has the background of the images, shapes and strokes are drawn in its inverse.
+    """
     rng = np.random.default_rng(seed)
     _, _, height, width = images.shape
-    lower, left = images.copy(), images.copy()
-    lower[:, :, height // 2 :] = 0
-    left[:, :, :, : width // 2] = 0
+    lower, left, background = images.copy(), images.copy(), _background(images)
+    lower[:, :, height // 2 :] = background
+    left[:, :, :, : width // 2] = background
+    shapes = _drawn(images, lambda _: _shape(rng, height, width))
     derived = {name: np.concatenate([*found]) for name, found in ood_datasets(images, seed).items()}
+    if images.shape[1] > 1:
+        derived["coloured letters"] = _coloured(derived["letters"], np.random.default_rng(seed))
     return derived | {
-        "blank": np.zeros_like(images),
+        "blank": np.full_like(images, background),
         "lower half blank": lower,
         "left half blank": left,
-        "shapes": _drawn(images, lambda _: _shape(rng, height, width)),
+        "shapes": 255 - shapes if background > MIDDLE else shapes,
         "blurred": _drawn(images, lambda image: image.filter(ImageFilter.GaussianBlur(height / 19))),
-        "patch erased": np.stack([_erased(image, rng) for image in images]),
-        "stroke added": _drawn(images, lambda image: _with_stroke(image, rng)),
+        "patch erased": np.stack([_erased(image, background, rng) for image in images]),
+        "stroke added": _drawn(images, lambda image: _with_stroke(image, 255 - background, rng)),
     }
+
+
+def _background(images: Images) -> int:
+    """Return the commonest level at the borders of images [N, C, H, W]."""
+    borders = [images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]]
+    return int(np.bincount(np.concatenate([border.ravel() for border in borders])).argmax())
+
+
+def other_images(path: Path, image_shape: tuple[int, ...], seed: int = 0) -> Images:
+    """Read the images of a data set in random order, or draw the pictographs of a font in black on white."""
+    if path.suffix in (".ttf", ".otf"):
+        found = np.stack([fit(picture, image_shape) for picture in _pictographs(path)])
+    else:
+        dataset = read_dataset(path, image_shape)
+        parts = (dataset.train, dataset.validation, dataset.test)
+        found = np.concatenate([part for part in parts if part is not None])
+    return found[np.random.default_rng(seed).permutation(len(found))]
+
+
+def _pictographs(path: Path) -> Iterator[Image.Image]:
+    font = ImageFont.truetype(path, FONT_SIZE)
+    missing = bytes(font.getmask(UNASSIGNED))
+    for character in map(chr, PICTOGRAPHS):
+        if bytes(font.getmask(character)) not in (b"", missing):
+            canvas = Image.new("RGB", (WIDTH, HEIGHT), "white")
+            ImageDraw.Draw(canvas).text((WIDTH / 2, HEIGHT / 2), character, "black", font, anchor="mm")
+            yield canvas
+
+
+def _coloured(letters: Images, rng: np.random.Generator) -> Images:
+    """Give white letters on black a random colour on white."""
+    colours = rng.integers(0, 200, (len(letters), letters.shape[1], 1, 1))
+    coloured: Images = (255 - letters / 255 * (255 - colours)).astype(np.uint8)
+    return coloured
 
 
 def _drawn(images: Images, change: Callable[[Image.Image], Image.Image]) -> Images:
@@ -82,25 +131,26 @@ def _shape(rng: np.random.Generator, height: int, width: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def _erased(image: Images, rng: np.random.Generator) -> Images:
-    """Erase a square of a seventh of the height around a bright pixel."""
+def _erased(image: Images, background: int, rng: np.random.Generator) -> Images:
+    """Erase a square of a seventh of the height around a pixel that is far from the background."""
     side = max(1, image.shape[1] // 7)
-    ys, xs = np.nonzero(image.max(0) > 127)
+    ys, xs = np.nonzero(np.abs(image.astype(int) - background).max(0) > MIDDLE)
     place = rng.integers(len(ys)) if len(ys) else 0
     y, x = (ys[place], xs[place]) if len(ys) else (side, side)
     top, left = (int(np.clip(centre - side // 2, 0, image.shape[1] - side)) for centre in (y, x))
     erased = image.copy()
-    erased[:, top : top + side, left : left + side] = 0
+    erased[:, top : top + side, left : left + side] = background
     return erased
 
 
-def _with_stroke(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Draw a white line of two pixels in 28, a quarter to a half of the width long."""
+def _with_stroke(image: Image.Image, level: int, rng: np.random.Generator) -> Image.Image:
+    """Draw a line of a grey level, of two pixels in 28, a quarter to a half of the width long."""
     width, height = image.size
     start, angle = rng.uniform(0.15, 0.85, 2) * (width, height), rng.uniform(0, 2 * np.pi)
     end = start + rng.uniform(0.28, 0.5) * width * np.array([np.cos(angle), np.sin(angle)])
     changed = image.copy()
-    ImageDraw.Draw(changed).line([*start, *end], fill="white", width=max(1, round(height / 14)))
+    fill = (level,) * len(image.getbands())
+    ImageDraw.Draw(changed).line([*start, *end], fill, width=max(1, round(height / 14)))
     return changed
 
 
@@ -160,23 +210,33 @@ def percentile_deviation(model: NativeModel, images: Images, draws: int) -> floa
     return float(np.std(found, axis=0, ddof=1).mean())
 
 
-def areas(folds: list[Fold], count: int) -> Mapping[str, dict[str, float]]:
-    """Return the area under the ROC curve of each kind of images, by the name of the score."""
+def areas(folds: list[Fold], count: int, others: Mapping[str, Images]) -> Mapping[str, dict[str, float]]:
+    """Return the area under the ROC curve of each kind of images, by the name of the score.
+
+    The kinds are those that are made of the images of a fold, and `others`, of which each fold has half.
+    """
     normal = [fold.scores(fold.images) for fold in folds]
-    others = [{kind: fold.scores(made) for kind, made in anomalies(fold.images[:count]).items()} for fold in folds]
+    kinds = [
+        anomalies(fold.images[:count]) | {kind: images[number::2][:count] for kind, images in others.items()}
+        for number, fold in enumerate(folds)
+    ]
+    found = [{kind: fold.scores(made) for kind, made in of.items()} for fold, of in zip(folds, kinds, strict=True)]
     scores = [*normal[0]]
     return {
         kind: {
-            name: float(np.mean([auroc(of[name], made[kind][name]) for of, made in zip(normal, others, strict=True)]))
+            name: float(np.mean([auroc(of[name], made[kind][name]) for of, made in zip(normal, found, strict=True)]))
             for name in scores
         }
-        for kind in others[0]
+        for kind in found[0]
     }
 
 
 def main(
     model: Annotated[Path, typer.Option(help="The folder of a model of vae train.")],
     data: Annotated[Path, typer.Option(help="Its data set, as for vae evaluate.")],
+    others: Annotated[
+        list[Path] | None, typer.Option(help="Other images: a data set, or a font of which the pictographs are drawn.")
+    ] = None,
     count: Annotated[int, typer.Option(help="Images of each other kind and fold.")] = 1000,
     limit: Annotated[int, typer.Option(help="Test images; 0 for all.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
@@ -190,7 +250,7 @@ def main(
     first, second = np.array_split(images[order], 2)
     folds = [Fold(vae, first, second), Fold(vae, second, first)]
     typer.echo(f"{checkpoint.identity}, {len(order):,} images of the {split} in two folds, {count:,} others of each\n")
-    found = areas(folds, count)
+    found = areas(folds, count, {path.stem: other_images(path, images.shape[1:]) for path in others or ()})
     names = [*next(iter(found.values()))]
     typer.echo(f"| images | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
     for kind, by_name in found.items():
