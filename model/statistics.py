@@ -9,6 +9,11 @@ All are computed at the mean of the posterior, without draws: a seed does not ch
     largest_patch_residual  max |mean of x - E[x|mu] over a square of a seventh of the shorter side|
     norm                    |mu|^2
     spread                  sum of log sigma^2                                      of a posterior with a variance
+    relative_sharpness      log h(x) - log h(E[x|mu]), h the mean of (x - mean of x over 3 x 3 pixels)^2
+    relative_contrast       log c(x) - log c(E[x|mu]), c the mean of g^2 over that of |g|, g between neighbours
+
+The last two compare image and reconstruction: a reconstruction is blurred, so that a blurred image is as sharp as its
+own. A statistic that changes gets a new name, since calibrations name those that they use.
 """
 
 from typing import NamedTuple
@@ -26,6 +31,9 @@ MAX_CODE = 128
 PATCHES = 7
 """Patches along the shorter side of an image."""
 
+TINY = 1e-6
+"""Added to means of squares before their logarithm: a quarter of a grey level."""
+
 
 class Statistics(NamedTuple):
     """`values` [B, S], in the order of `statistic_names`, and the `code` [B, J]: the mean of the posterior."""
@@ -38,7 +46,8 @@ def statistic_names(spec: ModelSpec) -> tuple[str, ...]:
     """Return the names of the statistics that a model defines."""
     errors = ("squared_error", "largest_residual", "largest_patch_residual", "norm")
     density, variance = ("reconstruction",) * (spec.likelihood is not None), spec.has_variance
-    return (*density, *(("kl",) * variance), *errors, *(("spread",) * variance))
+    edges = ("relative_sharpness", "relative_contrast")
+    return (*density, *(("kl",) * variance), *errors, *(("spread",) * variance), *edges)
 
 
 def code_length(spec: ModelSpec) -> int:
@@ -56,6 +65,8 @@ def image_statistics(model: ImageModel, x: Tensor, q: DiagonalGaussian | Determi
         "largest_residual": residual.abs().amax((-3, -2, -1)),
         "largest_patch_residual": _patch_means(residual).abs().amax((-3, -2, -1)),
         "norm": q.mean.square().flatten(1).sum(1),
+        "relative_sharpness": _log_sharpness(x) - _log_sharpness(p.mean),
+        "relative_contrast": _log_contrast(x) - _log_contrast(p.mean),
     }
     if model.spec.likelihood is not None:
         found["reconstruction"] = p.log_prob(x)
@@ -68,3 +79,17 @@ def image_statistics(model: ImageModel, x: Tensor, q: DiagonalGaussian | Determi
 def _patch_means(residual: Tensor) -> Tensor:
     side = max(1, min(residual.shape[-2:]) // PATCHES)
     return avg_pool2d(residual, side, stride=max(1, side // 4))
+
+
+def _log_sharpness(x: Tensor) -> Tensor:
+    details = x - avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+    return torch.log(details.square().mean((-3, -2, -1)) + TINY)
+
+
+def _log_contrast(x: Tensor) -> Tensor:
+    squares, sums = torch.zeros_like(x[:, 0, 0, 0]), torch.zeros_like(x[:, 0, 0, 0])
+    for differences in (x.diff(dim=-1), x.diff(dim=-2)):
+        squares = squares + differences.square().sum((-3, -2, -1))
+        sums = sums + differences.abs().sum((-3, -2, -1))
+    pixels = x[0].numel()
+    return torch.log(squares / pixels + TINY) - torch.log(sums / pixels + TINY)

@@ -79,7 +79,8 @@ class Typicality:
             is_text = isinstance(value, str) and len(value) <= MAX_TEXT and value.isprintable()
             _require(is_text, name, f"printable text of at most {MAX_TEXT} characters", value)
         names, shape = self.statistics, self.image_shape
-        _require(0 < len(names) <= MAX_STATISTICS and _all(names, str), "statistics", "names", names)
+        are_names = 0 < len(names) <= MAX_STATISTICS and _all(names, str) and len({*names}) == len(names)
+        _require(are_names, "statistics", "different names", names)
         is_shape = len(shape) == 3 and _all(shape, int) and min(shape) > 0 and max(shape) <= MAX_SIDE
         _require(is_shape, "image_shape", f"C, H, W of at most {MAX_SIDE}", shape)
         is_count = type(self.images) is int and MIN_IMAGES <= self.images <= MAX_IMAGES
@@ -170,6 +171,11 @@ class Typicality:
     def described(self) -> str:
         """The images in words, such as "10,000 images of the test split"."""
         return f"{self.images:,} {self.source or 'images'}"
+
+    @property
+    def codes(self) -> int:
+        """The number J of values of a code."""
+        return self.centre.size - len(self.statistics)
 
     @property
     def smallest(self) -> float:

@@ -13,7 +13,8 @@ TYPICALITY = "typicality.json"
 def read_typicality(folder: Path, spec: ModelSpec) -> Typicality | None:
     """Read the calibration in a folder; None without a file.
 
-    Raises `CheckpointError` for a file that is damaged, or that was measured with other weights.
+    One by fewer statistics, as earlier versions had, is as good as before. Raises `CheckpointError` for a file that is
+    damaged, or that was measured with other weights.
     """
     path = folder / TYPICALITY
     if not is_present(path):
@@ -28,9 +29,13 @@ def read_typicality(folder: Path, spec: ModelSpec) -> Typicality | None:
             f"{path}: expected a calibration of the weights {spec.digest[:12]}, got one of {found.digest[:12]}; "
             "vae calibrate measures it again"
         )
-    if found.statistics != statistic_names(spec) or found.centre.size != len(found.statistics) + code_length(spec):
+    if unknown := [name for name in found.statistics if name not in statistic_names(spec)]:
         names = ", ".join(statistic_names(spec))
-        raise CheckpointError(f"{path}: expected the statistics {names}, got {', '.join(found.statistics)}")
+        raise CheckpointError(f"{path}: expected statistics among {names}, got {', '.join(unknown)}")
+    if found.codes != code_length(spec):
+        raise CheckpointError(
+            f"{path}: expected a calibration by codes of {code_length(spec)} values, got {found.codes}"
+        )
     if not _takes(spec, found.image_shape):
         channels, height, width = found.image_shape
         raise CheckpointError(

@@ -105,7 +105,7 @@ def reconstruction_columns(scores: Scores) -> Columns:
 
 def typicality_columns(scores: Scores, typicality: Typicality, alpha: float | None) -> Columns:
     """Return the typicality, and with `alpha` which images are anomalous."""
-    found = typicality.p_values(typicality.scores(scores.values, scores.codes))
+    found = typicality.p_values(scores.untypical(typicality))
     return {"typicality": found} | ({} if alpha is None else {"anomalous": found <= alpha})
 
 

@@ -156,7 +156,7 @@ class DatasetScorer:
         columns = score_columns(found, self._spec, self._stored.metrics.reference, with_likelihood=with_likelihood)
         if typicality is None:
             return columns, columns.get("elbo", -columns.get("squared_error", np.zeros(len(pixels))))
-        return columns | typicality_columns(found, typicality, self._options.alpha), -typicality.scores(*found[1:3])
+        return columns | typicality_columns(found, typicality, self._options.alpha), -found.untypical(typicality)
 
     def _statistics(self, pixels: np.ndarray) -> Scores:
         inputs: tuple[np.ndarray, ...] = (pixels,)

@@ -50,6 +50,11 @@ class Scores(NamedTuple):
         total, reconstruction, kl, *others = map(torch.from_numpy, found)
         return cls(statistic_names(spec), values, codes, Bounds(ELBO(total, reconstruction, kl), *others))
 
+    def untypical(self, typicality: Typicality) -> np.ndarray:
+        """Return how unusual the images are by a calibration, [N], higher is rarer; it names the statistics."""
+        places = [self.names.index(name) for name in typicality.statistics]
+        return typicality.scores(self.values[:, places], self.codes)
+
     def statistic(self, name: str) -> np.ndarray:
         """Return one statistic, [N]."""
         column: np.ndarray = self.values[:, self.names.index(name)]

@@ -1,5 +1,6 @@
 """Typicality of /score: what it answers with and without a calibration, for other sizes, and in other dialects."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -9,12 +10,16 @@ import torch
 
 from app.codecs.images import write_npy
 from model.checkpoint import write_checkpoint
-from model.evaluation.calibration import calibrate
+from model.data.arrays import batches
+from model.evaluation.calibration import calibrate, measure_statistics
 from model.evaluation.metrics import evaluate
 from model.files import MAX_JSON
 from model.formats import load, read_model
+from model.statistics import statistic_names
+from model.typicality import Typicality
 from model.typicality_files import TYPICALITY, write_typicality
 from tests.api.kserve.test_inference import infer_images
+from tests.support.cli_runner import vae
 from tests.support.models import DIGITS, build
 from tests.support.onnx_pairs import write_spatial_pair
 
@@ -151,11 +156,38 @@ def test_a_calibration_by_images_of_another_shape_is_left_out(calibrated_model):
     assert "image_shape: expected one that the model takes, by default [1, 8, 8], got [3, 5, 5]" in stored.warnings[0]
 
 
-def test_a_calibration_with_other_statistics_is_left_out(calibrated_model):
+@pytest.mark.parametrize(
+    ("statistics", "reason"),
+    [
+        (["volume"], "expected statistics among reconstruction, kl"),
+        (["norm", "norm"], "statistics: expected different names, got"),
+    ],
+)
+def test_a_calibration_with_other_statistics_is_left_out(calibrated_model, statistics, reason):
     path = calibrated_model / TYPICALITY
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"statistics": ["norm"] * len(content["statistics"])}))
-    assert "expected the statistics reconstruction, kl" in read_model(calibrated_model).warnings[0]
+    content["statistics"][: len(statistics)] = statistics
+    path.write_text(json.dumps(content))
+    assert reason in read_model(calibrated_model).warnings[0]
+
+
+async def test_a_calibration_of_an_earlier_version_by_fewer_statistics_is_used_as_before(
+    serve, calibrated_model, digits, tmp_path
+):
+    model, chosen = load(calibrated_model), np.arange(300) % 2 == 0
+    names, shape = statistic_names(model.spec)[:-2], model.spec.image_shape
+    values, codes = measure_statistics(model, batches(digits[:400]))
+    earlier = Typicality.fit(model.spec.digest, shape, names, values[:300, :-2], codes[:300], chosen)
+    write_typicality(calibrated_model, earlier)
+    expected = earlier.p_values(earlier.scores(values[300:, :-2], codes[300:]))
+    async with serve(model=calibrated_model) as client:
+        found = await scores(client, digits[300:400], "alpha=0.05")
+    np.testing.assert_allclose([score["typicality"] for score in found], expected, atol=0.02)
+    np.save(tmp_path / "digits.npy", digits[300:400, 0])
+    arguments = ("--model", calibrated_model, "--out", tmp_path / "scores.csv")
+    assert vae("score --alpha 0.05 --device cpu", tmp_path / "digits.npy", *arguments).exit_code == 0
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        assert [row["typicality"] for row in csv.DictReader(file)] == [str(score["typicality"]) for score in found]
 
 
 async def test_a_model_without_a_density_is_calibrated_by_its_errors_for_images_of_one_size(serve, tmp_path):
