@@ -16,6 +16,7 @@ The last two compare image and reconstruction: a reconstruction is blurred, so t
 own. A statistic that changes gets a new name, since calibrations name those that they use.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -65,8 +66,8 @@ def image_statistics(model: ImageModel, x: Tensor, q: DiagonalGaussian | Determi
         "largest_residual": residual.abs().amax((-3, -2, -1)),
         "largest_patch_residual": _patch_means(residual).abs().amax((-3, -2, -1)),
         "norm": q.mean.square().flatten(1).sum(1),
-        "relative_sharpness": _log_sharpness(x) - _log_sharpness(p.mean),
-        "relative_contrast": _log_contrast(x) - _log_contrast(p.mean),
+        "relative_sharpness": _relative(_log_sharpness, x, p.mean),
+        "relative_contrast": _relative(_log_contrast, x, p.mean),
     }
     if model.spec.likelihood is not None:
         found["reconstruction"] = p.log_prob(x)
@@ -81,15 +82,19 @@ def _patch_means(residual: Tensor) -> Tensor:
     return avg_pool2d(residual, side, stride=max(1, side // 4))
 
 
+def _relative(measure: Callable[[Tensor], Tensor], x: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return a measure of images minus that of their reconstructions, [B]; one call takes less time than two."""
+    of_images, of_reconstructions = measure(torch.cat([x, reconstruction])).chunk(2)
+    return of_images - of_reconstructions
+
+
 def _log_sharpness(x: Tensor) -> Tensor:
     details = x - avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
     return torch.log(details.square().mean((-3, -2, -1)) + TINY)
 
 
 def _log_contrast(x: Tensor) -> Tensor:
-    squares, sums = torch.zeros_like(x[:, 0, 0, 0]), torch.zeros_like(x[:, 0, 0, 0])
-    for differences in (x.diff(dim=-1), x.diff(dim=-2)):
-        squares = squares + differences.square().sum((-3, -2, -1))
-        sums = sums + differences.abs().sum((-3, -2, -1))
-    pixels = x[0].numel()
-    return torch.log(squares / pixels + TINY) - torch.log(sums / pixels + TINY)
+    differences = torch.cat([x.diff(dim=-1).flatten(1), x.diff(dim=-2).flatten(1)], 1)
+    values = x[0].numel()
+    squares, sums = differences.square().sum(1), differences.abs().sum(1)
+    return torch.log(squares / values + TINY) - torch.log(sums / values + TINY)
