@@ -360,7 +360,10 @@ def test_ctrl_c_leaves_whole_shards_and_the_same_command_continues(tmp_path: Pat
         for copy in range(1, 12):  # so many that the signal comes before the end
             os.link(source / f"{number:04d}.png", source / f"{number:04d}-{copy:02d}.png")
     options = ["--shard-size", "6", "--batch-size", "3", "--threads", "1", "--device", "cpu"]
-    command = [sys.executable, "-m", "app", "encode", source, "--model", model, "--out", out, *options]
+    # a shell ignores the signal for jobs in the background
+    handle_interrupt = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = f"{handle_interrupt}; from app.__main__ import main; main()"
+    command = [sys.executable, "-c", start, "encode", source, "--model", model, "--out", out, *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list(out.glob("index-*.parquet")):
         time.sleep(0.005)
