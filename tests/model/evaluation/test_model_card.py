@@ -11,7 +11,7 @@ from model.checkpoint import METRICS, read_checkpoint, write_checkpoint
 from model.data.arrays import Dataset
 from model.evaluation.input_encoding import compare_inputs
 from model.evaluation.metrics import evaluate
-from model.evaluation.model_card import LIMITS, write_card
+from model.evaluation.model_card import END, LIMITS, write_card
 from model.evaluation.ood import measure_elbo_percentiles
 from model.evaluation.plots import write_plots
 from model.files import write_json
@@ -163,63 +163,20 @@ def test_every_image_of_the_card_exists(folder: Path, digits: np.ndarray) -> Non
     assert all((folder / path).exists() for path in shown)
 
 
-OWN = """\
-## Data and licence
-
-The images are of our own archive.
-
-```markdown
-## Training
-```
-
-"""
-
-
-def edit(folder: Path, old: str, new: str) -> None:
-    text = card(folder)
-    assert old in text
-    (folder / "README.md").write_text(text.replace(old, new, 1))
-
-
-@pytest.mark.parametrize(
-    "heading",
-    ["## Evaluation", "## Grey images", "## Out-of-distribution detection", "## Training", "## Limits of use"],
-)
-def test_a_section_that_a_person_wrote_stays_where_it_is(folder, digits: np.ndarray, heading: str) -> None:
-    vae = read_checkpoint(folder).vae
-    reference, inputs = measure_elbo_percentiles(vae, digits[:50]), compare_inputs(vae, digits[:50])
-    write_json(folder / METRICS, {"reference": reference.as_dict(), "inputs": asdict(inputs)})
-    edit(folder, heading, OWN + heading)
-    before = (folder / "README.md").read_text()
-    assert card(folder) == before
-    table = asdict(evaluate(vae, digits[:9], samples=2))
-    write_json(folder / METRICS, {"evaluations": [table | TABLE], "reference": reference.as_dict()})
-    text = card(folder)
-    assert OWN in text
-    assert "K = 2" in text
-    assert "threshold" not in text
-    assert text.index("## Evaluation") < text.index("## Out-of-distribution detection") < text.index("## Architecture")
-
-
-@pytest.mark.parametrize("own", ["# Notes\n\nOwn.\n", "Notes\n=====\n\nOwn.\n", "Notes\n---\n\n- Own.\n"])
-def test_own_sections_at_the_end_are_kept_whatever_their_kind_of_heading(folder: Path, own: str) -> None:
-    (folder / "README.md").write_text(f"{card(folder)}\n{own}\n## Credits\n\nOf many.\n")
-    before = (folder / "README.md").read_text()
-    assert [card(folder) for _ in range(2)] == [before] * 2
-
-
-def test_own_paragraphs_below_the_summary_are_kept(folder: Path) -> None:
-    edit(folder, "## Evaluation", "Its images are digits.\n\nThey are small.\n\n## Evaluation")
-    before = (folder / "README.md").read_text()
-    assert card(folder) == before
-
-
-def test_own_sections_of_any_bytes_are_kept(folder: Path) -> None:
-    own = "\r\n## Größe\r\n\r\nKlein.\r\n".encode("latin-1")
-    (folder / "README.md").write_bytes(card(folder).encode().replace(b"\n", b"\r\n") + own)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_text_below_the_generated_one_is_kept_of_any_bytes(folder: Path, digits: np.ndarray, line_end: str) -> None:
+    own = "\n## Größe\n\nKlein.\n".replace("\n", line_end).encode("latin-1")
+    (folder / "README.md").write_bytes(card(folder).replace("\n", line_end).encode() + own)
+    write_json(
+        folder / METRICS,
+        {"evaluations": [asdict(evaluate(read_checkpoint(folder).vae, digits[:9], samples=2)) | TABLE]},
+    )
     for _ in range(2):
         write_card(folder)
-        assert (folder / "README.md").read_bytes().endswith(own.lstrip().replace(b"\r", b""))
+        written = (folder / "README.md").read_bytes()
+        assert b"K = 2" in written
+        assert written.count(END.encode()) == 1
+        assert written.endswith(END.encode() + line_end.encode() + own)
 
 
 def test_equal_folders_have_equal_cards(folder: Path, training: dict) -> None:
