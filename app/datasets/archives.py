@@ -4,7 +4,6 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from math import prod
 from pathlib import Path
@@ -20,7 +19,6 @@ from model.data.mnist import TEST, TRAIN
 from model.files import open_regular
 
 _PIXEL_TYPES = ("uint8", "float16", "float32", "float64")
-_TRUNCATED = "unexpected end of data"
 _IDX_MAGIC = b"\0\0\x08\x03"
 
 MAX_NAMED, MAX_NAME = 5, 200
@@ -104,17 +102,6 @@ class _Names:
             note(f"{self._path}: left out members with the name of an earlier one: {_few(self._repeated)}")
 
 
-@contextmanager
-def _naming_truncation(path: Path) -> Iterator[None]:
-    """Raise a `DataError` for a tar archive that ends early, of which tarfile says `_TRUNCATED`."""
-    try:
-        yield
-    except tarfile.ReadError as error:
-        if str(error) != _TRUNCATED:
-            raise
-        raise DataError(f"{path}: expected a whole tar archive, got a truncated one: {_TRUNCATED}") from None
-
-
 class TarSource(NamedTuple):
     """The images in a tar archive, such as a shard of a webdataset, in its order. A name counts once."""
 
@@ -125,8 +112,7 @@ class TarSource(NamedTuple):
         """List the images. Raises `DataError` for a file that is no archive, a damaged or a compressed one."""
         names = _Names(self.path)
         with (
-            parsing(self.path, "expected a tar archive that is not compressed"),
-            _naming_truncation(self.path),
+            parsing(self.path, "expected a whole tar archive that is not compressed"),
             open_regular(self.path, DataError) as (opened, _),
             tarfile.open(fileobj=opened, mode="r:", encoding="utf-8", errors="surrogateescape") as archive,
         ):
@@ -141,11 +127,8 @@ class TarSource(NamedTuple):
                     place = TarPlace(file, member.offset_data, member.size)
                     yield entry_of(f"{self.name}/{name}", member.size, member.mtime * 10**9, place)
             opened.seek(archive.offset)
-            rest = opened.read(tarfile.BLOCKSIZE)
-            if any(rest):  # tarfile takes a damaged header for the end
-                raise tarfile.ReadError(
-                    f"invalid header at byte {archive.offset}" if len(rest) == tarfile.BLOCKSIZE else _TRUNCATED
-                )
+            if any(opened.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged or truncated header for the end
+                raise tarfile.ReadError(f"invalid header at byte {archive.offset}")
         names.report()
 
 

@@ -161,7 +161,7 @@ def reconstruct_dataset(
 
 
 def _require_draw(data: Latents, draw: int) -> None:
-    """Raise `UserError` for a draw that a folder does not have."""
+    """Raise `OptionsError` for a draw that a folder does not have."""
     count = data.recipe["samples"]
     if not count:
         raise OptionsError(f"draw: expected latents with draws, encoded with --samples, got {draw} for {data.folder}")

@@ -126,8 +126,7 @@ class Shard:
 def existing_objects_frozen() -> Iterator[None]:
     """Keep the garbage collector from visiting the objects that exist already.
 
-    Each image adds a few tuples, which starts collections; those would visit all objects of torch again and again. This
-    gains 5 to 10 % of the images of 28x28 a second.
+    Each image adds a few tuples, which starts collections; those would visit all objects of torch again and again.
     """
     gc.freeze()
     try:

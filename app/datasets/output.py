@@ -79,7 +79,7 @@ def _lock(folder: Path, descriptor: int) -> None:
 
 
 def require_no_others(folder: Path, index: str, own: re.Pattern[str]) -> None:
-    """Raise `DataError` for a folder with names that are not `own`: files of others would be mixed with those of a run.
+    """Raise `OptionsError` for a folder with names that are not `own`: files of others would be among those of a run.
 
     Names that begin with a dot do not count. `index` is the file by which the folder of an earlier run is known.
     """
@@ -92,6 +92,6 @@ def require_no_others(folder: Path, index: str, own: re.Pattern[str]) -> None:
 
 
 def require_regular(path: Path) -> None:
-    """Raise `DataError` for a folder, pipe or device where a file will be written."""
+    """Raise `OptionsError` for a folder, pipe or device where a file will be written."""
     if path.exists() and not path.is_file():
         raise OptionsError(f"out: {path}: expected a regular file")

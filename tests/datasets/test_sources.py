@@ -165,7 +165,7 @@ def test_images_of_an_object_store_are_read(folder: Path) -> None:
         ("x.npy", b"no array", "not a complete .npy array"),
         ("x.npz", b"no archive", "not a complete .npz file"),
         ("x.zip", b"no archive", "expected a zip archive"),
-        ("x.tar", b"no archive", "expected a tar archive that is not compressed"),
+        ("x.tar", b"no archive", "expected a whole tar archive that is not compressed"),
         ("x.tar.gz", b"\x1f\x8b", "decompress it first: gunzip x.tar.gz"),
         ("x.TGZ", b"\x1f\x8b", "decompress it first: gunzip x.TGZ"),
         ("x y.tar.xz", b"\xfd7zXZ", "decompress it first: unxz 'x y.tar.xz'"),
@@ -306,7 +306,7 @@ def test_a_time_that_no_index_can_hold_is_zero(tmp_path: Path, headers: dict[str
 @pytest.mark.parametrize("size", ["1" + "0" * 30, "-512"])
 def test_a_tar_archive_with_a_false_size_is_refused(tmp_path: Path, size: str) -> None:
     write_tar(tmp_path / "x.tar", {"size": size})
-    with pytest.raises(DataError, match=r"x\.tar: expected a tar archive"):
+    with pytest.raises(DataError, match=r"x\.tar: expected a whole tar archive"):
         list(open_source(tmp_path / "x.tar").entries())
 
 
@@ -327,7 +327,7 @@ def test_a_tar_archive_that_ends_early_is_refused_after_its_images(folder: Path,
     content = (tmp_path / "x.tar").read_bytes()[:1024]
     (tmp_path / "x.tar").write_bytes((content + content)[:length])
     listed = []
-    with pytest.raises(DataError, match=r"x\.tar: expected a whole tar archive, got a truncated one: "):
+    with pytest.raises(DataError, match=r"x\.tar: expected a whole tar archive"):
         listed += open_source(tmp_path / "x.tar").entries()
     (tmp_path / "x.tar").write_bytes(content)  # without the blocks that mark the end
     assert ids(open_source(tmp_path / "x.tar")) == ["x.tar/a.png"]
@@ -375,6 +375,6 @@ def test_a_damaged_archive_among_others_is_an_image_that_cannot_be_read(shards: 
                 with pytest.raises(DataError) as raised:
                     entry.place.read()
                 reasons[entry.id] = str(raised.value)
-        assert reasons["1.tar"].startswith("expected a tar archive that is not compressed: invalid header at byte ")
+        assert reasons["1.tar"].startswith("expected a whole tar archive that is not compressed: invalid header")
         assert reasons["3.zip"] == "expected a zip archive: File is not a zip file"
         assert reasons["7.tar"] == "expected a regular file"

@@ -114,8 +114,8 @@ class Call(Generic[T]):
     def halves(self, span: Span, error: Problem, tries: Tries) -> tuple[Span, Span]:
         """Divide a request that was too large, or took the service too long; raises the error for any other.
 
-        After 504 a request whose own timeout is over is not divided, nor one whose draws would then depend on the load
-        of the service.
+        After 504 a request is not divided if its own timeout is over, or if its draws would depend on the load of the
+        service.
         """
         middle = (span.start + span.stop) // 2
         divisible = error.status == _TOO_LARGE or (
@@ -135,7 +135,7 @@ class Call(Generic[T]):
 
         The service draws the same numbers for the first image of every request with one seed.
         """
-        if self.seed is None or start == 0 or self._draws_alike_in_parts:
+        if start == 0 or self._draws_alike_in_parts:
             return self.seed
         return int(np.random.SeedSequence([self.seed, start]).generate_state(1, np.uint64)[0] >> 1)
 

@@ -1,6 +1,6 @@
 """Responses: their receipt within a time and a size, and what the calls read from them.
 
-A response that is not one of the service raises `Problem`, whatever is wrong with it. The functions that read a result
+A response that is not one of the service raises `Problem`. The functions that read a result
 are given the number of its rows, and raise any exception for a body that they cannot read; `Call.result` makes it a
 `Problem`.
 """
